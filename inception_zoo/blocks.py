@@ -1,0 +1,120 @@
+"""Rows → modules: the convolution unit, the concat and the residual block, the auxiliary head."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inception_zoo.nets.table import Aux, Residual
+from inception_zoo.notation import Conv, Lrn, Op, Row, out_channels, out_size, padding, parse
+from inception_zoo.plan import Block, Plan
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+}
+
+
+def activation(plan: Plan) -> nn.Module:
+    kind = ACTIVATIONS[plan.choices.activation]
+    return kind() if plan.choices.activation == "gelu" else kind(inplace=True)
+
+
+def norm(plan: Plan, channels: int) -> nn.Module | None:
+    if plan.choices.norm == "batch":
+        return nn.BatchNorm2d(channels, eps=plan.net.eps, momentum=plan.net.momentum)
+    if plan.choices.norm == "group":  # at most 32 groups (arXiv 1803.08494), fewer where the channels do not divide
+        return nn.GroupNorm(next(g for g in range(32, 0, -1) if channels % g == 0), channels)
+    return None
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, normalization, activation."""
+
+    def __init__(self, plan: Plan, channels: int, op: Conv) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, op.width, op.kernel, op.stride, padding(op), bias=plan.bias)
+        if (layer := norm(plan, op.width)) is not None:
+            self.norm = layer
+        self.act = activation(plan)
+
+
+class Concat(nn.ModuleList):
+    """Every branch reads the same maps; the outputs are concatenated over channels: "filter concat"."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self], 1) if len(self) > 1 else self[0](x)
+
+
+class ResidualBlock(nn.Module):
+    """``activation(x + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figure 20)."""
+
+    def __init__(self, plan: Plan, block: Block, residual: Residual, concat: Concat) -> None:
+        super().__init__()
+        self.concat = concat
+        self.project = nn.Conv2d(block.joined, block.c_out, 1)
+        self.act = activation(plan) if residual.relu else nn.Identity()
+        self.scale = residual.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(torch.add(x, self.project(self.concat(x)), alpha=self.scale))
+
+
+class AuxHead(nn.Module):
+    """The auxiliary classifier of GoogLeNet and Inception-v3: (N, channels, H, W) → (N, classes).
+
+    The papers average-pool 5x5 with stride 3 at the published input size. At any other size the pool is adaptive, to
+    the same grid, so that the fully connected layer keeps its shape.
+    """
+
+    def __init__(self, plan: Plan, head: Aux, channels: int) -> None:
+        super().__init__()
+        self.grid, self.adaptive = head.grid, head.adaptive
+        rows = [parse(row) for row in head.rows]
+        size = (head.grid, head.grid)
+        self.rows = nn.Sequential()
+        for row in rows:
+            self.rows.append(build_row(plan, row, channels))
+            channels, size = out_channels(row, channels), out_size(row, size)
+        flat = channels * size[0] * size[1]
+        self.hidden = None
+        if head.hidden:
+            self.hidden = nn.Sequential(nn.Linear(flat, head.hidden), nn.ReLU(inplace=True), nn.Dropout(head.dropout))
+            flat = head.hidden
+        self.fc = nn.Linear(flat, plan.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fits = all((n - 5) // 3 + 1 == self.grid for n in x.shape[-2:])
+        x = F.avg_pool2d(x, 5, 3) if fits and not self.adaptive else F.adaptive_avg_pool2d(x, self.grid)
+        x = self.rows(x).flatten(1)
+        return self.fc(x if self.hidden is None else self.hidden(x))
+
+
+def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
+    if isinstance(op, Conv):
+        return ConvUnit(plan, channels, op)
+    if isinstance(op, Lrn):
+        return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
+    if op.kind == "max":
+        return nn.MaxPool2d(op.kernel, op.stride, padding(op), ceil_mode=op.edge == "c")
+    return nn.AvgPool2d(op.kernel, op.stride, padding(op), op.edge == "c", plan.net.count_padding)
+
+
+def build_row(plan: Plan, row: Row, channels: int) -> nn.Sequential:
+    steps = nn.Sequential()
+    for step in row:
+        ops = [build_op(plan, op, channels) for op in step]
+        steps.append(ops[0] if len(ops) == 1 else Concat(ops))
+        channels = out_channels((step,), channels)
+    return steps
+
+
+def build_block(plan: Plan, block: Block) -> nn.Module:
+    concat = Concat(build_row(plan, row, block.c_in) for row in block.rows)
+    if block.residual is None:
+        return concat
+    return ResidualBlock(plan, block, block.residual, concat)

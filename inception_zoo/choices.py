@@ -1,0 +1,83 @@
+"""What a user may choose about a network: the keys of `create_model` and of Hydra's `model` group.
+
+Facts about a network stand in its table (`inception_zoo/nets`); every default here is "as the table says".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.nets.table import Net
+
+VALID = {
+    "norm": ("none", "lrn", "batch", "group"),
+    "stem": ("imagenet", "medium", "small"),
+    "activation": ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish"),
+    "init": ("he", "xavier"),
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The axes of a network, each independent of the others; `check` says what is wrong with a combination."""
+
+    blocks: Mapping[str, Any] = field(default_factory=dict)  # endpoint or stage → rows in place of the table's
+    aux: bool | None = None  # auxiliary heads
+    norm: str | None = None  # after every convolution; `lrn`: only where the table has it
+    stem: str = "imagenet"  # `medium`: half the stride, for 28 px and more; `small`: a quarter
+    width: float = 1.0  # times every block's channels, rounded to multiples of 8
+    activation: str = "relu"
+    dropout: float | None = None  # before the classifier
+    init: str = "he"  # or `xavier`, as the tutorial
+
+    @classmethod
+    def of(cls, net: Net, chosen: Mapping[str, Any]) -> "Choices":
+        """The chosen values, with the table's where nothing was chosen; ZooError for a value that cannot be."""
+        names = [f.name for f in fields(cls)]
+        for key in chosen:
+            if key not in names:
+                raise ZooError(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, names)}")
+        table = {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": {}}
+        choices = cls(**{**table, **{key: value for key, value in chosen.items() if value is not None}})
+        choices.check(net)
+        return choices
+
+    def check(self, net: Net) -> None:
+        for key, valid in VALID.items():
+            value = getattr(self, key)
+            if value not in valid:
+                raise ZooError(f"{net.name}: {key}={value} is unknown; {did_you_mean(value, valid)}")
+        if not _is_number(self.width) or not 0 < self.width <= 16:
+            raise ZooError(f"{net.name}: width={self.width} must be a number above 0, at most 16")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:  # type: ignore[operator]
+            raise ZooError(f"{net.name}: dropout={self.dropout} must be a number from 0 to below 1")
+        if not isinstance(self.aux, bool):
+            raise ZooError(f"{net.name}: aux={self.aux} must be true or false")
+        if self.aux and not net.aux:
+            raise ZooError(f"{net.name}: aux=true, but this network has no auxiliary head; leave aux out")
+        if not isinstance(self.blocks, Mapping):
+            raise ZooError(f"{net.name}: blocks={self.blocks} must map endpoints or stages to rows")
+        names = [*net.stages, *(name for layers in net.stages.values() for name in layers)]
+        for key, rows in self.blocks.items():
+            if key not in names:
+                raise ZooError(f"{net.name}: blocks.{key} is no stage or endpoint; {did_you_mean(key, names)}")
+            if rows is not None and (isinstance(rows, str) or not isinstance(rows, Sequence) or not rows):
+                raise ZooError(f"{net.name}: blocks.{key}={rows} must be a list of rows, like ['1x1 64']")
+
+
+def model_config(net: Net) -> dict[str, Any]:
+    """The node of Hydra's `model` group for a network: every choice, every stage and endpoint under its own key."""
+    defaults = asdict(Choices.of(net, {}))
+    names = [*net.stages, *(name for layers in net.stages.values() for name in layers)]
+    return {
+        "name": net.name,
+        "num_classes": "${data.num_classes}",
+        "in_channels": "${data.in_channels}",
+        **defaults,
+        "blocks": dict.fromkeys(names),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

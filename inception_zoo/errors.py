@@ -1,0 +1,15 @@
+"""The one error that a user's input can cause, and the hint that goes with it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ZooError(ValueError):
+    """Something the user wrote cannot be done. The message is one line: what is at fault, and what would be right."""
+
+
+def did_you_mean(word: object, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one, or all of them when none is near."""
+    names = list(valid)
+    near = get_close_matches(str(word), names, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"

@@ -1,0 +1,24 @@
+"""The zoo: one table per published network. Facts only; nothing here imports torch."""
+
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.nets.bn_inception import BN_INCEPTION
+from inception_zoo.nets.googlenet import GOOGLENET
+from inception_zoo.nets.googlenet_bn import GOOGLENET_BN
+from inception_zoo.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
+from inception_zoo.nets.inception_v3 import INCEPTION_V3
+from inception_zoo.nets.inception_v4 import INCEPTION_V4
+from inception_zoo.nets.table import Net
+
+ZOO = {
+    net.name: net
+    for net in (GOOGLENET, GOOGLENET_BN, BN_INCEPTION, INCEPTION_V3, INCEPTION_V4, INCEPTION_RESNET_V2_SLIM)
+}
+ALIASES = {"inception_v1": "googlenet"}
+
+
+def find_net(name: str) -> Net:
+    """The table of a network, by name or alias; ZooError with the nearest name if there is none."""
+    try:
+        return ZOO[ALIASES.get(name, name)]
+    except KeyError:
+        raise ZooError(f"model '{name}' is unknown; {did_you_mean(name, [*ZOO, *ALIASES])}") from None

@@ -1,0 +1,98 @@
+"""Plan → network, with named endpoints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from inception_zoo.blocks import AuxHead, build_block
+from inception_zoo.nets import find_net
+from inception_zoo.plan import Plan, make_plan
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Logits (N, classes), and those of the auxiliary heads by the endpoint that they tap."""
+
+    logits: Tensor
+    aux: dict[str, Tensor]
+
+
+class Inception(nn.Module):
+    """Any network of the zoo. Its blocks are attributes under their endpoint's name: ``model.mixed_6e``."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        for block in plan.blocks:
+            self.add_module(block.name, build_block(plan, block))
+        channels = {block.name: block.c_out for block in plan.blocks}
+        self.aux = nn.ModuleDict({tap: AuxHead(plan, head, channels[tap]) for tap, head in plan.aux.items()})
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(plan.choices.dropout or 0.0)
+        self.fc = nn.Linear(plan.blocks[-1].c_out, plan.num_classes)
+        initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) → logits (N, classes), in training and in evaluation."""
+        for block in self.plan.blocks:
+            x = self.get_submodule(block.name)(x)
+        return self._classify(x)
+
+    def outputs(self, x: Tensor) -> Outputs:
+        """Images (N, in_channels, H, W) → logits and auxiliary logits, for the training loss."""
+        aux, maps = {}, x
+        for name, maps in self._walk(x):
+            if name in self.aux:
+                aux[name] = self.aux[name](maps)
+        return Outputs(self._classify(maps), aux)
+
+    def endpoints(self, x: Tensor) -> dict[str, Tensor]:
+        """Images (N, in_channels, H, W) → feature maps (N, C, H, W) by endpoint, in order."""
+        return dict(self._walk(x))
+
+    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        for block in self.plan.blocks:
+            x = self.get_submodule(block.name)(x)
+            yield block.name, x
+
+    def _classify(self, maps: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.pool(maps).flatten(1)))
+
+
+def initialize(model: Inception) -> None:
+    """Draw the weights: quick, since nothing is truncated.
+
+    `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; biases zero.
+    `xavier`: uniform, Glorot and Bengio, for every weight; biases as PyTorch draws them. The tutorial's choice.
+    """
+    classifiers = {model.fc, *(head.fc for head in model.aux.values())}
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if model.plan.choices.init == "xavier":
+            nn.init.xavier_uniform_(module.weight)
+            continue
+        if module in classifiers:
+            nn.init.normal_(module.weight, std=0.01)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def create_model(name: str, num_classes: int = 1000, in_channels: int = 3, **choices: Any) -> Inception:
+    """Build a network of the zoo with random weights.
+
+    Args:
+        name: a network or alias, see ``inception-zoo list``.
+        num_classes: length of the logits.
+        in_channels: channels of the images.
+        **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
+            `activation`, `dropout`, `init`; see `inception_zoo.choices.Choices`.
+
+    Raises:
+        ZooError: names the network and the choice, or the stage, row and token at fault.
+    """
+    return Inception(make_plan(find_net(name), num_classes, in_channels, **choices))

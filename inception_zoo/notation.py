@@ -1,0 +1,148 @@
+"""Text → rows: the notation of the papers' figures, read strictly.
+
+    row   = step > step > ...            a chain, read from the block's input to its output
+    step  = op | op | ...                a fork: every op reads the same maps, the outputs are concatenated
+    op    = 3x3 64      convolution, height x width and output channels; padded to keep the size
+            3x3/2 64    stride 2           3x3/2v 64   "valid": no padding
+            max  avg    3x3 pooling; also max/2, max/2v, max2x2/2, and max/2c: ceil mode without padding
+            lrn         local response normalization; there only where the network's norm is `lrn`
+
+A block is a list of rows, concatenated over channels. This file imports nothing heavy.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from inception_zoo.errors import ZooError
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution unit: convolution, normalization, activation."""
+
+    kernel: tuple[int, int]
+    stride: int
+    edge: str  # "" padded to keep the size, "v" valid
+    width: int  # output channels
+
+    def __str__(self) -> str:
+        return f"{self.kernel[0]}x{self.kernel[1]}{_suffix(self.stride, self.edge)} {self.width}"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max or average pooling."""
+
+    kind: str  # "max" or "avg"
+    kernel: tuple[int, int]
+    stride: int
+    edge: str  # "" padded to keep the size, "v" valid, "c" valid in ceil mode
+
+    def __str__(self) -> str:
+        kernel = "" if self.kernel == (3, 3) else f"{self.kernel[0]}x{self.kernel[1]}"
+        return f"{self.kind}{kernel}{_suffix(self.stride, self.edge)}"
+
+
+@dataclass(frozen=True)
+class Lrn:
+    """Local response normalization (AlexNet, section 3.3)."""
+
+    def __str__(self) -> str:
+        return "lrn"
+
+
+Op = Conv | Pool | Lrn
+Step = tuple[Op, ...]
+Row = tuple[Step, ...]
+
+_OP = re.compile(r"(max|avg)?(?:([1-9]\d*)x([1-9]\d*))?(?:/([1-9]\d*))?([vc])?(?:\s+([1-9]\d*))?")
+
+
+def _suffix(stride: int, edge: str) -> str:
+    return (f"/{stride}" if stride > 1 else "") + edge
+
+
+def parse(text: str) -> Row:
+    """Read one row, for example ``"1x1 448 > 3x3 384 > 1x3 384 | 3x1 384"``.
+
+    Raises:
+        ZooError: names the row, the token at fault and what would be right.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ZooError(f"row {text!r}: a row is text such as '1x1 64 > 3x3 96'")
+    try:
+        return tuple(tuple(_op(token.strip()) for token in step.split("|")) for step in text.split(">"))
+    except ZooError as error:
+        raise ZooError(f"row '{text}': {error}") from None
+
+
+def _op(token: str) -> Op:
+    if token == "lrn":
+        return Lrn()
+    match = _OP.fullmatch(token)
+    if not match or not token:
+        raise ZooError(f"unknown token '{token}'; an op reads like '3x3 64', '3x3/2v 64', 'max/2', 'avg' or 'lrn'")
+    kind, height, width, stride, edge, channels = match.groups()
+    kernel = (int(height), int(width)) if height else (3, 3)
+    if kind and channels:
+        raise ZooError(f"token '{token}': a pool keeps its channels; write '{token.split()[0]} > 1x1 {channels}'")
+    if not kind and not (height and channels):
+        raise ZooError(f"token '{token}': a convolution needs a kernel and a number of channels, such as '3x3 64'")
+    if not kind and edge == "c":
+        raise ZooError(f"token '{token}': only pools have a ceil mode 'c'")
+    if not edge and not (kernel[0] % 2 and kernel[1] % 2):
+        raise ZooError(f"token '{token}': an even kernel cannot be padded to keep the size; add 'v'")
+    if kind:
+        return Pool(kind, kernel, int(stride or 1), edge or "")
+    return Conv(kernel, int(stride or 1), edge or "", int(channels))
+
+
+def show(row: Row) -> str:
+    """The text of a row; ``parse(show(row)) == row``."""
+    return " > ".join(" | ".join(str(op) for op in step) for step in row)
+
+
+def padding(op: Conv | Pool) -> tuple[int, int]:
+    return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
+
+
+def out_channels(row: Row, c_in: int) -> int:
+    for step in row:
+        c_in = sum(op.width if isinstance(op, Conv) else c_in for op in step)
+    return c_in
+
+
+def out_size(row: Row, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width after `row`.
+
+    Raises:
+        ZooError: a grid smaller than the kernel that reads it, or a fork whose ops disagree about the size.
+    """
+    for step in row:
+        sizes = {_op_size(op, size) for op in step}
+        if len(sizes) > 1:
+            raise ZooError(f"row '{show(row)}': the fork '{show((step,))}' gives different sizes")
+        size = sizes.pop()
+    return size
+
+
+def _op_size(op: Op, size: tuple[int, int]) -> tuple[int, int]:
+    if isinstance(op, Lrn):
+        return size
+    spare = [n + 2 * p - k for n, p, k in zip(size, padding(op), op.kernel, strict=True)]
+    if min(spare) < 0:
+        raise ZooError(f"the {size[0]}x{size[1]} grid is smaller than the kernel of '{op}'")
+    round_up = op.stride - 1 if op.edge == "c" else 0
+    return (spare[0] + round_up) // op.stride + 1, (spare[1] + round_up) // op.stride + 1
+
+
+def scale_width(row: Row, width: float) -> Row:
+    """A row with every convolution's channels `scaled`."""
+    return tuple(
+        tuple(replace(op, width=scaled(op.width, width)) if isinstance(op, Conv) else op for op in step) for step in row
+    )
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels times `width`, rounded to multiples of 8, at least 8; unchanged at width 1."""
+    return channels if width == 1 else max(8, round(channels * width / 8) * 8)

@@ -1,0 +1,134 @@
+"""Table + choices → plan: every block resolved, with its channels, before any weight exists.
+
+Imports nothing heavy, so that the command line checks a network in milliseconds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inception_zoo.choices import Choices
+from inception_zoo.errors import ZooError
+from inception_zoo.nets.table import Aux, Net, Residual
+from inception_zoo.notation import Lrn, Row, out_channels, out_size, parse, scale_width, scaled, show
+from inception_zoo.stems import reduces, with_stem
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One endpoint: its rows, and the channels that it reads and gives."""
+
+    stage: str
+    name: str
+    rows: tuple[Row, ...]
+    c_in: int
+    joined: int  # channels of the concatenation
+    residual: Residual | None = None
+
+    @property
+    def c_out(self) -> int:
+        return self.c_in if self.residual else self.joined
+
+    def out_size(self, size: Size) -> Size:
+        """Height and width after the block; ZooError where the rows do not fit `size` or each other."""
+        sizes = {row: out_size(row, size) for row in self.rows}
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
+            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
+        if self.residual and set(sizes.values()) != {size}:
+            raise ZooError(f"a residual block keeps its {size[0]}x{size[1]} grid, but the rows change it")
+        return next(iter(sizes.values()))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network, resolved: all that is needed to build it, count it or draw it."""
+
+    net: Net
+    num_classes: int
+    in_channels: int
+    choices: Choices
+    blocks: tuple[Block, ...]
+    aux: Mapping[str, Aux]
+
+    @property
+    def bias(self) -> bool:
+        return self.net.bias or self.choices.norm in ("none", "lrn")
+
+    def shapes(self, image_size: int | Size) -> dict[str, tuple[int, int, int]]:
+        """Endpoint → (channels, height, width) for an input of `image_size` pixels; ZooError if it does not fit."""
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        shapes = {}
+        for block in self.blocks:
+            try:
+                size = block.out_size(size)
+            except ZooError as error:
+                raise ZooError(f"{self.net.name}, {block.stage} {block.name}: {error}") from None
+            shapes[block.name] = (block.c_out, *size)
+        return shapes
+
+    def min_image_size(self) -> int | None:
+        """The smallest square input in pixels; None if no input up to 1024 px fits."""
+        return next((size for size in range(1, 1025) if self._fits(size)), None)
+
+    def _fits(self, size: int) -> bool:
+        try:
+            return bool(self.shapes(size))
+        except ZooError:
+            return False
+
+
+def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen: Any) -> Plan:
+    """Apply choices (see `Choices`) to a table.
+
+    Raises:
+        ZooError: names the network and the choice, or the stage, row and token at fault.
+    """
+    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ZooError(f"{net.name}: {key}={value} must be a whole number of at least 1")
+    choices = Choices.of(net, chosen)
+    blocks, channels = [], in_channels
+    for stage, endpoint, spec in _layers(net, choices):
+        residual = spec if isinstance(spec, Residual) else None
+        texts: Sequence[str] = spec.rows if isinstance(spec, Residual) else spec
+        try:
+            rows = tuple(filter(None, (_row(text, choices) for text in texts)))
+        except ZooError as error:
+            raise ZooError(f"{net.name}, {stage} {endpoint}, {error}") from None
+        if rows:  # else it held nothing but the `lrn` of another norm
+            joined = sum(out_channels(row, channels) for row in rows)
+            blocks.append(Block(stage, endpoint, rows, channels, joined, residual))
+            channels = blocks[-1].c_out
+    heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
+    return Plan(net, num_classes, in_channels, choices, tuple(blocks), heads)
+
+
+def _layers(net: Net, choices: Choices) -> list[tuple[str, str, Sequence[str] | Residual]]:
+    """(stage, endpoint, block) in order. The user's rows win over the table's, an endpoint's over its stage's.
+
+    Rows for a stage go to those of its blocks that keep the grid: a reduction is another kind of block.
+    """
+    layers: list[tuple[str, str, Sequence[str] | Residual]] = []
+    for number, (stage, table) in enumerate(net.stages.items()):
+        stemmed = with_stem(table, choices.stem) if number == 0 else table  # type: ignore[arg-type]
+        for endpoint, spec in stemmed.items():
+            keeps_grid = isinstance(spec, Residual) or not any(reduces(parse(row)) for row in spec)
+            swap = choices.blocks.get(endpoint) or (keeps_grid and choices.blocks.get(stage)) or spec
+            layers.append((stage, endpoint, swap))
+        for endpoint in table:
+            if choices.blocks.get(endpoint) and endpoint not in stemmed:
+                raise ZooError(f"{net.name}: blocks.{endpoint} is left out by stem={choices.stem}")
+    return layers
+
+
+def _row(text: str, choices: Choices) -> Row:
+    row = scale_width(parse(text), choices.width)
+    return row if choices.norm == "lrn" else tuple(step for step in row if step != (Lrn(),))
+
+
+def _scaled_head(head: Aux, width: float) -> Aux:
+    rows = [show(scale_width(parse(row), width)) for row in head.rows]
+    return replace(head, rows=rows, hidden=head.hidden and scaled(head.hidden, width))

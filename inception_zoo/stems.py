@@ -1,0 +1,30 @@
+"""Stems for small images, derived from a table's own: less stride, equal cost (arXiv 1512.00567, section 9, Table 5).
+
+`medium`  the first reduction loses its stride: 151 px in the paper, half the usual input.
+`small`   the second one too, a lone pool being left out: 79 px, a quarter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from inception_zoo.choices import VALID
+from inception_zoo.notation import Lrn, Pool, Row, parse, show
+
+
+def with_stem(layers: dict[str, Sequence[str]], stem: str) -> dict[str, list[str]]:
+    """The rows of the stem's endpoints; an endpoint of which nothing is left is left out."""
+    rows = {name: [parse(text) for text in texts] for name, texts in layers.items()}
+    reductions = [name for name in rows if any(map(reduces, rows[name]))]
+    for name in reductions[: VALID["stem"].index(stem)]:
+        rows[name] = [_without_stride(row, drop_pools=len(rows[name]) == 1) for row in rows[name]]
+    return {name: [show(row) for row in block] for name, block in rows.items() if any(block)}
+
+
+def reduces(row: Row) -> bool:
+    """Whether a row makes the grid smaller by a stride."""
+    return any(not isinstance(op, Lrn) and op.stride > 1 for step in row for op in step)
+
+
+def _without_stride(row: Row, drop_pools: bool) -> Row:
+    kept = [step for step in row if not (drop_pools and isinstance(step[0], Pool) and step[0].stride > 1)]
+    return tuple(tuple(op if isinstance(op, Lrn) else replace(op, stride=1) for op in step) for step in kept)
