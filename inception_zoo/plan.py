@@ -71,9 +71,9 @@ class Plan:
 
     def min_image_size(self) -> int | None:
         """The smallest square input in pixels; None if no input up to 1024 px fits."""
-        return next((size for size in range(1, 1025) if self._fits(size)), None)
+        return next((size for size in range(1, 1025) if self.fits(size)), None)
 
-    def _fits(self, size: int) -> bool:
+    def fits(self, size: int) -> bool:
         try:
             return bool(self.shapes(size))
         except ZooError:

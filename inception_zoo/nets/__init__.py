@@ -9,10 +9,7 @@ from inception_zoo.nets.inception_v3 import INCEPTION_V3
 from inception_zoo.nets.inception_v4 import INCEPTION_V4
 from inception_zoo.nets.table import Net
 
-ZOO = {
-    net.name: net
-    for net in (GOOGLENET, GOOGLENET_BN, BN_INCEPTION, INCEPTION_V3, INCEPTION_V4, INCEPTION_RESNET_V2_SLIM)
-}
+ZOO = {net.name: net for net in (GOOGLENET, GOOGLENET_BN, BN_INCEPTION, INCEPTION_V3, INCEPTION_V4, INCEPTION_RESNET_V2_SLIM)}
 ALIASES = {"inception_v1": "googlenet"}
 
 

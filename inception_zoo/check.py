@@ -1,0 +1,48 @@
+"""The composed config, checked before torch is imported or anything long starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from inception_zoo.choices import VALID
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.nets import find_net
+from inception_zoo.plan import Plan, make_plan
+
+
+def check(cfg: Mapping[str, Any]) -> None:
+    """ZooError for the first mistake found: it names the key, the value and what would be right."""
+    if cfg["task"] not in ("fit", "test"):
+        raise ZooError(f"task={cfg['task']} is unknown; {did_you_mean(cfg['task'], ['fit', 'test'])}")
+    for key in ("data.batch_size", "data.image_size", "data.num_classes", "data.in_channels"):
+        group, name = key.split(".")
+        _whole(key, cfg[group][name], at_least=1)
+    _whole("seed", cfg["seed"], at_least=0)
+    smoothing = cfg["label_smoothing"]
+    if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
+        raise ZooError(f"label_smoothing={smoothing} must be a number from 0 to below 1")
+    check_image_size(cfg["model"], cfg["data"]["image_size"])
+
+
+def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
+    """ZooError with the minimum, and the stem that would do, if the network cannot read so small an image."""
+    plan = plan_of(model)
+    try:
+        plan.shapes(image_size)
+    except ZooError as error:
+        minimum = plan.min_image_size()
+        if minimum is None or image_size >= minimum:
+            raise
+        fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
+        hint = f"; or set model.stem={fits[0]}" if fits else ""
+        raise ZooError(f"data.image_size={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
+
+
+def plan_of(model: Mapping[str, Any]) -> Plan:
+    """The plan of a composed `model` node."""
+    chosen = dict(model)
+    return make_plan(find_net(chosen.pop("name")), chosen.pop("num_classes"), chosen.pop("in_channels"), **chosen)
+
+
+def _whole(key: str, value: Any, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ZooError(f"{key}={value} must be a whole number of at least {at_least}")

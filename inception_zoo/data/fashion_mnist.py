@@ -1,0 +1,67 @@
+"""Fashion-MNIST: Xiao et al., arXiv 1708.07747. 60,000 training and 10,000 test images of clothing, 28x28, gray."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inception_zoo.data.source import Images, Source
+from inception_zoo.errors import ZooError
+
+CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def fashion_mnist(root: str) -> Source:
+    """Read the set from `root`, else from the Debian package's folder, else download it into `root`.
+
+    Raises:
+        ZooError: the files are nowhere and cannot be downloaded, or one is damaged.
+    """
+    folder = find(Path(root)) or download(Path(root))
+    train, test = (
+        Images(read_idx(folder, images).unsqueeze(1), read_idx(folder, labels).long()) for images, labels in FILES.values()
+    )
+    return Source("fashion_mnist", train, test, CLASSES)
+
+
+def find(root: Path) -> Path | None:
+    """The first folder that holds all four files, gzipped or not."""
+    folders = (root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN)
+    names = [name for pair in FILES.values() for name in pair]
+    return next((f for f in folders if all(f.joinpath(n).exists() or f.joinpath(f"{n}.gz").exists() for n in names)), None)
+
+
+def download(root: Path) -> Path:
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        FashionMNIST(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise ZooError(
+            f"data.root={root}: no Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); run `make data`, "
+            f"or `apt-get install dataset-fashion-mnist`, or put {', '.join(n + '.gz' for p in FILES.values() for n in p)} "
+            f"into {root}"
+        ) from None
+    return root / "FashionMNIST" / "raw"
+
+
+def read_idx(folder: Path, name: str) -> Tensor:
+    """One file of the IDX format: two zero bytes, a type (8 is uint8), the number of dimensions, their sizes, the data."""
+    path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dims = np.frombuffer(data, ">i4", count=data[3], offset=4).tolist()
+        values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+        if data[:3] != b"\0\0\x08":
+            raise ValueError("no IDX header")
+        return torch.from_numpy(values.reshape(dims).copy())
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ZooError(f"{path}: damaged or no IDX file ({error}); delete it and run `make data`") from None

@@ -1,0 +1,133 @@
+"""The DataModule: a source, its held-out validation split, batches on the device."""
+
+from collections.abc import Callable, Sequence
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torchvision.transforms.v2 import functional as T
+
+from inception_zoo.data.augment import random_flip, random_shift
+from inception_zoo.data.source import Images, Source
+from inception_zoo.errors import ZooError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class _Rows(Dataset):
+    """Images that are fetched a batch at a time: one indexing operation, no per-item work."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.images.images[index], self.images.labels[index]
+
+    def __getitems__(self, index: list[int]) -> Batch:
+        rows = self.images[torch.tensor(index)]
+        return rows.images, rows.labels
+
+
+class ImageData(L.LightningDataModule):
+    """Images in memory as uint8, resized once; normalized and augmented in batches on the device.
+
+    Args:
+        source: function of `root` that reads the data set.
+        root: folder of the files.
+        num_classes, in_channels: what the network is built for; checked against the source.
+        image_size: side in pixels that the network sees.
+        batch_size: global; divided by the number of processes.
+        val_size: images held out from the training split for validation. The test split is never used for selection.
+        mean, std: per channel, of pixels in 0 to 1.
+        flip: mirror training images at random.
+        shift: move training images by up to so many pixels.
+        seed: of the validation split.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[str], Source],
+        root: str,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        batch_size: int,
+        val_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        flip: bool,
+        shift: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.source, self.root = source, root
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.image_size, self.batch_size, self.val_size = image_size, batch_size, val_size
+        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        self.flip, self.shift, self.seed = flip, shift, seed
+        self.classes: list[str] = []
+        self.splits: dict[str, Images] = {}
+
+    def prepare_data(self) -> None:
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the source, once."""
+        if self.splits:
+            return
+        data = self.source(self.root)
+        data.check(self.num_classes, self.in_channels)
+        if not 0 < self.val_size < len(data.train):
+            raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(data.train) - 1}")
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(self.seed))
+        self.splits = {
+            "train": self._resized(data.train[order[self.val_size :]]),
+            "val": self._resized(data.train[order[: self.val_size]]),
+            "test": self._resized(data.test),
+        }
+        self.classes = data.classes
+
+    def _resized(self, split: Images) -> Images:
+        size = [self.image_size, self.image_size]
+        if list(split.images.shape[-2:]) == size:
+            return split
+        chunks = [T.resize(chunk, size, antialias=True) for chunk in split.images.split(4096)]
+        return Images(torch.cat(chunks), split.labels)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str, drop_last: bool = False) -> DataLoader:
+        rows = _Rows(self.splits[split])
+        world_size = self.trainer.world_size if self.trainer else 1
+        size = split_batch(self.batch_size, world_size)
+        if drop_last and len(rows) < self.batch_size:
+            raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(rows)} training images")
+        sampler = RandomSampler(rows) if split == "train" else SequentialSampler(rows)
+        return DataLoader(rows, size, sampler=sampler, drop_last=drop_last, collate_fn=lambda batch: batch)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, labels = batch
+        images = images.float().div(255).sub(self.mean.to(images.device)).div(self.std.to(images.device))
+        if self.trainer and self.trainer.training:
+            images = random_flip(images) if self.flip else images
+            images = random_shift(images, self.shift) if self.shift else images
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def split_batch(batch_size: int, world_size: int) -> int:
+    """Images per process; ZooError when the global batch does not divide."""
+    if batch_size % world_size:
+        near = max(world_size, batch_size - batch_size % world_size)
+        raise ZooError(f"data.batch_size={batch_size} does not divide by the {world_size} processes; try {near}")
+    return batch_size // world_size

@@ -1,0 +1,44 @@
+"""What a source hands over: labelled images for training and for the test, held in memory."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from inception_zoo.errors import ZooError
+
+
+@dataclass(frozen=True)
+class Images:
+    """uint8 images (N, C, H, W) and int64 labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Images":
+        return Images(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: the published training and test split, and the class names by label."""
+
+    name: str
+    train: Images
+    test: Images
+    classes: list[str]
+
+    def check(self, num_classes: int, in_channels: int) -> None:
+        """ZooError if the network could not read these images or name these labels."""
+        top = int(max(self.train.labels.max(), self.test.labels.max()))
+        if top >= num_classes:
+            raise ZooError(
+                f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
+            )
+        channels = self.train.images.shape[1]
+        if channels != in_channels:
+            raise ZooError(
+                f"data.in_channels={in_channels}: {self.name}'s images have {channels}; set data.in_channels={channels}"
+            )

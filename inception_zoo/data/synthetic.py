@@ -1,0 +1,29 @@
+"""Synthetic images that can be learned: each class is a grating of its own angle, with random phase and noise."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from inception_zoo.data.source import Images, Source
+
+
+def synthetic(
+    root: str, num_classes: int, in_channels: int, size: int, train: int, test: int, noise: float, seed: int
+) -> Source:
+    """Draw `train` + `test` images of `size` pixels from `seed`. `root` is not used: nothing is stored."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> Images:
+        labels = torch.arange(count) % num_classes
+        waves = torch.stack([_grating(angle, size, generator) for angle in labels * math.pi / num_classes])
+        maps = waves[:, None] + noise * torch.randn(count, in_channels, size, size, generator=generator)
+        return Images(((maps + 2) / 4).clamp(0, 1).mul(255).to(torch.uint8), labels)
+
+    return Source("synthetic", draw(train), draw(test), [f"class {i}" for i in range(num_classes)])
+
+
+def _grating(angle: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    y, x = torch.meshgrid(*[torch.arange(size) / size] * 2, indexing="ij")
+    phase = torch.rand((), generator=generator)
+    return torch.sin(2 * math.pi * (3 * (x * torch.cos(angle) + y * torch.sin(angle)) + phase))

@@ -1,0 +1,127 @@
+"""Composed config → Trainer → results: one job, from the last checks to its table."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from inception_zoo.checkpoints import check_fits, find_checkpoint
+from inception_zoo.cost import plan_cost
+from inception_zoo.data import ImageData
+from inception_zoo.data.module import split_batch
+from inception_zoo.errors import ZooError
+from inception_zoo.module import Classifier
+from inception_zoo.network import create_model
+from inception_zoo.plan import Plan
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Train and then test the best checkpoint, or test only. Returns what the table shows."""
+    started, environment = time.perf_counter(), dict(os.environ)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    check_devices(config["trainer"])
+    ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    model = create_model(**config["model"])
+    if ckpt:
+        check_fits(ckpt, model)
+        rank_zero_info(f"checkpoint: {ckpt}")
+    data: ImageData = instantiate(cfg.data)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the others read after Lightning's own call on rank 0
+        data.prepare_data()
+    module = Classifier(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.label_smoothing, config)
+    failed = True
+    try:
+        trainer = make_trainer(cfg)
+        split_batch(cfg.data.batch_size, trainer.world_size)
+        metrics: dict[str, float] = {}
+        if cfg.task == "fit":
+            trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+            metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+            ckpt = _best(trainer) or ckpt
+        metrics |= trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False)[0]
+        metrics["minutes"] = (time.perf_counter() - started) / 60
+        if trainer.is_global_zero:
+            (folder / "results.json").write_text(json.dumps(metrics, indent=1))
+            report(model.plan, cfg.data.image_size, metrics, folder, ckpt)
+        failed = False
+        return metrics
+    finally:
+        _finish(environment, failed)
+
+
+def make_trainer(cfg: DictConfig) -> Trainer:
+    precision = cfg.trainer.precision
+    if precision == "auto":
+        precision, why = auto_precision(cfg.trainer.accelerator)
+        rank_zero_info(f"precision: {precision} ({why})")
+    callbacks = [instantiate(node) for node in cfg.callbacks.values()]
+    loggers = [instantiate(node) for node in cfg.logger.values()]
+    return instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
+
+
+def auto_precision(accelerator: str) -> tuple[str, str]:
+    """bf16-mixed where the hardware computes it natively, else fp32; and why."""
+    if torch.cuda.is_available() and accelerator != "cpu":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16-mixed", "this GPU has bf16") if fast else ("32-true", "this GPU has no bf16")
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ("bf16-mixed", "this CPU has AVX512-BF16 or AMX") if fast else ("32-true", "this CPU has no fast bf16")
+
+
+def check_devices(trainer: dict[str, Any]) -> None:
+    """ZooError if the Trainer is asked for no device, or for more GPUs than there are."""
+    devices, accelerator = trainer["devices"], trainer["accelerator"]
+    wanted = len(devices) if isinstance(devices, list) else devices
+    if devices == "auto":
+        return
+    if not isinstance(wanted, int) or (wanted < 1 and wanted != -1):
+        raise ZooError(f"trainer.devices={devices} must be at least 1, a list of GPU numbers, or auto")
+    gpus = torch.cuda.device_count()
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
+    if on_gpu and wanted > gpus:
+        raise ZooError(f"trainer.devices={devices}: this machine has {gpus} GPUs; take fewer, or trainer.accelerator=cpu")
+
+
+def report(plan: Plan, image_size: int, metrics: dict[str, float], folder: Path, ckpt: Path | None) -> None:
+    """The result table, ending in the run folder."""
+    cost = plan_cost(plan, image_size)
+    table = Table(title=f"{plan.net.name} at {image_size} px", show_header=False)
+    table.add_row("parameters", f"{cost.params:,}")
+    table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
+    for key in ("train/loss", "train/top1", "val/loss", "val/top1", "test/loss", "test/top1", "test/top5"):
+        if key in metrics:
+            table.add_row(key, f"{metrics[key]:.4f}")
+    if "train/images_per_second" in metrics:
+        table.add_row("training speed", f"{metrics['train/images_per_second']:,.0f} images/s")
+    table.add_row("time", f"{metrics['minutes']:.1f} min")
+    table.add_row("tested checkpoint", os.path.relpath(ckpt) if ckpt else "–")
+    table.add_row("run folder", os.path.relpath(folder))
+    Console().print(table)
+
+
+def _best(trainer: Trainer) -> Path | None:
+    callback = trainer.checkpoint_callback
+    return Path(callback.best_model_path) if isinstance(callback, ModelCheckpoint) and callback.best_model_path else None
+
+
+def _finish(environment: dict[str, str], failed: bool) -> None:
+    """Close the W&B run and give the next job of a sweep the environment that this one found."""
+    wandb = sys.modules.get("wandb")
+    if wandb and wandb.run:
+        wandb.finish(exit_code=int(failed))
+    os.environ.clear()
+    os.environ.update(environment)
