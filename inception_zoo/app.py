@@ -83,3 +83,7 @@ def _flat(node: Any, prefix: str = "") -> list[str]:
     if not isinstance(node, Mapping):
         return []
     return [key for name, child in node.items() for key in (f"{prefix}{name}", *_flat(child, f"{prefix}{name}."))]
+
+
+if __name__ == "__main__":
+    main()

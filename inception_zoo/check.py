@@ -30,8 +30,11 @@ def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
         plan.shapes(image_size)
     except ZooError as error:
         minimum = plan.min_image_size()
-        if minimum is None or image_size >= minimum:
+        if minimum is None:
             raise
+        if image_size > minimum:
+            near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
+            raise ZooError(f"data.image_size={image_size} does not fit ({error}); {near} does") from None
         fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
         hint = f"; or set model.stem={fits[0]}" if fits else ""
         raise ZooError(f"data.image_size={image_size} is below the minimum of {minimum} px ({error}){hint}") from None

@@ -40,7 +40,7 @@ class Classifier(L.LightningModule):
         config: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.label_smoothing = label_smoothing
         self.metrics = nn.ModuleDict({phase: self._metrics() for phase in ("train_", "val_", "test_")})
@@ -48,8 +48,10 @@ class Classifier(L.LightningModule):
 
     def _metrics(self) -> nn.ModuleDict:
         classes = self.model.plan.num_classes
-        top = {f"top{k}": MulticlassAccuracy(classes, top_k=min(k, classes), average="micro") for k in (1, 5)}
-        return nn.ModuleDict({"accuracy": MetricCollection(top), "loss": MeanMetric()})
+        accuracy = MetricCollection(
+            {f"top{k}": MulticlassAccuracy(classes, top_k=min(k, classes), average="micro") for k in (1, 5)}
+        )
+        return nn.ModuleDict({"accuracy": accuracy, "loss": MeanMetric()})
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)

@@ -98,7 +98,7 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
             rows = tuple(filter(None, (_row(text, choices) for text in texts)))
         except ZooError as error:
             raise ZooError(f"{net.name}, {stage} {endpoint}, {error}") from None
-        if rows:  # else it held nothing but the `lrn` of another norm
+        if rows:  # else the stem leaves it out, or it held nothing but the `lrn` of another norm
             joined = sum(out_channels(row, channels) for row in rows)
             blocks.append(Block(stage, endpoint, rows, channels, joined, residual))
             channels = blocks[-1].c_out
@@ -113,14 +113,12 @@ def _layers(net: Net, choices: Choices) -> list[tuple[str, str, Sequence[str] | 
     """
     layers: list[tuple[str, str, Sequence[str] | Residual]] = []
     for number, (stage, table) in enumerate(net.stages.items()):
-        stemmed = with_stem(table, choices.stem) if number == 0 else table  # type: ignore[arg-type]
-        for endpoint, spec in stemmed.items():
+        if number == 0:
+            table = with_stem(table, choices.stem)
+        for endpoint, spec in table.items():
             keeps_grid = isinstance(spec, Residual) or not any(reduces(parse(row)) for row in spec)
             swap = choices.blocks.get(endpoint) or (keeps_grid and choices.blocks.get(stage)) or spec
             layers.append((stage, endpoint, swap))
-        for endpoint in table:
-            if choices.blocks.get(endpoint) and endpoint not in stemmed:
-                raise ZooError(f"{net.name}: blocks.{endpoint} is left out by stem={choices.stem}")
     return layers
 
 

@@ -4,20 +4,20 @@
 `small`   the second one too, a lone pool being left out: 79 px, a quarter.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from inception_zoo.choices import VALID
+from inception_zoo.nets.table import Residual, Stage
 from inception_zoo.notation import Lrn, Pool, Row, parse, show
 
 
-def with_stem(layers: dict[str, Sequence[str]], stem: str) -> dict[str, list[str]]:
-    """The rows of the stem's endpoints; an endpoint of which nothing is left is left out."""
-    rows = {name: [parse(text) for text in texts] for name, texts in layers.items()}
+def with_stem(stage: Stage, stem: str) -> Stage:
+    """The stem's endpoints with less stride; one of which nothing is left has no rows."""
+    rows = {name: [parse(text) for text in texts] for name, texts in stage.items() if not isinstance(texts, Residual)}
     reductions = [name for name in rows if any(map(reduces, rows[name]))]
     for name in reductions[: VALID["stem"].index(stem)]:
         rows[name] = [_without_stride(row, drop_pools=len(rows[name]) == 1) for row in rows[name]]
-    return {name: [show(row) for row in block] for name, block in rows.items() if any(block)}
+    return {**stage, **{name: [show(row) for row in block if row] for name, block in rows.items()}}
 
 
 def reduces(row: Row) -> bool:
