@@ -41,7 +41,7 @@ def check_fits(path: Path, model: nn.Module) -> None:
     ours = model.state_dict()
     wrong = [key for key in ours if key not in state or state[key].shape != ours[key].shape] + list(state.keys() - ours)
     if wrong:
-        saved = checkpoint.get("hyper_parameters", {}).get("config", {}).get("model", {}).get("name", "another network")
+        saved = checkpoint.get("hyper_parameters", {}).get("model", {}).get("name", "another network")
         raise ZooError(
             f"ckpt={path} holds {saved} and does not fit the chosen model: {len(wrong)} tensors differ, first '{wrong[0]}'"
         )

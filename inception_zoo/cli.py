@@ -3,9 +3,11 @@
 import sys
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from inception_zoo.choices import VALID
 from inception_zoo.cost import plan_cost
 from inception_zoo.nets import ZOO
 from inception_zoo.plan import make_plan
@@ -27,21 +29,22 @@ def run(context: typer.Context) -> None:
 @app.command("list")
 def list_networks() -> None:
     """The zoo: what each network costs at its usual input, and the smallest input of its stems."""
-    table = Table(title="1000 classes; multiply-adds at the usual input, without auxiliary heads")
-    for column in ("network", "source", "top-1 / top-5 error", "parameters", "with aux", "multiply-adds", "px", "min px"):
-        table.add_column(column, justify="left" if column in ("network", "source") else "right")
+    caption = (
+        "error: published top-1 / top-5, ImageNet, single crop. Parameters for 1000 classes, without and with auxiliary "
+        "heads. Multiply-adds at px, the usual input. min px: with stem=imagenet / medium / small."
+    )
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+    for column in ("network", "error, %", "params, M", "+ aux, M", "mult-adds, G", "px", "min px"):
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for net in ZOO.values():
-        bare = make_plan(net, aux=False)
-        cost, with_aux = plan_cost(bare), plan_cost(make_plan(net)).params
-        minimum = " / ".join(str(make_plan(net, stem=stem).min_image_size()) for stem in ("imagenet", "medium", "small"))
+        cost, with_aux = plan_cost(make_plan(net, aux=False)), plan_cost(make_plan(net)).params
         table.add_row(
             net.name,
-            net.source.split(";")[0],
             net.error,
-            f"{cost.params:,}",
-            f"{with_aux:,}" if net.aux else "–",
-            f"{cost.macs / 1e9:.3f} G",
+            f"{cost.params / 1e6:.2f}",
+            f"{with_aux / 1e6:.2f}" if net.aux else "–",
+            f"{cost.macs / 1e9:.2f}",
             str(net.image_size),
-            minimum,
+            "/".join(str(make_plan(net, stem=stem).min_image_size()) for stem in VALID["stem"]),
         )
-    Console().print(table)
+    Console(width=max(Console().width, 100)).print(table)

@@ -44,7 +44,7 @@ class Classifier(L.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.label_smoothing = label_smoothing
         self.metrics = nn.ModuleDict({phase: self._metrics() for phase in ("train_", "val_", "test_")})
-        self.save_hyperparameters({"config": config})
+        self.save_hyperparameters(dict(config))
 
     def _metrics(self) -> nn.ModuleDict:
         classes = self.model.plan.num_classes

@@ -47,7 +47,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the others read after Lightning's own call on rank 0
         data.prepare_data()
     module = Classifier(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.label_smoothing, config)
-    failed = True
     try:
         trainer = make_trainer(cfg)
         split_batch(cfg.data.batch_size, trainer.world_size)
@@ -58,13 +57,14 @@ def run(cfg: DictConfig) -> dict[str, float]:
             ckpt = _best(trainer) or ckpt
         metrics |= trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False)[0]
         metrics["minutes"] = (time.perf_counter() - started) / 60
-        if trainer.is_global_zero:
-            (folder / "results.json").write_text(json.dumps(metrics, indent=1))
-            report(model.plan, cfg.data.image_size, metrics, folder, ckpt)
-        failed = False
-        return metrics
-    finally:
-        _finish(environment, failed)
+    except BaseException:
+        _finish(environment, failed=True)
+        raise
+    _finish(environment, failed=False)
+    if trainer.is_global_zero:
+        (folder / "results.json").write_text(json.dumps(metrics, indent=1))
+        report(model.plan, cfg.data.image_size, metrics, folder, ckpt)
+    return metrics
 
 
 def make_trainer(cfg: DictConfig) -> Trainer:
@@ -73,12 +73,22 @@ def make_trainer(cfg: DictConfig) -> Trainer:
         precision, why = auto_precision(cfg.trainer.accelerator)
         rank_zero_info(f"precision: {precision} ({why})")
     callbacks = [instantiate(node) for node in cfg.callbacks.values()]
+    check_wandb(cfg.logger)
     loggers = [instantiate(node) for node in cfg.logger.values()]
     trainer: Trainer = instantiate(cfg.trainer, precision=precision, callbacks=callbacks, logger=loggers)
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         trainer.strategy._launcher = JobLauncher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
     return trainer
+
+
+def check_wandb(loggers: DictConfig) -> None:
+    """ZooError if a W&B run is to go online but nobody is logged in: W&B would ask at the prompt."""
+    if any(node.get("offline") is False for node in loggers.values()):
+        import wandb
+
+        if not wandb.login(prompt=False):
+            raise ZooError("logger.wandb.offline=false needs an API key; run `wandb login` or set WANDB_API_KEY")
 
 
 def auto_precision(accelerator: str) -> tuple[str, str]:

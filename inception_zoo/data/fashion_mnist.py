@@ -1,6 +1,7 @@
 """Fashion-MNIST: Xiao et al., arXiv 1708.07747. 60,000 training and 10,000 test images of clothing, 28x28, gray."""
 
 import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,16 @@ def read_idx(folder: Path, name: str) -> Tensor:
         return torch.from_numpy(values.reshape(dims).copy())
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise ZooError(f"{path}: damaged or no IDX file ({error}); delete it and run `make data`") from None
+
+
+def main() -> None:
+    """Make sure that the set is there: ``python -m inception_zoo.data.fashion_mnist FOLDER``; exit status 1 if it is not."""
+    root = Path(sys.argv[1])
+    try:
+        print(f"Fashion-MNIST: {find(root) or download(root)}")
+    except ZooError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+# `make help` lists the targets. Everything lives in .venv and data/; nothing else is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := data
+DEBIAN_DATA := usr/share/datasets/fashion-mnist
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data run test test-slow check bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## environment in .venv, with the versions of constraints.txt (about 2 minutes, 6 GB)
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+data: setup ## real Fashion-MNIST in data/ (30 MB): downloaded, or from Debian's package
+	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) || $(MAKE) --no-print-directory data-from-debian
+
+data-from-debian:
+	@echo "trying Debian's package dataset-fashion-mnist instead"
+	@mkdir -p $(DATA)/.debian
+	@cd $(DATA)/.debian && (apt-get -qq download dataset-fashion-mnist || (apt-get -qq update && apt-get -qq download dataset-fashion-mnist))
+	@dpkg -x $(DATA)/.debian/dataset-fashion-mnist*.deb $(DATA)/.debian && mv $(DATA)/.debian/$(DEBIAN_DATA)/*.gz $(DATA)/
+	@rm -r $(DATA)/.debian
+	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA)
+
+run: setup data ## the main job: GoogLeNet learns Fashion-MNIST (minutes on 2 CPU cores)
+	$(BIN)/python run.py experiment=quickstart
+
+test: setup data ## the test suite, without the slow cases
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup data ## the slow cases: real training, minutes each
+	$(BIN)/python -m pytest -m slow
+
+check: setup ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup ## images/s of every network here, beside torchvision's and timm's
+	$(BIN)/inception-zoo bench

@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """Runs `python run.py` as a user does, in an empty folder; the data of the checkout is given by its path."""
+
+    def run(*overrides, script=(str(ROOT / "run.py"),), timeout=300, env=()):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
+        return subprocess.run(
+            [sys.executable, *script, *overrides],
+            cwd=tmp_path,
+            env={**environment, "COLUMNS": "200", **dict(env)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def fashion_mnist_root():
+    """Folder of the real Fashion-MNIST; `make data` puts it there."""
+    from inception_zoo.data.fashion_mnist import find
+
+    folder = find(ROOT / "data")
+    assert folder, "no Fashion-MNIST: run `make data`"
+    return str(folder)

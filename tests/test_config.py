@@ -1,0 +1,119 @@
+"""Every file of conf/ composes and instantiates, and every key of it does something."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from inception_zoo import ZooError
+from inception_zoo.app import CONF, register_models
+from inception_zoo.check import check, plan_of
+from inception_zoo.data import ImageData
+from inception_zoo.nets import ALIASES, ZOO
+
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment")
+EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
+
+
+@pytest.fixture
+def composed(tmp_path):
+    register_models()
+
+    def make(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", [*overrides, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+    yield make
+    HydraConfig.instance().cfg = None
+
+
+def test_the_glob_finds_the_groups():
+    assert {group for group, _ in OPTIONS} == {"data", "trainer", "optimizer", "scheduler", "callbacks", "logger"}
+    assert {"quickstart", "tutorial"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_instantiates(group, option, composed, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")  # set by the logger; restored by monkeypatch
+    cfg = composed(f"{group}={option}")
+    check(cfg)
+    node = cfg[group]
+    if group == "trainer":
+        assert instantiate(node, precision="32-true", logger=False).max_epochs == node.max_epochs
+    elif group in ("callbacks", "logger"):
+        assert all(instantiate(child) for child in node.values())
+    elif group == "optimizer":
+        assert instantiate(node)([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == node.lr
+    elif group == "scheduler":
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+        scheduler = instantiate(node)(optimizer, steps=10, epoch_steps=5)
+        optimizer.step()
+        scheduler.step()
+    else:
+        assert isinstance(instantiate(node), ImageData)
+
+
+@pytest.mark.parametrize("name", [*ZOO, *ALIASES])
+def test_every_model_option_lists_its_stages_and_endpoints(name, composed):
+    cfg = composed(f"model={name}")
+    net = ZOO[ALIASES.get(name, name)]
+    assert cfg.model.name == net.name
+    assert dict.fromkeys(cfg.model.blocks) == dict(cfg.model.blocks)  # all null
+    assert set(cfg.model.blocks) == set(net.stages) | {e for layers in net.stages.values() for e in layers}
+    assert plan_of(OmegaConf.to_container(cfg.model, resolve=True)).shapes(96)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_has_its_page(name, composed):
+    cfg = composed(f"experiment={name}")
+    check(cfg)
+    page = Path(__file__).parent.parent / "experiments" / f"{name}.md"
+    assert f"python run.py experiment={name}" in page.read_text()
+    assert f"experiments/{name}.md" in (CONF / "experiment" / f"{name}.yaml").read_text()
+
+
+def test_the_tutorial_experiment_is_the_tutorials_network(composed):
+    from inception_zoo.cost import plan_cost
+
+    cfg = OmegaConf.to_container(composed("experiment=tutorial"), resolve=True)
+    assert plan_cost(plan_of(cfg["model"]), cfg["data"]["image_size"]).params == 5_977_530
+    assert (cfg["optimizer"]["lr"], cfg["optimizer"]["momentum"], cfg["optimizer"]["weight_decay"]) == (0.1, 0.0, 0.0)
+    assert (cfg["data"]["batch_size"], cfg["data"]["image_size"], cfg["trainer"]["max_epochs"]) == (128, 96, 10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=train"], "task=train is unknown; valid: fit, test"),
+        (["data.batch_size=0"], "data.batch_size=0 must be a whole number of at least 1"),
+        (["data.image_size=big"], "data.image_size=big must be"),
+        (["seed=-1"], "seed=-1 must be"),
+        (["label_smoothing=1"], "label_smoothing=1 must be"),
+        (["model=inception_v3", "data.image_size=28"], "below the minimum of 75 px"),
+        (["model=inception_v3", "data.image_size=28"], "; or set model.stem=small"),
+        (["model=inception_v3", "data.image_size=60"], "; or set model.stem=medium"),
+        (["model=inception_v3", "data.image_size=9"], "below the minimum of 75 px"),
+        (["model=bn_inception", "data.image_size=72"], "data.image_size=72 does not fit"),
+        (["model.norm=bach"], "norm=bach is unknown; did you mean 'batch'?"),
+        (["model.blocks.inception_3a=[1x1]"], "googlenet, grid28 inception_3a, row '1x1': token '1x1'"),
+    ],
+)
+def test_mistakes_are_named(overrides, message, composed):
+    cfg = composed(*overrides)
+    with pytest.raises(ZooError) as error:
+        check(OmegaConf.to_container(cfg, resolve=True))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_size_that_is_proposed_fits(composed):
+    cfg = composed("model=bn_inception", "data.image_size=72")
+    with pytest.raises(ZooError) as error:
+        check(cfg)
+    near = int(str(error.value).rsplit("; ", 1)[1].split()[0])
+    check(composed("model=bn_inception", f"data.image_size={near}"))

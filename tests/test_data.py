@@ -1,0 +1,179 @@
+import gzip
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from inception_zoo import ZooError
+from inception_zoo.data import ImageData, Images, Source
+from inception_zoo.data.augment import random_flip, random_shift
+from inception_zoo.data.digits import digits
+from inception_zoo.data.fashion_mnist import CLASSES, FILES, fashion_mnist
+from inception_zoo.data.module import split_batch
+from inception_zoo.data.synthetic import synthetic
+
+
+def data_module(source=digits, **changes):
+    options = {
+        "root": "unused",
+        "num_classes": 10,
+        "in_channels": 1,
+        "image_size": 8,
+        "batch_size": 64,
+        "val_size": 200,
+        "mean": [0.3],
+        "std": [0.4],
+        "flip": False,
+        "shift": 0,
+        "seed": 1,
+    }
+    return ImageData(source, **{**options, **changes})
+
+
+def test_fashion_mnist_is_the_real_set(fashion_mnist_root):
+    data = fashion_mnist(fashion_mnist_root)
+    assert data.train.images.shape == (60_000, 1, 28, 28) and data.test.images.shape == (10_000, 1, 28, 28)
+    assert data.train.images.dtype == torch.uint8
+    assert data.train.labels.bincount().tolist() == [6000] * 10 and data.test.labels.bincount().tolist() == [1000] * 10
+    assert data.train.images.float().mean() / 255 == pytest.approx(0.2860, abs=1e-4)
+    assert data.classes == CLASSES
+
+
+def write_idx(path, values, header=None):
+    header = header or bytes([0, 0, 8, values.dim()]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    path.write_bytes(gzip.compress(header + values.to(torch.uint8).numpy().tobytes()))
+
+
+def write_set(folder, count=12):
+    for _, (images, labels) in FILES.items():
+        write_idx(folder / f"{images}.gz", torch.randint(0, 256, (count, 28, 28)))
+        write_idx(folder / f"{labels}.gz", torch.arange(count) % 10)
+
+
+def test_fashion_mnist_prefers_the_users_folder(tmp_path):
+    write_set(tmp_path)
+    assert len(fashion_mnist(str(tmp_path)).train) == 12
+
+
+def test_damaged_files_are_named(tmp_path):
+    write_set(tmp_path)
+    file = tmp_path / f"{FILES['train'][0]}.gz"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
+        fashion_mnist(str(tmp_path))
+    write_idx(file, torch.zeros(12, 28, 28), header=b"PNG image data")
+    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
+        fashion_mnist(str(tmp_path))
+
+
+def test_one_message_when_the_set_is_nowhere(tmp_path, monkeypatch):
+    import torchvision
+
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("inception_zoo.data.fashion_mnist.DEBIAN", tmp_path / "none")
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", no_network)
+    with pytest.raises(ZooError, match=r"data.root=.*no route to host.*make data.*apt-get install.*train-images") as error:
+        fashion_mnist(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_digits():
+    data = digits("")
+    assert len(data.train) + len(data.test) == 1797
+    assert data.train.images.shape[1:] == (1, 8, 8) and int(data.train.images.max()) == 255
+    assert set(data.test.labels.tolist()) == set(range(10))
+
+
+def test_synthetic_is_seeded_and_can_be_learned():
+    draw = partial(synthetic, "", num_classes=4, in_channels=3, size=16, train=64, test=64, noise=0.1)
+    first, again, other = draw(seed=1), draw(seed=1), draw(seed=2)
+    assert torch.equal(first.train.images, again.train.images)
+    assert not torch.equal(first.train.images, other.train.images)
+    # The strongest frequency of the spectrum tells the class, whatever the phase.
+    spectrum = lambda split: torch.fft.rfft2(split.images.float().mean(1)).abs().flatten(1)[:, 1:]  # noqa: E731
+    train, test = spectrum(first.train), spectrum(first.test)
+    nearest = torch.cdist(test, train).argmin(1)
+    assert (first.train.labels[nearest] == first.test.labels).float().mean() > 0.9
+
+
+def test_splits_are_disjoint_seeded_and_never_touch_the_test_set():
+    images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 1, 8, 8)
+    labels = torch.arange(100) % 10
+
+    def source(root):
+        return Source("numbered", Images(images[:80], labels[:80]), Images(images[80:], labels[80:]), [])
+
+    def ids(module, split):
+        module.setup()
+        return sorted(module.splits[split].images[:, 0, 0, 0].tolist())
+
+    one = data_module(source, val_size=20)
+    assert len(ids(one, "val")) == 20 and ids(one, "test") == list(range(80, 100))
+    assert sorted(ids(one, "train") + ids(one, "val")) == list(range(80))
+    assert ids(data_module(source, val_size=20), "val") == ids(one, "val")
+    assert ids(data_module(source, val_size=20, seed=2), "val") != ids(one, "val")
+
+
+def test_images_are_resized_once_and_normalized_per_batch():
+    module = data_module(image_size=32)
+    module.setup()
+    assert module.splits["val"].images.shape == (200, 1, 32, 32) and module.splits["val"].images.dtype == torch.uint8
+    raw = next(iter(module.val_dataloader()))
+    images, labels = module.on_after_batch_transfer(raw, 0)
+    assert torch.allclose(images, (raw[0].float() / 255 - 0.3) / 0.4)
+    assert images.is_contiguous(memory_format=torch.channels_last) and len(labels) == 64
+
+
+def test_only_training_batches_are_augmented():
+    module = data_module(image_size=8, flip=True, shift=2, mean=[0.0], std=[1.0])
+    module.setup()
+    batch = next(iter(module.val_dataloader()))
+    plain = batch[0].float() / 255
+    for training in (False, True):
+        module.trainer = SimpleNamespace(training=training, world_size=1)
+        assert torch.equal(module.on_after_batch_transfer(batch, 0)[0], plain) is not training
+
+
+def test_flip_and_shift_draw_for_each_image():
+    torch.manual_seed(0)
+    images = torch.rand(256, 2, 6, 5) + 0.1
+    flipped = random_flip(images)
+    was_flipped = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert ((flipped == images).flatten(1).all(1) | was_flipped).all()
+    assert 90 < was_flipped.sum() < 166
+    shifted = random_shift(images, 1)
+    padded = torch.nn.functional.pad(images, [1] * 4)
+    moves = {(y, x): (shifted == padded[:, :, y : y + 6, x : x + 5]).flatten(1).all(1) for y in range(3) for x in range(3)}
+    assert torch.stack(list(moves.values())).any(0).all()
+    assert all(found.any() for found in moves.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 9}, "data.num_classes=9: digits has labels up to 9; set data.num_classes=10"),
+        ({"in_channels": 3}, "data.in_channels=3: digits's images have 1; set data.in_channels=1"),
+        ({"val_size": 1438}, "data.val_size=1438 must be from 1 to 1437"),
+        ({"val_size": 0}, "data.val_size=0 must be from 1 to 1437"),
+    ],
+)
+def test_data_that_does_not_fit_the_network(changes, message):
+    with pytest.raises(ZooError) as error:
+        data_module(**changes).prepare_data()
+    assert message in str(error.value)
+
+
+def test_a_batch_larger_than_the_training_set():
+    module = data_module(batch_size=5000)
+    module.setup()
+    with pytest.raises(ZooError, match=r"data.batch_size=5000 is more than the 1238 training images"):
+        module.train_dataloader()
+
+
+def test_the_global_batch_is_divided():
+    assert split_batch(128, 2) == 64
+    with pytest.raises(ZooError, match=r"data.batch_size=7 does not divide by the 2 processes; try 6"):
+        split_batch(7, 2)

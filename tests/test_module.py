@@ -1,0 +1,106 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from inception_zoo import create_model
+from inception_zoo.callbacks import ImagesPerSecond
+from inception_zoo.module import Classifier
+from inception_zoo.schedules import constant, cosine, one_cycle
+
+
+def classifier(model, label_smoothing=0.0):
+    return Classifier(model, partial(torch.optim.SGD, lr=0.1), constant, label_smoothing, {})
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(0)
+    return torch.randn(8, 1, 96, 96), torch.arange(8) % 4
+
+
+def test_training_loss_is_the_papers_weighted_sum(batch, monkeypatch):
+    model = create_model("googlenet", 4, 1, width=0.25, dropout=0.0)
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.p = 0.0
+    module = classifier(model, label_smoothing=0.1)
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(module, "log_dict", lambda *args, **kwargs: None)
+    loss = module.training_step(batch, 0)
+    outputs = model.outputs(batch[0])
+    part = lambda logits: F.cross_entropy(logits, batch[1], label_smoothing=0.1)  # noqa: E731
+    expected = part(outputs.logits) + 0.3 * part(outputs.aux["inception_4a"]) + 0.3 * part(outputs.aux["inception_4d"])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert set(logged) == {"train/aux_loss/inception_4a", "train/aux_loss/inception_4d"}
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.aux.parameters())
+
+
+@pytest.mark.parametrize("phase", ["val", "test"])
+def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch):
+    model = create_model("googlenet", 10, 1, width=0.25)
+    logits = torch.eye(10)[:6] * 5 - torch.arange(10) * 0.1
+    monkeypatch.setattr(model, "forward", lambda images: logits)
+    module = classifier(model, label_smoothing=0.3)
+    logged = {}
+    monkeypatch.setattr(module, "log_dict", lambda metrics, **_: logged.update(metrics))
+    labels = torch.tensor([0, 1, 2, 0, 9, 5])  # three right; 0 is among the first five of row 3, 9 is not of row 4
+    getattr(module, f"{'validation' if phase == 'val' else phase}_step")((torch.empty(6), labels), 0)
+    values = {name: metric.compute().item() for name, metric in logged.items()}
+    assert values[f"{phase}/top1"] == pytest.approx(4 / 6)
+    assert values[f"{phase}/top5"] == pytest.approx(5 / 6)
+    assert values[f"{phase}/loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+
+
+def rates(schedule, steps=100, epoch_steps=10, lr=0.5, **options):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
+    scheduler = schedule(optimizer, steps=steps, epoch_steps=epoch_steps, **options)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_schedules():
+    assert rates(constant) == [0.5] * 100
+    cycle = rates(one_cycle, warmup=0.25)
+    assert max(cycle) == pytest.approx(0.5, rel=1e-2) and 22 <= cycle.index(max(cycle)) <= 27 and cycle[-1] < 1e-3
+    decay = rates(cosine, warmup_epochs=2)
+    assert decay[:20] == pytest.approx([0.5 * (i + 1) / 20 for i in range(20)]) and decay[60] == pytest.approx(0.25)
+    assert decay[-1] < 1e-3 and sorted(decay[20:], reverse=True) == decay[20:]
+    assert len(rates(cosine, steps=2, epoch_steps=2)) == 2  # a smoke run is shorter than its warmup
+
+
+def test_a_network_learns_a_batch(batch):
+    torch.manual_seed(0)
+    model = create_model("inception_v3", 4, 1, width=0.25, aux=False, dropout=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        loss = F.cross_entropy(model(batch[0]), batch[1])
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_images_per_second_counts_all_processes(monkeypatch):
+    from types import SimpleNamespace
+
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr("inception_zoo.callbacks.time.perf_counter", lambda: next(clock))
+    logged = {}
+    module = SimpleNamespace(log=lambda name, value: logged.update({name: value}))
+    callback = ImagesPerSecond()
+    callback.on_train_epoch_start(None, module)
+    for last in (False, True):
+        trainer = SimpleNamespace(world_size=2, is_last_batch=last)
+        callback.on_train_batch_end(trainer, module, None, (torch.empty(8, 1), torch.empty(8)), 0)
+    assert logged == {"train/images_per_second": 2 * 2 * 8 / 4.0}

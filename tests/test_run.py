@@ -1,0 +1,225 @@
+"""`python run.py` as a user runs it: in a process of its own, in an empty folder."""
+
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+# scikit-learn's digits with a small network: a job of seconds
+SMALL = ["data=digits", "data.image_size=32", "data.batch_size=32", "model.width=0.25", "model.stem=medium", "trainer=smoke"]
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def run_folder(tmp_path):
+    (folder,) = {path.parent for path in tmp_path.glob("outputs/*/*/.hydra")}
+    return folder
+
+
+def wandb_run(folder):
+    """The run of a folder, read back with W&B's own reader."""
+    (run,) = folder.glob("wandb/offline-run-*")
+    read = subprocess.run(
+        [Path(sys.executable).parent / "wandb", "leet", "inspect", "--summary", "--json", run],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(read.stdout)
+
+
+def processes_of(folder):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in command:
+            found.append(command)
+    return found
+
+
+def test_fit_then_test_then_resume(zoo, tmp_path):
+    fit = zoo(*SMALL)
+    assert fit.returncode == 0, fit.stderr
+    folder = run_folder(tmp_path)
+    results = json.loads((folder / "results.json").read_text())
+    assert lines(fit.stdout)[-2].split("│")[2].strip() == str(folder.relative_to(tmp_path))  # the table ends in the folder
+    assert f"{results['test/top1']:.4f}" in fit.stdout
+
+    rows = list(csv.DictReader((folder / "csv" / "metrics.csv").open()))
+    seen = {key for row in rows for key, value in row.items() if value}
+    phases = {f"{phase}/{metric}" for phase in ("train", "val", "test") for metric in ("loss", "top1", "top5")}
+    aux = {"train/aux_loss/inception_4a", "train/aux_loss/inception_4d"}
+    assert seen >= phases | aux | {"train/images_per_second", "lr-AdamW"}
+
+    summary = wandb_run(folder)
+    assert summary["config"]["model"]["name"] == "googlenet"
+    assert json.dumps(summary).count("test/top1") >= 1
+
+    for name in ("best", "last"):
+        checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["hyper_parameters"]["model"]["width"] == 0.25
+        assert any(w.is_floating_point() for w in checkpoint["state_dict"].values())
+
+    again = zoo(*SMALL, "task=test", f"ckpt={folder}", "hydra.run.dir=tested", "logger=csv")
+    assert again.returncode == 0, again.stderr
+    tested = json.loads((tmp_path / "tested" / "results.json").read_text())
+    assert {k: v for k, v in tested.items() if k.startswith("test/")} == {
+        k: v for k, v in results.items() if k.startswith("test/")
+    }
+
+    resumed = zoo(*SMALL, "ckpt=last", "trainer.max_epochs=3", "hydra.run.dir=resumed", "logger=csv")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"checkpoint: {(folder / 'checkpoints/last.ckpt').relative_to(tmp_path)}" in resumed.stdout + resumed.stderr
+    epochs = {row["epoch"] for row in csv.DictReader((tmp_path / "resumed/csv/metrics.csv").open()) if row["val/top1"]}
+    assert epochs == {"1", "2"}
+
+    other = zoo(*SMALL, "task=test", f"ckpt={folder}", "model.width=0.5")
+    assert other.returncode == 2
+    assert "holds googlenet and does not fit the chosen model" in lines(other.stderr)[-1]
+
+
+def test_two_processes_one_folder_one_run(zoo, tmp_path, fashion_mnist_root):
+    done = zoo(
+        "model=inception_v3",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=4",
+        "trainer.limit_val_batches=2",
+        "trainer.limit_test_batches=2",
+        "data.batch_size=8",
+        f"data.root={fashion_mnist_root}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER: 2/2" in done.stdout + done.stderr
+    folder = run_folder(tmp_path)
+    assert wandb_run(folder)["config"]["trainer"]["devices"] == 2
+    assert done.stdout.count("run folder") == 1
+    assert processes_of(tmp_path) == []
+
+
+def test_a_sweep_over_networks(zoo, tmp_path):
+    names = ["googlenet", "bn_inception", "inception_v3", "inception_v4", "inception_resnet_v2_slim"]
+    done = zoo("-m", f"model={','.join(names)}", "data=digits", "data.batch_size=4", "trainer=smoke", "logger=csv")
+    assert done.returncode == 0, done.stderr
+    results = sorted(tmp_path.glob("multirun/*/*/*/results.json"))
+    assert [path.parent.name for path in results] == ["0", "1", "2", "3", "4"]
+    assert [name for name in names if f"{name} at 96 px" in done.stdout] == names
+
+
+def test_a_sweep_over_processes(zoo, tmp_path):
+    done = zoo("-m", "trainer.devices=2,1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    folders = sorted(path.parent for path in tmp_path.glob("multirun/*/*/*/results.json"))
+    assert [wandb_run(folder)["config"]["trainer"]["devices"] for folder in folders] == [2, 1]
+    assert (done.stdout + done.stderr).count("MEMBER: 2/2") == 1
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")))
+def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root):
+    smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8", f"data.root={fashion_mnist_root}"]
+    done = zoo(f"experiment={name}", *smoke)
+    assert done.returncode == 0, done.stderr
+    assert (run_folder(tmp_path) / "results.json").exists()
+
+
+LIGHT_MISTAKES = {
+    "a misspelt key": (["trainer.device=2"], "trainer.device is no key of the config; did you mean 'trainer.devices'?"),
+    "a misspelt group": (["modle=inception_v3"], "modle is no key of the config; did you mean 'model'?"),
+    "a misspelt model": (["model=inception_v33"], "model=inception_v33 is unknown; did you mean 'inception_v3'?"),
+    "a misspelt data set": (["data=digit"], "data=digit is unknown; did you mean 'digits'?"),
+    "a misspelt experiment": (["experiment=quikstart"], "experiment=quikstart is unknown; did you mean 'quickstart'?"),
+    "a misspelt endpoint": (["model.blocks.inception_3x=[max]"], "model.blocks.inception_3x is no key of the config"),
+    "an unknown token": (['model.blocks.inception_3a=["1x1 64 > cnv 3"]'], "row '1x1 64 > cnv 3': unknown token 'cnv 3'"),
+    "an image too small": (["data.image_size=28"], "is below the minimum of 47 px"),
+    "rows without quotes": (
+        ["model.blocks.inception_3a=[1x1 64 > 3x3 96]"],
+        "cannot be read; it must be key=value, with rows in quotes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LIGHT_MISTAKES)
+def test_a_mistake_ends_in_one_line_without_torch(case, zoo, tmp_path):
+    overrides, message = LIGHT_MISTAKES[case]
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
+    done = zoo(*overrides, env={"PYTHONPATH": str(tmp_path)}.items())
+    assert done.returncode == 2
+    assert len(lines(done.stderr)) <= 2, done.stderr  # Hydra may name the overrides of the job first
+    assert lines(done.stderr)[-1].startswith("error: ") and message in lines(done.stderr)[-1]
+    assert "Traceback" not in done.stderr
+
+
+HEAVY_MISTAKES = {
+    "no device": (["trainer.devices=0"], "trainer.devices=0 must be at least 1"),
+    "more GPUs than there are": (["trainer.devices=64", "trainer.accelerator=gpu"], "trainer.devices=64: this machine has"),
+    "a batch that does not divide": (["data.batch_size=9", "trainer.devices=2"], "data.batch_size=9 does not divide by the 2"),
+    "no such checkpoint": (["task=test", "ckpt=none.ckpt"], "ckpt=none.ckpt: none.ckpt does not exist"),
+    "no checkpoint to test": (["task=test"], "task=test needs ckpt=PATH"),
+    "nothing to resume": (["ckpt=last"], "ckpt=last: there is no checkpoint in"),
+    "a file that is no checkpoint": (["task=test", "ckpt=text.ckpt"], "ckpt=text.ckpt is no readable checkpoint"),
+    "labels outside num_classes": (["data.num_classes=3"], "data.num_classes=3: digits has labels up to 9"),
+    "a folder without the files": (
+        ["data=fashion_mnist", "data.root=empty", "data.image_size=64"],
+        "data.root=empty: no Fashion",
+    ),
+    "W&B online without a key": (["logger.wandb.offline=false"], "logger.wandb.offline=false needs an API key"),
+}
+
+
+@pytest.mark.parametrize("case", HEAVY_MISTAKES)
+def test_a_mistake_ends_in_one_line_before_training(case, zoo, tmp_path):
+    overrides, message = HEAVY_MISTAKES[case]
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    if case == "a folder without the files" and Path("/usr/share/datasets/fashion-mnist").exists():
+        pytest.skip("Debian's package is installed, so the files are found")
+    done = zoo(*SMALL, *overrides, env={"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}.items())
+    assert done.returncode == 2, done.stderr
+    assert lines(done.stderr)[-1].startswith("error: ") and message in lines(done.stderr)[-1]
+    assert "Traceback" not in done.stderr and "Epoch 0" not in done.stdout
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["model=inception_v4", "--cfg", "job"]])
+def test_help_and_config_do_not_import_torch(flags, zoo, tmp_path):
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
+    done = zoo(*flags, env={"PYTHONPATH": str(tmp_path)}.items())
+    assert done.returncode == 0, done.stderr
+    assert "inception_v4" in done.stdout or "googlenet" in done.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_wheel_carries_the_configs(zoo, tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    script = ("-P", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); from inception_zoo.cli import app; app()")
+    environment = {"PYTHONPATH": str(site)}.items()  # for the second rank
+    where = zoo("-P", "-c", "import inception_zoo; print(inception_zoo.__file__)", script=(), env=environment)
+    assert where.stdout.startswith(str(site))
+    listed = zoo("list", script=script)
+    assert listed.returncode == 0 and "inception_resnet_v2_slim" in listed.stdout
+    done = zoo("run", *SMALL, "trainer.devices=2", "logger=csv", script=script, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (run_folder(tmp_path) / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_the_quickstart_beats_the_tutorials_median(zoo, tmp_path, fashion_mnist_root):
+    done = zoo("experiment=quickstart", f"data.root={fashion_mnist_root}", timeout=3600)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run_folder(tmp_path) / "results.json").read_text())["test/top1"] >= 0.89
