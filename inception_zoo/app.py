@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inception_zoo.check import check
 from inception_zoo.choices import model_config
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, did_you_mean, fail
 from inception_zoo.nets import ALIASES, ZOO
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -47,14 +46,9 @@ def main() -> None:
     try:
         _job()
     except ZooError as error:
-        sys.exit(_fail(str(error)))
+        fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_fail(explain(error)))
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+        fail(explain(error))
 
 
 def explain(error: Exception) -> str:

@@ -20,4 +20,5 @@ class ImagesPerSecond(Callback):
     ) -> None:
         self.images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch:  # before the validation that ends the epoch
-            pl_module.log("train/images_per_second", self.images / (time.perf_counter() - self.start))
+            rate = self.images / (time.perf_counter() - self.start)
+            pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True)

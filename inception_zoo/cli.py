@@ -1,6 +1,7 @@
 """The `inception-zoo` command."""
 
 import sys
+from typing import Annotated
 
 import typer
 from rich import box
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from inception_zoo.choices import VALID
 from inception_zoo.cost import plan_cost
+from inception_zoo.errors import ZooError, fail
 from inception_zoo.nets import ZOO
 from inception_zoo.plan import make_plan
 
@@ -48,3 +50,41 @@ def list_networks() -> None:
             "/".join(str(make_plan(net, stem=stem).min_image_size()) for stem in VALID["stem"]),
         )
     Console(width=max(Console().width, 100)).print(table)
+
+
+@app.command("bench")
+def bench_networks(
+    names: Annotated[list[str] | None, typer.Argument(help="networks; all that have a peer when left out")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 8,
+    image_size: Annotated[int | None, typer.Option(min=1, help="pixels; the usual input when left out")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="timed turns of each contender")] = 5,
+) -> None:
+    """Images per second here, beside torchvision's and timm's: fp32, medians of turns taken A B A B."""
+    import torch
+
+    from inception_zoo.bench import PEERS, bench
+
+    Console().print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32, batch {batch}, {rounds} rounds")
+    for name in names or PEERS:
+        results = list(bench(name, batch, image_size, rounds))
+        ours = {result.phase: result.median for result in results if result.contender == "inception_zoo"}
+        table = Table(box=box.SIMPLE_HEAD, title=name, title_justify="left", pad_edge=False)
+        for column in ("phase", "contender", "images/s", "spread", "ours is times as fast"):
+            table.add_column(column, justify="left" if column in ("phase", "contender") else "right", no_wrap=True)
+        for result in results:
+            spread = f"{min(result.rates):.1f}–{max(result.rates):.1f}"
+            ratio = f"{ours[result.phase] / result.median:.2f}"
+            table.add_row(result.phase, result.contender, f"{result.median:.1f}", spread, ratio)
+        Console().print(table)
+
+
+def main() -> None:
+    """The console script: a user's mistake ends in one line and exit status 2."""
+    try:
+        app()
+    except ZooError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,9 @@
 """The one error that a user's input can cause, and the hint that goes with it."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class ZooError(ValueError):
@@ -13,3 +15,9 @@ def did_you_mean(word: object, valid: Iterable[str]) -> str:
     names = list(valid)
     near = get_close_matches(str(word), names, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+
+
+def fail(message: str) -> NoReturn:
+    """End the program as every mistake of a user ends it: one line on stderr, exit status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -33,7 +33,7 @@ from inception_zoo.plan import Plan
 def run(cfg: DictConfig) -> dict[str, float]:
     """Train and then test the best checkpoint, or test only. Returns what the table shows."""
     started, environment = time.perf_counter(), dict(os.environ)
-    logging.getLogger("lightning.pytorch").handlers.clear()  # Hydra's handlers print its messages already
+    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print its messages already
     folder = Path(HydraConfig.get().runtime.output_dir)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_devices(config["trainer"])

@@ -97,7 +97,7 @@ def test_images_per_second_counts_all_processes(monkeypatch):
     clock = iter([10.0, 14.0])
     monkeypatch.setattr("inception_zoo.callbacks.time.perf_counter", lambda: next(clock))
     logged = {}
-    module = SimpleNamespace(log=lambda name, value: logged.update({name: value}))
+    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
     callback = ImagesPerSecond()
     callback.on_train_epoch_start(None, module)
     for last in (False, True):

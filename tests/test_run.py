@@ -110,7 +110,8 @@ def test_two_processes_one_folder_one_run(zoo, tmp_path, fashion_mnist_root):
 
 def test_a_sweep_over_networks(zoo, tmp_path):
     names = ["googlenet", "bn_inception", "inception_v3", "inception_v4", "inception_resnet_v2_slim"]
-    done = zoo("-m", f"model={','.join(names)}", "data=digits", "data.batch_size=4", "trainer=smoke", "logger=csv")
+    small = ["data=digits", "data.batch_size=4", "model.width=0.25", "trainer=smoke", "logger=csv"]
+    done = zoo("-m", f"model={','.join(names)}", *small)
     assert done.returncode == 0, done.stderr
     results = sorted(tmp_path.glob("multirun/*/*/*/results.json"))
     assert [path.parent.name for path in results] == ["0", "1", "2", "3", "4"]
@@ -207,7 +208,7 @@ def test_the_wheel_carries_the_configs(zoo, tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    script = ("-P", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); from inception_zoo.cli import app; app()")
+    script = ("-P", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); from inception_zoo.cli import main; main()")
     environment = {"PYTHONPATH": str(site)}.items()  # for the second rank
     where = zoo("-P", "-c", "import inception_zoo; print(inception_zoo.__file__)", script=(), env=environment)
     assert where.stdout.startswith(str(site))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inception_zoo.data.source import Images, Source
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, fail
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -69,12 +69,12 @@ def read_idx(folder: Path, name: str) -> Tensor:
 
 
 def main() -> None:
-    """Make sure that the set is there: ``python -m inception_zoo.data.fashion_mnist FOLDER``; exit status 1 if it is not."""
+    """Make sure that the set is there: ``python -m inception_zoo.data.fashion_mnist FOLDER``; exit status 2 if it is not."""
     root = Path(sys.argv[1])
     try:
         print(f"Fashion-MNIST: {find(root) or download(root)}")
     except ZooError as error:
-        sys.exit(f"error: {error}")
+        fail(str(error))
 
 
 if __name__ == "__main__":
