@@ -1,5 +1,6 @@
 """The Hydra application behind `run.py` and `inception-zoo run`: config in, one job or a sweep out."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -29,11 +30,12 @@ def register_models() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> float:
+    """One job; its value, for a sweeper to maximize, is the validation accuracy."""
     check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
 
     metrics = run(cfg)
-    return metrics.get("val/top1", metrics["test/top1"])
+    return metrics.get("val/top1", metrics.get("test/top1", math.nan))
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +34,53 @@ from inception_zoo.plan import Plan
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Train and then test the best checkpoint, or test only. Returns what the table shows."""
-    started, environment = time.perf_counter(), dict(os.environ)
+    started = time.perf_counter()
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print its messages already
     folder = Path(HydraConfig.get().runtime.output_dir)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    check_devices(config["trainer"])
-    ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder)
-    seed_everything(cfg.seed, workers=True, verbose=False)
-    model = create_model(**config["model"])
-    if ckpt:
-        check_fits(ckpt, model)
-        rank_zero_info(f"checkpoint: {ckpt}")
-    data: ImageData = instantiate(cfg.data)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the others read after Lightning's own call on rank 0
-        data.prepare_data()
-    module = Classifier(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.label_smoothing, config)
-    try:
+    with leaving_nothing_behind():
+        check_devices(config["trainer"])
+        ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder)
+        seed_everything(cfg.seed, workers=True, verbose=False)
+        model = create_model(**config["model"])
+        if ckpt:
+            check_fits(ckpt, model)
+            rank_zero_info(f"checkpoint: {ckpt}")
+        data: ImageData = instantiate(cfg.data)
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
+            data.prepare_data()
+        module = Classifier(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.label_smoothing, config)
         trainer = make_trainer(cfg)
         split_batch(cfg.data.batch_size, trainer.world_size)
         metrics: dict[str, float] = {}
         if cfg.task == "fit":
             trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
             metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
-            ckpt = _best(trainer) or ckpt
-        metrics |= trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False)[0]
-        metrics["minutes"] = (time.perf_counter() - started) / 60
-    except BaseException:
-        _finish(environment, failed=True)
-        raise
-    _finish(environment, failed=False)
+            ckpt = _best(trainer)
+        for tested in trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False):
+            metrics |= tested
+    metrics["minutes"] = (time.perf_counter() - started) / 60
     if trainer.is_global_zero:
         (folder / "results.json").write_text(json.dumps(metrics, indent=1))
         report(model.plan, cfg.data.image_size, metrics, folder, ckpt)
     return metrics
+
+
+@contextmanager
+def leaving_nothing_behind() -> Iterator[None]:
+    """Close the job's W&B run and process group, and restore the environment: the next job of a sweep starts clean."""
+    environment, failed = dict(os.environ), True
+    try:
+        yield
+        failed = False
+    finally:
+        wandb = sys.modules.get("wandb")
+        if wandb and wandb.run:
+            wandb.finish(exit_code=int(failed))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def make_trainer(cfg: DictConfig) -> Trainer:
@@ -97,6 +113,8 @@ def auto_precision(accelerator: str) -> tuple[str, str]:
     A CPU's flags do not tell: Intel's AVX512-BF16 without AMX is no faster than fp32, AMD's is twice as fast. So it is
     measured, once per job: processes that this one starts take its word.
     """
+    if torch.backends.mps.is_available() and accelerator != "cpu":
+        return "32-true", "Apple's GPU"
     if torch.cuda.is_available() and accelerator != "cpu":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16-mixed", "this GPU has bf16") if fast else ("32-true", "this GPU has no bf16")
@@ -151,14 +169,3 @@ def report(plan: Plan, image_size: int, metrics: dict[str, float], folder: Path,
 def _best(trainer: Trainer) -> Path | None:
     callback = trainer.checkpoint_callback
     return Path(callback.best_model_path) if isinstance(callback, ModelCheckpoint) and callback.best_model_path else None
-
-
-def _finish(environment: dict[str, str], failed: bool) -> None:
-    """Close the W&B run and the process group; give the next job of a sweep the environment that this one found."""
-    wandb = sys.modules.get("wandb")
-    if wandb and wandb.run:
-        wandb.finish(exit_code=int(failed))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(environment)
