@@ -3,13 +3,17 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,6 +23,7 @@ from inception_zoo.errors import ZooError, did_you_mean, fail
 from inception_zoo.nets import ALIASES, ZOO
 
 _PACKAGE = Path(__file__).resolve().parent
+WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())  # wheel, checkout
 
 
@@ -31,25 +36,32 @@ def register_models() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> float:
     """One job; its value, for a sweeper to maximize, is the validation accuracy."""
-    check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
+    # In a sweep the error goes up through Hydra, which names the job that failed.
+    single = HydraConfig.get().mode == RunMode.RUN
+    with one_line_errors() if single else nullcontext():
+        check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
 
-    metrics = run(cfg)
+        metrics = run(cfg)
     return metrics.get("val/top1", metrics.get("test/top1", math.nan))
 
 
 def main() -> None:
     """Run the job of the command line. A user's mistake ends in one line and exit status 2, any other in a traceback."""
     register_models()
-    if os.environ.get("HYDRA_FULL_ERROR"):
-        _job()
-        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets every error through, to be explained here
-    try:
+    with one_line_errors():
         _job()
-    except ZooError as error:
-        fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the program in one line for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+    try:
+        yield
+    except (ZooError, HydraException, OmegaConfBaseException) as error:
+        if WANTS_TRACEBACK:
+            raise
         fail(explain(error))
 
 
@@ -68,13 +80,15 @@ def explain(error: Exception) -> str:
 
 
 def _keys() -> list[str]:
-    """Every dotted key of the default config."""
+    """Every dotted key of the config, with the groups' options that the command line chose."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    groups = ("model", *(folder.name for folder in CONF.iterdir() if folder.is_dir()))
+    chosen = [word for word in sys.argv[1:] if re.fullmatch(rf"({'|'.join(groups)})=\w+", word)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _flat(OmegaConf.to_container(compose("config")))
+        return _flat(OmegaConf.to_container(compose("config", chosen)))
 
 
 def _flat(node: Any, prefix: str = "") -> list[str]:

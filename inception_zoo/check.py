@@ -20,6 +20,12 @@ def check(cfg: Mapping[str, Any]) -> None:
     smoothing = cfg["label_smoothing"]
     if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
         raise ZooError(f"label_smoothing={smoothing} must be a number from 0 to below 1")
+    if cfg["model"]["num_classes"] < cfg["data"]["num_classes"]:
+        classes = cfg["data"]["num_classes"]
+        raise ZooError(f"model.num_classes={cfg['model']['num_classes']}: the data has {classes} classes; leave it to the data")
+    if cfg["model"]["in_channels"] != cfg["data"]["in_channels"]:
+        channels = cfg["data"]["in_channels"]
+        raise ZooError(f"model.in_channels={cfg['model']['in_channels']}: the images have {channels}; leave it to the data")
     check_image_size(cfg["model"], cfg["data"]["image_size"])
 
 

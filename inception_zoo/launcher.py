@@ -25,7 +25,9 @@ class JobLauncher(_SubprocessScriptLauncher):
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
         for rank in range(1, self.num_processes):
-            self.procs.append(subprocess.Popen(_command(rank), env={**os.environ, "LOCAL_RANK": str(rank)}))
+            environment = {**os.environ, "LOCAL_RANK": str(rank)}
+            environment.pop("HYDRA_FULL_ERROR", None)  # set by our own main, which the rank runs too
+            self.procs.append(subprocess.Popen(_command(rank), env=environment))
 
 
 def _command(rank: int) -> list[str]:

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -31,11 +32,16 @@ from inception_zoo.module import Classifier
 from inception_zoo.network import create_model
 from inception_zoo.plan import Plan
 
+say = rank_zero_only(logging.getLogger(__name__).info)
+
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Train and then test the best checkpoint, or test only. Returns what the table shows."""
     started = time.perf_counter()
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print its messages already
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and progress notes
+    warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of torch
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     folder = Path(HydraConfig.get().runtime.output_dir)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     with leaving_nothing_behind():
@@ -45,7 +51,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         model = create_model(**config["model"])
         if ckpt:
             check_fits(ckpt, model)
-            rank_zero_info(f"checkpoint: {ckpt}")
+            say(f"checkpoint: {ckpt}")
         data: ImageData = instantiate(cfg.data)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()
@@ -87,7 +93,7 @@ def make_trainer(cfg: DictConfig) -> Trainer:
     precision = cfg.trainer.precision
     if precision == "auto":
         precision, why = auto_precision(cfg.trainer.accelerator)
-        rank_zero_info(f"precision: {precision} ({why})")
+        say(f"precision: {precision} ({why})")
     callbacks = [instantiate(node) for node in cfg.callbacks.values()]
     check_wandb(cfg.logger)
     loggers = [instantiate(node) for node in cfg.logger.values()]
@@ -161,9 +167,14 @@ def report(plan: Plan, image_size: int, metrics: dict[str, float], folder: Path,
     if "train/images_per_second" in metrics:
         table.add_row("training speed", f"{metrics['train/images_per_second']:,.0f} images/s")
     table.add_row("time", f"{metrics['minutes']:.1f} min")
-    table.add_row("tested checkpoint", os.path.relpath(ckpt) if ckpt else "–")
-    table.add_row("run folder", os.path.relpath(folder))
+    table.add_row("tested checkpoint", short(ckpt) if ckpt else "–")
+    table.add_row("run folder", short(folder))
     Console().print(table)
+
+
+def short(path: Path) -> str:
+    """Relative to the current folder where the path lies in it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _best(trainer: Trainer) -> Path | None:

@@ -94,6 +94,8 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["data.batch_size=0"], "data.batch_size=0 must be a whole number of at least 1"),
         (["data.image_size=big"], "data.image_size=big must be"),
         (["seed=-1"], "seed=-1 must be"),
+        (["model.num_classes=5"], "model.num_classes=5: the data has 10 classes"),
+        (["model.in_channels=3"], "model.in_channels=3: the images have 1"),
         (["label_smoothing=1"], "label_smoothing=1 must be"),
         (["model=inception_v3", "data.image_size=28"], "below the minimum of 75 px"),
         (["model=inception_v3", "data.image_size=28"], "; or set model.stem=small"),
