@@ -16,7 +16,6 @@ from inception_zoo.data.synthetic import synthetic
 
 def data_module(source=digits, **changes):
     options = {
-        "root": "unused",
         "num_classes": 10,
         "in_channels": 1,
         "image_size": 8,
@@ -81,14 +80,14 @@ def test_one_message_when_the_set_is_nowhere(tmp_path, monkeypatch):
 
 
 def test_digits():
-    data = digits("")
+    data = digits()
     assert len(data.train) + len(data.test) == 1797
     assert data.train.images.shape[1:] == (1, 8, 8) and int(data.train.images.max()) == 255
     assert set(data.test.labels.tolist()) == set(range(10))
 
 
 def test_synthetic_is_seeded_and_can_be_learned():
-    draw = partial(synthetic, "", num_classes=4, in_channels=3, size=16, train=64, test=64, noise=0.1)
+    draw = partial(synthetic, num_classes=4, in_channels=3, size=16, train=64, test=64, noise=0.1)
     first, again, other = draw(seed=1), draw(seed=1), draw(seed=2)
     assert torch.equal(first.train.images, again.train.images)
     assert not torch.equal(first.train.images, other.train.images)
@@ -103,7 +102,7 @@ def test_splits_are_disjoint_seeded_and_never_touch_the_test_set():
     images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 1, 8, 8)
     labels = torch.arange(100) % 10
 
-    def source(root):
+    def source():
         return Source("numbered", Images(images[:80], labels[:80]), Images(images[80:], labels[80:]), [])
 
     def ids(module, split):

@@ -1,4 +1,4 @@
-"""Golden figures of every network, counted on the meta device, against the papers and ../shared/FACTS.md."""
+"""Golden figures of every network, counted on the meta device, against the published figures."""
 
 import subprocess
 import sys
@@ -153,7 +153,7 @@ def test_the_tutorials_network_is_googlenet_with_choices():
 
 
 def test_the_first_block_of_googlenet():
-    """FACTS: about 0.16 M parameters and 128 M multiply-adds, where one 3x3 of the same channels has 0.44 M and 346 M."""
+    """About 0.16 M parameters and 128 M multiply-adds, where one 3x3 of the same channels has 0.44 M and 346 M."""
     block = meta("googlenet").inception_3a
     weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d))
     assert weights == 163_328 and weights * 28 * 28 / 1e6 == pytest.approx(128, abs=0.1)

@@ -1,7 +1,7 @@
-"""Every network equal to the public implementations, endpoint by endpoint, in train mode.
+"""Every network equal to the public implementations, endpoint by endpoint, in train mode and in evaluation.
 
-In evaluation mode wrong pooling hardly shows on random weights; with batch statistics and random BatchNorm parameters it
-does (see ../shared/DESIGN.md, section 7). Weights go over in the order of definition, which is the same in every pair.
+With running statistics wrong pooling hardly shows on random weights; with batch statistics and random BatchNorm parameters
+it does. Weights go over in the order of definition, which is the same in every pair.
 """
 
 import pytest

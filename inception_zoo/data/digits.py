@@ -6,8 +6,8 @@ from sklearn.datasets import load_digits
 from inception_zoo.data.source import Images, Source
 
 
-def digits(root: str) -> Source:
-    """Read the set; every fifth image is the test. `root` is not used: the images come with the library."""
+def digits() -> Source:
+    """Read the set; every fifth image is the test."""
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     every = Images(pixels, torch.from_numpy(bunch.target).long())

@@ -36,8 +36,7 @@ class ImageData(L.LightningDataModule):
     """Images in memory as uint8, resized once; normalized and augmented in batches on the device.
 
     Args:
-        source: function of `root` that reads the data set.
-        root: folder of the files.
+        source: reads the data set; a function of `root` if that is given.
         num_classes, in_channels: what the network is built for; checked against the source.
         image_size: side in pixels that the network sees.
         batch_size: global; divided by the number of processes.
@@ -46,12 +45,12 @@ class ImageData(L.LightningDataModule):
         flip: mirror training images at random.
         shift: move training images by up to so many pixels.
         seed: of the validation split.
+        root: folder of the files, for sources that have any.
     """
 
     def __init__(
         self,
-        source: Callable[[str], Source],
-        root: str,
+        source: Callable[..., Source],
         num_classes: int,
         in_channels: int,
         image_size: int,
@@ -62,6 +61,7 @@ class ImageData(L.LightningDataModule):
         flip: bool,
         shift: int,
         seed: int,
+        root: str | None = None,
     ) -> None:
         super().__init__()
         self.source, self.root = source, root
@@ -79,7 +79,7 @@ class ImageData(L.LightningDataModule):
         """Read and check the source, once."""
         if self.splits:
             return
-        data = self.source(self.root)
+        data = self.source(self.root) if self.root else self.source()
         data.check(self.num_classes, self.in_channels)
         if not 0 < self.val_size < len(data.train):
             raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(data.train) - 1}")

@@ -8,10 +8,8 @@ from torch import Tensor
 from inception_zoo.data.source import Images, Source
 
 
-def synthetic(
-    root: str, num_classes: int, in_channels: int, size: int, train: int, test: int, noise: float, seed: int
-) -> Source:
-    """Draw `train` + `test` images of `size` pixels from `seed`. `root` is not used: nothing is stored."""
+def synthetic(num_classes: int, in_channels: int, size: int, train: int, test: int, noise: float, seed: int) -> Source:
+    """Draw `train` + `test` images of `size` pixels from `seed`."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int) -> Images:
