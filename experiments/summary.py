@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 BEGIN, END = "<!-- results: experiments/summary.py -->", "<!-- end of results -->"
 COLUMNS = {
-    "val/top1": "validation top-1",
+    "val/top1": "validation top-1, last epoch",
     "test/top1": "test top-1",
     "test/loss": "test loss",
     "train/images_per_second": "images/s",
@@ -65,10 +65,10 @@ def draw(name: str, runs: dict[int, Path], picture: Path) -> None:
     """Validation accuracy by epoch, a line for each seed."""
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for seed, folder in sorted(runs.items()):
-        with (folder / "csv" / "metrics.csv").open() as file:
+        with next(folder.glob("csv/**/metrics.csv")).open() as file:
             points = [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
         axes.plot(*zip(*points, strict=True), marker="o", label=f"seed {seed}")
-    axes.set(xlabel="epoch", ylabel="validation top-1", title=name)
+    axes.set(xlabel="epoch", ylabel="validation top-1, last epoch", title=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from inception_zoo.errors import ZooError
 from inception_zoo.nets import find_net
 from inception_zoo.network import create_model
+from inception_zoo.plan import make_plan
 
 PEERS = {  # network → (library, its name there)
     "googlenet_bn": [("torchvision", "googlenet")],
@@ -42,6 +43,7 @@ def bench(name: str, batch: int, image_size: int | None, rounds: int) -> Iterato
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = find_net(name)
     size = image_size or net.image_size
+    make_plan(net, aux=False).shapes(size)
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(0, 1000, (batch,), device=device)
     models: list[tuple[str, nn.Module, bool]] = [("inception_zoo", create_model(net.name, aux=False), True)]
     for library, peer in PEERS.get(net.name, []):

@@ -83,7 +83,7 @@ class AuxHead(nn.Module):
         flat = channels * size[0] * size[1]
         self.hidden = None
         if head.hidden:
-            self.hidden = nn.Sequential(nn.Linear(flat, head.hidden), nn.ReLU(inplace=True), nn.Dropout(head.dropout))
+            self.hidden = nn.Sequential(nn.Linear(flat, head.hidden), activation(plan), nn.Dropout(head.dropout))
             flat = head.hidden
         self.fc = nn.Linear(flat, plan.num_classes)
 

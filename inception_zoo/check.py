@@ -1,6 +1,6 @@
 """The composed config, checked before torch is imported or anything long starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inception_zoo.choices import VALID
@@ -13,9 +13,23 @@ def check(cfg: Mapping[str, Any]) -> None:
     """ZooError for the first mistake found: it names the key, the value and what would be right."""
     if cfg["task"] not in ("fit", "test"):
         raise ZooError(f"task={cfg['task']} is unknown; {did_you_mean(cfg['task'], ['fit', 'test'])}")
-    for key in ("data.batch_size", "data.image_size", "data.num_classes", "data.in_channels"):
-        group, name = key.split(".")
-        _whole(key, cfg[group][name], at_least=1)
+    for group in ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger"):
+        if not isinstance(cfg.get(group), Mapping):
+            raise ZooError(f"{group}={cfg.get(group)} must be one of the group's options, see --help")
+    data = cfg["data"]
+    least = {"batch_size": 1, "image_size": 1, "in_channels": 1, "num_classes": 2, "val_size": 1, "shift": 0}
+    for name, at_least in least.items():
+        _whole(f"data.{name}", data[name], at_least)
+    for name in ("num_classes", "in_channels"):
+        _whole(f"model.{name}", cfg["model"][name], at_least=1)
+    for name in ("mean", "std"):
+        values = data[name]
+        fits = isinstance(values, Sequence) and len(values) == data["in_channels"]
+        if not fits or not all(isinstance(v, int | float) and (v > 0 or name == "mean") for v in values):
+            raise ZooError(f"data.{name}={values} must be {data['in_channels']} numbers, one per channel, std above 0")
+    if "root" in data and (not isinstance(data["root"], str) or not data["root"]):
+        raise ZooError(f"data.root={data['root']} must be a folder")
+    _whole("trainer.max_epochs", cfg["trainer"]["max_epochs"], at_least=1)
     _whole("seed", cfg["seed"], at_least=0)
     smoothing = cfg["label_smoothing"]
     if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:

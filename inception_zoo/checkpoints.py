@@ -1,6 +1,7 @@
 """Which checkpoint the user means, and whether it fits the network, before anything long starts."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,17 +32,37 @@ def find_checkpoint(ckpt: str | None, task: str, run_folder: Path, runs: Path = 
     return path
 
 
-def check_fits(path: Path, model: nn.Module) -> None:
-    """ZooError if `path` is no checkpoint of ours, or one of another network."""
+def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """ZooError if `path` is no checkpoint of ours, one of another network, or, to go on training, of another recipe."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved = checkpoint["hyper_parameters"]
         state = {key.removeprefix("model."): w for key, w in checkpoint["state_dict"].items() if key.startswith("model.")}
+        shapes = {key: weights.shape for key, weights in state.items()}
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ZooError(f"ckpt={path} is no readable checkpoint ({type(error).__name__})") from None
-    ours = model.state_dict()
-    wrong = [key for key in ours if key not in state or state[key].shape != ours[key].shape] + list(state.keys() - ours)
+    ours = {key: weights.shape for key, weights in model.state_dict().items()}
+    wrong = sorted(key for key in ours.keys() | shapes.keys() if ours.get(key) != shapes.get(key))
     if wrong:
-        saved = checkpoint.get("hyper_parameters", {}).get("model", {}).get("name", "another network")
+        name = saved["model"]["name"]
         raise ZooError(
-            f"ckpt={path} holds {saved} and does not fit the chosen model: {len(wrong)} tensors differ, first '{wrong[0]}'"
+            f"ckpt={path} holds {name} and does not fit the chosen model: {len(wrong)} tensors differ, first '{wrong[0]}'"
         )
+    if config["task"] == "fit":
+        if "optimizer_states" not in checkpoint:
+            raise ZooError(f"ckpt={path} holds weights only, without the optimizer's state; training cannot go on from it")
+        _check_recipe(path, saved, config)
+
+
+def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
+    """ZooError naming the key in which a resumed run would silently differ from the saved one."""
+    keys = ["seed", "label_smoothing", *(f"{g}.{k}" for g in ("data", "optimizer", "scheduler") for k in config[g])]
+    if config["scheduler"]["_target_"].endswith("one_cycle"):  # its length is part of it
+        keys.append("trainer.max_epochs")
+    for key in keys:
+        if key in ("data.root", "data.source"):
+            continue
+        group, _, name = key.partition(".")
+        was, now = (c.get(group, {}).get(name) if name else c.get(group) for c in (saved, config))
+        if was != now:
+            raise ZooError(f"ckpt={path} was trained with {key}={was}, this job has {key}={now}; give {key}={was} to go on")

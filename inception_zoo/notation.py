@@ -71,7 +71,10 @@ def parse(text: str) -> Row:
     if not isinstance(text, str) or not text.strip():
         raise ZooError(f"row {text!r}: a row is text such as '1x1 64 > 3x3 96'")
     try:
-        return tuple(tuple(_op(token.strip()) for token in step.split("|")) for step in text.split(">"))
+        row = tuple(tuple(_op(token.strip()) for token in step.split("|")) for step in text.split(">"))
+        if any(Lrn() in step and len(step) > 1 for step in row):
+            raise ZooError("'lrn' cannot stand in a fork")
+        return row
     except ZooError as error:
         raise ZooError(f"row '{text}': {error}") from None
 

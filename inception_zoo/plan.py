@@ -11,7 +11,7 @@ from inception_zoo.choices import Choices
 from inception_zoo.errors import ZooError
 from inception_zoo.nets.table import Aux, Net, Residual
 from inception_zoo.notation import Lrn, Row, out_channels, out_size, parse, scale_width, scaled, show
-from inception_zoo.stems import reduces, with_stem
+from inception_zoo.stems import with_stem
 
 Size = tuple[int, int]
 
@@ -98,10 +98,14 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
             rows = tuple(filter(None, (_row(text, choices) for text in texts)))
         except ZooError as error:
             raise ZooError(f"{net.name}, {stage} {endpoint}, {error}") from None
+        if not rows and endpoint in net.aux:
+            raise ZooError(f"{net.name}, {stage} {endpoint}: nothing is left of its rows with norm={choices.norm}")
         if rows:  # else the stem leaves it out, or it held nothing but the `lrn` of another norm
             joined = sum(out_channels(row, channels) for row in rows)
             blocks.append(Block(stage, endpoint, rows, channels, joined, residual))
             channels = blocks[-1].c_out
+    if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
+        raise ZooError(f"{net.name}: norm=lrn, but no row of this network holds an 'lrn'; take norm=none")
     heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
     return Plan(net, num_classes, in_channels, choices, tuple(blocks), heads)
 
@@ -109,17 +113,26 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
 def _layers(net: Net, choices: Choices) -> list[tuple[str, str, Sequence[str] | Residual]]:
     """(stage, endpoint, block) in order. The user's rows win over the table's, an endpoint's over its stage's.
 
-    Rows for a stage go to those of its blocks that keep the grid: a reduction is another kind of block.
+    Rows for a stage go to its blocks: what has branches and keeps the grid, and so no reduction and no lone convolution.
+    In a residual block the rows take the place of its rows: the sum and its scale stay.
     """
     layers: list[tuple[str, str, Sequence[str] | Residual]] = []
     for number, (stage, table) in enumerate(net.stages.items()):
         if number == 0:
             table = with_stem(table, choices.stem)
         for endpoint, spec in table.items():
-            keeps_grid = isinstance(spec, Residual) or not any(reduces(parse(row)) for row in spec)
-            swap = choices.blocks.get(endpoint) or (keeps_grid and choices.blocks.get(stage)) or spec
-            layers.append((stage, endpoint, swap))
+            rows = choices.blocks.get(endpoint) or (_is_block(spec) and choices.blocks.get(stage)) or None
+            if rows and isinstance(spec, Residual):
+                layers.append((stage, endpoint, replace(spec, rows=rows)))
+            else:
+                layers.append((stage, endpoint, rows or spec))
     return layers
+
+
+def _is_block(spec: Sequence[str] | Residual) -> bool:
+    if isinstance(spec, Residual):
+        return True
+    return len(spec) > 1 and all(out_size(parse(row), (64, 64)) == (64, 64) for row in spec)
 
 
 def _row(text: str, choices: Choices) -> Row:

@@ -14,14 +14,14 @@ def zoo(tmp_path):
 
     def run(*overrides, script=(str(ROOT / "run.py"),), timeout=300, env=()):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
-        return subprocess.run(
-            [sys.executable, *script, *overrides],
-            cwd=tmp_path,
-            env={**environment, "COLUMNS": "200", **dict(env)},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        # Files, not pipes: a pipe would wait for every process that a job left behind.
+        with (tmp_path / "stdout.txt").open("w+") as out, (tmp_path / "stderr.txt").open("w+") as err:
+            command, where = [sys.executable, *script, *overrides], {**environment, "COLUMNS": "200", **dict(env)}
+            done = subprocess.run(
+                command, cwd=tmp_path, env=where, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=timeout
+            )
+        texts = [(tmp_path / f"{name}.txt").read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(command, done.returncode, *texts)
 
     return run
 

@@ -1,4 +1,4 @@
-"""Every file of conf/ composes and instantiates, and every key of it does something."""
+"""Every file of conf/ composes and instantiates; every mistake in it is named."""
 
 from pathlib import Path
 
@@ -93,6 +93,14 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["task=train"], "task=train is unknown; valid: fit, test"),
         (["data.batch_size=0"], "data.batch_size=0 must be a whole number of at least 1"),
         (["data.image_size=big"], "data.image_size=big must be"),
+        (["data.val_size=abc"], "data.val_size=abc must be"),
+        (["data.std=[0.0]"], "data.std=[0.0] must be 1 numbers"),
+        (["data.mean=[0.1,0.2]"], "data.mean=[0.1, 0.2] must be 1 numbers"),
+        (["data.root=''"], "data.root= must be a folder"),
+        (["model.num_classes=abc"], "model.num_classes=abc must be"),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs=-1 must be"),
+        (["logger=null"], "logger=None must be one of the group's options"),
+        (["model.norm=lrn", "model=inception_v3"], "inception_v3: norm=lrn, but no row"),
         (["seed=-1"], "seed=-1 must be"),
         (["model.num_classes=5"], "model.num_classes=5: the data has 10 classes"),
         (["model.in_channels=3"], "model.in_channels=3: the images have 1"),

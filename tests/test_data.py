@@ -10,7 +10,6 @@ from inception_zoo.data import ImageData, Images, Source
 from inception_zoo.data.augment import random_flip, random_shift
 from inception_zoo.data.digits import digits
 from inception_zoo.data.fashion_mnist import CLASSES, FILES, fashion_mnist
-from inception_zoo.data.module import split_batch
 from inception_zoo.data.synthetic import synthetic
 
 
@@ -61,6 +60,12 @@ def test_damaged_files_are_named(tmp_path):
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
         fashion_mnist(str(tmp_path))
+    write_set(tmp_path)
+    whole = bytearray(file.read_bytes())
+    whole[100:120] = bytes(20)
+    file.write_bytes(whole)
+    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
+        fashion_mnist(str(tmp_path))
     write_idx(file, torch.zeros(12, 28, 28), header=b"PNG image data")
     with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
         fashion_mnist(str(tmp_path))
@@ -109,11 +114,11 @@ def test_splits_are_disjoint_seeded_and_never_touch_the_test_set():
         module.setup()
         return sorted(module.splits[split].images[:, 0, 0, 0].tolist())
 
-    one = data_module(source, val_size=20)
+    one = data_module(source, val_size=20, batch_size=32)
     assert len(ids(one, "val")) == 20 and ids(one, "test") == list(range(80, 100))
     assert sorted(ids(one, "train") + ids(one, "val")) == list(range(80))
-    assert ids(data_module(source, val_size=20), "val") == ids(one, "val")
-    assert ids(data_module(source, val_size=20, seed=2), "val") != ids(one, "val")
+    assert ids(data_module(source, val_size=20, batch_size=32), "val") == ids(one, "val")
+    assert ids(data_module(source, val_size=20, batch_size=32, seed=2), "val") != ids(one, "val")
 
 
 def test_images_are_resized_once_and_normalized_per_batch():
@@ -132,7 +137,7 @@ def test_only_training_batches_are_augmented():
     batch = next(iter(module.val_dataloader()))
     plain = batch[0].float() / 255
     for training in (False, True):
-        module.trainer = SimpleNamespace(training=training, world_size=1)
+        module.trainer = SimpleNamespace(training=training, lightning_module=SimpleNamespace(dtype=torch.float32))
         assert torch.equal(module.on_after_batch_transfer(batch, 0)[0], plain) is not training
 
 
@@ -166,13 +171,12 @@ def test_data_that_does_not_fit_the_network(changes, message):
 
 
 def test_a_batch_larger_than_the_training_set():
-    module = data_module(batch_size=5000)
-    module.setup()
     with pytest.raises(ZooError, match=r"data.batch_size=5000 is more than the 1238 training images"):
-        module.train_dataloader()
+        data_module(batch_size=5000).prepare_data()
 
 
-def test_the_global_batch_is_divided():
-    assert split_batch(128, 2) == 64
-    with pytest.raises(ZooError, match=r"data.batch_size=7 does not divide by the 2 processes; try 6"):
-        split_batch(7, 2)
+def test_images_and_labels_must_match(tmp_path):
+    write_set(tmp_path)
+    write_idx(tmp_path / f"{FILES['test'][1]}.gz", torch.arange(11) % 10)
+    with pytest.raises(ZooError, match="fashion_mnist: 12 test images, but 11 labels"):
+        fashion_mnist(str(tmp_path)).check(10, 1)

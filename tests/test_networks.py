@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from inception_zoo import ZooError, create_model
+from inception_zoo.blocks import ACTIVATIONS
 from inception_zoo.choices import VALID
 from inception_zoo.cost import plan_cost
 from inception_zoo.nets import ZOO, find_net
@@ -212,11 +213,32 @@ def test_an_endpoint_that_another_norm_empties_is_left_out():
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("norm", VALID["norm"])
 def test_norms_build_and_count(name, norm):
+    if norm == "lrn" and not name.startswith("googlenet"):
+        with pytest.raises(ZooError, match=f"{name}: norm=lrn, but no row of this network holds an 'lrn'; take norm=none"):
+            meta(name, norm=norm)
+        return
     model = meta(name, norm=norm, width=0.5)
     assert count(model) == plan_cost(model.plan).params
     kinds = {"batch": nn.BatchNorm2d, "group": nn.GroupNorm}
     found = {norm for norm, kind in kinds.items() if any(isinstance(m, kind) for m in model.modules())}
     assert found == ({norm} & set(kinds))
+
+
+def test_rows_in_a_residual_block_keep_its_sum():
+    rows = ["1x1 64", "3x3 64"]
+    plan = make_plan(ZOO["inception_resnet_v2_slim"], blocks={"grid8": rows})
+    grid8 = {b.name: b for b in plan.blocks if b.stage == "grid8"}
+    assert [len(b.rows) for b in grid8.values()] == [4, *[2] * 10, 1]  # the reduction and the last convolution stay
+    assert grid8["block8_1"].c_out == 2080 and grid8["block8_1"].joined == 128 and grid8["block8_10"].residual.scale == 1.0
+
+
+def test_an_endpoint_with_an_auxiliary_head_cannot_vanish():
+    with pytest.raises(ZooError, match="inception_4a: nothing is left of its rows with norm=batch"):
+        make_plan(ZOO["googlenet"], norm="batch", blocks={"inception_4a": ["lrn"]})
+
+
+def test_every_activation_that_may_be_chosen_exists():
+    assert set(ACTIVATIONS) == set(VALID["activation"])
 
 
 def test_every_choice_changes_the_network():

@@ -39,6 +39,7 @@ def test_show_gives_back_what_parse_read(text):
         ("1x1 64 | | 3x3 64", "unknown token ''"),
         ("max 64", "'max 64': a pool keeps its channels; write 'max > 1x1 64'"),
         ("3x3/2c 64", "only pools have a ceil mode"),
+        ("1x1 64 | lrn", "'lrn' cannot stand in a fork"),
         ("2x2 64", "an even kernel"),
         ("0x3 64", "unknown token '0x3 64'"),
         ("3x3 0", "unknown token '3x3 0'"),

@@ -56,7 +56,7 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     assert lines(fit.stdout)[-2].split("│")[2].strip() == str(folder.relative_to(tmp_path))  # the table ends in the folder
     assert f"{results['test/top1']:.4f}" in fit.stdout
 
-    rows = list(csv.DictReader((folder / "csv" / "metrics.csv").open()))
+    rows = list(csv.DictReader((folder / "csv/version_0/metrics.csv").open()))
     seen = {key for row in rows for key, value in row.items() if value}
     phases = {f"{phase}/{metric}" for phase in ("train", "val", "test") for metric in ("loss", "top1", "top5")}
     aux = {"train/aux_loss/inception_4a", "train/aux_loss/inception_4d"}
@@ -81,12 +81,32 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     resumed = zoo(*SMALL, "ckpt=last", "trainer.max_epochs=3", "hydra.run.dir=resumed", "logger=csv")
     assert resumed.returncode == 0, resumed.stderr
     assert f"checkpoint: {(folder / 'checkpoints/last.ckpt').relative_to(tmp_path)}" in resumed.stdout + resumed.stderr
-    epochs = {row["epoch"] for row in csv.DictReader((tmp_path / "resumed/csv/metrics.csv").open()) if row["val/top1"]}
+    epochs = {
+        row["epoch"] for row in csv.DictReader((tmp_path / "resumed/csv/version_0/metrics.csv").open()) if row["val/top1"]
+    }
     assert epochs == {"1", "2"}
+
+    in_place = zoo(*SMALL, "ckpt=last", "trainer.max_epochs=2", f"hydra.run.dir={folder}", "logger=csv")
+    assert in_place.returncode == 0, in_place.stderr
+    assert len(list(folder.glob("csv/version_*/metrics.csv"))) == 2  # what was logged before is still there
+
+    for change, key in (("seed=2", "seed=1"), ("optimizer=sgd", "optimizer._target_=torch.optim.AdamW")):
+        changed = zoo(*SMALL, "ckpt=last", change)
+        assert changed.returncode == 2
+        assert f"was trained with {key}" in lines(changed.stderr)[-1] or "optimizer" in lines(changed.stderr)[-1]
 
     other = zoo(*SMALL, "task=test", f"ckpt={folder}", "model.width=0.5")
     assert other.returncode == 2
     assert "holds googlenet and does not fit the chosen model" in lines(other.stderr)[-1]
+
+
+def test_last_is_the_last_epoch_and_best_the_best(zoo, tmp_path):
+    # Nothing changes at learning rate 0, so the first epoch stays the best.
+    still = ["model.norm=none", "optimizer.lr=0.0", "trainer.max_epochs=2", "logger=csv"]
+    done = zoo(*SMALL, *still)
+    assert done.returncode == 0, done.stderr
+    saved = {path.stem: torch.load(path, weights_only=True)["epoch"] for path in run_folder(tmp_path).glob("checkpoints/*")}
+    assert saved == {"best": 0, "last": 1}
 
 
 def test_two_processes_one_folder_one_run(zoo, tmp_path, fashion_mnist_root):
@@ -193,7 +213,8 @@ def test_a_mistake_ends_in_one_line_before_training(case, zoo, tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     if case == "a folder without the files" and Path("/usr/share/datasets/fashion-mnist").exists():
         pytest.skip("Debian's package is installed, so the files are found")
-    done = zoo(*SMALL, *overrides, env={"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}.items())
+    no_network = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9") | {"no_proxy": ""}
+    done = zoo(*SMALL, *overrides, env={"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), **no_network}.items())
     assert done.returncode == 2, done.stderr
     assert lines(done.stderr)[-1].startswith("error: ") and message in lines(done.stderr)[-1]
     assert "Traceback" not in done.stderr and "Epoch 0" not in done.stdout

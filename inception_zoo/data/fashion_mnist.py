@@ -2,6 +2,7 @@
 
 import gzip
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def read_idx(folder: Path, name: str) -> Tensor:
         if data[:3] != b"\0\0\x08":
             raise ValueError("no IDX header")
         return torch.from_numpy(values.reshape(dims).copy())
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ZooError(f"{path}: damaged or no IDX file ({error}); delete it and run `make data`") from None
 
 

@@ -24,9 +24,6 @@ class _Rows(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.images.images[index], self.images.labels[index]
-
     def __getitems__(self, index: list[int]) -> Batch:
         rows = self.images[torch.tensor(index)]
         return rows.images, rows.labels
@@ -79,10 +76,14 @@ class ImageData(L.LightningDataModule):
         """Read and check the source, once."""
         if self.splits:
             return
-        data = self.source(self.root) if self.root else self.source()
+        data = self.source() if self.root is None else self.source(self.root)
         data.check(self.num_classes, self.in_channels)
         if not 0 < self.val_size < len(data.train):
             raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(data.train) - 1}")
+        if self.batch_size > len(data.train) - self.val_size:
+            raise ZooError(
+                f"data.batch_size={self.batch_size} is more than the {len(data.train) - self.val_size} training images"
+            )
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(self.seed))
         self.splits = {
             "train": self._resized(data.train[order[self.val_size :]]),
@@ -110,9 +111,7 @@ class ImageData(L.LightningDataModule):
     def _loader(self, split: str, drop_last: bool = False) -> DataLoader:
         rows = _Rows(self.splits[split])
         world_size = self.trainer.world_size if self.trainer else 1
-        size = split_batch(self.batch_size, world_size)
-        if drop_last and len(rows) < self.batch_size:
-            raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(rows)} training images")
+        size = self.batch_size // world_size
         sampler = RandomSampler(rows) if split == "train" else SequentialSampler(rows)
         return DataLoader(rows, size, sampler=sampler, drop_last=drop_last, collate_fn=lambda batch: batch)
 
@@ -122,12 +121,5 @@ class ImageData(L.LightningDataModule):
         if self.trainer and self.trainer.training:
             images = random_flip(images) if self.flip else images
             images = random_shift(images, self.shift) if self.shift else images
-        return images.contiguous(memory_format=torch.channels_last), labels
-
-
-def split_batch(batch_size: int, world_size: int) -> int:
-    """Images per process; ZooError when the global batch does not divide."""
-    if batch_size % world_size:
-        near = max(world_size, batch_size - batch_size % world_size)
-        raise ZooError(f"data.batch_size={batch_size} does not divide by the {world_size} processes; try {near}")
-    return batch_size // world_size
+        dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32  # bf16-true and its like
+        return images.to(dtype).contiguous(memory_format=torch.channels_last), labels

@@ -37,6 +37,9 @@ class Source:
             raise ZooError(
                 f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
             )
+        for split, rows in (("training", self.train), ("test", self.test)):
+            if len(rows.images) != len(rows.labels):
+                raise ZooError(f"{self.name}: {len(rows.images)} {split} images, but {len(rows.labels)} labels")
         channels = self.train.images.shape[1]
         if channels != in_channels:
             raise ZooError(

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from inception_zoo import ZooError
+from inception_zoo.devices import auto_precision, check_batch, check_devices
+
+
+def trainer(devices, accelerator="auto"):
+    return {"devices": devices, "accelerator": accelerator}
+
+
+@pytest.mark.parametrize("devices", [1, 2, "auto"])
+def test_cpus_take_any_number_of_processes(devices, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check_devices(trainer(devices))
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "gpus", "message"),
+    [
+        (0, "auto", 0, "trainer.devices=0 must be at least 1"),
+        ("two", "auto", 0, "trainer.devices=two must be"),
+        (3, "auto", 2, "trainer.devices=3: this machine has 2 GPUs"),
+        ([0, 7], "gpu", 2, "this machine has 2 GPUs"),
+        ("auto", "gpu", 0, "this machine has 0 GPUs"),
+        ([0, 1], "auto", 0, "names GPUs, and this job runs on CPUs"),
+        (-1, "cpu", 2, "names GPUs, and this job runs on CPUs"),
+    ],
+)
+def test_devices_that_there_are_not(devices, accelerator, gpus, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ZooError) as error:
+        check_devices(trainer(devices, accelerator))
+    assert message in str(error.value)
+
+
+def test_gpus_that_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for devices in (1, 2, [1], -1, "auto"):
+        check_devices(trainer(devices, "gpu"))
+
+
+def test_the_global_batch_is_divided():
+    check_batch(128, 2, "batch")
+    check_batch(2, 2, "none")
+    with pytest.raises(ZooError, match=r"data.batch_size=7 does not divide by the 2 processes; try 6"):
+        check_batch(7, 2, "batch")
+    with pytest.raises(ZooError, match=r"data.batch_size=2 gives each process one image, and BatchNorm needs two; try 4"):
+        check_batch(2, 2, "batch")
+
+
+@pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16-mixed"), (1.0, 1.0, "32-true"), (1.0, 2.0, "32-true")])
+def test_cpu_precision_follows_the_measurement(fp32, bf16, chosen, monkeypatch):
+    seconds = {torch.float32: fp32, torch.bfloat16: bf16}
+    monkeypatch.setattr("inception_zoo.devices._matmul_seconds", seconds.get)
+    precision, why = auto_precision("cpu")
+    assert precision == chosen and f"{fp32 / bf16:.2f} times" in why
