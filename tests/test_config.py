@@ -99,7 +99,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["data.root=''"], "data.root= must be a folder"),
         (["model.num_classes=abc"], "model.num_classes=abc must be"),
         (["trainer.max_epochs=-1"], "trainer.max_epochs=-1 must be"),
-        (["logger=null"], "logger=None must be one of the group's options"),
+        (["~logger"], "logger=None must be one of the group's options"),
         (["model.norm=lrn", "model=inception_v3"], "inception_v3: norm=lrn, but no row"),
         (["seed=-1"], "seed=-1 must be"),
         (["model.num_classes=5"], "model.num_classes=5: the data has 10 classes"),
