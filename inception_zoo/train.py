@@ -134,6 +134,8 @@ def report(plan: Plan, image_size: int, metrics: dict[str, float], folder: Path,
     """The result table, ending in the run folder."""
     cost = plan_cost(plan, image_size)
     table = Table(title=f"{plan.net.name} at {image_size} px", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is there to be copied
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
     for key in ("train/loss", "train/top1", "val/loss", "val/top1", "val/top1_best", "test/loss", "test/top1", "test/top5"):
