@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inception_zoo.choices import VALID
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, check_whole, did_you_mean
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
 
@@ -19,9 +19,9 @@ def check(cfg: Mapping[str, Any]) -> None:
     data = cfg["data"]
     least = {"batch_size": 1, "image_size": 1, "in_channels": 1, "num_classes": 2, "val_size": 1, "shift": 0}
     for name, at_least in least.items():
-        _whole(f"data.{name}", data[name], at_least)
+        check_whole(f"data.{name}", data[name], at_least)
     for name in ("num_classes", "in_channels"):
-        _whole(f"model.{name}", cfg["model"][name], at_least=1)
+        check_whole(f"model.{name}", cfg["model"][name], at_least=1)
     for name in ("mean", "std"):
         values = data[name]
         fits = isinstance(values, Sequence) and len(values) == data["in_channels"]
@@ -29,8 +29,8 @@ def check(cfg: Mapping[str, Any]) -> None:
             raise ZooError(f"data.{name}={values} must be {data['in_channels']} numbers, one per channel, std above 0")
     if "root" in data and (not isinstance(data["root"], str) or not data["root"]):
         raise ZooError(f"data.root={data['root']} must be a folder")
-    _whole("trainer.max_epochs", cfg["trainer"]["max_epochs"], at_least=1)
-    _whole("seed", cfg["seed"], at_least=0)
+    check_whole("trainer.max_epochs", cfg["trainer"]["max_epochs"], at_least=1)
+    check_whole("seed", cfg["seed"], at_least=0)
     smoothing = cfg["label_smoothing"]
     if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
         raise ZooError(f"label_smoothing={smoothing} must be a number from 0 to below 1")
@@ -64,8 +64,3 @@ def plan_of(model: Mapping[str, Any]) -> Plan:
     """The plan of a composed `model` node."""
     chosen = dict(model)
     return make_plan(find_net(chosen.pop("name")), chosen.pop("num_classes"), chosen.pop("in_channels"), **chosen)
-
-
-def _whole(key: str, value: Any, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ZooError(f"{key}={value} must be a whole number of at least {at_least}")

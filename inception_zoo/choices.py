@@ -58,24 +58,21 @@ class Choices:
             raise ZooError(f"{net.name}: aux=true, but this network has no auxiliary head; leave aux out")
         if not isinstance(self.blocks, Mapping):
             raise ZooError(f"{net.name}: blocks={self.blocks} must map endpoints or stages to rows")
-        names = [*net.stages, *(name for layers in net.stages.values() for name in layers)]
         for key, rows in self.blocks.items():
-            if key not in names:
-                raise ZooError(f"{net.name}: blocks.{key} is no stage or endpoint; {did_you_mean(key, names)}")
+            if key not in net.names:
+                raise ZooError(f"{net.name}: blocks.{key} is no stage or endpoint; {did_you_mean(key, net.names)}")
             if rows is not None and (isinstance(rows, str) or not isinstance(rows, Sequence) or not rows):
                 raise ZooError(f"{net.name}: blocks.{key}={rows} must be a list of rows, like ['1x1 64']")
 
 
 def model_config(net: Net) -> dict[str, Any]:
     """The node of Hydra's `model` group for a network: every choice, every stage and endpoint under its own key."""
-    defaults = asdict(Choices.of(net, {}))
-    names = [*net.stages, *(name for layers in net.stages.values() for name in layers)]
     return {
         "name": net.name,
         "num_classes": "${data.num_classes}",
         "in_channels": "${data.in_channels}",
-        **defaults,
-        "blocks": dict.fromkeys(names),
+        **asdict(Choices.of(net, {})),
+        "blocks": dict.fromkeys(net.names),
     }
 
 

@@ -22,9 +22,9 @@ class Cost:
 
 def plan_cost(plan: Plan, image_size: int | tuple[int, int] | None = None) -> Cost:
     """Parameters (auxiliary heads as chosen) and multiply-adds at `image_size` pixels, else at the usual input."""
-    shapes = plan.shapes(image_size or plan.net.image_size)
     size = image_size or plan.net.image_size
     grid = (size, size) if isinstance(size, int) else size
+    shapes = plan.shapes(grid)
     total = Cost(0, 0)
     for block in plan.blocks:
         total += block_cost(plan, block, grid)

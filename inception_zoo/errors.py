@@ -17,6 +17,12 @@ def did_you_mean(word: object, valid: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
 
 
+def check_whole(key: str, value: object, at_least: int) -> None:
+    """ZooError naming `key` unless `value` is a whole number of at least `at_least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ZooError(f"{key}={value} must be a whole number of at least {at_least}")
+
+
 def fail(message: str) -> NoReturn:
     """End the program as every mistake of a user ends it: one line on stderr, exit status 2."""
     print(f"error: {message}", file=sys.stderr)

@@ -12,9 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from inception_zoo.data.source import Batch
 from inception_zoo.network import Inception
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(L.LightningModule):

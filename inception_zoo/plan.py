@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inception_zoo.choices import Choices
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, check_whole
 from inception_zoo.nets.table import Aux, Net, Residual
 from inception_zoo.notation import Lrn, Row, out_channels, out_size, parse, scale_width, scaled, show
 from inception_zoo.stems import with_stem
@@ -86,9 +86,8 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
     Raises:
         ZooError: names the network and the choice, or the stage, row and token at fault.
     """
-    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ZooError(f"{net.name}: {key}={value} must be a whole number of at least 1")
+    check_whole(f"{net.name}: num_classes", num_classes, at_least=1)
+    check_whole(f"{net.name}: in_channels", in_channels, at_least=1)
     choices = Choices.of(net, chosen)
     blocks, channels = [], in_channels
     for stage, endpoint, spec in _layers(net, choices):

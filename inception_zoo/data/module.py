@@ -4,15 +4,12 @@ from collections.abc import Callable, Sequence
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 from torchvision.transforms.v2 import functional as T
 
 from inception_zoo.data.augment import random_flip, random_shift
-from inception_zoo.data.source import Images, Source
+from inception_zoo.data.source import Batch, Images, Source
 from inception_zoo.errors import ZooError
-
-Batch = tuple[Tensor, Tensor]
 
 
 class _Rows(Dataset):
@@ -66,7 +63,6 @@ class ImageData(L.LightningDataModule):
         self.image_size, self.batch_size, self.val_size = image_size, batch_size, val_size
         self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
         self.flip, self.shift, self.seed = flip, shift, seed
-        self.classes: list[str] = []
         self.splits: dict[str, Images] = {}
 
     def prepare_data(self) -> None:
@@ -90,7 +86,6 @@ class ImageData(L.LightningDataModule):
             "val": self._resized(data.train[order[: self.val_size]]),
             "test": self._resized(data.test),
         }
-        self.classes = data.classes
 
     def _resized(self, split: Images) -> Images:
         size = [self.image_size, self.image_size]

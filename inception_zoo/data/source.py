@@ -6,6 +6,8 @@ from torch import Tensor
 
 from inception_zoo.errors import ZooError
 
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,)
+
 
 @dataclass(frozen=True)
 class Images:

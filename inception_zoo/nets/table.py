@@ -44,3 +44,8 @@ class Net:
     bias: bool = False  # convolutions keep a bias beside BatchNorm
     count_padding: bool = True  # average pools count the padded zeros
     aux: Mapping[str, Aux] = field(default_factory=dict)  # by the endpoint that they tap
+
+    @property
+    def names(self) -> list[str]:
+        """Every stage, then every endpoint: what rows can be chosen for."""
+        return [*self.stages, *(endpoint for stage in self.stages.values() for endpoint in stage)]
