@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
+from inception_zoo.geometry import out_channels, out_size, padding
 from inception_zoo.nets.table import Aux, Residual
-from inception_zoo.notation import Conv, Lrn, Op, Row, out_channels, out_size, padding, parse
+from inception_zoo.notation import Conv, Lrn, Op, Row, parse
 from inception_zoo.plan import Block, Plan
 
 ACTIVATIONS = {
@@ -33,14 +35,15 @@ def norm(plan: Plan, channels: int) -> nn.Module | None:
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution, normalization, activation."""
+    """Convolution, normalization and, unless `linear`, activation."""
 
-    def __init__(self, plan: Plan, channels: int, op: Conv) -> None:
+    def __init__(self, plan: Plan, channels: int, op: Conv, linear: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, op.width, op.kernel, op.stride, padding(op), bias=plan.bias)
         if (layer := norm(plan, op.width)) is not None:
             self.norm = layer
-        self.act = activation(plan)
+        if not linear:
+            self.act = activation(plan)
 
 
 class Concat(nn.ModuleList):
@@ -51,17 +54,21 @@ class Concat(nn.ModuleList):
 
 
 class ResidualBlock(nn.Module):
-    """``activation(x + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figure 20)."""
+    """``activation(x + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figures 10 to 20)."""
 
     def __init__(self, plan: Plan, block: Block, residual: Residual, concat: Concat) -> None:
         super().__init__()
         self.concat = concat
         self.project = nn.Conv2d(block.joined, block.c_out, 1)
+        one = Conv((1, 1), 1, "", block.c_out)
+        self.shortcut = ConvUnit(plan, block.c_in, one, linear=True) if residual.shortcut else nn.Identity()
+        self.drop = StochasticDepth(residual.drop_path, "row") if residual.drop_path else nn.Identity()
         self.act = activation(plan) if residual.relu else nn.Identity()
         self.scale = residual.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(torch.add(x, self.project(self.concat(x)), alpha=self.scale))
+        branches = self.drop(self.project(self.concat(x)))
+        return self.act(torch.add(self.shortcut(x), branches, alpha=self.scale))
 
 
 class AuxHead(nn.Module):

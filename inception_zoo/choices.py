@@ -9,6 +9,7 @@ from typing import Any
 
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets.table import Net
+from inception_zoo.variants import find_variant
 
 VALID = {
     "norm": ("none", "lrn", "batch", "group"),
@@ -22,13 +23,15 @@ VALID = {
 class Choices:
     """The axes of a network, each independent of the others; `check` says what is wrong with a combination."""
 
-    blocks: Mapping[str, Any] = field(default_factory=dict)  # endpoint or stage → rows in place of the table's
+    blocks: Mapping[str, Any] = field(default_factory=dict)  # endpoint, stage or `all` → variant or rows
     aux: bool | None = None  # auxiliary heads
     norm: str | None = None  # after every convolution; `lrn`: only where the table has it
     stem: str = "imagenet"  # `medium`: half the stride, for 28 px and more; `small`: a quarter
     width: float = 1.0  # times every block's channels, rounded to multiples of 8
     activation: str = "relu"
     dropout: float | None = None  # before the classifier
+    drop_path: float = 0.0  # of the last residual block, rising linearly to it
+    residual_scale: float | None = None  # of every residual sum
     init: str = "he"  # or `xavier`, as the tutorial
 
     @classmethod
@@ -50,19 +53,39 @@ class Choices:
                 raise ZooError(f"{net.name}: {key}={value} is unknown; {did_you_mean(value, valid)}")
         if not _is_number(self.width) or not 0 < self.width <= 16:
             raise ZooError(f"{net.name}: width={self.width} must be a number above 0, at most 16")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:  # type: ignore[operator]
-            raise ZooError(f"{net.name}: dropout={self.dropout} must be a number from 0 to below 1")
+        for key in ("dropout", "drop_path"):
+            value = getattr(self, key)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ZooError(f"{net.name}: {key}={value} must be a number from 0 to below 1")
+        scale = self.residual_scale
+        if scale is not None and (not _is_number(scale) or not 0 < scale <= 1):
+            raise ZooError(f"{net.name}: residual_scale={scale} must be a number above 0, at most 1")
         if not isinstance(self.aux, bool):
             raise ZooError(f"{net.name}: aux={self.aux} must be true or false")
         if self.aux and not net.aux:
             raise ZooError(f"{net.name}: aux=true, but this network has no auxiliary head; leave aux out")
         if not isinstance(self.blocks, Mapping):
             raise ZooError(f"{net.name}: blocks={self.blocks} must map endpoints or stages to rows")
-        for key, rows in self.blocks.items():
+        for key, choice in self.blocks.items():
             if key not in net.names:
                 raise ZooError(f"{net.name}: blocks.{key} is no stage or endpoint; {did_you_mean(key, net.names)}")
-            if rows is not None and (isinstance(rows, str) or not isinstance(rows, Sequence) or not rows):
-                raise ZooError(f"{net.name}: blocks.{key}={rows} must be a list of rows, like ['1x1 64']")
+            try:
+                _check_block(choice)
+            except ZooError as error:
+                raise ZooError(f"{net.name}: blocks.{key}={choice}: {error}") from None
+
+
+def _check_block(choice: Any) -> None:
+    """ZooError unless `choice` is a variant, a function, rows, or the fields of a residual block."""
+    if isinstance(choice, str):
+        find_variant(choice)
+    elif isinstance(choice, Mapping):
+        names = ("rows", "scale", "relu", "shortcut")
+        if not {"rows", "scale"} <= set(choice) <= set(names):
+            raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {', '.join(choice)}")
+        _check_block(choice["rows"])
+    elif choice is not None and not callable(choice) and (not isinstance(choice, Sequence) or not choice):
+        raise ZooError("must be a variant or a list of rows, like ['1x1 64']")
 
 
 def model_config(net: Net) -> dict[str, Any]:

@@ -6,8 +6,9 @@ papers and model zoos publish.
 
 from dataclasses import dataclass
 
+from inception_zoo.geometry import out_channels, out_size
 from inception_zoo.nets.table import Aux
-from inception_zoo.notation import Conv, Row, out_channels, out_size, parse
+from inception_zoo.notation import Conv, Row, parse
 from inception_zoo.plan import Block, Plan
 
 
@@ -43,6 +44,8 @@ def block_cost(plan: Plan, block: Block, grid: tuple[int, int]) -> Cost:
     if block.residual:
         weights = block.joined * block.c_out
         total += Cost(weights + block.c_out, weights * grid[0] * grid[1])
+        if block.residual.shortcut:
+            total += _row_cost(plan, parse(f"1x1 {block.c_out}"), block.c_in, grid)
     return total
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from inception_zoo.blocks import AuxHead, build_block
+from inception_zoo.initialization import initialize
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
 
@@ -28,11 +29,12 @@ class Inception(nn.Module):
         for block in plan.blocks:
             self.add_module(block.name, build_block(plan, block))
         channels = {block.name: block.c_out for block in plan.blocks}
-        self.aux = nn.ModuleDict({tap: AuxHead(plan, head, channels[tap]) for tap, head in plan.aux.items()})
+        heads = {tap: AuxHead(plan, head, channels[tap]) for tap, head in plan.aux.items()}
+        self.aux = nn.ModuleDict(heads)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(plan.choices.dropout or 0.0)
         self.fc = nn.Linear(plan.blocks[-1].c_out, plan.num_classes)
-        initialize(self)
+        initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) → logits (N, classes), in training and in evaluation."""
@@ -61,27 +63,6 @@ class Inception(nn.Module):
         return self.fc(self.dropout(self.pool(maps).flatten(1)))
 
 
-def initialize(model: Inception) -> None:
-    """Draw the weights: quick, since nothing is truncated.
-
-    `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; biases zero.
-    `xavier`: uniform, Glorot and Bengio, for every weight; biases as PyTorch draws them. The tutorial's choice.
-    """
-    classifiers = {model.fc, *(head.fc for head in model.aux.values())}
-    for module in model.modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        if model.plan.choices.init == "xavier":
-            nn.init.xavier_uniform_(module.weight)
-            continue
-        if module in classifiers:
-            nn.init.normal_(module.weight, std=0.01)
-        else:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 def create_model(name: str, num_classes: int = 1000, in_channels: int = 3, **choices: Any) -> Inception:
     """Build a network of the zoo with random weights.
 
@@ -90,7 +71,7 @@ def create_model(name: str, num_classes: int = 1000, in_channels: int = 3, **cho
         num_classes: length of the logits.
         in_channels: channels of the images.
         **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
-            `activation`, `dropout`, `init`; see `inception_zoo.choices.Choices`.
+            `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.choices.Choices`.
 
     Raises:
         ZooError: names the network and the choice, or the stage, row and token at fault.

@@ -11,7 +11,7 @@ A block is a list of rows, concatenated over channels. This file imports nothing
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from inception_zoo.errors import ZooError
 
@@ -55,7 +55,7 @@ Op = Conv | Pool | Lrn
 Step = tuple[Op, ...]
 Row = tuple[Step, ...]
 
-_OP = re.compile(r"(max|avg)?(?:([1-9]\d*)x([1-9]\d*))?(?:/([1-9]\d*))?([vc])?(?:\s+([1-9]\d*))?")
+_OP = re.compile(r"(max|avg)?(?:([1-9]\d*)x([1-9]\d*))?(?:/([1-9]\d*))?([vc])?(?:\s+(\d+))?")
 
 
 def _suffix(stride: int, edge: str) -> str:
@@ -93,6 +93,8 @@ def _op(token: str) -> Op:
         raise ZooError(f"token '{token}': a convolution needs a kernel and a number of channels, such as '3x3 64'")
     if not kind and edge == "c":
         raise ZooError(f"token '{token}': only pools have a ceil mode 'c'")
+    if channels == "0":
+        raise ZooError(f"token '{token}': no channel is left for this branch")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):
         raise ZooError(f"token '{token}': an even kernel cannot be padded to keep the size; add 'v'")
     if kind:
@@ -103,49 +105,3 @@ def _op(token: str) -> Op:
 def show(row: Row) -> str:
     """The text of a row; ``parse(show(row)) == row``."""
     return " > ".join(" | ".join(str(op) for op in step) for step in row)
-
-
-def padding(op: Conv | Pool) -> tuple[int, int]:
-    return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
-
-
-def out_channels(row: Row, c_in: int) -> int:
-    for step in row:
-        c_in = sum(op.width if isinstance(op, Conv) else c_in for op in step)
-    return c_in
-
-
-def out_size(row: Row, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width after `row`.
-
-    Raises:
-        ZooError: a grid smaller than the kernel that reads it, or a fork whose ops disagree about the size.
-    """
-    for step in row:
-        sizes = {_op_size(op, size) for op in step}
-        if len(sizes) > 1:
-            raise ZooError(f"row '{show(row)}': the fork '{show((step,))}' gives different sizes")
-        size = sizes.pop()
-    return size
-
-
-def _op_size(op: Op, size: tuple[int, int]) -> tuple[int, int]:
-    if isinstance(op, Lrn):
-        return size
-    spare = [n + 2 * p - k for n, p, k in zip(size, padding(op), op.kernel, strict=True)]
-    if min(spare) < 0:
-        raise ZooError(f"the {size[0]}x{size[1]} grid is smaller than the kernel of '{op}'")
-    round_up = op.stride - 1 if op.edge == "c" else 0
-    return (spare[0] + round_up) // op.stride + 1, (spare[1] + round_up) // op.stride + 1
-
-
-def scale_width(row: Row, width: float) -> Row:
-    """A row with every convolution's channels `scaled`."""
-    return tuple(
-        tuple(replace(op, width=scaled(op.width, width)) if isinstance(op, Conv) else op for op in step) for step in row
-    )
-
-
-def scaled(channels: int, width: float) -> int:
-    """Channels times `width`, rounded to multiples of 8, at least 8; unchanged at width 1."""
-    return channels if width == 1 else max(8, round(channels * width / 8) * 8)

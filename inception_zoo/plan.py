@@ -9,11 +9,11 @@ from typing import Any
 
 from inception_zoo.choices import Choices
 from inception_zoo.errors import ZooError, check_whole
+from inception_zoo.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled
 from inception_zoo.nets.table import Aux, Net, Residual
-from inception_zoo.notation import Lrn, Row, out_channels, out_size, parse, scale_width, scaled, show
+from inception_zoo.notation import Lrn, Pool, Row, parse, show
 from inception_zoo.stems import with_stem
-
-Size = tuple[int, int]
+from inception_zoo.variants import BLOCKS, REDUCTIONS, find_variant, named
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,21 @@ class Block:
     name: str
     rows: tuple[Row, ...]
     c_in: int
-    joined: int  # channels of the concatenation
+    c_out: int
     residual: Residual | None = None
+    swapped: str | None = None  # the variant, or `rows`, that stands in place of the table's
 
     @property
-    def c_out(self) -> int:
-        return self.c_in if self.residual else self.joined
+    def joined(self) -> int:
+        """Channels of the concatenation."""
+        return sum(out_channels(row, self.c_in) for row in self.rows)
+
+    @property
+    def kind(self) -> str:
+        """`block`: the grid stays; `reduction`: a stride makes it smaller; `valid`: only the edge is lost."""
+        if all(out_size(row, (99, 99)) == (99, 99) for row in self.rows):
+            return "block"
+        return "reduction" if any(map(has_stride, self.rows)) else "valid"
 
     def out_size(self, size: Size) -> Size:
         """Height and width after the block; ZooError where the rows do not fit `size` or each other."""
@@ -38,7 +47,8 @@ class Block:
             found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
             raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
         if self.residual and set(sizes.values()) != {size}:
-            raise ZooError(f"a residual block keeps its {size[0]}x{size[1]} grid, but the rows change it")
+            changing = next(row for row in self.rows if sizes[row] != size)
+            raise ZooError(f"a residual sum keeps its {size[0]}x{size[1]} grid, but row '{show(changing)}' changes it")
         return next(iter(sizes.values()))
 
 
@@ -56,6 +66,11 @@ class Plan:
     @property
     def bias(self) -> bool:
         return self.net.bias or self.choices.norm in ("none", "lrn")
+
+    @property
+    def swaps(self) -> dict[str, str]:
+        """What stands in place of the table's blocks, by the key that chose it."""
+        return {key: named(choice) for key, choice in self.choices.blocks.items() if choice is not None}
 
     def shapes(self, image_size: int | Size) -> dict[str, tuple[int, int, int]]:
         """Endpoint → (channels, height, width) for an input of `image_size` pixels; ZooError if it does not fit."""
@@ -89,54 +104,119 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
     check_whole(f"{net.name}: num_classes", num_classes, at_least=1)
     check_whole(f"{net.name}: in_channels", in_channels, at_least=1)
     choices = Choices.of(net, chosen)
-    blocks, channels = [], in_channels
-    for stage, endpoint, spec in _layers(net, choices):
-        residual = spec if isinstance(spec, Residual) else None
-        texts: Sequence[str] = spec.rows if isinstance(spec, Residual) else spec
-        try:
-            rows = tuple(filter(None, (_row(text, choices) for text in texts)))
-        except ZooError as error:
-            raise ZooError(f"{net.name}, {stage} {endpoint}, {error}") from None
-        if not rows and endpoint in net.aux:
-            raise ZooError(f"{net.name}, {stage} {endpoint}: nothing is left of its rows with norm={choices.norm}")
-        if rows:  # else the stem leaves it out, or it held nothing but the `lrn` of another norm
-            joined = sum(out_channels(row, channels) for row in rows)
-            blocks.append(Block(stage, endpoint, rows, channels, joined, residual))
-            channels = blocks[-1].c_out
+    blocks: list[Block] = []
+    wanted = {key: choice for key, choice in choices.blocks.items() if choice is not None}
+    heeded: set[str] = set()
+    for level, (stage, table) in enumerate(net.stages.items(), start=-1):  # -1 is the stem
+        for endpoint, spec in (with_stem(table, choices.stem) if level < 0 else table).items():
+            try:
+                block = _block(Block(stage, endpoint, (), blocks[-1].c_out if blocks else in_channels, 0), spec, choices)
+                keys = [key for key in (endpoint, stage, "all") if key in wanted and _meant(wanted[key], key, block, level)]
+                heeded.update(keys)
+                if keys:
+                    block = _swap(block, wanted[keys[0]], level, choices)
+            except ZooError as error:
+                raise ZooError(f"{net.name}, {stage} {endpoint}: {error}") from None
+            if not block.rows and endpoint in net.aux:
+                raise ZooError(f"{net.name}, {stage} {endpoint}: nothing is left of its rows with norm={choices.norm}")
+            if block.rows:  # else the stem leaves it out, or it held nothing but the `lrn` of another norm
+                blocks.append(block)
+    for key in wanted.keys() - heeded:
+        kind = "grid reduction" if _is_reduction(wanted[key]) else "block"
+        raise ZooError(f"{net.name}: blocks.{key}={named(wanted[key])}: {key} has no {kind} to swap")
     if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
         raise ZooError(f"{net.name}: norm=lrn, but no row of this network holds an 'lrn'; take norm=none")
     heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
-    return Plan(net, num_classes, in_channels, choices, tuple(blocks), heads)
+    return Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
 
 
-def _layers(net: Net, choices: Choices) -> list[tuple[str, str, Sequence[str] | Residual]]:
-    """(stage, endpoint, block) in order. The user's rows win over the table's, an endpoint's over its stage's.
+def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: int = 0, width: float | None = None) -> Block:
+    """`place` filled with rows. `due`: the channels that a residual block's shortcut must give."""
+    residual, texts = (spec, spec.rows) if isinstance(spec, Residual) else (None, spec)
+    rows = [scale_width(parse(text), choices.width if width is None else width) for text in texts]
+    if choices.norm != "lrn":
+        rows = [tuple(step for step in row if step != (Lrn(),)) for row in rows]
+    block = replace(place, rows=tuple(filter(None, rows)), residual=residual)
+    keeps = residual or not block.rows
+    return replace(block, c_out=due if residual and residual.shortcut else block.c_in if keeps else block.joined)
 
-    Rows for a stage go to its blocks: what has branches and keeps the grid, and so no reduction and no lone convolution.
-    In a residual block the rows take the place of its rows: the sum and its scale stay.
+
+def _meant(choice: Any, key: str, block: Block, level: int) -> bool:
+    """Whether `choice`, given for `key`, goes to `block`.
+
+    A stage's or the whole network's goes to its blocks (what has branches and keeps the grid), or to its reductions.
     """
-    layers: list[tuple[str, str, Sequence[str] | Residual]] = []
-    for number, (stage, table) in enumerate(net.stages.items()):
-        if number == 0:
-            table = with_stem(table, choices.stem)
-        for endpoint, spec in table.items():
-            rows = choices.blocks.get(endpoint) or (_is_block(spec) and choices.blocks.get(stage)) or None
-            if rows and isinstance(spec, Residual):
-                layers.append((stage, endpoint, replace(spec, rows=rows)))
-            else:
-                layers.append((stage, endpoint, rows or spec))
-    return layers
-
-
-def _is_block(spec: Sequence[str] | Residual) -> bool:
-    if isinstance(spec, Residual):
+    if key == block.name:
         return True
-    return len(spec) > 1 and all(out_size(parse(row), (64, 64)) == (64, 64) for row in spec)
+    if _is_reduction(choice):
+        return level >= 0 and block.kind == "reduction"
+    return level >= 0 and block.kind == "block" and (len(block.rows) > 1 or block.residual is not None)
 
 
-def _row(text: str, choices: Choices) -> Row:
-    row = scale_width(parse(text), choices.width)
-    return row if choices.norm == "lrn" else tuple(step for step in row if step != (Lrn(),))
+def _is_reduction(choice: Any) -> bool:
+    return isinstance(choice, str) and choice in REDUCTIONS
+
+
+def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
+    """The block that was chosen in place of the table's `own`."""
+    place = replace(own, swapped=named(choice))
+    if isinstance(choice, Mapping):
+        block = _block(place, Residual(**choice), choices, due=own.c_out)
+    elif not isinstance(choice, str) and not callable(choice):  # in a residual block the sum and its scale stay
+        return _block(place, replace(own.residual, rows=choice) if own.residual else choice, choices)
+    else:
+        spec = _call(choice, own, level)
+        block = _block(place, spec, choices, due=own.c_out, width=1)  # the channels that it was given are scaled already
+        if block.kind != own.kind:
+            wrong = next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind)
+            what = "keep the grid" if own.kind == "block" else "halve the grid"
+            raise ZooError(f"a variant must {what} here, but row '{show(wrong)}' of '{named(choice)}' does not")
+    if block.c_out != own.c_out:
+        rows = ", ".join(f"'{show(row)}'" for row in block.rows)
+        if block.residual:
+            raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut; rows {rows}")
+        raise ZooError(f"'{named(choice)}' gives {block.c_out} channels where {own.c_out} are due: rows {rows}")
+    return block
+
+
+def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
+    """What the variant answers for the place of `own`."""
+    if own.kind == "valid":
+        raise ZooError(f"'{named(choice)}' cannot stand here, where the rows take only the edge off the grid; write rows")
+    valid, other = (list(REDUCTIONS), BLOCKS) if own.kind == "reduction" else (list(BLOCKS), REDUCTIONS)
+    if isinstance(choice, str) and choice in other:
+        does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
+        raise ZooError(f"'{choice}' cannot stand here: {own.name} {does}; valid: {', '.join(valid)}")
+    variant = find_variant(choice) if isinstance(choice, str) else choice
+    spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
+    if not isinstance(spec, Residual) and (isinstance(spec, str) or not isinstance(spec, Sequence) or not spec):
+        raise ZooError(f"'{named(choice)}' must return a list of rows or a Residual, not {spec!r}")
+    return spec
+
+
+def _pool(reduction: Block) -> str:
+    """The token of the pool that halves the grid; where there is none, a max pool like the strided convolution."""
+    ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
+    pool = next((op for op in ops if isinstance(op, Pool)), None)
+    return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"
+
+
+def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) -> tuple[Block, ...]:
+    """`residual_scale` for every residual block; `drop_path` rising linearly to the last of them."""
+    names = [block.name for block in blocks if block.residual]
+    for key in ("drop_path", "residual_scale"):
+        if getattr(choices, key) and not names:
+            value = getattr(choices, key)
+            raise ZooError(f"{net.name}: {key}={value}, but no block is residual; swap some in, such as blocks.all=residual")
+
+    def chosen(block: Block) -> Block:
+        if not block.residual:
+            return block
+        scale = choices.residual_scale or block.residual.scale
+        drop_path = choices.drop_path * (names.index(block.name) + 1) / len(names)
+        return replace(block, residual=replace(block.residual, scale=scale, drop_path=drop_path))
+
+    return tuple(map(chosen, blocks))
 
 
 def _scaled_head(head: Aux, width: float) -> Aux:

@@ -7,6 +7,7 @@
 from dataclasses import replace
 
 from inception_zoo.choices import VALID
+from inception_zoo.geometry import has_stride
 from inception_zoo.nets.table import Residual, Stage
 from inception_zoo.notation import Lrn, Pool, Row, parse, show
 
@@ -14,15 +15,10 @@ from inception_zoo.notation import Lrn, Pool, Row, parse, show
 def with_stem(stage: Stage, stem: str) -> Stage:
     """The stem's endpoints with less stride; one of which nothing is left has no rows."""
     rows = {name: [parse(text) for text in texts] for name, texts in stage.items() if not isinstance(texts, Residual)}
-    reductions = [name for name in rows if any(map(_reduces, rows[name]))]
+    reductions = [name for name in rows if any(map(has_stride, rows[name]))]
     for name in reductions[: VALID["stem"].index(stem)]:
         rows[name] = [_without_stride(row, drop_pools=len(rows[name]) == 1) for row in rows[name]]
     return {**stage, **{name: [show(row) for row in block if row] for name, block in rows.items()}}
-
-
-def _reduces(row: Row) -> bool:
-    """Whether a row makes the grid smaller by a stride."""
-    return any(not isinstance(op, Lrn) and op.stride > 1 for step in row for op in step)
 
 
 def _without_stride(row: Row, drop_pools: bool) -> Row:

@@ -19,12 +19,16 @@ GOLDEN = {
     "googlenet": (6_998_552, 13_378_280, 1582.67),
     "googlenet_bn": (6_624_904, 13_004_888, 1498.38),
     "bn_inception": (11_295_240, 11_295_240, 2032.60),
+    "inception_v2": (23_928_904, 28_330_288, 5767.79),
     "inception_v3": (23_834_568, 27_161_264, 5713.22),
     "inception_v4": (42_679_816, 46_039_280, 12253.97),
+    "inception_resnet_v1": (22_756_328, 22_756_328, 6206.36),
+    "inception_resnet_v2": (32_433_928, 35_809_776, 9257.95),
     "inception_resnet_v2_slim": (55_843_464, 59_211_120, 13155.79),
 }
 
-# endpoint: (channels, side), from Table 1 of each paper or, for the last three, from TF-slim's endpoint tests
+# endpoint: (channels, side), from Table 1 of each paper, from TF-slim's endpoint tests (V3, V4, `_slim`), or from Figure 15
+# of 1602.07261
 SHAPES = {
     "googlenet": {
         "conv1": (64, 112),
@@ -55,6 +59,20 @@ SHAPES = {
         "inception_5a": (1024, 7),
         "inception_5b": (1024, 7),
     },
+    "inception_v2": {
+        "conv_1a": (32, 149),
+        "conv_2a": (32, 147),
+        "conv_2b": (64, 147),
+        "pool_3a": (64, 73),
+        "conv_3b": (80, 71),
+        "conv_4a": (192, 35),
+        "conv_4b": (288, 35),
+        **{f"mixed_5{i}": (288, 35) for i in "bcd"},
+        **{f"mixed_6{i}": (768, 17) for i in "abcdef"},
+        "mixed_7a": (1280, 8),
+        "mixed_7b": (2048, 8),
+        "mixed_7c": (2048, 8),
+    },
     "inception_v3": {
         "conv_1a": (32, 149),
         "conv_2a": (32, 147),
@@ -78,6 +96,24 @@ SHAPES = {
         **{f"mixed_5{i}": (384, 35) for i in "abcde"},
         **{f"mixed_6{i}": (1024, 17) for i in "abcdefgh"},
         **{f"mixed_7{i}": (1536, 8) for i in "abcd"},
+    },
+    "inception_resnet_v1": {
+        "pool_3a": (64, 73),
+        "conv_4a": (192, 71),
+        "conv_4b": (256, 35),
+        **{f"block35_{i}": (256, 35) for i in range(1, 6)},
+        "mixed_6a": (896, 17),
+        **{f"block17_{i}": (896, 17) for i in range(1, 11)},
+        "mixed_7a": (1792, 8),
+        **{f"block8_{i}": (1792, 8) for i in range(1, 6)},
+    },
+    "inception_resnet_v2": {
+        "mixed_5a": (384, 35),
+        **{f"block35_{i}": (384, 35) for i in range(1, 6)},
+        "mixed_6a": (1152, 17),
+        **{f"block17_{i}": (1152, 17) for i in range(1, 11)},
+        "mixed_7a": (2144, 8),
+        **{f"block8_{i}": (2144, 8) for i in range(1, 6)},
     },
     "inception_resnet_v2_slim": {
         "pool_5a": (192, 35),
@@ -193,7 +229,7 @@ def test_the_minimum_input_is_exact(name, stem):
         plan.shapes(smallest - 1)
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "inception_v4", "inception_resnet_v2_slim"])
+@pytest.mark.parametrize("name", [name for name, net in ZOO.items() if net.image_size == 299])
 def test_low_resolution_stems_keep_the_cost(name):
     """arXiv 1512.00567, Table 5: 299, 151 and 79 px give nearly the same grids, at about the same cost."""
     costs = [
@@ -256,6 +292,7 @@ def test_every_choice_changes_the_network():
         {"width": 0.5},
         {"activation": "silu"},
         {"dropout": 0.5},
+        {"blocks": {"grid17": "residual"}},
         {"init": "xavier"},
     ]
     assert all(fingerprint(**change) != plain for change in changes)
@@ -282,8 +319,12 @@ def test_rows_written_by_hand_stand_at_an_endpoint_or_a_whole_stage():
         ("inception_v3", {"num_classes": 0}, "num_classes=0 must be a whole number"),
         ("bn_inception", {"aux": True}, "no auxiliary head"),
         ("inception_v3", {"blocks": {"mixed_6z": ["1x1 8"]}}, "blocks.mixed_6z is no stage or endpoint; did you mean"),
-        ("inception_v3", {"blocks": {"mixed_6b": "1x1 8"}}, "blocks.mixed_6b=1x1 8 must be a list of rows"),
-        ("inception_v3", {"blocks": {"mixed_6b": ["1x1 8 > 3z3 8"]}}, "inception_v3, grid17 mixed_6b, row '1x1 8 > 3z3 8'"),
+        (
+            "inception_v3",
+            {"blocks": {"mixed_6b": "1x1 8"}},
+            "blocks.mixed_6b=1x1 8: variant '1x1 8' is unknown; valid: parallel",
+        ),
+        ("inception_v3", {"blocks": {"mixed_6b": ["1x1 8 > 3z3 8"]}}, "inception_v3, grid17 mixed_6b: row '1x1 8 > 3z3 8'"),
     ],
 )
 def test_a_wrong_choice_is_named(name, choices, message):

@@ -1,9 +1,10 @@
 import pytest
 
 from inception_zoo.errors import ZooError
+from inception_zoo.geometry import out_channels, out_size, scale_width
 from inception_zoo.nets import ZOO
 from inception_zoo.nets.table import Residual
-from inception_zoo.notation import Conv, Lrn, Pool, out_channels, out_size, parse, scale_width, show
+from inception_zoo.notation import Conv, Lrn, Pool, parse, show
 
 
 def test_every_token_of_the_notation():
@@ -42,7 +43,7 @@ def test_show_gives_back_what_parse_read(text):
         ("1x1 64 | lrn", "'lrn' cannot stand in a fork"),
         ("2x2 64", "an even kernel"),
         ("0x3 64", "unknown token '0x3 64'"),
-        ("3x3 0", "unknown token '3x3 0'"),
+        ("3x3 0", "token '3x3 0': no channel is left for this branch"),
         ("3x3/0 64", "unknown token '3x3/0 64'"),
         ("", "a row is text"),
         (7, "a row is text"),

@@ -4,12 +4,26 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets.bn_inception import BN_INCEPTION
 from inception_zoo.nets.googlenet import GOOGLENET
 from inception_zoo.nets.googlenet_bn import GOOGLENET_BN
+from inception_zoo.nets.inception_resnet_v1 import INCEPTION_RESNET_V1
+from inception_zoo.nets.inception_resnet_v2 import INCEPTION_RESNET_V2
 from inception_zoo.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
+from inception_zoo.nets.inception_v2 import INCEPTION_V2
 from inception_zoo.nets.inception_v3 import INCEPTION_V3
 from inception_zoo.nets.inception_v4 import INCEPTION_V4
 from inception_zoo.nets.table import Net
 
-ZOO = {net.name: net for net in (GOOGLENET, GOOGLENET_BN, BN_INCEPTION, INCEPTION_V3, INCEPTION_V4, INCEPTION_RESNET_V2_SLIM)}
+_NETS = (
+    GOOGLENET,
+    GOOGLENET_BN,
+    BN_INCEPTION,
+    INCEPTION_V2,
+    INCEPTION_V3,
+    INCEPTION_V4,
+    INCEPTION_RESNET_V1,
+    INCEPTION_RESNET_V2,
+    INCEPTION_RESNET_V2_SLIM,
+)
+ZOO = {net.name: net for net in _NETS}
 ALIASES = {"inception_v1": "googlenet"}
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Residual:
-    """Rows whose concatenation is projected back by a linear 1x1, scaled and added (arXiv 1602.07261, Figure 20)."""
+    """Rows whose concatenation is projected back by a linear 1x1, scaled and added (arXiv 1602.07261, section 3.3)."""
 
     rows: Sequence[str]
     scale: float
     relu: bool = True  # activation after the sum
+    shortcut: bool = False  # the input is projected too, so that the channels may change (arXiv 1512.03385, option B)
+    drop_path: float = 0.0  # probability to skip the rows in training, per image (arXiv 1603.09382)
 
 
 Stage = Mapping[str, Sequence[str] | Residual]  # endpoint → block
@@ -47,5 +49,5 @@ class Net:
 
     @property
     def names(self) -> list[str]:
-        """Every stage, then every endpoint: what rows can be chosen for."""
-        return [*self.stages, *(endpoint for stage in self.stages.values() for endpoint in stage)]
+        """`all`, every stage, then every endpoint: what a block can be chosen for."""
+        return ["all", *self.stages, *(endpoint for stage in self.stages.values() for endpoint in stage)]

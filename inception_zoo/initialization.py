@@ -1,0 +1,23 @@
+"""How a network's weights are drawn."""
+
+from torch import nn
+
+
+def initialize(model: nn.Module, classifiers: set[nn.Module], init: str) -> None:
+    """Draw the weights: quick, since nothing is truncated.
+
+    `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; biases zero.
+    `xavier`: uniform, Glorot and Bengio, for every weight; biases as PyTorch draws them. The tutorial's choice.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if init == "xavier":
+            nn.init.xavier_uniform_(module.weight)
+            continue
+        if module in classifiers:
+            nn.init.normal_(module.weight, std=0.01)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
