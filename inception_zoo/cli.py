@@ -1,7 +1,9 @@
 """The `inception-zoo` command."""
 
+import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -10,9 +12,17 @@ from rich.table import Table
 
 from inception_zoo.choices import VALID
 from inception_zoo.cost import plan_cost
+from inception_zoo.describe import describe, diff_table, network_table
+from inception_zoo.drawing import check_picture, draw_network
 from inception_zoo.errors import ZooError, fail
-from inception_zoo.nets import ZOO
+from inception_zoo.nets import ALIASES, ZOO
+from inception_zoo.nets.table import Net
+from inception_zoo.overrides import plans_of
 from inception_zoo.plan import make_plan
+from inception_zoo.reductions import REDUCTIONS
+from inception_zoo.variants import BLOCKS
+
+JSON = Annotated[bool, typer.Option("--json", help="machine-readable, every figure exact")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, compare and recombine the Inception family.")
 
@@ -29,8 +39,13 @@ def run(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_networks() -> None:
-    """The zoo: what each network costs at its usual input, and the smallest input of its stems."""
+def list_networks(as_json: JSON = False) -> None:
+    """The zoo: what each network costs at its usual input, the smallest input of its stems; and the blocks to swap in."""
+    networks = list(map(_summary, ZOO.values()))
+    variants = {name: variant.__doc__ or "" for name, variant in (BLOCKS | REDUCTIONS).items()}
+    if as_json:
+        print(json.dumps({"networks": networks, "variants": variants}, indent=1))
+        return
     caption = (
         "error: published top-1 / top-5, ImageNet, single crop. Parameters for 1000 classes, without and with auxiliary "
         "heads. Multiply-adds at px, the usual input. min px: with stem=imagenet / medium / small."
@@ -38,18 +53,64 @@ def list_networks() -> None:
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
     for column in ("network", "error, %", "params, M", "+ aux, M", "mult-adds, G", "px", "min px"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
-    for net in ZOO.values():
-        cost, with_aux = plan_cost(make_plan(net, aux=False)), plan_cost(make_plan(net)).params
-        table.add_row(
-            net.name,
-            net.error,
-            f"{cost.params / 1e6:.2f}",
-            f"{with_aux / 1e6:.2f}" if net.aux else "–",
-            f"{cost.macs / 1e9:.2f}",
-            str(net.image_size),
-            "/".join(str(make_plan(net, stem=stem).min_image_size()) for stem in VALID["stem"]),
-        )
-    Console(width=max(Console().width, 100)).print(table)
+    for net in networks:
+        aux = f"{net['params_with_aux'] / 1e6:.2f}" if net["aux"] else "–"
+        costs = f"{net['params'] / 1e6:.2f}", aux, f"{net['macs'] / 1e9:.2f}"
+        smallest = "/".join(map(str, net["min_image_size"].values()))
+        table.add_row(net["name"], net["error"], *costs, str(net["image_size"]), smallest)
+    _wide().print(table)
+    table = Table(box=box.SIMPLE_HEAD, caption="for blocks.<endpoint, stage or all>", caption_justify="left", pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("of")
+    for name, doc in variants.items():
+        table.add_row(name, doc)
+    _wide().print(table)
+
+
+def _summary(net: Net) -> dict[str, Any]:
+    cost = plan_cost(make_plan(net, aux=False))
+    return {
+        "name": net.name,
+        "aliases": [alias for alias, name in ALIASES.items() if name == net.name],
+        "source": net.source,
+        "error": net.error,
+        "params": cost.params,
+        "params_with_aux": plan_cost(make_plan(net)).params,
+        "macs": cost.macs,
+        "aux": list(net.aux),
+        "image_size": net.image_size,
+        "min_image_size": {stem: make_plan(net, stem=stem).min_image_size() for stem in VALID["stem"]},
+    }
+
+
+@app.command("describe")
+def describe_networks(
+    words: Annotated[list[str], typer.Argument(metavar="NAME [KEY=VALUE]...", help="keys of `model`, as for `run.py`")],
+    image_size: Annotated[int | None, typer.Option(min=1, help="pixels; the usual input when left out")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="two networks side by side: A [KEY=VALUE]... B [KEY=VALUE]...")] = False,
+    draw: Annotated[Path | None, typer.Option(help="a picture of the network and its blocks, .svg or .png")] = None,
+    as_json: JSON = False,
+) -> None:
+    """A network, endpoint by endpoint: rows, shapes, costs, receptive field; beside another; as a picture."""
+    plans = plans_of(words)
+    if len(plans) != 1 + diff:
+        raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(plans)}: {' '.join(words)}")
+    if diff and draw:
+        raise ZooError("--draw draws one network; leave --diff out")
+    if draw:
+        check_picture(draw)
+    networks = [describe(plan, image_size or plan.net.image_size) for plan in plans]
+    if as_json:
+        print(json.dumps(networks if diff else networks[0], indent=1))
+    else:
+        _wide().print(diff_table(*networks) if diff else network_table(networks[0]))
+    if draw:
+        draw_network(plans[0], networks[0]["image_size"], draw)
+        print(f"picture: {draw}", file=sys.stderr)
+
+
+def _wide() -> Console:
+    return Console(width=max(Console().width, 124))
 
 
 @app.command("bench")

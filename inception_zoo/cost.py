@@ -6,7 +6,7 @@ papers and model zoos publish.
 
 from dataclasses import dataclass
 
-from inception_zoo.geometry import out_channels, out_size
+from inception_zoo.geometry import Size, out_channels, out_size
 from inception_zoo.nets.table import Aux
 from inception_zoo.notation import Conv, Row, parse
 from inception_zoo.plan import Block, Plan
@@ -21,22 +21,21 @@ class Cost:
         return Cost(self.params + other.params, self.macs + other.macs)
 
 
-def plan_cost(plan: Plan, image_size: int | tuple[int, int] | None = None) -> Cost:
+def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
     """Parameters (auxiliary heads as chosen) and multiply-adds at `image_size` pixels, else at the usual input."""
     size = image_size or plan.net.image_size
     grid = (size, size) if isinstance(size, int) else size
     shapes = plan.shapes(grid)
-    total = Cost(0, 0)
+    total = linear_cost(plan.blocks[-1].c_out, plan.num_classes)
     for block in plan.blocks:
         total += block_cost(plan, block, grid)
         grid = shapes[block.name][1:]
-    channels = {block.name: block.c_out for block in plan.blocks}
     for tap, head in plan.aux.items():
-        total += Cost(_head_params(plan, head, channels[tap]), 0)
-    return total + _linear(plan.blocks[-1].c_out, plan.num_classes)
+        total += Cost(head_cost(plan, head, shapes[tap][0]).params, 0)
+    return total
 
 
-def block_cost(plan: Plan, block: Block, grid: tuple[int, int]) -> Cost:
+def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
     """Cost of one block that reads a `grid` of height x width."""
     total = Cost(0, 0)
     for row in block.rows:
@@ -45,34 +44,44 @@ def block_cost(plan: Plan, block: Block, grid: tuple[int, int]) -> Cost:
         weights = block.joined * block.c_out
         total += Cost(weights + block.c_out, weights * grid[0] * grid[1])
         if block.residual.shortcut:
-            total += _row_cost(plan, parse(f"1x1 {block.c_out}"), block.c_in, grid)
+            total += _conv_cost(plan, block.c_in, Conv((1, 1), 1, "", block.c_out), grid)
     return total
 
 
-def _row_cost(plan: Plan, row: Row, channels: int, grid: tuple[int, int]) -> Cost:
-    per_channel = int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0)
-    params = macs = 0
+def conv_cost(plan: Plan, block: Block, kernel: int, grid: Size) -> Cost:
+    """Cost of one `kernel` x `kernel` convolution of a block's channels that gives the same `grid`."""
+    return _conv_cost(plan, block.c_in, Conv((kernel, kernel), 1, "", block.c_out), grid)
+
+
+def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
+    """Cost of an auxiliary head that taps maps of so many channels."""
+    grid, total = (head.grid, head.grid), Cost(0, 0)
+    for row in map(parse, head.rows):
+        total += _row_cost(plan, row, channels, grid)
+        channels, grid = out_channels(row, channels), out_size(row, grid)
+    flat = channels * grid[0] * grid[1]
+    if head.hidden:
+        total, flat = total + linear_cost(flat, head.hidden), head.hidden
+    return total + linear_cost(flat, plan.num_classes)
+
+
+def linear_cost(c_in: int, c_out: int) -> Cost:
+    return Cost(c_in * c_out + c_out, c_in * c_out)
+
+
+def _row_cost(plan: Plan, row: Row, channels: int, grid: Size) -> Cost:
+    total = Cost(0, 0)
     for step in row:
         after = out_size((step,), grid)
         for op in step:
             if isinstance(op, Conv):
-                weights = op.kernel[0] * op.kernel[1] * channels * op.width
-                params += weights + per_channel * op.width
-                macs += weights * after[0] * after[1]
+                total += _conv_cost(plan, channels, op, after)
         channels, grid = out_channels((step,), channels), after
-    return Cost(params, macs)
+    return total
 
 
-def _head_params(plan: Plan, head: Aux, channels: int) -> int:
-    grid, total = (head.grid, head.grid), 0
-    for row in map(parse, head.rows):
-        total += _row_cost(plan, row, channels, grid).params
-        channels, grid = out_channels(row, channels), out_size(row, grid)
-    flat = channels * grid[0] * grid[1]
-    if head.hidden:
-        total, flat = total + _linear(flat, head.hidden).params, head.hidden
-    return total + _linear(flat, plan.num_classes).params
-
-
-def _linear(c_in: int, c_out: int) -> Cost:
-    return Cost(c_in * c_out + c_out, c_in * c_out)
+def _conv_cost(plan: Plan, channels: int, op: Conv, after: Size) -> Cost:
+    """A convolution unit whose output has `after` positions: bias and normalization count as parameters."""
+    per_channel = int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0)
+    weights = op.kernel[0] * op.kernel[1] * channels * op.width
+    return Cost(weights + per_channel * op.width, weights * after[0] * after[1])

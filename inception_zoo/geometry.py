@@ -95,6 +95,6 @@ def scaled(channels: int, width: float) -> int:
 
 
 def split(channels: int, *shares: float) -> list[int]:
-    """Shares of the channels; in multiples of 8 from 128 channels on, where every branch then has some left."""
-    unit = 8 if channels >= 128 else 1
+    """Shares of the channels, in multiples of 8; of 4, 2 or 1 where fewer than 128 channels are to be shared."""
+    unit = max(1, min(8, 1 << max(0, (channels // 16).bit_length() - 1)))
     return [round(channels * share / unit) * unit for share in shares]

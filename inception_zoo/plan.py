@@ -34,6 +34,10 @@ class Block:
         return sum(out_channels(row, self.c_in) for row in self.rows)
 
     @property
+    def has_branches(self) -> bool:
+        return len(self.rows) > 1 or self.residual is not None
+
+    @property
     def kind(self) -> str:
         """`block`: the grid stays; `reduction`: a stride makes it smaller; `valid`: only the edge is lost."""
         if all(out_size(row, (99, 99)) == (99, 99) for row in self.rows):
@@ -150,7 +154,7 @@ def _meant(choice: Any, key: str, block: Block, level: int) -> bool:
         return True
     if _is_reduction(choice):
         return level >= 0 and block.kind == "reduction"
-    return level >= 0 and block.kind == "block" and (len(block.rows) > 1 or block.residual is not None)
+    return level >= 0 and block.kind == "block" and block.has_branches
 
 
 def _is_reduction(choice: Any) -> bool:
