@@ -21,16 +21,20 @@ from inception_zoo.check import check
 from inception_zoo.choices import model_config
 from inception_zoo.errors import ZooError, did_you_mean, fail
 from inception_zoo.nets import ALIASES, ZOO
+from inception_zoo.variants import BLOCKS
 
 _PACKAGE = Path(__file__).resolve().parent
 WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())  # wheel, checkout
 
 
-def register_models() -> None:
-    """Make every network of the zoo an option of Hydra's `model` group."""
+def register_groups() -> None:
+    """Make the zoo's tables options of Hydra: every network of `model`, every variant of `block` (the whole network's)."""
+    store = ConfigStore.instance()
     for name in (*ZOO, *ALIASES):
-        ConfigStore.instance().store(name, model_config(ZOO[ALIASES.get(name, name)]), group="model", provider="zoo")
+        store.store(name, model_config(ZOO[ALIASES.get(name, name)]), group="model", provider="zoo")
+    for name in BLOCKS:
+        store.store(name, {"model": {"blocks": {"all": name}}}, group="block", package="_global_", provider="zoo")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -48,7 +52,8 @@ def _job(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Run the job of the command line. A user's mistake ends in one line and exit status 2, any other in a traceback."""
-    register_models()
+    register_groups()
+    sys.path.append(str(Path.cwd()))  # a user's own variants
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets every error through, to be explained here
     with one_line_errors():
         _job()
@@ -84,7 +89,7 @@ def _keys() -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = ("model", *(folder.name for folder in CONF.iterdir() if folder.is_dir()))
+    groups = ("model", "block", *(folder.name for folder in CONF.iterdir() if folder.is_dir()))
     chosen = [word for word in sys.argv[1:] if re.fullmatch(rf"({'|'.join(groups)})=\w+", word)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):

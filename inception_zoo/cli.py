@@ -141,6 +141,7 @@ def bench_networks(
 
 def main() -> None:
     """The console script: a user's mistake ends in one line and exit status 2."""
+    sys.path.append(str(Path.cwd()))  # a user's own variants
     try:
         app()
     except ZooError as error:

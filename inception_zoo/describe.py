@@ -57,7 +57,7 @@ def describe(plan: Plan, image_size: int) -> dict[str, Any]:
         "error": plan.net.error,
         "image_size": image_size,
         "num_classes": plan.num_classes,
-        "swaps": plan.swaps,
+        "swapped": plan.swapped,
         "endpoints": endpoints,
         "aux": heads,
         "classifier": _cost(linear_cost(plan.blocks[-1].c_out, plan.num_classes)) | {"saved": saved["classifier"]},
@@ -174,8 +174,8 @@ def _with_rows(network: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _title(network: dict[str, Any], separator: str = ", ") -> str:
-    swaps = "".join(f"{separator}{key}={escape(choice)}" for key, choice in network["swaps"].items())
-    return f"{network['name']} at {network['image_size']} px{swaps}"
+    swapped = f"{separator}{escape(network['swapped'])}" if network["swapped"] else ""
+    return f"{network['name']} at {network['image_size']} px{swapped}"
 
 
 def _marked(endpoint: dict[str, Any]) -> str:

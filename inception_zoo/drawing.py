@@ -75,9 +75,8 @@ def _title(canvas: "_Canvas", plan: Plan, image_size: int, height: float) -> Non
     canvas.text(MARGIN, y, plan.net.name, size=17, weight="bold", align="left")
     facts = f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G multiply-adds at {image_size} px"
     canvas.text(MARGIN, y - 20, facts, size=9.5, align="left")
-    if plan.swaps:
-        swaps = "swapped: " + ", ".join(f"{key}={choice}" for key, choice in plan.swaps.items())
-        canvas.text(MARGIN, y - 36, swaps, size=9.5, align="left", color=ACCENT, weight="bold")
+    if plan.swapped:
+        canvas.text(MARGIN, y - 36, f"swapped: {plan.swapped}", size=9.5, align="left", color=ACCENT, weight="bold")
     x = canvas.width - MARGIN
     for label, color in reversed(list(COLORS.items())[:4]):
         x -= 66

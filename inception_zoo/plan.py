@@ -72,9 +72,9 @@ class Plan:
         return self.net.bias or self.choices.norm in ("none", "lrn")
 
     @property
-    def swaps(self) -> dict[str, str]:
-        """What stands in place of the table's blocks, by the key that chose it."""
-        return {key: named(choice) for key, choice in self.choices.blocks.items() if choice is not None}
+    def swapped(self) -> str:
+        """What stands in place of the table's blocks, as ``grid17=residual, mixed_7b=rows``; empty if nothing does."""
+        return ", ".join(f"{key}={named(choice)}" for key, choice in self.choices.blocks.items() if choice is not None)
 
     def shapes(self, image_size: int | Size) -> dict[str, tuple[int, int, int]]:
         """Endpoint → (channels, height, width) for an input of `image_size` pixels; ZooError if it does not fit."""

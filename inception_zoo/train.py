@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inception_zoo.checkpoints import check_fits, find_checkpoint
-from inception_zoo.cost import plan_cost
+from inception_zoo.cost import Cost, plan_cost
 from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
 from inception_zoo.errors import ZooError
@@ -70,8 +70,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
             metrics |= tested
     metrics["minutes"] = (time.perf_counter() - started) / 60
     if trainer.is_global_zero:
-        (folder / "results.json").write_text(json.dumps(metrics, indent=1))
-        report(model.plan, cfg.data.image_size, metrics, folder, ckpt)
+        cost = plan_cost(model.plan, cfg.data.image_size)
+        network = {"model": model.plan.net.name, "swapped": model.plan.swapped}
+        costs = {"parameters": cost.params, "multiply_adds": cost.macs}
+        (folder / "results.json").write_text(json.dumps(network | costs | metrics, indent=1))
+        report(model.plan, cfg.data.image_size, cost, metrics, folder, ckpt)
     return metrics
 
 
@@ -130,12 +133,13 @@ def check_wandb(loggers: DictConfig) -> None:
             raise ZooError("logger.wandb.offline=false needs an API key; run `wandb login` or set WANDB_API_KEY")
 
 
-def report(plan: Plan, image_size: int, metrics: dict[str, float], folder: Path, ckpt: Path | None) -> None:
+def report(plan: Plan, image_size: int, cost: Cost, metrics: dict[str, float], folder: Path, ckpt: Path | None) -> None:
     """The result table, ending in the run folder."""
-    cost = plan_cost(plan, image_size)
     table = Table(title=f"{plan.net.name} at {image_size} px", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # a path is there to be copied
+    if plan.swapped:
+        table.add_row("swapped", plan.swapped)
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
     for key in ("train/loss", "train/top1", "val/loss", "val/top1", "val/top1_best", "test/loss", "test/top1", "test/top5"):

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from inception_zoo import ZooError
-from inception_zoo.app import CONF, register_models
+from inception_zoo.app import CONF, register_groups
 from inception_zoo.check import check, plan_of
 from inception_zoo.data import ImageData
 from inception_zoo.nets import ALIASES, ZOO
@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 
 @pytest.fixture
 def composed(tmp_path):
-    register_models()
+    register_groups()
 
     def make(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):

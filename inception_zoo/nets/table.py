@@ -49,5 +49,5 @@ class Net:
 
     @property
     def names(self) -> list[str]:
-        """`all`, every stage, then every endpoint: what a block can be chosen for."""
-        return ["all", *self.stages, *(endpoint for stage in self.stages.values() for endpoint in stage)]
+        """`all`, every stage but the stem, then every endpoint: what a block can be chosen for."""
+        return ["all", *list(self.stages)[1:], *(endpoint for stage in self.stages.values() for endpoint in stage)]
