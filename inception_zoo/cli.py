@@ -110,7 +110,7 @@ def describe_networks(
 
 
 def _wide() -> Console:
-    return Console(width=max(Console().width, 124))
+    return Console(width=max(Console().width, 128))
 
 
 @app.command("bench")

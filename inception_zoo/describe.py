@@ -112,7 +112,7 @@ def network_table(network: dict[str, Any]) -> Table:
     table.add_row("[bold]total", "", "", f"[bold]{_millions(total)}", f"[bold]{total['macs'] / 1e6:,.1f}", _mib(total["saved"]))
     if network["aux"]:
         with_aux = f"{total['params_with_aux'] / 1e6:.3f}"
-        table.add_row("total with aux, in training", "", "", with_aux, "", _mib(total["saved_with_aux"]))
+        table.add_row("total with aux", "", "", with_aux, "", _mib(total["saved_with_aux"]))
     return table
 
 

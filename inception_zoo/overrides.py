@@ -23,13 +23,13 @@ def plans_of(words: Sequence[str]) -> list[Plan]:
 
 def _choices(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     choices: dict[str, Any] = {}
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
-        except OverrideParseException:
+        except HydraException:
             raise ZooError(f"'{text}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64\"]'") from None
         if override.is_sweep_override():
             raise ZooError(f"'{text}' has several values; describe takes one")

@@ -14,8 +14,11 @@ from inception_zoo.app import CONF, register_groups
 from inception_zoo.check import check, plan_of
 from inception_zoo.data import ImageData
 from inception_zoo.nets import ALIASES, ZOO
+from inception_zoo.variants import BLOCKS
 
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment")
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment", "sweep")
+)
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 
 
@@ -65,8 +68,29 @@ def test_every_model_option_lists_its_stages_and_endpoints(name, composed):
     net = ZOO[ALIASES.get(name, name)]
     assert cfg.model.name == net.name
     assert dict.fromkeys(cfg.model.blocks) == dict(cfg.model.blocks)  # all null
-    assert set(cfg.model.blocks) == set(net.stages) | {e for layers in net.stages.values() for e in layers}
+    assert set(cfg.model.blocks) == {"all", *list(net.stages)[1:]} | {e for layers in net.stages.values() for e in layers}
     assert plan_of(OmegaConf.to_container(cfg.model, resolve=True)).shapes(96)
+
+
+@pytest.mark.parametrize("variant", BLOCKS)
+def test_the_block_group_sets_the_whole_network(variant, composed):
+    cfg = OmegaConf.to_container(composed("model=inception_v4", f"block={variant}"), resolve=True)
+    check(cfg)
+    swapped = [block.swapped for block in plan_of(cfg["model"]).blocks]
+    assert swapped.count(variant) == 14 and set(swapped) == {variant, None}
+
+
+def test_the_sweep_is_network_by_stage_by_variant():
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from hydra_plugins.inception_zoo_sweeper import BlockSweeper, BlockSweeperConf
+
+    conf = BlockSweeperConf()
+    assert conf.params == {"model": ",".join(ZOO)}
+    overrides = OverridesParser.create().parse_overrides([f"model={conf.params['model']}", "seed=1,2"])
+    (jobs,) = BlockSweeper(None, conf.params, conf.variants).split_arguments(overrides, None)
+    assert len(jobs) == len(set(map(tuple, jobs))) == len(ZOO) * 2 * (1 + 3 * 5)
+    assert ["model=inception_v3", "seed=2", "model.blocks.grid17=residual"] in jobs and ["model=googlenet", "seed=1"] in jobs
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -111,7 +135,12 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["model=inception_v3", "data.image_size=9"], "below the minimum of 75 px"),
         (["model=bn_inception", "data.image_size=72"], "data.image_size=72 does not fit"),
         (["model.norm=bach"], "norm=bach is unknown; did you mean 'batch'?"),
-        (["model.blocks.inception_3a=[1x1]"], "googlenet, grid28 inception_3a, row '1x1': token '1x1'"),
+        (
+            ["block=residual", "model.blocks.grid28=reduction_pool"],
+            "blocks.grid28=reduction_pool: grid28 has no grid reduction",
+        ),
+        (["model.drop_path=0.1"], "googlenet: drop_path=0.1, but no block is residual"),
+        (["model.blocks.inception_3a=[1x1]"], "googlenet, grid28 inception_3a: row '1x1': token '1x1'"),
     ],
 )
 def test_mistakes_are_named(overrides, message, composed):

@@ -253,3 +253,53 @@ def test_the_quickstart_beats_the_tutorials_median(zoo, tmp_path, fashion_mnist_
     done = zoo("experiment=quickstart", f"data.root={fashion_mnist_root}", timeout=3600)
     assert done.returncode == 0, done.stderr
     assert json.loads((run_folder(tmp_path) / "results.json").read_text())["test/top1"] >= 0.89
+
+
+def test_every_generation_of_block_in_one_sweep(zoo, tmp_path):
+    """The ten jobs of the documentation, on small images; each job's swap stands in the sweep's table."""
+    variants = ["parallel", "parallel_bn", "factorized_nx1", "expanded", "residual"]
+    small = [word for word in SMALL if not word.startswith("data.image_size")] + ["data.image_size=48", "logger=csv"]
+    done = zoo("-m", "model=googlenet,inception_v3", f"model.blocks.all={','.join(variants)}", *small, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    results = [json.loads((tmp_path / "sweep" / str(job) / "results.json").read_text()) for job in range(10)]
+    names = [(r["model"], r["swapped"]) for r in results]
+    assert names == [(m, f"all={v}") for m in ("googlenet", "inception_v3") for v in variants]
+    assert len({r["parameters"] for r in results}) == 10
+    table = done.stdout[done.stdout.rindex(" job ") :]
+    assert all(f"all={variant}" in table for variant in variants) and "sweep folder: sweep" in table
+
+
+def test_sweep_blocks_swaps_one_stage_at_a_time(zoo, tmp_path):
+    only = "hydra.sweeper.variants=[expanded]"
+    done = zoo("-m", "sweep=blocks", "model=googlenet", only, *SMALL, "logger=csv", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    table = lines(done.stdout[done.stdout.rindex(" job ") :])
+    swapped = [line.split()[2] for line in table[2:-1]]
+    assert swapped == ["–", "grid28=expanded", "grid14=expanded", "grid7=expanded"]
+
+
+def test_rows_by_hand_and_a_function_of_ones_own_train(zoo, tmp_path):
+    """From outside the package, on two processes: the other rank finds the user's function too."""
+    (tmp_path / "my_blocks.py").write_text(
+        "def squeeze(c_in, c_out, level):\n    return [f'1x1 {c_out // 8} > 1x1 {c_out // 2} | 3x3 {c_out // 2}']\n"
+    )
+    small = [word for word in SMALL if not word.startswith("data.image_size")] + ["data.image_size=48", "logger=csv"]
+    rows = 'model.blocks.mixed_6b=["1x1 192","1x1 128 > 1x5 128 > 5x1 192","avg > 1x1 384"]'
+    done = zoo("model=inception_v3", rows, "model.blocks.grid8=my_blocks.squeeze", "trainer.devices=2", *small)
+    assert done.returncode == 0, done.stderr
+    assert "grid8=my_blocks.squeeze, mixed_6b=rows" in done.stdout
+
+
+def test_a_block_of_rows_in_a_yaml_of_ones_own(zoo, tmp_path):
+    (tmp_path / "my_conf" / "block").mkdir(parents=True)
+    rows = '["1x1 96", "1x1 32 > 3x3 96", "avg > 1x1 64"]'
+    (tmp_path / "my_conf" / "block" / "slim.yaml").write_text(f"# @package _global_\nmodel: {{blocks: {{all: {rows}}}}}\n")
+    done = zoo("--config-dir", "my_conf", "block=slim", *SMALL, "logger=csv")
+    assert done.returncode == 0, done.stderr
+    assert "all=rows" in done.stdout
+
+
+def test_a_swap_that_cannot_be_ends_in_one_line_before_anything_runs(zoo):
+    done = zoo("model=inception_v3", "model.blocks.grid17=reduction_pol", "data=digits")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "blocks.grid17=reduction_pol: variant 'reduction_pol' is unknown; did you mean 'reduction_pool'?" in done.stderr
