@@ -285,9 +285,10 @@ def test_rows_by_hand_and_a_function_of_ones_own_train(zoo, tmp_path):
     )
     small = [word for word in SMALL if not word.startswith("data.image_size")] + ["data.image_size=48", "logger=csv"]
     rows = 'model.blocks.mixed_6b=["1x1 192","1x1 128 > 1x5 128 > 5x1 192","avg > 1x1 384"]'
-    done = zoo("model=inception_v3", rows, "model.blocks.grid8=my_blocks.squeeze", "trainer.devices=2", *small)
+    added = 'model.blocks.mixed_5b={rows: ["1x1 64","1x1 64 > 3x3 64"], scale: 0.2, shortcut: true}'
+    done = zoo("model=inception_v3", rows, added, "model.blocks.grid8=my_blocks.squeeze", "trainer.devices=2", *small)
     assert done.returncode == 0, done.stderr
-    assert "grid8=my_blocks.squeeze, mixed_6b=rows" in done.stdout
+    assert "grid8=my_blocks.squeeze, mixed_5b=rows, mixed_6b=rows" in done.stdout
 
 
 def test_a_block_of_rows_in_a_yaml_of_ones_own(zoo, tmp_path):
