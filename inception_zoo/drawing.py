@@ -73,7 +73,8 @@ def network_figure(plan: Plan, image_size: int) -> Any:
 def _title(canvas: "_Canvas", plan: Plan, image_size: int, height: float) -> None:
     y, cost = height - 26, plan_cost(plan, image_size)
     canvas.text(MARGIN, y, plan.net.name, size=17, weight="bold", align="left")
-    facts = f"{cost.params / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G multiply-adds at {image_size} px"
+    heads = " with auxiliary heads" if plan.aux else ""
+    facts = f"{cost.params / 1e6:.2f} M parameters{heads}, {cost.macs / 1e9:.2f} G multiply-adds at {image_size} px"
     canvas.text(MARGIN, y - 20, facts, size=9.5, align="left")
     if plan.swapped:
         canvas.text(MARGIN, y - 36, f"swapped: {plan.swapped}", size=9.5, align="left", color=ACCENT, weight="bold")
@@ -92,7 +93,7 @@ class _Band:
         self.runs = list(_runs(blocks))
         kinds: dict[Any, list[Block]] = {}
         for block in blocks:
-            if block.has_branches:
+            if _has_panel(block):
                 kinds.setdefault(_structure(block), []).append(block)
         self.panels = [_Panel(same) for same in kinds.values()]
         self.panels_width = sum(panel.width + PAD for panel in self.panels)
@@ -105,7 +106,7 @@ class _Band:
         at = y + space
         for run in self.runs:
             channels, height, width = self.shapes[run[-1].name]
-            row = "" if run[0].has_branches else "  " + show(run[0].rows[0])
+            row = "" if _has_panel(run[0]) else "  " + show(run[0].rows[0])
             swapped = any(block.swapped for block in run)
             canvas.box(
                 left, at, SPINE, LINE, "", COLORS["plain"], edge=ACCENT if swapped else INK, width=1.6 if swapped else 0.8
@@ -151,7 +152,8 @@ class _Panel:
     """One kind of block, its branches side by side; `blocks` differ in their widths only."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
-        self.block, self.names = blocks[0], _names(blocks)
+        self.block = blocks[0]
+        self.title = _names(blocks) + (f"   {self.block.swapped}" if self.block.swapped else "")
         chains = list(zip(*(block.rows for block in blocks), strict=True))  # one row of each block
         self.branches = [[_step(steps) for steps in zip(*rows, strict=True)] for rows in chains]
         self.widths = [max(len(s.ops) * (s.width + GAP) - GAP for s in branch) for branch in self.branches]
@@ -159,7 +161,7 @@ class _Panel:
         self.joined = _list(b.joined for b in blocks)
         self.side = 72 if self.block.residual else 0  # where the shortcut runs
         inner = sum(self.widths) + GAP * (len(self.widths) - 1)
-        self.width = max(inner + self.side + 2 * GAP, 5.6 * len(self.names) + 60)
+        self.width = max(inner + self.side + 2 * GAP, 5.8 * len(self.title) + 2 * GAP)
         self.inner = self.width - self.side - 2 * GAP
         longest = max(len(branch) for branch in self.branches)
         self.height = (
@@ -170,9 +172,8 @@ class _Panel:
         marked = self.block.swapped is not None
         edge = ACCENT if marked else "#90a4ae"
         canvas.rectangle(left, bottom, self.width, self.height, "#ffffff", edge, 1.8 if marked else 0.8)
-        title = f"{self.names}   {self.block.swapped}" if marked else self.names
         top = bottom + self.height
-        canvas.text(left + GAP, top - 11, title, size=9, weight="bold", align="left", color=ACCENT if marked else INK)
+        canvas.text(left + GAP, top - 11, self.title, size=9, weight="bold", align="left", color=ACCENT if marked else INK)
         x0, base = left + GAP + self.side, bottom + GAP
         canvas.box(left + GAP, base, self.width - 2 * GAP, BAR, f"input   {self.inputs}", COLORS["plain"])
         ground = base + BAR
@@ -182,7 +183,7 @@ class _Panel:
         for branch, width in zip(self.branches, self.widths, strict=True):
             self._branch(canvas, branch, x + width / 2, ground, roof)
             x += width + GAP + spare
-        label = f"filter concat   {self.joined}" if len(self.branches) > 1 else self.joined
+        label = f"filter concat   {self.joined}" if len(self.branches[0][-1].ops) + len(self.branches) > 2 else self.joined
         canvas.box(x0, roof, self.inner, BAR, label, COLORS["concat"])
         if self.block.residual:
             self._sum(canvas, x0 + self.inner / 2, left + GAP + self.side / 2 - 4, ground, roof + BAR)
@@ -290,6 +291,10 @@ def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:
             run = []
         run.append(block)
     yield run
+
+
+def _has_panel(block: Block) -> bool:
+    return block.has_branches or len(block.rows[0]) > 2  # a short chain is written into its endpoint's box
 
 
 def _identity(block: Block) -> tuple[Any, ...]:

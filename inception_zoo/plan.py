@@ -35,7 +35,7 @@ class Block:
 
     @property
     def has_branches(self) -> bool:
-        return len(self.rows) > 1 or self.residual is not None
+        return len(self.rows) > 1 or self.residual is not None or any(len(step) > 1 for row in self.rows for step in row)
 
     @property
     def kind(self) -> str:

@@ -243,6 +243,7 @@ def test_the_wheel_carries_the_configs(zoo, tmp_path):
     assert where.stdout.startswith(str(site))
     listed = zoo("list", script=script)
     assert listed.returncode == 0 and "inception_resnet_v2_slim" in listed.stdout
+    assert (site / "hydra_plugins" / "inception_zoo_sweeper.py").exists()
     done = zoo("run", *SMALL, "trainer.devices=2", "logger=csv", script=script, env=environment)
     assert done.returncode == 0, done.stderr
     assert (run_folder(tmp_path) / "results.json").exists()
