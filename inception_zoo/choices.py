@@ -57,9 +57,8 @@ class Choices:
             value = getattr(self, key)
             if not _is_number(value) or not 0 <= value < 1:
                 raise ZooError(f"{net.name}: {key}={value} must be a number from 0 to below 1")
-        scale = self.residual_scale
-        if scale is not None and (not _is_number(scale) or not 0 < scale <= 1):
-            raise ZooError(f"{net.name}: residual_scale={scale} must be a number above 0, at most 1")
+        if self.residual_scale is not None and not _is_scale(self.residual_scale):
+            raise ZooError(f"{net.name}: residual_scale={self.residual_scale} must be a number above 0, at most 1")
         if not isinstance(self.aux, bool):
             raise ZooError(f"{net.name}: aux={self.aux} must be true or false")
         if self.aux and not net.aux:
@@ -80,10 +79,15 @@ def _check_block(choice: Any) -> None:
     if isinstance(choice, str):
         find_variant(choice)
     elif isinstance(choice, Mapping):
-        names = ("rows", "scale", "relu", "shortcut")
-        if not {"rows", "scale"} <= set(choice) <= set(names):
+        if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", "relu", "shortcut"}:
             raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {', '.join(choice)}")
-        _check_block(choice["rows"])
+        if isinstance(choice["rows"], str) or not isinstance(choice["rows"], Sequence) or not choice["rows"]:
+            raise ZooError("rows must be a list of rows, like ['1x1 64']")
+        if not _is_scale(choice["scale"]):
+            raise ZooError(f"scale={choice['scale']} must be a number above 0, at most 1")
+        for key in ("relu", "shortcut"):
+            if not isinstance(choice.get(key, True), bool):
+                raise ZooError(f"{key}={choice[key]} must be true or false")
     elif choice is not None and not callable(choice) and (not isinstance(choice, Sequence) or not choice):
         raise ZooError("must be a variant or a list of rows, like ['1x1 64']")
 
@@ -101,3 +105,7 @@ def model_config(net: Net) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_scale(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1

@@ -192,7 +192,10 @@ def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
         does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
         raise ZooError(f"'{choice}' cannot stand here: {own.name} {does}; valid: {', '.join(valid)}")
     variant = find_variant(choice) if isinstance(choice, str) else choice
-    spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
+    try:
+        spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
+    except Exception as error:  # a function of the user's own
+        raise ZooError(f"'{named(choice)}' failed with {type(error).__name__}: {error}") from error
     if not isinstance(spec, Residual) and (isinstance(spec, str) or not isinstance(spec, Sequence) or not spec):
         raise ZooError(f"'{named(choice)}' must return a list of rows or a Residual, not {spec!r}")
     return spec

@@ -184,7 +184,15 @@ def test_a_residual_block_by_hand():
             "grid35 mixed_5b: a residual sum over 192 channels cannot give 256; set shortcut; rows '1x1 64'",
         ),
         ("inception_v3", {"blocks": {"mixed_6b": {"rows": ["1x1 64"]}}}, "a residual block has rows and scale"),
-        ("inception_v3", {"blocks": {"mixed_6b": {"rows": [], "scale": 1}}}, "must be a variant or a list of rows"),
+        ("inception_v3", {"blocks": {"mixed_6b": {"rows": [], "scale": 1}}}, "rows must be a list of rows"),
+        ("inception_v3", {"blocks": {"mixed_6b": {"rows": "residual", "scale": 1}}}, "rows must be a list of rows"),
+        ("inception_v3", {"blocks": {"mixed_6b": {"rows": ["1x1 8"], "scale": "a"}}}, "scale=a must be a number above 0"),
+        ("inception_v3", {"blocks": {"mixed_6b": {"rows": ["1x1 8"], "scale": 1, "relu": 3}}}, "relu=3 must be true or false"),
+        (
+            "inception_v3",
+            {"blocks": {"mixed_6b": "math.pow"}},
+            "grid17 mixed_6b: 'math.pow' failed with TypeError: pow expected 2",
+        ),
         ("inception_v3", {"blocks": {"mixed_6b": 3}}, "blocks.mixed_6b=3: must be a variant or a list of rows"),
         (
             "googlenet",
