@@ -30,8 +30,7 @@ class BlockSweeper(BasicSweeper):
 
     def _swaps(self, job: Sequence[str]) -> list[list[str]]:
         (name,) = (word.removeprefix("model=") for word in job if word.startswith("model="))
-        stages = list(find_net(name).stages)[1:]
-        return [[], *([f"model.blocks.{stage}={variant}"] for stage in stages for variant in self.variants)]
+        return [[], *([f"model.blocks.{grid}={variant}"] for grid in find_net(name).grids for variant in self.variants)]
 
 
 @dataclass

@@ -6,9 +6,12 @@ from inception_zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from inception_zoo.network import Inception, Outputs, create_model
+    from inception_zoo.weights import export_weights, load_model, load_weights, save_model
 
 __version__ = "0.1.0"
-__all__ = ["Inception", "Outputs", "ZooError", "create_model"]
+__all__ = [
+    "Inception", "Outputs", "ZooError", "create_model", "export_weights", "load_model", "load_weights", "save_model",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from inception_zoo import network
 
         return getattr(network, name)
+    if name in ("export_weights", "load_model", "load_weights", "save_model"):
+        from inception_zoo import weights
+
+        return getattr(weights, name)
     raise AttributeError(f"module 'inception_zoo' has no attribute '{name}'")

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inception_zoo.check import check
 from inception_zoo.choices import model_config
-from inception_zoo.errors import ZooError, did_you_mean, fail
+from inception_zoo.errors import ZooError, did_you_mean, fail, unreadable
 from inception_zoo.nets import ALIASES, ZOO
 from inception_zoo.variants import BLOCKS
 
@@ -76,7 +76,7 @@ def explain(error: Exception) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} is unknown; {did_you_mean(option, sorted(error.options))}"
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64 > 3x3 96\"]'"
+        return unreadable(error.override)
     text = " ".join(str(error).split())
     key = re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text) or re.search(r"full_key: (\S+)", text)
     if isinstance(error, ConfigCompositionException) and key:

@@ -3,14 +3,20 @@
 Facts about a network stand in its table (`inception_zoo/nets`); every default here is "as the table says".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets.table import Net
-from inception_zoo.variants import find_variant
+from inception_zoo.variants import find_variant, is_rows
 
+ADAPT = {  # what loaded weights may lack, or have otherwise
+    "head": "classifiers drawn anew, for other classes",
+    "input": "another number of image channels",
+    "aux": "auxiliary heads drawn anew",
+    "blocks": "swapped blocks drawn anew",
+}
 VALID = {
     "norm": ("none", "lrn", "batch", "group"),
     "stem": ("imagenet", "medium", "small"),
@@ -81,14 +87,14 @@ def _check_block(choice: Any) -> None:
     elif isinstance(choice, Mapping):
         if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", "relu", "shortcut"}:
             raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {', '.join(choice)}")
-        if isinstance(choice["rows"], str) or not isinstance(choice["rows"], Sequence) or not choice["rows"]:
+        if not is_rows(choice["rows"]):
             raise ZooError("rows must be a list of rows, like ['1x1 64']")
         if not _is_scale(choice["scale"]):
             raise ZooError(f"scale={choice['scale']} must be a number above 0, at most 1")
         for key in ("relu", "shortcut"):
             if not isinstance(choice.get(key, True), bool):
                 raise ZooError(f"{key}={choice[key]} must be true or false")
-    elif choice is not None and not callable(choice) and (not isinstance(choice, Sequence) or not choice):
+    elif choice is not None and not callable(choice) and not is_rows(choice):
         raise ZooError("must be a variant or a list of rows, like ['1x1 64']")
 
 

@@ -1,7 +1,8 @@
 """A network as a picture, from the bottom up as in the papers: its endpoints in a column, its blocks opened beside them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class _Band:
     def __init__(self, plan: Plan, stage: str, shapes: dict[str, tuple[int, int, int]]) -> None:
         self.plan, self.stage, self.shapes = plan, stage, shapes
         blocks = [block for block in plan.blocks if block.stage == stage]
-        self.runs = list(_runs(blocks))
+        self.runs = [list(run) for _, run in groupby(blocks, _identity)]
         kinds: dict[Any, list[Block]] = {}
         for block in blocks:
             if _has_panel(block):
@@ -183,7 +184,8 @@ class _Panel:
         for branch, width in zip(self.branches, self.widths, strict=True):
             self._branch(canvas, branch, x + width / 2, ground, roof)
             x += width + GAP + spare
-        label = f"filter concat   {self.joined}" if len(self.branches[0][-1].ops) + len(self.branches) > 2 else self.joined
+        joins = len(self.branches) > 1 or len(self.branches[0][-1].ops) > 1
+        label = f"filter concat   {self.joined}" if joins else self.joined
         canvas.box(x0, roof, self.inner, BAR, label, COLORS["concat"])
         if self.block.residual:
             self._sum(canvas, x0 + self.inner / 2, left + GAP + self.side / 2 - 4, ground, roof + BAR)
@@ -282,22 +284,12 @@ class _Canvas:
         self.axes.annotate("", (to_x, to_y), (x, y), arrowprops=style)
 
 
-def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Neighbours that are equal in rows and channels; a chain of residual blocks is one run."""
-    run: list[Block] = []
-    for block in blocks:
-        if run and (block.rows, block.c_in, block.c_out, _structure(block)) != _identity(run[-1]):
-            yield run
-            run = []
-        run.append(block)
-    yield run
-
-
 def _has_panel(block: Block) -> bool:
     return block.has_branches or len(block.rows[0]) > 2  # a short chain is written into its endpoint's box
 
 
 def _identity(block: Block) -> tuple[Any, ...]:
+    """Neighbours that share it are drawn as one."""
     return block.rows, block.c_in, block.c_out, _structure(block)
 
 

@@ -23,6 +23,11 @@ def check_whole(key: str, value: object, at_least: int) -> None:
         raise ZooError(f"{key}={value} must be a whole number of at least {at_least}")
 
 
+def unreadable(override: str) -> str:
+    """The message about a word of the command line that Hydra cannot parse."""
+    return f"'{override}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64 > 3x3 96\"]'"
+
+
 def fail(message: str) -> NoReturn:
     """End the program as every mistake of a user ends it: one line on stderr, exit status 2."""
     print(f"error: {message}", file=sys.stderr)

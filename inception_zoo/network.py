@@ -1,15 +1,21 @@
 """Plan → network, with named endpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from inception_zoo.blocks import AuxHead, build_block
+from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.initialization import initialize
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
+from inception_zoo.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from inception_zoo.weights.card import Provenance
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,19 @@ class Outputs:
 
 
 class Inception(nn.Module):
-    """Any network of the zoo. Its blocks are attributes under their endpoint's name: ``model.mixed_6e``."""
+    """Any network of the zoo. Its blocks are attributes under their endpoint's name: ``model.mixed_6e``.
+
+    What its weights bring with them is known once they are loaded or trained: `preprocessing`, `classes` (names by label)
+    and `provenance`.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
+        self.preprocessing: Preprocessing | None = None
+        self.classes: list[str] | None = None
+        self.provenance: Provenance | None = None
+        self.frozen: list[str] = []  # endpoints, from the first on
         for block in plan.blocks:
             self.add_module(block.name, build_block(plan, block))
         channels = {block.name: block.c_out for block in plan.blocks}
@@ -54,6 +68,28 @@ class Inception(nn.Module):
         """Images (N, in_channels, H, W) → feature maps (N, C, H, W) by endpoint, in order."""
         return dict(self._walk(x))
 
+    def freeze(self, last: str | None) -> None:
+        """Keep the weights and BatchNorm statistics of every endpoint up to `last`, or a stage's last; None frees them all.
+
+        What is frozen stays in evaluation mode whatever `train` says, so its BatchNorms normalize with what they know.
+        """
+        names = [block.name for block in self.plan.blocks]
+        stages = {block.stage: block.name for block in self.plan.blocks}
+        if last is not None and last not in names and last not in stages:
+            raise ZooError(
+                f"{self.plan.net.name}: freeze={last} is no stage or endpoint; {did_you_mean(last, [*stages, *names])}"
+            )
+        self.frozen = names[: names.index(stages.get(last, last)) + 1] if last is not None else []
+        for name in names:
+            self.get_submodule(name).requires_grad_(name not in self.frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Inception":
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
+
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         for block in self.plan.blocks:
             x = self.get_submodule(block.name)(x)
@@ -63,17 +99,36 @@ class Inception(nn.Module):
         return self.fc(self.dropout(self.pool(maps).flatten(1)))
 
 
-def create_model(name: str, num_classes: int = 1000, in_channels: int = 3, **choices: Any) -> Inception:
-    """Build a network of the zoo with random weights.
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    *,
+    weights: str | Path | None = None,
+    adapt: Sequence[str] = (),
+    freeze: str | None = None,
+    **choices: Any,
+) -> Inception:
+    """Build a network of the zoo, with random weights or with those that are given.
 
     Args:
         name: a network or alias, see ``inception-zoo list``.
         num_classes: length of the logits.
         in_channels: channels of the images.
+        weights: published ones by name, as ``torchvision:IMAGENET1K_V1`` or ``timm:inception_v4.tf_in1k``, a file or a run
+            folder; see `inception_zoo.load_weights`.
+        adapt: what may differ from the weights: `head`, `input`, `aux`, `blocks`.
+        freeze: the last endpoint that training leaves as it is, with all before it; see `Inception.freeze`.
         **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
             `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.choices.Choices`.
 
     Raises:
-        ZooError: names the network and the choice, or the stage, row and token at fault.
+        ZooError: names the network and the choice, or the stage, row and token at fault, or the weights that do not fit.
     """
-    return Inception(make_plan(find_net(name), num_classes, in_channels, **choices))
+    model = Inception(make_plan(find_net(name), num_classes, in_channels, **choices))
+    if weights is not None:
+        from inception_zoo.weights import pretrain
+
+        pretrain(model, weights, adapt)
+    model.freeze(freeze)
+    return model

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, unreadable
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
 
@@ -25,12 +25,13 @@ def _choices(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    parser = OverridesParser.create()
     choices: dict[str, Any] = {}
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = parser.parse_override(text)
         except HydraException:
-            raise ZooError(f"'{text}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64\"]'") from None
+            raise ZooError(unreadable(text)) from None
         if override.is_sweep_override():
             raise ZooError(f"'{text}' has several values; describe takes one")
         key, value = (override.key_or_group or "").removeprefix("model."), override.value()

@@ -13,7 +13,7 @@ from inception_zoo.geometry import Size, has_stride, out_channels, out_size, sca
 from inception_zoo.nets.table import Aux, Net, Residual
 from inception_zoo.notation import Lrn, Pool, Row, parse, show
 from inception_zoo.stems import with_stem
-from inception_zoo.variants import BLOCKS, REDUCTIONS, find_variant, named
+from inception_zoo.variants import BLOCKS, REDUCTIONS, find_variant, is_rows, named
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
         spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
     except Exception as error:  # a function of the user's own
         raise ZooError(f"'{named(choice)}' failed with {type(error).__name__}: {error}") from error
-    if not isinstance(spec, Residual) and (isinstance(spec, str) or not isinstance(spec, Sequence) or not spec):
+    if not isinstance(spec, Residual) and not is_rows(spec):
         raise ZooError(f"'{named(choice)}' must return a list of rows or a Residual, not {spec!r}")
     return spec
 

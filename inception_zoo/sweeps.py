@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = {
     "val/top1_best": ("val top-1", "{:.4f}", 1),
@@ -21,9 +21,14 @@ COLUMNS = {
 
 
 class SweepTable(Callback):
-    """After `-m`: every job with its network, what was swapped in it, the other keys that vary, and its results."""
+    """After `-m`: every job with its network, what was swapped in it, the other keys that vary, and its results.
+
+    Hydra makes one at the start of every job, so what prints loads only at the end of a sweep.
+    """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from rich.console import Console
+
         folder = Path(config.hydra.sweep.dir)
         jobs = {path.parent: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
         if jobs:
@@ -31,8 +36,11 @@ class SweepTable(Callback):
             print(f"sweep folder: {folder}")
 
 
-def sweep_table(jobs: dict[Path, dict[str, Any]]) -> Table:
+def sweep_table(jobs: dict[Path, dict[str, Any]]) -> "Table":
     """Jobs, by run folder → results, in the order of their numbers."""
+    from rich import box
+    from rich.table import Table
+
     folders = sorted(jobs, key=lambda folder: (len(folder.name), folder.name))
     keys = {folder: _overrides(folder) for folder in folders}
     varying = [key for key in keys[folders[0]] if len({keys[folder].get(key) for folder in folders}) > 1]

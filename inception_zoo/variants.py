@@ -80,6 +80,11 @@ def named(choice: Any) -> str:
     return choice if isinstance(choice, str) else getattr(choice, "__name__", "rows")
 
 
+def is_rows(value: Any) -> bool:
+    """Whether it is a list with something in it; what that says is for the notation to read."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+
+
 def find_variant(name: str) -> Variant:
     """A variant by name, or a user's own by import path; ZooError with the valid names if there is none."""
     known = BLOCKS | REDUCTIONS

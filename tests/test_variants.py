@@ -13,7 +13,7 @@ from inception_zoo.notation import show
 from inception_zoo.plan import make_plan
 from inception_zoo.variants import BLOCKS, REDUCTIONS
 
-STAGES = {name: list(net.stages)[1:] for name, net in ZOO.items()}
+STAGES = {name: net.grids for name, net in ZOO.items()}
 
 # variant: (network, endpoint, channels in, channels out, level or pool) of the paper's block that it is
 PAPERS_OWN = {

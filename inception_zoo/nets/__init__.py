@@ -9,6 +9,7 @@ from inception_zoo.nets.inception_resnet_v2 import INCEPTION_RESNET_V2
 from inception_zoo.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
 from inception_zoo.nets.inception_v2 import INCEPTION_V2
 from inception_zoo.nets.inception_v3 import INCEPTION_V3
+from inception_zoo.nets.inception_v3_slim import INCEPTION_V3_SLIM
 from inception_zoo.nets.inception_v4 import INCEPTION_V4
 from inception_zoo.nets.table import Net
 
@@ -18,6 +19,7 @@ _NETS = (
     BN_INCEPTION,
     INCEPTION_V2,
     INCEPTION_V3,
+    INCEPTION_V3_SLIM,
     INCEPTION_V4,
     INCEPTION_RESNET_V1,
     INCEPTION_RESNET_V2,

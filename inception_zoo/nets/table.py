@@ -48,6 +48,11 @@ class Net:
     aux: Mapping[str, Aux] = field(default_factory=dict)  # by the endpoint that they tap
 
     @property
+    def grids(self) -> list[str]:
+        """Every stage but the stem: those whose blocks can be swapped together."""
+        return list(self.stages)[1:]
+
+    @property
     def names(self) -> list[str]:
-        """`all`, every stage but the stem, then every endpoint: what a block can be chosen for."""
-        return ["all", *list(self.stages)[1:], *(endpoint for stage in self.stages.values() for endpoint in stage)]
+        """`all`, every grid, then every endpoint: what a block can be chosen for."""
+        return ["all", *self.grids, *(endpoint for stage in self.stages.values() for endpoint in stage)]

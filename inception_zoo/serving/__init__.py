@@ -1,0 +1,1 @@
+"""From weights to predictions: images in, classes out; and files to serve."""

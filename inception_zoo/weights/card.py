@@ -1,0 +1,77 @@
+"""The card: what a network says of itself beside its weights, in checkpoints, safetensors and exported files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from inception_zoo.choices import Choices
+from inception_zoo.errors import ZooError
+from inception_zoo.plan import Plan
+from inception_zoo.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights came from."""
+
+    source: str  # as the user gave it, such as `torchvision:IMAGENET1K_V1`, or a path
+    layout: str
+    sha256: str | None = None  # of the file
+    url: str | None = None
+    licence: str | None = None
+    accuracy: Mapping[str, float] | None = None  # published, percent
+    notes: Sequence[str] = ()  # what was not taken over as it was
+    origin: Mapping[str, Any] | None = None  # what the file says of the provenance of its own weights
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that is needed to build a network again and use it."""
+
+    model: Mapping[str, Any]  # the arguments of `create_model`
+    classes: Sequence[str] | None = None
+    preprocessing: Preprocessing | None = None
+    provenance: Provenance | None = None
+
+    def plain(self) -> dict[str, Any]:
+        preprocessing = self.preprocessing.plain() if self.preprocessing else None
+        plain = {"model": dict(self.model), "classes": self.classes, "preprocessing": preprocessing}
+        return json.loads(json.dumps({**plain, "provenance": self.provenance and asdict(self.provenance)}))
+
+    def text(self) -> str:
+        return json.dumps(self.plain())
+
+    @classmethod
+    def of(cls, plain: Any) -> "Card":
+        """From plain containers that a stranger may have written; ZooError if they are no card."""
+        try:
+            if set(plain) != {f.name for f in fields(cls)} or not isinstance(plain["model"]["name"], str):
+                raise TypeError
+            classes = plain["classes"]
+            if classes is not None and (
+                not all(isinstance(c, str) for c in classes) or len(classes) != plain["model"]["num_classes"]
+            ):
+                raise TypeError
+            return cls(
+                plain["model"],
+                classes,
+                Preprocessing.of(plain["preprocessing"]) if plain["preprocessing"] else None,
+                Provenance(**plain["provenance"]) if plain["provenance"] else None,
+            )
+        except (TypeError, KeyError, AttributeError):
+            raise ZooError("the file's card, which says what network it holds, is damaged") from None
+
+
+def model_arguments(plan: Plan) -> dict[str, Any]:
+    """What `create_model` needs to build `plan` again, in plain containers; functions by their import path."""
+    choices = {f.name: getattr(plan.choices, f.name) for f in fields(Choices)}
+    blocks = {key: _plain_block(choice) for key, choice in choices.pop("blocks").items() if choice is not None}
+    shape = {"name": plan.net.name, "num_classes": plan.num_classes, "in_channels": plan.in_channels}
+    return {**shape, **choices, "blocks": blocks}
+
+
+def _plain_block(choice: Any) -> Any:
+    if callable(choice):
+        return f"{choice.__module__}.{choice.__qualname__}"
+    return choice if isinstance(choice, str) else dict(choice) if isinstance(choice, Mapping) else list(choice)

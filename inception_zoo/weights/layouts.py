@@ -1,0 +1,196 @@
+"""How the public implementations call what a network holds: rules by endpoint, in the notation of rows.
+
+A row of names stands for a row of the network's table: one name for each convolution, pools left out. `Place("Mixed_5b",
+["branch1x1", "branch5x5_1 > branch5x5_2", …])` says that the first branch of `mixed_5b` is their `Mixed_5b.branch1x1`.
+Nothing here imports torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from inception_zoo.preprocessing import HALF
+
+
+class Place(NamedTuple):
+    """An endpoint in a layout: their module, and the names in it; a row without a name is the module itself."""
+
+    module: str
+    rows: Sequence[str] = ("",)
+    project: str = ""  # the linear 1x1 of a residual block
+
+
+class Head(NamedTuple):
+    """An auxiliary head in a layout."""
+
+    module: str
+    rows: Sequence[str]
+    fc: str
+    hidden: str = ""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the tensors of a convolution unit, a projection and a classifier are called, from a name in a `Place`.
+
+    The fields of a template: `name`, `tensor`, and for layers that are numbered `conv` and `norm`: "" or "_1", "_2", …
+    """
+
+    conv: str = "{name}.conv.{tensor}"
+    norm: str = "{name}.bn.{tensor}"
+    project: str = "{name}.{tensor}"
+    fc: str = "{name}.{tensor}"
+    separator: str = "."  # between a place's module and a name in it
+    layer: Mapping[str, str] | None = None  # our tensor → theirs, in convolutions and classifiers; None: as ours
+    batch_norm: Mapping[str, str] | None = None  # likewise; what is left out they do not have
+    counted: bool = False  # names are numbers, counted on from the place before
+
+
+@dataclass(frozen=True)
+class Names:
+    """One network in a layout."""
+
+    places: Mapping[str, Place]  # by endpoint; those without weights serve the proof of parity
+    fc: str
+    heads: Mapping[str, Head] = field(default_factory=dict)  # by the endpoint that they tap
+    style: Style = Style()
+    bgr: bool = False  # the first convolution reads blue, green, red
+    normalized: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean, std where all published weights share them
+
+
+# fmt: off
+
+# GoogLeNet and Inception-v3 in torchvision
+INCEPTION_V1 = ["branch1", "branch2.0 > branch2.1", "branch3.0 > branch3.1", "branch4.1"]
+TORCHVISION_V1 = Names(
+    {
+        "conv1": Place("conv1"), "pool1": Place("maxpool1"), "conv2": Place("conv2"), "conv3": Place("conv3"),
+        "pool2": Place("maxpool2"), "pool3": Place("maxpool3"), "pool4": Place("maxpool4"),
+        **{f"inception_{i}": Place(f"inception{i}", INCEPTION_V1) for i in ["3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"]},
+    },
+    fc="fc",
+    heads={tap: Head(name, ["conv"], "fc2", hidden="fc1") for tap, name in {"inception_4a": "aux1", "inception_4d": "aux2"}.items()},
+)
+A35 = ["branch1x1", "branch5x5_1 > branch5x5_2", "branch3x3dbl_1 > branch3x3dbl_2 > branch3x3dbl_3", "branch_pool"]
+C17 = [
+    "branch1x1", "branch7x7_1 > branch7x7_2 > branch7x7_3",
+    "branch7x7dbl_1 > branch7x7dbl_2 > branch7x7dbl_3 > branch7x7dbl_4 > branch7x7dbl_5", "branch_pool",
+]
+E8 = [
+    "branch1x1", "branch3x3_1 > branch3x3_2a | branch3x3_2b",
+    "branch3x3dbl_1 > branch3x3dbl_2 > branch3x3dbl_3a | branch3x3dbl_3b", "branch_pool",
+]
+V3_PLACES = {
+    "conv_1a": Place("Conv2d_1a_3x3"), "conv_2a": Place("Conv2d_2a_3x3"), "conv_2b": Place("Conv2d_2b_3x3"),
+    "conv_3b": Place("Conv2d_3b_1x1"), "conv_4a": Place("Conv2d_4a_3x3"),
+    **{f"mixed_5{i}": Place(f"Mixed_5{i}", A35) for i in "bcd"},
+    "mixed_6a": Place("Mixed_6a", ["branch3x3", "branch3x3dbl_1 > branch3x3dbl_2 > branch3x3dbl_3"]),
+    **{f"mixed_6{i}": Place(f"Mixed_6{i}", C17) for i in "bcde"},
+    "mixed_7a": Place("Mixed_7a", [
+        "branch3x3_1 > branch3x3_2", "branch7x7x3_1 > branch7x7x3_2 > branch7x7x3_3 > branch7x7x3_4",
+    ]),
+    **{f"mixed_7{i}": Place(f"Mixed_7{i}", E8) for i in "bc"},
+}
+V3_HEADS = {"mixed_6e": Head("AuxLogits", ["conv0 > conv1"], "fc")}
+TORCHVISION_V3 = Names({**V3_PLACES, "pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}, fc="fc", heads=V3_HEADS)
+TIMM_V3 = Names({**V3_PLACES, "pool_3a": Place("Pool1"), "pool_5a": Place("Pool2")}, fc="fc", heads=V3_HEADS)
+
+# Inception-v4 and Inception-ResNet-v2 in timm, and in Cadene's library before it
+A = ["branch0", "branch1.0 > branch1.1", "branch2.0 > branch2.1 > branch2.2", "branch3.1"]
+REDUCE_6A = ["branch0", "branch1.0 > branch1.1 > branch1.2"]
+V4_ROWS = {
+    "conv_1a": [""], "conv_2a": [""], "conv_2b": [""],
+    "mixed_3a": ["conv"],
+    "mixed_4a": ["branch0.0 > branch0.1", "branch1.0 > branch1.1 > branch1.2 > branch1.3"],
+    "mixed_5a": ["conv"],
+    **{f"mixed_5{i}": A for i in "bcde"},
+    "mixed_6a": REDUCE_6A,
+    **{f"mixed_6{i}": [
+        "branch0", "branch1.0 > branch1.1 > branch1.2",
+        "branch2.0 > branch2.1 > branch2.2 > branch2.3 > branch2.4", "branch3.1",
+    ] for i in "bcdefgh"},
+    "mixed_7a": ["branch0.0 > branch0.1", "branch1.0 > branch1.1 > branch1.2 > branch1.3"],
+    **{f"mixed_7{i}": [
+        "branch0", "branch1_0 > branch1_1a | branch1_1b",
+        "branch2_0 > branch2_1 > branch2_2 > branch2_3a | branch2_3b", "branch3.1",
+    ] for i in "bcd"},
+}
+TIMM_V4 = Names(
+    {endpoint: Place(f"features.{i}", rows) for i, (endpoint, rows) in enumerate(V4_ROWS.items())},
+    fc="last_linear", normalized=HALF,
+)
+RESNET_PLACES = {
+    "conv_1a": Place("conv2d_1a"), "conv_2a": Place("conv2d_2a"), "conv_2b": Place("conv2d_2b"), "pool_3a": Place("maxpool_3a"),
+    "conv_3b": Place("conv2d_3b"), "conv_4a": Place("conv2d_4a"), "pool_5a": Place("maxpool_5a"),
+    "mixed_5b": Place("mixed_5b", A),
+    **{f"block35_{i + 1}": Place(f"repeat.{i}", A[:-1], project="conv2d") for i in range(10)},
+    "mixed_6a": Place("mixed_6a", REDUCE_6A),
+    **{f"block17_{i + 1}": Place(f"repeat_1.{i}", REDUCE_6A, project="conv2d") for i in range(20)},
+    "mixed_7a": Place("mixed_7a", ["branch0.0 > branch0.1", "branch1.0 > branch1.1", "branch2.0 > branch2.1 > branch2.2"]),
+    **{f"block8_{i + 1}": Place(f"repeat_2.{i}", REDUCE_6A, project="conv2d") for i in range(9)},
+    "block8_10": Place("block8", REDUCE_6A, project="conv2d"),
+    "conv_7b": Place("conv2d_7b"),
+}
+TIMM_RESNET = Names(RESNET_PLACES, fc="classif", normalized=HALF)
+CADENE_RESNET = Names(RESNET_PLACES, fc="last_linear", normalized=HALF)
+
+# BN-Inception in Cadene's library: the names of the Caffe model, all at one level
+BN_BLOCK = ["1x1", "3x3_reduce > 3x3", "double_3x3_reduce > double_3x3_1 > double_3x3_2", "pool_proj"]
+BN_REDUCTION = ["3x3_reduce > 3x3", "double_3x3_reduce > double_3x3_1 > double_3x3_2"]
+CADENE_BN = Names(
+    {
+        "conv1": Place("conv1_7x7_s2"), "pool1": Place("pool1_3x3_s2"), "conv2": Place("conv2_3x3_reduce"),
+        "conv3": Place("conv2_3x3"), "pool2": Place("pool2_3x3_s2"),
+        **{f"inception_{i}": Place(f"inception_{i}", BN_BLOCK) for i in ("3a", "3b", "4a", "4b", "4c", "4d", "5a", "5b")},
+        **{f"inception_{i}": Place(f"inception_{i}", BN_REDUCTION) for i in ("3c", "4e")},
+    },
+    fc="last_linear", bgr=True,
+    style=Style(conv="{name}.{tensor}", norm="{name}_bn.{tensor}", separator="_"),
+    normalized=((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3),  # pixels of 0 to 255, less the mean (here red first)
+)
+
+# Keras: layers are numbered by their depth, the farthest from the concatenation first; pools have no number.
+# Its order of endpoints is the network's, so the numbers count on from one place to the next.
+KERAS = Style(
+    conv="layers/conv2d{conv}/vars/{tensor}", norm="layers/batch_normalization{norm}/vars/{tensor}",
+    project="layers/conv2d{conv}/vars/{tensor}", fc="layers/{name}/vars/{tensor}", counted=True,
+    layer={"weight": "0", "bias": "1"}, batch_norm={"bias": "0", "running_mean": "1", "running_var": "2"},  # no scale
+)
+K_STEM = {
+    "conv_1a": Place("activation", ["0"]), "conv_2a": Place("activation_1", ["0"]), "conv_2b": Place("activation_2", ["0"]),
+    "pool_3a": Place("max_pooling2d", []), "conv_3b": Place("activation_3", ["0"]), "conv_4a": Place("activation_4", ["0"]),
+    "pool_5a": Place("max_pooling2d_1", []),
+}
+K35 = ["3", "1 > 4", "0 > 2 > 5", "6"]
+K6A = ["2", "0 > 1 > 3"]
+KERAS_V3 = Names(
+    {
+        **K_STEM,
+        **{f"mixed_5{i}": Place(f"mixed{n}", K35) for n, i in enumerate("bcd")},
+        "mixed_6a": Place("mixed3", K6A),
+        **{f"mixed_6{i}": Place(f"mixed{n}", ["6", "2 > 4 > 7", "0 > 1 > 3 > 5 > 8", "9"]) for n, i in enumerate("bcde", 4)},
+        "mixed_7a": Place("mixed8", ["2 > 4", "0 > 1 > 3 > 5"]),
+        **{f"mixed_7{i}": Place(f"mixed{n}", ["7", "1 > 3 | 4", "0 > 2 > 5 | 6", "8"]) for n, i in enumerate("bc", 9)},
+    },
+    fc="dense", style=KERAS, normalized=HALF,
+)
+KERAS_RESNET = Names(
+    {
+        **K_STEM,
+        "mixed_5b": Place("mixed_5b", K35),
+        **{f"block35_{i}": Place(f"block35_{i}_ac", K35[:-1], project="6") for i in range(1, 11)},
+        "mixed_6a": Place("mixed_6a", K6A),
+        **{f"block17_{i}": Place(f"block17_{i}_ac", K6A, project="4") for i in range(1, 21)},
+        "mixed_7a": Place("mixed_7a", ["1 > 4", "2 > 5", "0 > 3 > 6"]),
+        **{f"block8_{i}": Place(f"block8_{i}_ac", K6A, project="4") for i in range(1, 10)},
+        "block8_10": Place("", K6A, project="4"),
+        "conv_7b": Place("conv_7b_ac", ["0"]),
+    },
+    fc="dense", style=KERAS, normalized=HALF,
+)
+LAYOUTS: dict[str, dict[str, Names]] = {
+    "torchvision": {"googlenet_bn": TORCHVISION_V1, "inception_v3": TORCHVISION_V3},
+    "timm": {"inception_v3": TIMM_V3, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": TIMM_RESNET},
+    "cadene": {"bn_inception": CADENE_BN, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": CADENE_RESNET},
+    "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET},
+}

@@ -1,0 +1,111 @@
+"""Published weights by name: ``torchvision:TAG`` and ``timm:MODEL.TAG``, downloaded by the libraries' own code."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.preprocessing import HALF, Preprocessing
+from inception_zoo.weights.card import Provenance
+from inception_zoo.weights.layouts import LAYOUTS
+
+TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
+TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that a library publishes; nothing is downloaded yet."""
+
+    library: str
+    entry: Any  # the library's own record of them
+    preprocessing: Preprocessing
+    provenance: Provenance
+    classes: list[str] | None
+    normalized_again: bool = False  # the library normalizes once more in the network (`transform_input`)
+
+    def download(self) -> Path:
+        """The file, from the library's cache or its publisher; ZooError if it cannot be had."""
+        try:
+            return _from_torchvision(self.entry) if self.library == "torchvision" else _from_hub(self.entry)
+        except Exception as error:  # each library raises many kinds without a network
+            text = " ".join(str(error).split())[:160]
+            raise ZooError(
+                f"weights={self.provenance.source} could not be downloaded ({type(error).__name__}: {text}); "
+                f"download {self.provenance.url} where there is a network, and give the file's path"
+            ) from None
+
+
+def is_name(source: str) -> bool:
+    """Whether it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
+    return source.partition(":")[0] in ("torchvision", "timm") and ":" in source
+
+
+def published(source: str, net: str) -> Published:
+    """What `source` names for a network of the zoo.
+
+    Raises:
+        ZooError: the library has no such weights, or they are another network's; lists those that it has.
+    """
+    library, _, tag = source.partition(":")
+    if net not in LAYOUTS[library]:
+        raise ZooError(f"weights={source}: {library} has no {net}; it has {', '.join(LAYOUTS[library])}")
+    return _torchvision(source, tag, net) if library == "torchvision" else _timm(source, tag, net)
+
+
+def _torchvision(source: str, tag: str, net: str) -> Published:
+    import torchvision
+
+    weights = getattr(torchvision.models, TORCHVISION[net])
+    if tag not in weights.__members__:
+        raise ZooError(f"weights={source}: torchvision has no such weights of {net}; {did_you_mean(tag, weights.__members__)}")
+    entry = weights[tag]
+    transform = entry.transforms()
+    (measured,) = entry.meta["_metrics"].values()
+    provenance = Provenance(
+        source,
+        "torchvision",
+        url=entry.url,
+        licence="BSD-3-Clause (torchvision's; it states none for the weights)",
+        accuracy={"top1": measured["acc@1"], "top5": measured["acc@5"]},
+    )
+    # These two were ported from TensorFlow: the network itself takes the images from the usual normalization to -1 … 1.
+    preprocessing = Preprocessing(
+        transform.crop_size[0], HALF[0], HALF[1], transform.resize_size[0], str(transform.interpolation.value)
+    )
+    return Published("torchvision", entry, preprocessing, provenance, entry.meta["categories"], normalized_again=True)
+
+
+def _timm(source: str, tag: str, net: str) -> Published:
+    try:
+        import timm
+    except ImportError:
+        raise ZooError(f"weights={source} needs the package timm: pip install 'inception-zoo[interchange]'") from None
+    known = [name for arch in TIMM for name in timm.list_models(f"{arch}.*", pretrained=True)]
+    if tag not in known:
+        raise ZooError(f"weights={source}: timm has no such weights; {did_you_mean(tag, known)}")
+    arch = tag.partition(".")[0]
+    if TIMM[arch] != net:
+        raise ZooError(f"weights={source} are {TIMM[arch]}'s, not {net}'s")
+    entry: Any = timm.models.get_pretrained_cfg(tag)
+    size = entry.input_size[-1]
+    preprocessing = Preprocessing(size, entry.mean, entry.std, math.floor(size / entry.crop_pct), entry.interpolation)
+    url = f"https://huggingface.co/{entry.hf_hub_id}"
+    provenance = Provenance(source, "timm", url=url, licence=entry.license)
+    info = timm.data.ImageNetInfo()
+    classes = [info.index_to_description(i) for i in range(entry.num_classes)] if entry.num_classes == 1000 else None
+    return Published("timm", entry, preprocessing, provenance, classes)
+
+
+def _from_torchvision(entry: Any) -> Path:
+    import torch
+
+    entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    return Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
+
+
+def _from_hub(entry: Any) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(entry.hf_hub_id, "model.safetensors"))
