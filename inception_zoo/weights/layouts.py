@@ -61,15 +61,16 @@ class Names:
 # fmt: off
 
 # GoogLeNet and Inception-v3 in torchvision
+BLOCKS_V1 = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 INCEPTION_V1 = ["branch1", "branch2.0 > branch2.1", "branch3.0 > branch3.1", "branch4.1"]
 TORCHVISION_V1 = Names(
     {
         "conv1": Place("conv1"), "pool1": Place("maxpool1"), "conv2": Place("conv2"), "conv3": Place("conv3"),
         "pool2": Place("maxpool2"), "pool3": Place("maxpool3"), "pool4": Place("maxpool4"),
-        **{f"inception_{i}": Place(f"inception{i}", INCEPTION_V1) for i in ["3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"]},
+        **{f"inception_{i}": Place(f"inception{i}", INCEPTION_V1) for i in BLOCKS_V1},
     },
     fc="fc",
-    heads={tap: Head(name, ["conv"], "fc2", hidden="fc1") for tap, name in {"inception_4a": "aux1", "inception_4d": "aux2"}.items()},
+    heads={f"inception_4{i}": Head(name, ["conv"], "fc2", hidden="fc1") for i, name in (("a", "aux1"), ("d", "aux2"))},
 )
 A35 = ["branch1x1", "branch5x5_1 > branch5x5_2", "branch3x3dbl_1 > branch3x3dbl_2 > branch3x3dbl_3", "branch_pool"]
 C17 = [
@@ -141,8 +142,8 @@ CADENE_BN = Names(
     {
         "conv1": Place("conv1_7x7_s2"), "pool1": Place("pool1_3x3_s2"), "conv2": Place("conv2_3x3_reduce"),
         "conv3": Place("conv2_3x3"), "pool2": Place("pool2_3x3_s2"),
-        **{f"inception_{i}": Place(f"inception_{i}", BN_BLOCK) for i in ("3a", "3b", "4a", "4b", "4c", "4d", "5a", "5b")},
-        **{f"inception_{i}": Place(f"inception_{i}", BN_REDUCTION) for i in ("3c", "4e")},
+        **{f"inception_{i}": Place(f"inception_{i}", BN_REDUCTION if i in ("3c", "4e") else BN_BLOCK)
+           for i in ("3a", "3b", "3c", *BLOCKS_V1[2:])},
     },
     fc="last_linear", bgr=True,
     style=Style(conv="{name}.{tensor}", norm="{name}_bn.{tensor}", separator="_"),

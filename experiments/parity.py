@@ -1,0 +1,36 @@
+"""The table of experiments/parity.md, measured anew: python experiments/parity.py COMMIT"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from summary import BEGIN, END, provenance
+
+from inception_zoo.parity import PAIRS, prove
+
+
+def main(commit: str) -> None:
+    lines = [
+        "| layout, network | ours | load | export | round trip | evaluation | training | endpoints |",
+        "| --- | --- |" + " --- |" * 6,
+    ]
+    for name, pair in PAIRS.items():
+        proof = prove(name)
+        exact = "exact" if proof.round_trip else "**differs**"
+        export = largest(proof.back) if proof.back else "–"
+        figures = largest(proof.evaluation), largest(proof.training), str(len(proof.training))
+        lines.append(f"| {name} | `{pair.net}` | yes | {export} | {exact} | {' | '.join(figures)} |")
+        print(lines[-1], flush=True)
+    page = Path(__file__).with_suffix(".md")
+    table = "\n".join(lines)
+    text = f"{BEGIN}\n{table}\n\n{provenance(commit)}\n{END}"
+    page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page.read_text(), flags=re.DOTALL))
+
+
+def largest(differences: Mapping[str, float]) -> str:
+    return f"{max(differences.values()):.0e}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
