@@ -1,14 +1,25 @@
 """The Inception family as tables: build, train, compare and recombine."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from inception_zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from inception_zoo.network import Inception, Outputs, create_model
-    from inception_zoo.weights import export_weights, load_model, load_weights, save_model
+    from inception_zoo.weights.loading import load_model, load_weights
+    from inception_zoo.weights.saving import export_weights, save_model
 
 __version__ = "0.1.0"
+_HOMES = {
+    "Inception": "network",
+    "Outputs": "network",
+    "create_model": "network",
+    "load_model": "weights.loading",
+    "load_weights": "weights.loading",
+    "export_weights": "weights.saving",
+    "save_model": "weights.saving",
+}
 __all__ = [
     "Inception", "Outputs", "ZooError", "create_model", "export_weights", "load_model", "load_weights", "save_model",
 ]  # fmt: skip
@@ -16,12 +27,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # torch loads on first use, so that the command line can list and check networks without it.
-    if name in ("Inception", "Outputs", "create_model"):
-        from inception_zoo import network
-
-        return getattr(network, name)
-    if name in ("export_weights", "load_model", "load_weights", "save_model"):
-        from inception_zoo import weights
-
-        return getattr(weights, name)
+    if name in _HOMES:
+        return getattr(import_module(f"inception_zoo.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'inception_zoo' has no attribute '{name}'")

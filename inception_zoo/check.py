@@ -1,12 +1,16 @@
 """The composed config, checked before torch is imported or anything long starts."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from inception_zoo.choices import VALID
+from inception_zoo.choices import LOADING, VALID, check_loading
 from inception_zoo.errors import ZooError, check_whole, did_you_mean
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
+from inception_zoo.preprocessing import INTERPOLATIONS
+from inception_zoo.weights.layouts import LAYOUTS
+from inception_zoo.weights.sources import EXAMPLE, check_library
 
 
 def check(cfg: Mapping[str, Any]) -> None:
@@ -29,6 +33,7 @@ def check(cfg: Mapping[str, Any]) -> None:
             raise ZooError(f"data.{name}={values} must be {data['in_channels']} numbers, one per channel, std above 0")
     if "root" in data and (not isinstance(data["root"], str) or not data["root"]):
         raise ZooError(f"data.root={data['root']} must be a folder")
+    check_selection(data)
     check_whole("trainer.max_epochs", cfg["trainer"]["max_epochs"], at_least=1)
     check_whole("seed", cfg["seed"], at_least=0)
     smoothing = cfg["label_smoothing"]
@@ -40,7 +45,39 @@ def check(cfg: Mapping[str, Any]) -> None:
     if cfg["model"]["in_channels"] != cfg["data"]["in_channels"]:
         channels = cfg["data"]["in_channels"]
         raise ZooError(f"model.in_channels={cfg['model']['in_channels']}: the images have {channels}; leave it to the data")
+    check_weights(cfg["model"], cfg["layer_decay"])
     check_image_size(cfg["model"], cfg["data"]["image_size"])
+
+
+def check_selection(data: Mapping[str, Any]) -> None:
+    """ZooError for classes or an interpolation that cannot be."""
+    classes = data["classes"]
+    if classes is not None:
+        whole = isinstance(classes, Sequence) and all(isinstance(label, int) for label in classes)
+        if not whole or len(set(classes)) != len(classes) or len(classes) != data["num_classes"]:
+            count = f"data.num_classes={data['num_classes']}"
+            raise ZooError(f"data.classes={classes} must be different labels, as many as {count}")
+    if data["per_class"] is not None:
+        check_whole("data.per_class", data["per_class"], at_least=1)
+    if data["interpolation"] not in INTERPOLATIONS:
+        raise ZooError(
+            f"data.interpolation={data['interpolation']} is unknown; {did_you_mean(data['interpolation'], INTERPOLATIONS)}"
+        )
+
+
+def check_weights(model: Mapping[str, Any], layer_decay: Any) -> None:
+    """ZooError if the weights cannot be had, or do not go with what else is chosen about them."""
+    net = find_net(model["name"])
+    weights = model["weights"]
+    check_loading(net, weights, model["adapt"], model["freeze"])
+    if weights is not None:
+        library, _, tag = weights.partition(":")
+        if tag and library in LAYOUTS:
+            check_library(weights, net.name)
+        elif not Path(weights).exists():
+            raise ZooError(f"model.weights={weights} does not exist; give a file, a run folder, or a name such as {EXAMPLE}")
+    if not isinstance(layer_decay, int | float) or not 0 < layer_decay <= 1:
+        raise ZooError(f"layer_decay={layer_decay} must be a number above 0, at most 1")
 
 
 def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
@@ -62,5 +99,5 @@ def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
 
 def plan_of(model: Mapping[str, Any]) -> Plan:
     """The plan of a composed `model` node."""
-    chosen = dict(model)
+    chosen = {key: value for key, value in model.items() if key not in LOADING}
     return make_plan(find_net(chosen.pop("name")), chosen.pop("num_classes"), chosen.pop("in_channels"), **chosen)

@@ -3,7 +3,7 @@
 Facts about a network stand in its table (`inception_zoo/nets`); every default here is "as the table says".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -11,6 +11,11 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets.table import Net
 from inception_zoo.variants import find_variant, is_rows
 
+LOADING: dict[str, Any] = {  # not of the network, but of what it starts from
+    "weights": None,  # a file, a run folder, or published ones by name; null: random
+    "adapt": [],  # where the weights differ, see ADAPT
+    "freeze": None,  # the last endpoint, or stage, that training leaves as it is
+}
 ADAPT = {  # what loaded weights may lack, or have otherwise
     "head": "classifiers drawn anew, for other classes",
     "input": "another number of image channels",
@@ -106,7 +111,25 @@ def model_config(net: Net) -> dict[str, Any]:
         "in_channels": "${data.in_channels}",
         **asdict(Choices.of(net, {})),
         "blocks": dict.fromkeys(net.names),
+        **LOADING,
     }
+
+
+def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any) -> None:
+    """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
+    if weights is not None and (not isinstance(weights, str) or not weights):
+        raise ZooError(
+            f"{net.name}: weights={weights} must be a file, a run folder, or a name such as timm:inception_v4.tf_in1k"
+        )
+    if not isinstance(adapt, Sequence) or isinstance(adapt, str):
+        raise ZooError(f"{net.name}: adapt={adapt} must be a list of {', '.join(ADAPT)}")
+    for part in adapt:
+        if part not in ADAPT:
+            raise ZooError(f"{net.name}: adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
+    if adapt and weights is None:
+        raise ZooError(f"{net.name}: adapt={','.join(adapt)}, but there are no weights to adapt; set weights")
+    if freeze is not None and freeze not in net.names[1:]:
+        raise ZooError(f"{net.name}: freeze={freeze} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}")
 
 
 def _is_number(value: Any) -> bool:

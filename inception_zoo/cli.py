@@ -114,6 +114,54 @@ def _wide() -> Console:
     return Console(width=max(Console().width, 128))
 
 
+MEAN = Annotated[str | None, typer.Option(help="of the pixels from 0 to 1, as 0.5,0.5,0.5, where the file does not say it")]
+STD = Annotated[str | None, typer.Option(help="likewise")]
+SIZE = Annotated[int | None, typer.Option(min=1, help="pixels; the file's, or the network's usual input, when left out")]
+TRUST = Annotated[bool, typer.Option("--trust", help="import the block function of your own that the file names: it runs code")]
+
+
+@app.command("predict")
+def predict_images(
+    network: Annotated[str, typer.Argument(metavar="CKPT", help="checkpoint, run folder, .safetensors, .pth, .h5 or .onnx")],
+    images: Annotated[list[str], typer.Argument(help="files, folders, patterns; - reads paths from standard input")],
+    layout: Annotated[str, typer.Option("--format", help="table, csv or jsonl")] = "table",
+    output: Annotated[Path | None, typer.Option(help="a file in place of standard output")] = None,
+    top: Annotated[int, typer.Option(min=1, help="classes to show of each image")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    crops: Annotated[int, typer.Option(help="1, 10 or 144 views of each image, averaged, as the papers evaluate")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="average over the image and its mirror")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first image that cannot be read")] = False,
+    explain: Annotated[Path | None, typer.Option(help="a folder for pictures: which branch looked where (Grad-CAM)")] = None,
+    layer: Annotated[str | None, typer.Option(help="the endpoint to explain; the last with branches when left out")] = None,
+    mean: MEAN = None,
+    std: STD = None,
+    image_size: SIZE = None,
+    trust: TRUST = False,
+) -> None:
+    """Classify images. Exit status 1 if one could not be read, 2 with --strict."""
+    from inception_zoo.serving.classifier import Stated, open_classifier
+    from inception_zoo.serving.crops import check_crops
+    from inception_zoo.serving.images import find_images
+    from inception_zoo.serving.predict import check_format, report
+
+    check_format(layout)
+    check_crops(crops)
+    stated = Stated(_numbers("--mean", mean), _numbers("--std", std), image_size)
+    paths = find_images(images)
+    classifier = open_classifier(network, trust, stated)
+    if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer):
+        raise typer.Exit(1)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ZooError(f"{option}={text} must be numbers with commas between, such as 0.485,0.456,0.406") from None
+
+
 @app.command("bench")
 def bench_networks(
     names: Annotated[list[str] | None, typer.Argument(help="networks; all that have a peer when left out")] = None,

@@ -13,7 +13,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from inception_zoo.data.source import Batch
+from inception_zoo.finetune import parameter_groups
 from inception_zoo.network import Inception
+from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.saving import card_of
 
 
 class Classifier(L.LightningModule):
@@ -28,6 +31,7 @@ class Classifier(L.LightningModule):
         scheduler: (optimizer, steps, epoch_steps) → scheduler, see `inception_zoo.schedules`.
         label_smoothing: 0 to below 1.
         config: plain containers, kept in checkpoints and sent to the loggers.
+        layer_decay: learning rate of an endpoint over that of the next, see `inception_zoo.finetune`.
     """
 
     def __init__(
@@ -37,11 +41,12 @@ class Classifier(L.LightningModule):
         scheduler: Callable[..., LRScheduler],
         label_smoothing: float,
         config: Mapping[str, Any],
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.layer_decay = label_smoothing, layer_decay
         self.metrics = nn.ModuleDict({phase: self._metrics() for phase in ("train_", "val_", "test_")})
         self.save_hyperparameters(dict(config))
 
@@ -85,8 +90,12 @@ class Classifier(L.LightningModule):
         each = {f"{phase}/loss": metrics["loss"], **{f"{phase}/{key}": m for key, m in metrics["accuracy"].items()}}
         self.log_dict(each, on_step=False, on_epoch=True, prog_bar=phase != "test", batch_size=len(labels))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA] = card_of(self.model).plain()
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # of Hydra's partial; read where layers differ
+        optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay))
         steps = int(self.trainer.estimated_stepping_batches)
         epochs = max(1, self.trainer.max_epochs or 1)
         scheduler = self.scheduler(optimizer, steps=steps, epoch_steps=max(1, steps // epochs))

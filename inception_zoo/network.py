@@ -127,7 +127,7 @@ def create_model(
     """
     model = Inception(make_plan(find_net(name), num_classes, in_channels, **choices))
     if weights is not None:
-        from inception_zoo.weights import pretrain
+        from inception_zoo.weights.loading import pretrain
 
         pretrain(model, weights, adapt)
     model.freeze(freeze)

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network import Inception, create_model
 from inception_zoo.preprocessing import HALF, IMAGENET, Preprocessing
-from inception_zoo.weights import export_weights, fold_normalization, load_weights
 from inception_zoo.weights.files import read_weights, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Names
-from inception_zoo.weights.normalization import pads
+from inception_zoo.weights.loading import load_weights
+from inception_zoo.weights.normalization import fold_normalization, pads
+from inception_zoo.weights.saving import export_weights
 
 Maps = dict[str, Tensor]  # by endpoint, `aux <endpoint>` and `logits`
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from inception_zoo.devices import auto_precision, check_batch, check_devices
 from inception_zoo.errors import ZooError
 from inception_zoo.launcher import JobLauncher, end_ranks
 from inception_zoo.module import Classifier
-from inception_zoo.network import create_model
+from inception_zoo.network import Inception, create_model
 from inception_zoo.plan import Plan
+from inception_zoo.weights.saving import save_model
 
 say = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -48,13 +50,19 @@ def run(cfg: DictConfig) -> dict[str, float]:
         config: Any = OmegaConf.to_container(cfg)
         seed_everything(cfg.seed, workers=True, verbose=False)
         model = create_model(**config["model"])
+        if model.provenance:
+            config["data"] |= of_the_weights(model, config["data"])
+            config["provenance"] = asdict(model.provenance)
         if ckpt:
             check_fits(ckpt, model, config)
             say(f"checkpoint: {ckpt}")
-        data: ImageData = instantiate(cfg.data)
+        data: ImageData = instantiate(config["data"])
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()
-        module = Classifier(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), cfg.label_smoothing, config)
+            model.classes = data.classes
+        model.preprocessing = data.preprocessing
+        parts = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
+        module = Classifier(model, *parts, cfg.label_smoothing, config, cfg.layer_decay)
         trainer = make_trainer(cfg, folder)
         check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
         metrics: dict[str, float] = {}
@@ -70,6 +78,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
             metrics |= tested
     metrics["minutes"] = (time.perf_counter() - started) / 60
     if trainer.is_global_zero:
+        if cfg.task == "fit":
+            save_model(model, folder / "model.safetensors")  # the weights that were tested
         cost = plan_cost(model.plan, cfg.data.image_size)
         network = {"model": model.plan.net.name, "swapped": model.plan.swapped}
         costs = {"parameters": cost.params, "multiply_adds": cost.macs}
@@ -88,6 +98,17 @@ def resolved(cfg: DictConfig, folder: Path) -> tuple[DictConfig, Path | None]:
         config["trainer"]["precision"], why = auto_precision(cfg.trainer.accelerator)
         say(f"precision: {config['trainer']['precision']} ({why})")
     return OmegaConf.create(config), ckpt
+
+
+def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `data` that loaded weights decide: what their images were normalized with."""
+    if model.preprocessing is None:
+        say("the weights do not say what their images were normalized with; data.mean and data.std are taken")
+        return {}
+    keys = {key: value for key, value in model.preprocessing.plain().items() if key in ("mean", "std", "interpolation")}
+    if changed := [key for key, value in keys.items() if data[key] != value]:
+        say(f"as the weights need it: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")
+    return keys
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
 from inception_zoo.data.augment import random_flip, random_shift
 from inception_zoo.data.source import Batch, Images, Source
 from inception_zoo.errors import ZooError
+from inception_zoo.preprocessing import Preprocessing
 
 
 class _Rows(Dataset):
@@ -40,6 +42,9 @@ class ImageData(L.LightningDataModule):
         shift: move training images by up to so many pixels.
         seed: of the validation split.
         root: folder of the files, for sources that have any.
+        interpolation: `bilinear` or `bicubic`, antialiased; `nearest`.
+        classes: labels of the source that are used, labelled 0, 1, … in this order; all when left out.
+        per_class: training images of each class, chosen by `seed`; all when left out.
     """
 
     def __init__(
@@ -56,14 +61,20 @@ class ImageData(L.LightningDataModule):
         shift: int,
         seed: int,
         root: str | None = None,
+        interpolation: str = "bilinear",
+        classes: Sequence[int] | None = None,
+        per_class: int | None = None,
     ) -> None:
         super().__init__()
         self.source, self.root = source, root
         self.num_classes, self.in_channels = num_classes, in_channels
         self.image_size, self.batch_size, self.val_size = image_size, batch_size, val_size
+        self.normalized = tuple(mean), tuple(std)
         self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
         self.flip, self.shift, self.seed = flip, shift, seed
+        self.interpolation, self.labels, self.per_class = interpolation, classes, per_class
         self.splits: dict[str, Images] = {}
+        self.classes: list[str] | None = None  # names by label, once the source is read
 
     def prepare_data(self) -> None:
         self.setup()
@@ -73,25 +84,42 @@ class ImageData(L.LightningDataModule):
         if self.splits:
             return
         data = self.source() if self.root is None else self.source(self.root)
+        if self.labels is not None:
+            data = data.only(list(self.labels))
         data.check(self.num_classes, self.in_channels)
         if not 0 < self.val_size < len(data.train):
             raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(data.train) - 1}")
-        if self.batch_size > len(data.train) - self.val_size:
-            raise ZooError(
-                f"data.batch_size={self.batch_size} is more than the {len(data.train) - self.val_size} training images"
-            )
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(self.seed))
+        train = self._few(data.train[order[self.val_size :]])
+        if self.batch_size > len(train):
+            raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(train)} training images")
+        self.classes = data.classes if len(data.classes) == self.num_classes else None
         self.splits = {
-            "train": self._resized(data.train[order[self.val_size :]]),
+            "train": self._resized(train),
             "val": self._resized(data.train[order[: self.val_size]]),
             "test": self._resized(data.test),
         }
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network's images have gone through."""
+        return Preprocessing(self.image_size, *self.normalized, resize=self.image_size, interpolation=self.interpolation)
+
+    def _few(self, split: Images) -> Images:
+        """The first `per_class` images of every class."""
+        if self.per_class is None:
+            return split
+        rows = [(split.labels == label).nonzero().flatten()[: self.per_class] for label in range(self.num_classes)]
+        if short := [label for label, found in enumerate(rows) if len(found) < self.per_class]:
+            raise ZooError(f"data.per_class={self.per_class}: class {short[0]} has only {len(rows[short[0]])} training images")
+        return split[torch.cat(rows)]
 
     def _resized(self, split: Images) -> Images:
         size = [self.image_size, self.image_size]
         if list(split.images.shape[-2:]) == size:
             return split
-        chunks = [T.resize(chunk, size, antialias=True) for chunk in split.images.split(4096)]
+        how = InterpolationMode(self.interpolation)
+        chunks = [T.resize(chunk, size, how, antialias=True) for chunk in split.images.split(4096)]
         return Images(torch.cat(chunks), split.labels)
 
     def train_dataloader(self) -> DataLoader:

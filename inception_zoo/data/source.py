@@ -1,7 +1,9 @@
 """What a source hands over: labelled images for training and for the test, held in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from inception_zoo.errors import ZooError
@@ -31,6 +33,20 @@ class Source:
     train: Images
     test: Images
     classes: list[str]
+
+    def only(self, labels: Sequence[int]) -> "Source":
+        """The images of some classes, labelled 0, 1, … in that order; ZooError for a label that there is not."""
+        unknown = [label for label in labels if not 0 <= label < len(self.classes)]
+        if unknown:
+            raise ZooError(f"data.classes: {unknown[0]} is no label; {self.name} has 0 to {len(self.classes) - 1}")
+        new = torch.full((len(self.classes),), -1)
+        new[list(labels)] = torch.arange(len(labels))
+
+        def relabelled(split: Images) -> Images:
+            kept = split[new[split.labels] >= 0]
+            return Images(kept.images, new[kept.labels])
+
+        return Source(self.name, relabelled(self.train), relabelled(self.test), [self.classes[label] for label in labels])
 
     def check(self, num_classes: int, in_channels: int) -> None:
         """ZooError if the network could not read these images or name these labels."""

@@ -10,6 +10,7 @@ from inception_zoo.preprocessing import HALF, Preprocessing
 from inception_zoo.weights.card import Provenance
 from inception_zoo.weights.layouts import LAYOUTS
 
+EXAMPLE = "timm:inception_v4.tf_in1k"
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
 TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
 
@@ -42,6 +43,15 @@ def is_name(source: str) -> bool:
     return source.partition(":")[0] in ("torchvision", "timm") and ":" in source
 
 
+def check_library(source: str, net: str) -> None:
+    """ZooError if the library that `source` begins with has no weights of this network. Imports nothing heavy."""
+    library = source.partition(":")[0]
+    if library not in ("torchvision", "timm"):
+        raise ZooError(f"weights={source}: weights by name come from torchvision and timm; give a file of {library}'s")
+    if net not in LAYOUTS[library]:
+        raise ZooError(f"weights={source}: {library} has no {net}; it has {', '.join(LAYOUTS[library])}")
+
+
 def published(source: str, net: str) -> Published:
     """What `source` names for a network of the zoo.
 
@@ -49,8 +59,7 @@ def published(source: str, net: str) -> Published:
         ZooError: the library has no such weights, or they are another network's; lists those that it has.
     """
     library, _, tag = source.partition(":")
-    if net not in LAYOUTS[library]:
-        raise ZooError(f"weights={source}: {library} has no {net}; it has {', '.join(LAYOUTS[library])}")
+    check_library(source, net)
     return _torchvision(source, tag, net) if library == "torchvision" else _timm(source, tag, net)
 
 

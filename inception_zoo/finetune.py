@@ -1,0 +1,51 @@
+"""Fine-tuning: layer-wise learning rates, and unfreezing when the new head has learned."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from inception_zoo.errors import ZooError
+from inception_zoo.network import Inception
+
+
+def parameter_groups(model: Inception, lr: float, decay: float) -> list[dict[str, Any]]:
+    """Parameters for an optimizer: the classifiers at `lr`, each endpoint before them at `decay` times that of the next.
+
+    Frozen parameters are in it too: without a gradient an optimizer leaves them alone, and schedulers need no new group
+    when they are freed. With ``decay=1`` all are one group.
+    """
+    if decay == 1:
+        return [{"params": list(model.parameters())}]
+    heads = nn.ModuleList([model.fc, model.aux])
+    groups = [{"params": list(heads.parameters()), "lr": lr, "name": "head"}]
+    for depth, block in enumerate(reversed(model.plan.blocks), start=1):
+        if parameters := list(model.get_submodule(block.name).parameters()):
+            groups.append({"params": parameters, "lr": lr * decay**depth, "name": block.name})
+    return groups
+
+
+class Unfreeze(Callback):
+    """Frees what `model.freeze` froze, from the epoch `epoch` (counted from 0) on; `to`: what stays frozen then.
+
+    Lightning's BaseFinetuning does not serve here: it adds parameter groups that a scheduler does not know, leaves frozen
+    BatchNorms on the statistics of the batch, and under DDP the freed parameters would not be synchronized.
+    """
+
+    def __init__(self, epoch: int, to: str | None = None) -> None:
+        if not isinstance(epoch, int) or epoch < 1:
+            raise ZooError(f"callbacks.unfreeze.epoch={epoch} must be a whole number of at least 1; 0 is model.freeze=null")
+        self.epoch, self.to = epoch, to
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = pl_module.model
+        assert isinstance(model, Inception)
+        before = list(model.frozen)
+        if trainer.current_epoch < self.epoch or not before:
+            return
+        model.freeze(self.to)
+        if isinstance(trainer.strategy, DDPStrategy) and model.frozen != before:
+            # DDP knows only the parameters that needed a gradient when it was set up.
+            trainer.strategy.model = pl_module
+            trainer.strategy.configure_ddp()

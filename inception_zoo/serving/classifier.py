@@ -1,0 +1,107 @@
+"""A file to predict with: our own checkpoints and weights, other libraries' weights, ONNX."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inception_zoo.errors import ZooError
+from inception_zoo.network import Inception
+from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.weights.card import Card
+from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.loading import load_model
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Images in, logits out."""
+
+    path: Path
+    logits: Callable[[Tensor], Tensor]  # (N, C, S, S), normalized → (N, classes)
+    classes: list[str]  # by label; the numbers where no names are known
+    channels: int
+    preprocessing: Preprocessing
+    model: Inception | None  # None: ONNX
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the user says of the preprocessing; it goes before what the file says."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+
+    def over(self, known: Preprocessing | None, usual: int, path: Path) -> Preprocessing:
+        """The preprocessing that holds; ZooError if neither the user nor the file at `path` says it."""
+        mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
+        if mean is None or std is None:
+            raise ZooError(f"{path} does not say what its images are normalized with; give --mean and --std, as 0.5,0.5,0.5")
+        size = self.image_size or (known.image_size if known else usual)
+        shorter = round(size * known.resize / known.image_size) if known else round(size / 0.875)
+        return Preprocessing(size, mean, std, shorter, known.interpolation if known else "bilinear")
+
+
+def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None = None) -> Classifier:
+    """Open a checkpoint, run folder, `.safetensors`, another library's weights, or `.onnx`.
+
+    Args:
+        path: the file.
+        trust: see `load_model`.
+        stated: what the user says of the preprocessing.
+
+    Raises:
+        ZooError: the file cannot be read, or does not say what its images are normalized with.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx":
+        card, logits = _open_onnx(path)
+        model, size = None, card.preprocessing.image_size if card.preprocessing else 0
+        classes, channels, known = card.classes, card.model["in_channels"], card.preprocessing
+        labels = card.model["num_classes"]
+    else:
+        model = load_model(path, trust=trust)
+        logits, classes, channels, known = _without_gradients(model), model.classes, model.plan.in_channels, model.preprocessing
+        labels, size = model.plan.num_classes, model.plan.net.image_size
+    known = (stated or Stated()).over(known, size, path)
+    if len(known.mean) != channels:
+        raise ZooError(f"{path} reads {channels} channels, and the mean {list(known.mean)} has {len(known.mean)}")
+    names = list(classes) if classes else [str(label) for label in range(labels)]
+    return Classifier(path, logits, names, channels, known, model)
+
+
+def _without_gradients(model: Inception) -> Callable[[Tensor], Tensor]:
+    model.to(memory_format=torch.channels_last)
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(images.contiguous(memory_format=torch.channels_last))
+
+    return logits
+
+
+def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor]]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ZooError(f"{path} needs onnxruntime: pip install 'inception-zoo[export]'") from None
+    if not path.is_file():
+        raise ZooError(f"{path} does not exist")
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises kinds of its own
+        raise ZooError(f"{path} is no readable ONNX file ({type(error).__name__})") from None
+    metadata: dict[str, Any] = session.get_modelmeta().custom_metadata_map
+    if METADATA not in metadata:
+        raise ZooError(f"{path} was not exported by inception-zoo: it does not say its classes and preprocessing")
+    try:
+        card = Card.of(json.loads(metadata[METADATA]))
+    except json.JSONDecodeError:
+        raise ZooError(f"{path}: its card, which says what network it holds, is damaged") from None
+    name = session.get_inputs()[0].name
+    return card, lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])

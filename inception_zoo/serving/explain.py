@@ -1,0 +1,134 @@
+"""Which branch of a block looked where: Grad-CAM (arXiv 1610.02391) for the block and for each of its branches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inception_zoo.blocks import Concat, ResidualBlock
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.network import Inception
+from inception_zoo.notation import show
+from inception_zoo.serving.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a part of the network looked: a map over the image, zero where nothing spoke for the class."""
+
+    name: str
+    evidence: Tensor  # (h, w) of the block's grid
+    share: float  # of the evidence of all branches
+
+
+def check_endpoint(model: Inception, endpoint: str | None) -> str:
+    """The endpoint to explain: the last one with branches when none is given; ZooError for one that has none."""
+    branched = [block.name for block in model.plan.blocks if block.has_branches and len(block.rows) > 1]
+    if not branched:
+        raise ZooError(f"{model.plan.net.name} has no block with branches to explain")
+    if endpoint is not None and endpoint not in branched:
+        raise ZooError(f"--layer {endpoint} is no endpoint with branches; {did_you_mean(endpoint, branched)}")
+    return endpoint or branched[-1]
+
+
+def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Look]:
+    """Grad-CAM for the logit of `label`, of the block at `endpoint` and of each of its branches.
+
+    The map of a branch is that of its channels alone, ``relu(sum of gradient mean x activation)``; maps of the branches of one
+    block have one scale.
+
+    Args:
+        model: in evaluation mode.
+        image: (C, S, S), normalized.
+    """
+    captum = _captum()
+    block = model.get_submodule(endpoint)
+    concat = block.concat if isinstance(block, ResidualBlock) else block
+    assert isinstance(concat, Concat)
+    rows = next(found.rows for found in model.plan.blocks if found.name == endpoint)
+    parts: list[tuple[str, nn.Module]] = [
+        ("the whole block", concat),
+        *((show(r), b) for r, b in zip(rows, concat, strict=True)),
+    ]
+    maps = []
+    for _, module in parts:
+        cam = captum.LayerGradCam(model, module).attribute(image[None].requires_grad_(), target=label, relu_attributions=True)
+        maps.append(cam[0].mean(0).detach())
+    total = sum(cam.sum().item() for cam in maps[1:]) or 1.0
+    shares = [1.0, *(cam.sum().item() / total for cam in maps[1:])]
+    return [Look(name, cam, share) for (name, _), cam, share in zip(parts, maps, shares, strict=True)]
+
+
+def draw(
+    classifier: Classifier, image: Tensor, source: Path, endpoint: str, label: int, probability: float, target: Path
+) -> None:
+    """A picture of `look`: the image as the network saw it, then the maps over it."""
+    from matplotlib.figure import Figure
+
+    assert classifier.model is not None
+    looks = look(classifier.model, image, label, endpoint)
+    shown = _pixels(classifier, image)
+    columns = len(looks) + 1
+    figure = Figure(figsize=(2.1 * columns, 3.0), layout="constrained", dpi=150)
+    figure.suptitle(
+        f"{source.name}: {classifier.classes[label]}, {probability:.1%}   ·   {classifier.model.plan.net.name} {endpoint}",
+        fontsize=11,
+        fontweight="bold",
+        x=0.01,
+        ha="left",
+    )
+    top = max(float(found.evidence.max()) for found in looks[1:]) or 1.0
+    for axes, found in zip(figure.subplots(1, columns), [None, *looks], strict=True):
+        axes.axis("off")
+        axes.imshow(shown)
+        if found is None:
+            axes.set_title("as the network\nsaw it", fontsize=8)
+            continue
+        scale = top if found is not looks[0] else float(found.evidence.max()) or 1.0
+        heat = F.interpolate(found.evidence[None, None], size=shown.shape[:2], mode="bicubic", align_corners=False)[0, 0]
+        heat = (heat / scale).clamp(0, 1)
+        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=(0.15 + 0.7 * heat).numpy())
+        share = "" if found is looks[0] else f"\n{found.share:.0%} of the evidence"
+        axes.set_title(f"{_folded(found.name)}{share}", fontsize=8)
+    figure.savefig(target)
+
+
+def _pixels(classifier: Classifier, image: Tensor) -> Any:
+    """Back to pixels, (H, W, 3) from 0 to 1."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
+    return (image.detach() * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def _folded(row: str) -> str:
+    """A row over several lines, a few steps on each."""
+    steps, lines = row.split(" > "), [""]
+    for step in steps:
+        if lines[-1] and len(lines[-1]) + len(step) > 18:
+            lines.append("")
+        lines[-1] += (" > " if lines[-1] else "> " if len(lines) > 1 else "") + step
+    return "\n".join(lines)
+
+
+def picture_paths(sources: list[Path], folder: Path) -> list[Path]:
+    """A picture's name for every image; a number is added where two have the same."""
+    seen: dict[str, int] = {}
+    found = []
+    for source in sources:
+        seen[source.stem] = count = seen.get(source.stem, 0) + 1
+        found.append(folder / (f"{source.stem}.png" if count == 1 else f"{source.stem}-{count}.png"))
+    return found
+
+
+def check_package() -> None:
+    _captum()
+
+
+def _captum() -> Any:
+    try:
+        from captum import attr
+    except ImportError:
+        raise ZooError("--explain needs the package captum: pip install 'inception-zoo[explain]'") from None
+    return attr

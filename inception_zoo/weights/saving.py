@@ -1,0 +1,67 @@
+"""Weights out of a network: in another implementation's names, or as a file of our own."""
+
+import logging
+from pathlib import Path
+
+from torch import Tensor
+
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.network import Inception
+from inception_zoo.weights.card import Card, model_arguments
+from inception_zoo.weights.files import write_weights
+from inception_zoo.weights.layouts import LAYOUTS
+from inception_zoo.weights.mapping import names_of, part_of, translate
+from inception_zoo.weights.matching import differences
+from inception_zoo.weights.normalization import first_conv
+
+log = logging.getLogger(__name__)
+NAMES = ("native", *LAYOUTS)
+
+
+def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor]:
+    """The state dict of `model` in another implementation's names; loaded there it computes the same.
+
+    Where BatchNorm has no scale (Keras), one other than 1 is multiplied into the convolution: equal in evaluation.
+
+    Raises:
+        ZooError: the layout does not have this network, or has it otherwise: names the block that is swapped, or the choice.
+    """
+    if layout not in NAMES:
+        raise ZooError(f"layout={layout} is unknown; {did_you_mean(layout, NAMES)}")
+    state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    if layout == "native":
+        return state
+    names = names_of(layout, model.plan.net.name)
+    swapped = [block.name for block in model.plan.blocks if block.swapped]
+    if swapped:
+        raise ZooError(f"layout={layout} has only the published blocks, and {', '.join(swapped)} of this network are swapped")
+    if other := differences(model, None, layout, f"layout={layout}"):
+        raise ZooError(f"layout={layout} has only the published network: {'; '.join(other)}")
+    conv = f"{first_conv(model)}.weight"
+    if names.bgr:
+        state[conv] = state[conv].flip(1)
+    keys = translate(model, layout).keys
+    for key in [key for key, theirs in keys.items() if theirs is None and key.endswith("norm.weight")]:
+        scale = state[key]
+        if (scale != 1).any():
+            log.warning("layout=%s: the scale of %s is multiplied into its convolution", layout, key.removesuffix(".weight"))
+            unit = key.removesuffix("norm.weight")
+            state[f"{unit}conv.weight"] *= scale.view(-1, 1, 1, 1)
+            state[f"{unit}norm.running_mean"] *= scale
+    lost = sorted({part_of(key) for key in state if key not in keys})
+    if lost:
+        log.warning("layout=%s has no %s: left out", layout, ", ".join(lost))
+    return {theirs: state[key] for key, theirs in keys.items() if theirs is not None}
+
+
+def save_model(model: Inception, path: str | Path) -> None:
+    """Save weights as safetensors, with the card in its metadata; `load_model` builds the network again from it."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ZooError(f"{path}: a saved model's name ends in .safetensors")
+    write_weights(path, model.state_dict(), card_of(model).text())
+
+
+def card_of(model: Inception) -> Card:
+    """What `model` says of itself beside its weights."""
+    return Card(model_arguments(model.plan), model.classes, model.preprocessing, model.provenance)
