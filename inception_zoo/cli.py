@@ -13,13 +13,14 @@ from rich.table import Table
 
 from inception_zoo.choices import VALID
 from inception_zoo.cost import plan_cost
-from inception_zoo.describe import describe, diff_table, network_table
+from inception_zoo.describe import describe, diff_table, network_table, weights_table
 from inception_zoo.drawing import check_picture, draw_network
 from inception_zoo.errors import ZooError, fail
 from inception_zoo.nets import ALIASES, ZOO
 from inception_zoo.nets.table import Net
-from inception_zoo.overrides import plans_of
+from inception_zoo.overrides import Named, networks_of
 from inception_zoo.plan import make_plan
+from inception_zoo.preprocessing import Stated
 from inception_zoo.reductions import REDUCTIONS
 from inception_zoo.variants import BLOCKS
 
@@ -93,21 +94,29 @@ def describe_networks(
     as_json: JSON = False,
 ) -> None:
     """A network, endpoint by endpoint: rows, shapes, costs, receptive field; beside another; as a picture."""
-    plans = plans_of(words)
-    if len(plans) != 1 + diff:
-        raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(plans)}: {' '.join(words)}")
+    named = networks_of(words)
+    if len(named) != 1 + diff:
+        raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(named)}: {' '.join(words)}")
     if diff and draw:
         raise ZooError("--draw draws one network; leave --diff out")
     if draw:
         check_picture(draw)
-    networks = [describe(plan, image_size or plan.net.image_size) for plan in plans]
+    networks = [describe(each.plan, image_size or _usual_size(each), each.card) for each in named]
     if as_json:
         print(json.dumps(networks if diff else networks[0], indent=1))
     else:
         _wide().print(diff_table(*networks) if diff else network_table(networks[0]))
+        for network in networks:
+            if network["weights"]:
+                _wide().print(weights_table(network["weights"]))
     if draw:
-        draw_network(plans[0], networks[0]["image_size"], draw)
+        draw_network(named[0].plan, networks[0]["image_size"], draw)
         print(f"picture: {draw}", file=sys.stderr)
+
+
+def _usual_size(named: Named) -> int:
+    preprocessing = named.card.preprocessing if named.card else None
+    return preprocessing.image_size if preprocessing else named.plan.net.image_size
 
 
 def _wide() -> Console:
@@ -139,7 +148,7 @@ def predict_images(
     trust: TRUST = False,
 ) -> None:
     """Classify images. Exit status 1 if one could not be read, 2 with --strict."""
-    from inception_zoo.serving.classifier import Stated, open_classifier
+    from inception_zoo.serving.classifier import open_classifier
     from inception_zoo.serving.crops import check_crops
     from inception_zoo.serving.images import find_images
     from inception_zoo.serving.predict import check_format, report
@@ -160,6 +169,27 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
         raise ZooError(f"{option}={text} must be numbers with commas between, such as 0.485,0.456,0.406") from None
+
+
+@app.command("convert")
+def convert_weights(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="a file of weights, a run folder, or a name as timm:inception_v4.tf_in1k")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help=".safetensors, .pth, or .weights.h5 for Keras")],
+    to: Annotated[str, typer.Option(help="native, torchvision, timm, cadene or keras")] = "native",
+    name: Annotated[str | None, typer.Option("--model", help="the network, where the weights do not say it")] = None,
+    mean: MEAN = None,
+    std: STD = None,
+    image_size: SIZE = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT if it is there")] = False,
+    trust: TRUST = False,
+) -> None:
+    """Weights from one layout to another; native .safetensors carry the network, its classes and its preprocessing."""
+    from inception_zoo.weights.convert import check_target, convert
+
+    check_target(target, to, overwrite)
+    print(convert(source, target, to, name, Stated(_numbers("--mean", mean), _numbers("--std", std), image_size), trust))
 
 
 @app.command("bench")

@@ -12,9 +12,10 @@ from inception_zoo.cost import Cost, block_cost, conv_cost, head_cost, linear_co
 from inception_zoo.geometry import Field, receptive_field
 from inception_zoo.notation import show
 from inception_zoo.plan import Block, Plan
+from inception_zoo.weights.card import Card
 
 
-def describe(plan: Plan, image_size: int) -> dict[str, Any]:
+def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str, Any]:
     """Every figure of a network at `image_size` pixels, in plain containers.
 
     Parameters and multiply-adds are numbers; `saved` is bytes per image that autograd keeps for the backward pass (fp32);
@@ -58,6 +59,7 @@ def describe(plan: Plan, image_size: int) -> dict[str, Any]:
         "image_size": image_size,
         "num_classes": plan.num_classes,
         "swapped": plan.swapped,
+        "weights": None if card is None else {key: value for key, value in card.plain().items() if key != "model"},
         "endpoints": endpoints,
         "aux": heads,
         "classifier": _cost(linear_cost(plan.blocks[-1].c_out, plan.num_classes)) | {"saved": saved["classifier"]},
@@ -113,6 +115,31 @@ def network_table(network: dict[str, Any]) -> Table:
     if network["aux"]:
         with_aux = f"{total['params_with_aux'] / 1e6:.3f}"
         table.add_row("total with aux", "", "", with_aux, "", _mib(total["saved_with_aux"]))
+    return table
+
+
+def weights_table(weights: dict[str, Any]) -> Table:
+    """Where a network's weights came from, and what they expect."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False, title="weights", title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    provenance = weights["provenance"] or {"source": "trained from random weights"}
+    while provenance:
+        for key in ("source", "layout", "url", "sha256", "licence"):
+            if provenance.get(key):
+                table.add_row(key, escape(str(provenance[key])))
+        if accuracy := provenance.get("accuracy"):
+            table.add_row("published", ", ".join(f"{key} {value} %" for key, value in accuracy.items()))
+        for note in provenance.get("notes", ()):
+            table.add_row("note", escape(note))
+        if provenance := provenance.get("origin"):
+            table.add_row("[bold]whose weights are from", "")
+    if p := weights["preprocessing"]:
+        table.add_row("images", f"shorter side {p['resize']} px ({p['interpolation']}), centre {p['image_size']} px")
+        table.add_row("normalized", f"mean {p['mean']}, std {p['std']}")
+    if classes := weights["classes"]:
+        names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+        table.add_row("classes", escape(f"{len(classes)}: {names}"))
     return table
 
 

@@ -1,15 +1,32 @@
-"""Words of a command line → plans: networks, each followed by its choices in Hydra's own syntax."""
+"""Words of a command line → networks, each followed by its choices in Hydra's own syntax."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from inception_zoo.check import plan_of
+from inception_zoo.choices import LOADING, check_loading
 from inception_zoo.errors import ZooError, unreadable
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
+from inception_zoo.weights.card import Card
+from inception_zoo.weights.sources import is_name, published
 
 
-def plans_of(words: Sequence[str]) -> list[Plan]:
-    """The plans of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; ``model.`` before a key may stand."""
+@dataclass(frozen=True)
+class Named:
+    """A network that words name, and what is known of its weights."""
+
+    plan: Plan
+    card: Card | None = None
+
+
+def networks_of(words: Sequence[str]) -> list[Named]:
+    """The networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; ``model.`` before a key may stand.
+
+    In place of a network's name, a file or run folder of ours may stand: the network is then that of its card.
+    """
     chosen: list[tuple[str, list[str]]] = []
     for word in words:
         if "=" not in word:
@@ -18,7 +35,34 @@ def plans_of(words: Sequence[str]) -> list[Plan]:
             chosen[-1][1].append(word)
         else:
             raise ZooError(f"'{word}' stands before any network; begin with a name, see `inception-zoo list`")
-    return [make_plan(find_net(name), **_choices(overrides)) for name, overrides in chosen]
+    return [_of_file(name, overrides) if Path(name).exists() else _of_table(name, overrides) for name, overrides in chosen]
+
+
+def _of_file(path: str, overrides: Sequence[str]) -> Named:
+    from inception_zoo.weights.files import read_weights  # torch
+
+    if overrides:
+        raise ZooError(f"{path} is a network as it was saved; '{overrides[0]}' cannot change it")
+    plain = read_weights(path)[1]
+    if plain is None:
+        raise ZooError(f"{path} does not say which network it holds; bring it in with `inception-zoo convert`")
+    card = Card.of(plain)
+    card.check_code(path, trust=False)
+    return Named(plan_of(card.model), card)
+
+
+def _of_table(name: str, overrides: Sequence[str]) -> Named:
+    net, choices = find_net(name), _choices(overrides)
+    loading = {key: choices.pop(key, value) for key, value in LOADING.items()}
+    plan = make_plan(net, **choices)
+    check_loading(net, **loading)
+    source = loading["weights"]
+    if source is None:
+        return Named(plan)
+    if is_name(source):
+        entry = published(source, net.name)
+        return Named(plan, Card({}, entry.classes, entry.preprocessing, entry.provenance))
+    return Named(plan, _of_file(source, []).card)
 
 
 def _choices(overrides: Sequence[str]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class KerasPeer:
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            write_weights(Path(folder) / "ours.weights.h5", weights, card="")
+            write_weights(Path(folder) / "ours.weights.h5", weights)
             self.network.load_weights(f"{folder}/ours.weights.h5")
 
     def __call__(self, images: Tensor, training: bool) -> Maps:

@@ -49,5 +49,23 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What the user says of the preprocessing; it goes before what the file says."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+
+    def over(self, known: Preprocessing | None, usual: int, source: object) -> Preprocessing:
+        """The preprocessing that holds; ZooError if neither the user nor `source` says it."""
+        mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
+        if mean is None or std is None:
+            raise ZooError(f"{source} does not say what its images are normalized with; give --mean and --std, as 0.5,0.5,0.5")
+        size = self.image_size or (known.image_size if known else usual)
+        shorter = round(size * known.resize / known.image_size) if known else round(size / 0.875)
+        return Preprocessing(size, mean, std, shorter, known.interpolation if known else "bilinear")
+
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of the training images, the usual choice
 HALF = (0.5,) * 3, (0.5,) * 3  # pixels from -1 to 1, as TensorFlow's models take them

@@ -9,6 +9,7 @@ from inception_zoo.choices import Choices
 from inception_zoo.errors import ZooError
 from inception_zoo.plan import Plan
 from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.variants import BLOCKS, REDUCTIONS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class Card:
 
     def text(self) -> str:
         return json.dumps(self.plain())
+
+    def check_code(self, path: object, trust: bool) -> None:
+        """ZooError if a block of the network is a function of the author's own, which building it would run."""
+        known = BLOCKS | REDUCTIONS
+        blocks = self.model.get("blocks") or {}
+        foreign = [c for c in blocks.values() if isinstance(c, str) and c not in known]
+        if foreign and not trust:
+            raise ZooError(
+                f"{path} needs the function {foreign[0]}, which would run code; trust it only if it is yours (--trust)"
+            )
 
     @classmethod
     def of(cls, plain: Any) -> "Card":

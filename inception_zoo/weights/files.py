@@ -130,7 +130,7 @@ def _axes(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
     return tensor.permute(order).contiguous() if tensor.ndim == 4 else tensor.t().contiguous() if tensor.ndim == 2 else tensor
 
 
-def write_weights(path: Path, state: Mapping[str, Tensor], card: str) -> None:
+def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = None) -> None:
     """Save tensors in the format that the name ends in; a file appears whole or not at all.
 
     `card` is JSON and goes into the metadata of safetensors; the other formats have no place for it.
@@ -138,7 +138,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], card: str) -> None:
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with whole_file(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(state, temporary, metadata={"format": "pt", METADATA: card})
+            save_file(state, temporary, metadata={"format": "pt"} | ({METADATA: card} if card else {}))
         elif path.suffix in KERAS:
             with _h5py().File(temporary, "w") as file:
                 for key, value in state.items():

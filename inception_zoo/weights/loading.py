@@ -11,14 +11,13 @@ from inception_zoo.nets import find_net
 from inception_zoo.network import Inception, create_model
 from inception_zoo.plan import make_plan
 from inception_zoo.preprocessing import IMAGENET, Preprocessing
-from inception_zoo.variants import BLOCKS, REDUCTIONS
 from inception_zoo.weights.card import Card, Provenance
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.mapping import recognize, slots, translate
 from inception_zoo.weights.matching import State, differences, listed, matched
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
-from inception_zoo.weights.sources import is_name, published
+from inception_zoo.weights.sources import is_name, network_of_name, published
 
 log = logging.getLogger(__name__)
 
@@ -95,32 +94,33 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) ->
     _say(model.provenance)
 
 
-def load_model(path: str | Path, name: str | None = None, trust: bool = False) -> Inception:
-    """Build the network that a file holds, in evaluation mode: a checkpoint, a run folder, `.safetensors`, or a known layout.
+def load_model(source: str | Path, name: str | None = None, trust: bool = False) -> Inception:
+    """Build the network that a file holds, in evaluation mode.
 
     Args:
-        path: the file or run folder.
-        name: the network, for files without a card; recognized when left out.
+        source: a checkpoint, a run folder, a file of weights in any layout, or published weights by name.
+        name: the network, where neither a card nor the layout says it.
         trust: import a user's own block function that the card names. It runs that code.
 
     Raises:
         ZooError: the file is damaged or of no known layout, or it asks for code and is not trusted.
     """
-    path = resolve(path)
+    if is_name(str(source)):
+        entry = published(str(source), name or network_of_name(str(source)))
+        model = _network_of(read_weights(path := entry.download())[0], path, name)
+        pretrain(model, source)
+        return model.eval()
+    path = resolve(source)
     state, plain = read_weights(path)
-    if plain:
-        card = Card.of(plain)
-        known = BLOCKS | REDUCTIONS
-        foreign = [c for c in card.model.get("blocks", {}).values() if isinstance(c, str) and c not in known]
-        if foreign and not trust:
-            raise ZooError(
-                f"{path} needs the function {foreign[0]}, which would run code; trust it only if it is yours (--trust)"
-            )
-        model = create_model(**card.model)
-    else:
+    if not plain:
         model = _network_of(state, path, name)
+        load_weights(model, path)
+        return model.eval()
+    card = Card.of(plain)
+    card.check_code(path, trust)
+    model = create_model(**card.model)
     load_weights(model, path)
-    model.provenance = card.provenance if plain else model.provenance
+    model.provenance = card.provenance  # these are the network's own weights, not others' that it starts from
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """Published weights by name: ``torchvision:TAG`` and ``timm:MODEL.TAG``, downloaded by the libraries' own code."""
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,16 +32,25 @@ class Published:
         try:
             return _from_torchvision(self.entry) if self.library == "torchvision" else _from_hub(self.entry)
         except Exception as error:  # each library raises many kinds without a network
-            text = " ".join(str(error).split())[:160]
             raise ZooError(
-                f"weights={self.provenance.source} could not be downloaded ({type(error).__name__}: {text}); "
-                f"download {self.provenance.url} where there is a network, and give the file's path"
+                f"weights={self.provenance.source} could not be downloaded ({type(error).__name__}); is there a network? "
+                f"Download {self.provenance.url} where there is one, and give the file's path"
             ) from None
 
 
 def is_name(source: str) -> bool:
     """Whether it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
     return source.partition(":")[0] in ("torchvision", "timm") and ":" in source
+
+
+def network_of_name(source: str) -> str:
+    """The network that a name of published weights says itself; ZooError where it does not, as torchvision's."""
+    library, _, tag = source.partition(":")
+    arch = tag.partition(".")[0]
+    if library == "timm" and arch in TIMM:
+        return TIMM[arch]
+    nets = LAYOUTS["timm"] if library == "timm" else TORCHVISION
+    raise ZooError(f"{source} does not say which network it is; name it (--model): {', '.join(nets)}")
 
 
 def check_library(source: str, net: str) -> None:
@@ -78,6 +88,9 @@ def _torchvision(source: str, tag: str, net: str) -> Published:
         url=entry.url,
         licence="BSD-3-Clause (torchvision's; it states none for the weights)",
         accuracy={"top1": measured["acc@1"], "top5": measured["acc@5"]},
+        notes=[
+            "transform_input: made for images with mean 0.5 and std 0.5, folded into the first convolution where that is exact"
+        ],
     )
     # These two were ported from TensorFlow: the network itself takes the images from the usual normalization to -1 … 1.
     preprocessing = Preprocessing(
@@ -115,6 +128,10 @@ def _from_torchvision(entry: Any) -> Path:
 
 
 def _from_hub(entry: Any) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(entry.hf_hub_id, "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each of five tries
     return Path(hf_hub_download(entry.hf_hub_id, "model.safetensors"))
