@@ -14,7 +14,7 @@ from inception_zoo.preprocessing import IMAGENET, Preprocessing
 from inception_zoo.weights.card import Card, Provenance
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
-from inception_zoo.weights.mapping import recognize, slots, translate
+from inception_zoo.weights.mapping import names_of, recognize, slots, translate
 from inception_zoo.weights.matching import State, differences, listed, matched
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
 from inception_zoo.weights.sources import is_name, network_of_name, published
@@ -47,16 +47,13 @@ def load_weights(model: Inception, weights: State | str | Path, layout: str = "a
     Raises:
         ZooError: lists the keys that are missing, unexpected or misshapen. `model` is then as it was.
     """
-    for part in adapt:
-        if part not in ADAPT:
-            raise ZooError(f"adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
     card, source, digest = None, "the state dict", None
     if not isinstance(weights, Mapping):
         path = resolve(weights)
         weights, plain = read_weights(path)
-        card, source, digest = Card.of(plain) if plain else None, str(path), sha256(path)
+        card, source, digest = Card.of(plain) if plain is not None else None, str(path), sha256(path)
     layout = _layout(model, weights, layout, card, source)
-    names = LAYOUTS[layout][model.plan.net.name] if layout != "native" else None
+    names = names_of(layout, model.plan.net.name) if layout != "native" else None
     preprocessing = card.preprocessing if card else None
     if names and names.normalized:
         size = model.plan.net.image_size
@@ -112,7 +109,7 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
         return model.eval()
     path = resolve(source)
     state, plain = read_weights(path)
-    if not plain:
+    if plain is None:
         model = _network_of(state, path, name)
         load_weights(model, path)
         return model.eval()

@@ -40,7 +40,7 @@ class Published:
 
 def is_name(source: str) -> bool:
     """Whether it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
-    return source.partition(":")[0] in ("torchvision", "timm") and ":" in source
+    return ":" in source and source.partition(":")[0] in LAYOUTS
 
 
 def network_of_name(source: str) -> str:
