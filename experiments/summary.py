@@ -1,4 +1,4 @@
-"""What an experiment's page shows, from its run folders: python experiments/summary.py NAME COMMIT FOLDER...
+"""What an experiment's page shows, from its run folders: python experiments/summary.py NAME COMMIT [LABEL=]FOLDER...
 
 Writes the table between the markers of experiments/NAME.md, and the learning curves to experiments/NAME.svg.
 """
@@ -28,19 +28,19 @@ COLUMNS = {
 }
 
 
-def main(name: str, commit: str, *folders: str) -> None:
-    runs = {int(OmegaConf.load(f"{folder}/.hydra/config.yaml").seed): Path(folder) for folder in folders}
-    results = {seed: json.loads((folder / "results.json").read_text()) for seed, folder in sorted(runs.items())}
-    rows = [["seed", *COLUMNS.values()], ["---", *["---:"] * len(COLUMNS)]]
-    rows += [[str(seed), *(show(key, metrics[key]) for key in COLUMNS)] for seed, metrics in results.items()]
-    if len(results) > 1:
-        values = {key: [metrics[key] for metrics in results.values()] for key in COLUMNS}
-        rows.append(
-            [
-                f"mean ± sd, n = {len(results)}",
-                *(f"{show(k, statistics.mean(v))} ± {show(k, statistics.stdev(v))}" for k, v in values.items()),
-            ]
-        )
+def main(name: str, commit: str, *words: str) -> None:
+    runs = sorted(map(run_of, words), key=lambda run: run[1])
+    labels = list(dict.fromkeys(label for label, _, _ in map(run_of, words)))
+    first = ["run", "seed"] if labels != [""] else ["seed"]
+    rows = [[*first, *COLUMNS.values()], ["---"] * len(first) + ["---:"] * len(COLUMNS)]
+    for label in labels:
+        results = {seed: json.loads((folder / "results.json").read_text()) for each, seed, folder in runs if each == label}
+        named = [label] if labels != [""] else []
+        rows += [[*named, str(seed), *(show(key, metrics[key]) for key in COLUMNS)] for seed, metrics in results.items()]
+        if len(results) > 1:
+            values = {key: [metrics[key] for metrics in results.values()] for key in COLUMNS}
+            figures = (f"{show(k, statistics.mean(v))} ± {show(k, statistics.stdev(v))}" for k, v in values.items())
+            rows.append([*named, f"mean ± sd, n = {len(results)}", *figures])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     page = Path(__file__).parent / f"{name}.md"
     text = re.sub(
@@ -48,6 +48,12 @@ def main(name: str, commit: str, *folders: str) -> None:
     )
     page.write_text(text)
     draw(name, runs, page.with_suffix(".svg"))
+
+
+def run_of(word: str) -> tuple[str, int, Path]:
+    """A run's label, seed and folder, from ``LABEL=FOLDER`` or ``FOLDER``."""
+    label, _, folder = word.rpartition("=")
+    return label, int(OmegaConf.load(f"{folder}/.hydra/config.yaml").seed), Path(folder)
 
 
 def show(key: str, value: float) -> str:
@@ -61,13 +67,16 @@ def provenance(commit: str) -> str:
     return f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; {versions}; commit {commit}."
 
 
-def draw(name: str, runs: dict[int, Path], picture: Path) -> None:
-    """Validation accuracy by epoch, a line for each seed."""
+def draw(name: str, runs: list[tuple[str, int, Path]], picture: Path) -> None:
+    """Validation accuracy by epoch, a line for each run; runs of one label have one colour."""
+    colours = {label: f"C{i}" for i, label in enumerate(dict.fromkeys(label for label, _, _ in runs))}
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for seed, folder in sorted(runs.items()):
+    for label, seed, folder in runs:
         with next(folder.glob("csv/**/metrics.csv")).open() as file:
             points = [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
-        axes.plot(*zip(*points, strict=True), marker="o", label=f"seed {seed}")
+        colour = colours[label] if len(colours) > 1 else None
+        marker = "o" if len(points) < 20 else ""
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=f"{label} seed {seed}".strip())
     axes.set(xlabel="epoch", ylabel="validation top-1, last epoch", title=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 from inception_zoo.errors import ZooError, check_whole
@@ -27,7 +28,7 @@ class Preprocessing:
         check_whole("preprocessing: resize", self.resize, at_least=self.image_size)
         if self.interpolation not in INTERPOLATIONS:
             raise ZooError(f"preprocessing: interpolation={self.interpolation} is unknown; valid: {', '.join(INTERPOLATIONS)}")
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (*self.mean, *self.std))
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in (*self.mean, *self.std))
         if not numbers or not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ZooError(
                 f"preprocessing: mean={list(self.mean)} and std={list(self.std)} must be numbers, one per channel, std above 0"
@@ -60,6 +61,8 @@ class Stated:
     def over(self, known: Preprocessing | None, usual: int, source: object) -> Preprocessing:
         """The preprocessing that holds; ZooError if neither the user nor `source` says it."""
         mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
+        if not (self.image_size or known or usual):
+            raise ZooError(f"{source} does not say the size of its images; give --image-size")
         if mean is None or std is None:
             raise ZooError(f"{source} does not say what its images are normalized with; give --mean and --std, as 0.5,0.5,0.5")
         size = self.image_size or (known.image_size if known else usual)

@@ -21,6 +21,7 @@ GOLDEN = {
     "bn_inception": (11_295_240, 11_295_240, 2032.60),
     "inception_v2": (23_928_904, 28_330_288, 5767.79),
     "inception_v3": (23_834_568, 27_161_264, 5713.22),
+    "inception_v3_slim": (23_834_568, 27_161_264, 5713.22),
     "inception_v4": (42_679_816, 46_039_280, 12253.97),
     "inception_resnet_v1": (22_756_328, 22_756_328, 6206.36),
     "inception_resnet_v2": (32_433_928, 35_809_776, 9257.95),
@@ -126,6 +127,7 @@ SHAPES = {
         "conv_7b": (1536, 8),
     },
 }
+SHAPES["inception_v3_slim"] = SHAPES["inception_v3"]
 SHAPES["googlenet_bn"] = SHAPES["googlenet"]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inception_zoo.errors import ZooError
 from inception_zoo.network import Inception
-from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.preprocessing import Preprocessing, Stated
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.loading import load_model
@@ -29,24 +29,6 @@ class Classifier:
     model: Inception | None  # None: ONNX
 
 
-@dataclass(frozen=True)
-class Stated:
-    """What the user says of the preprocessing; it goes before what the file says."""
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    image_size: int | None = None
-
-    def over(self, known: Preprocessing | None, usual: int, path: Path) -> Preprocessing:
-        """The preprocessing that holds; ZooError if neither the user nor the file at `path` says it."""
-        mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
-        if mean is None or std is None:
-            raise ZooError(f"{path} does not say what its images are normalized with; give --mean and --std, as 0.5,0.5,0.5")
-        size = self.image_size or (known.image_size if known else usual)
-        shorter = round(size * known.resize / known.image_size) if known else round(size / 0.875)
-        return Preprocessing(size, mean, std, shorter, known.interpolation if known else "bilinear")
-
-
 def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None = None) -> Classifier:
     """Open a checkpoint, run folder, `.safetensors`, another library's weights, or `.onnx`.
 
@@ -60,15 +42,19 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None
     """
     path = Path(path)
     if path.suffix == ".onnx":
-        card, logits = _open_onnx(path)
-        model, size = None, card.preprocessing.image_size if card.preprocessing else 0
+        card, logits, fixed = _open_onnx(path)
+        model, size = None, fixed or 0
         classes, channels, known = card.classes, card.model["in_channels"], card.preprocessing
         labels = card.model["num_classes"]
+        if stated and fixed and stated.image_size not in (None, fixed):
+            raise ZooError(f"{path} reads images of {fixed} pixels only, not of {stated.image_size}")
     else:
         model = load_model(path, trust=trust)
         logits, classes, channels, known = _without_gradients(model), model.classes, model.plan.in_channels, model.preprocessing
         labels, size = model.plan.num_classes, model.plan.net.image_size
     known = (stated or Stated()).over(known, size, path)
+    if model:
+        model.plan.shapes(known.image_size)  # names the endpoint that is too small for them
     if len(known.mean) != channels:
         raise ZooError(f"{path} reads {channels} channels, and the mean {list(known.mean)} has {len(known.mean)}")
     names = list(classes) if classes else [str(label) for label in range(labels)]
@@ -85,7 +71,8 @@ def _without_gradients(model: Inception) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor]]:
+def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor], int | None]:
+    """The card, the network, and the side in pixels if the file has just one."""
     try:
         import onnxruntime
     except ImportError:
@@ -103,5 +90,6 @@ def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor]]:
         card = Card.of(json.loads(metadata[METADATA]))
     except json.JSONDecodeError:
         raise ZooError(f"{path}: its card, which says what network it holds, is damaged") from None
-    name = session.get_inputs()[0].name
-    return card, lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    images = session.get_inputs()[0]
+    side = images.shape[-1] if isinstance(images.shape[-1], int) else None
+    return card, lambda batch: torch.from_numpy(session.run(None, {images.name: batch.numpy()})[0]), side

@@ -1,6 +1,7 @@
 """Which branch of a block looked where: Grad-CAM (arXiv 1610.02391) for the block and for each of its branches."""
 
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
     assert isinstance(concat, Concat)
     rows = next(found.rows for found in model.plan.blocks if found.name == endpoint)
     parts: list[tuple[str, nn.Module]] = [
-        ("the whole block", concat),
+        ("the whole block", block),
         *((show(r), b) for r, b in zip(rows, concat, strict=True)),
     ]
     maps = []
@@ -79,6 +80,7 @@ def draw(
         fontweight="bold",
         x=0.01,
         ha="left",
+        parse_math=False,
     )
     top = max(float(found.evidence.max()) for found in looks[1:]) or 1.0
     for axes, found in zip(figure.subplots(1, columns), [None, *looks], strict=True):
@@ -89,11 +91,11 @@ def draw(
             continue
         scale = top if found is not looks[0] else float(found.evidence.max()) or 1.0
         heat = F.interpolate(found.evidence[None, None], size=shown.shape[:2], mode="bicubic", align_corners=False)[0, 0]
-        heat = (heat / scale).clamp(0, 1)
-        axes.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=(0.15 + 0.7 * heat).numpy())
+        shade = (heat / scale).clamp(0, 1).numpy()
+        axes.imshow(shade, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.7 * shade)
         share = "" if found is looks[0] else f"\n{found.share:.0%} of the evidence"
         axes.set_title(f"{_folded(found.name)}{share}", fontsize=8)
-    figure.savefig(target)
+    figure.savefig(target, bbox_inches="tight", pad_inches=0.1)
 
 
 def _pixels(classifier: Classifier, image: Tensor) -> Any:
@@ -113,16 +115,25 @@ def _folded(row: str) -> str:
 
 
 def picture_paths(sources: list[Path], folder: Path) -> list[Path]:
-    """A picture's name for every image; a number is added where two have the same."""
-    seen: dict[str, int] = {}
+    """A picture's name for every image: its stem, with a number where that is another picture's or one of the images."""
+    taken = {source.resolve() for source in sources}
     found = []
     for source in sources:
-        seen[source.stem] = count = seen.get(source.stem, 0) + 1
-        found.append(folder / (f"{source.stem}.png" if count == 1 else f"{source.stem}-{count}.png"))
+        names = chain([f"{source.stem}.png"], (f"{source.stem}-{number}.png" for number in count(2)))
+        free = next(folder / name for name in names if (folder / name).resolve() not in taken)
+        taken.add(free.resolve())
+        found.append(free)
     return found
 
 
-def check_package() -> None:
+def check_explain(network: str, folder: Path | None, layer: str | None) -> None:
+    """ZooError for what can be told before the network is read."""
+    if layer is not None and folder is None:
+        raise ZooError(f"--layer {layer} is for --explain FOLDER")
+    if folder is None:
+        return
+    if Path(network).suffix == ".onnx":
+        raise ZooError("--explain needs the network itself, a checkpoint or weights; an ONNX file has no layers to look into")
     _captum()
 
 

@@ -17,6 +17,9 @@ from inception_zoo.preprocessing import Preprocessing
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 MODES = {1: "L", 3: "RGB"}  # PIL's names, by number of channels
+OBLONG = 100  # longer over shorter side; beyond it, resizing the shorter side would fill the memory
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # once: threads must not change the filters under each other
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
@@ -65,10 +68,12 @@ def read_image(path: Path, channels: int) -> Tensor:
     if channels not in MODES:
         raise ZooError(f"the network reads {channels} channels; image files have 1 or 3")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(_eight_bits(image)).convert(MODES[channels])
+        with Image.open(path) as image:
+            if max(image.size) > OBLONG * min(image.size):
+                raise ZooError(f"one side is more than {OBLONG} times the other")
+            upright = _eight_bits(ImageOps.exif_transpose(image)).convert(MODES[channels])
+    except ZooError as error:
+        raise ZooError(f"{path}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ZooError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except FileNotFoundError:
@@ -88,7 +93,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         page = Image.new("RGBA", image.size, "white")
         page.alpha_composite(image.convert("RGBA"))
-        page.info = image.info
         return page
     return image
 

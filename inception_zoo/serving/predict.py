@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from inception_zoo.errors import ZooError, did_you_mean
@@ -42,7 +43,7 @@ def predict(
     classifier: Classifier, paths: Sequence[Path], batch_size: int = 32, crops: int = 1, flip: bool = False
 ) -> Iterator[Prediction]:
     """Predict in the order of `paths`. Probabilities are averaged over the views of an image (see `crops.views`)."""
-    count = max(4, batch_size // crops)
+    count = max(1, batch_size // crops)
     chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
     with ThreadPoolExecutor(4) as pool:
 
@@ -83,7 +84,7 @@ def write_csv(predictions: Iterator[Prediction], classes: Sequence[str], top: in
 def write_jsonl(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
     for prediction in predictions:
         ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
-        file.write(json.dumps({"file": str(prediction.path), **ranked[0], "top": ranked}, ensure_ascii=False) + "\n")
+        file.write(json.dumps({"file": str(prediction.path), **ranked[0], "top": ranked}) + "\n")
 
 
 def write_table(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
@@ -95,7 +96,7 @@ def write_table(predictions: Iterator[Prediction], classes: Sequence[str], top: 
     for prediction in predictions:
         (label, probability), *others = prediction.top(top)
         then = ", ".join(f"{classes[other]} {p:.3f}" for other, p in others)
-        table.add_row(str(prediction.path), classes[label], f"{probability:.3f}", then)
+        table.add_row(Text(str(prediction.path)), Text(classes[label]), f"{probability:.3f}", Text(then))
     Console(file=file, width=max(Console().width, 100)).print(table)
 
 
@@ -105,6 +106,11 @@ WRITERS = {"table": write_table, "csv": write_csv, "jsonl": write_jsonl}
 def check_format(layout: str) -> None:
     if layout not in WRITERS:
         raise ZooError(f"--format {layout} is unknown; {did_you_mean(layout, WRITERS)}")
+
+
+def check_output(output: Path | None) -> None:
+    if output and not output.parent.is_dir():
+        raise ZooError(f"--output {output}: there is no folder {output.parent}")
 
 
 def report(
@@ -147,7 +153,7 @@ def report(
     if output is None:
         WRITERS[layout](good(predictions), classifier.classes, top, sys.stdout)
     else:
-        with whole_file(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
             WRITERS[layout](good(predictions), classifier.classes, top, file)
     return skipped
 
@@ -157,15 +163,11 @@ def _pictures(
 ) -> Callable[[Prediction], None]:
     """What draws the picture of an image that was predicted, into `folder` if there is one."""
     if folder is None:
-        if layer is not None:
-            raise ZooError(f"--layer {layer} is for --explain FOLDER")
         return lambda prediction: None
-    if classifier.model is None:
-        raise ZooError("--explain needs the network itself, a checkpoint or weights; an ONNX file has no layers to look into")
+    assert classifier.model is not None
     from inception_zoo.serving import explain
 
     endpoint = explain.check_endpoint(classifier.model, layer)
-    explain.check_package()
     targets = dict(zip(paths, explain.picture_paths(list(paths), folder), strict=True))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,197 @@
+"""A network as one file to serve: ONNX or torch.export, its card inside, checked against the network after writing."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from inception_zoo.blocks import ConvUnit
+from inception_zoo.errors import ZooError
+from inception_zoo.network import Inception
+from inception_zoo.weights.files import METADATA, SUFFIXES, whole_file
+from inception_zoo.weights.saving import card_of
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+INPUT, OUTPUT = "images", "logits"
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # the last for torch.onnx
+OPSET = 20  # onnxruntime 1.17 and later
+TOLERANCE = 1e-4  # of a logit, over the largest
+EXTRA_FILE = f"{METADATA}.json"  # the card in a .pt2
+
+
+def check_out(path: Path, int8: bool = False) -> None:
+    """ZooError if no file can be written under this name, or its format lacks a package."""
+    if path.suffix not in (".onnx", ".pt2"):
+        hint = "; for weights take `inception-zoo convert`" if path.suffix in SUFFIXES else ""
+        raise ZooError(f"{path}: an exported network's name ends in .onnx or .pt2{hint}")
+    if int8 and path.suffix != ".onnx":
+        raise ZooError(f"{path}: --int8 writes ONNX only; the name must end in .onnx")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ZooError(f"{path}: " + ("it is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
+    if path.suffix == ".onnx":
+        for package in PACKAGES:
+            try:
+                import_module(package)
+            except ImportError:
+                raise ZooError(f"{path}: ONNX needs the package {package}: pip install 'inception-zoo[export]'") from None
+
+
+def fold_batchnorm(model: Inception) -> Inception:
+    """A copy in evaluation mode, each BatchNorm multiplied into the convolution before it. The logits stay the same.
+
+    Other normalizations depend on the image and stay.
+    """
+    folded = deepcopy(model).eval()
+    for unit in list(folded.modules()):
+        if isinstance(unit, ConvUnit) and isinstance(norm := getattr(unit, "norm", None), nn.BatchNorm2d):
+            conv = unit.conv
+            assert isinstance(conv, nn.Conv2d)
+            unit.conv = fuse_conv_bn_eval(conv, norm)
+            del unit.norm
+    return folded
+
+
+def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
+    """Write `model` as ONNX: `images` (N, C, S, S), normalized, of any N and its preprocessing's S, to `logits` (N, classes).
+
+    The card is in the metadata under `inception_zoo`; auxiliary heads are left out.
+
+    Args:
+        model: must know its preprocessing.
+        path: ends in .onnx.
+        fold: multiply BatchNorms into the convolutions.
+
+    Returns:
+        The largest difference between onnxruntime's logits and the network's, over the largest logit.
+
+    Raises:
+        ZooError: the preprocessing is unknown, a package is missing, or the difference is above 1e-4. No file is left then.
+    """
+    path = Path(path)
+    check_out(path)
+    import onnx
+
+    served, sample = _served(model, path, fold)
+    with whole_file(path) as temporary:
+        with silence():
+            program = torch.onnx.export(
+                served,
+                (sample,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                optimize=fold,  # which would fold them too
+                verbose=False,
+            )
+        assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces, with the paths of this machine
+        program.model.metadata_props[METADATA] = card_of(model).text()
+        program.save(temporary, external_data=False)
+        onnx.checker.check_model(temporary, full_check=True)
+        session = open_onnx(temporary)
+        return _checked(served, lambda images: run_onnx(session, images), path)
+
+
+def export_program(model: Inception, path: str | Path, fold: bool = True) -> float:
+    """Write `model` as a program of torch.export, for `torch.export.load`: shapes, card, result and errors as `export_onnx`.
+
+    The card is in the extra file `inception_zoo.json`.
+    """
+    path = Path(path)
+    check_out(path)
+    served, sample = _served(model, path, fold)
+    with whole_file(path) as temporary, silence():
+        program = torch.export.export(served, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, temporary, extra_files={EXTRA_FILE: card_of(model).text()})
+        return _checked(served, torch.export.load(temporary).module(), path)
+
+
+def _served(model: Inception, path: Path, fold: bool) -> tuple[Inception, Tensor]:
+    """The part of a copy of `model` that gives the logits, and images for it. Two: of one, torch would make a constant."""
+    if model.preprocessing is None:
+        raise ZooError(f"{path}: the network does not know its preprocessing; set mean, std and image size")
+    served = fold_batchnorm(model) if fold else deepcopy(model).eval()
+    served.to(memory_format=torch.contiguous_format)
+    served.aux = nn.ModuleDict()
+    served.requires_grad_(False)
+    size = model.preprocessing.image_size
+    served.plan.shapes(size)
+    return served, torch.randn(2, model.plan.in_channels, size, size)
+
+
+@torch.no_grad()
+def _checked(model: Inception, exported: Callable[[Tensor], Tensor], path: Path) -> float:
+    """The largest difference on random images; ZooError if it is above the tolerance."""
+    assert model.preprocessing
+    size, worst = model.preprocessing.image_size, 0.0
+    for n in (1, 3):
+        images = torch.randn(n, model.plan.in_channels, size, size, generator=torch.Generator().manual_seed(n))
+        ours, theirs = model(images), exported(images)
+        difference = float((ours - theirs).abs().max() / ours.abs().max())
+        if not difference <= TOLERANCE:  # NaN too
+            raise ZooError(f"{path}: the logits differ from the network's by {difference:.1e} of the largest; not written")
+        worst = max(worst, difference)
+    return worst
+
+
+def open_onnx(path: Path) -> "InferenceSession":
+    """The file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(session: "InferenceSession", images: Tensor) -> Tensor:
+    """Normalized images (N, C, S, S) → logits (N, classes)."""
+    return torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the exporters' notes on their own progress and future from the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def file_table(model: Inception, path: Path, difference: float) -> Table:
+    """What was written."""
+    assert model.preprocessing
+    look, classes = model.preprocessing, model.classes
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("file", f"{path}, {path.stat().st_size / 1e6:.1f} MB")
+    table.add_row("network", model.plan.net.name + (f", {model.plan.swapped}" if model.plan.swapped else ""))
+    if path.suffix == ".onnx":
+        table.add_row("opset", str(OPSET))
+    table.add_row("input", f"{INPUT}: N x {model.plan.in_channels} x {look.image_size} x {look.image_size}, any N")
+    how = f"{look.resize} px, {look.interpolation}, centre {look.image_size} px"
+    numbers = (", ".join(f"{value:.4g}" for value in values) for values in (look.mean, look.std))
+    table.add_row("preprocessing", "{}; mean {}; std {}".format(how, *numbers))
+    names = f": {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}" if classes else ", without names"
+    table.add_row("classes", f"{model.plan.num_classes}{names}")
+    table.add_row("difference", f"{difference:.1e} of the largest logit, from the network's")
+    return table

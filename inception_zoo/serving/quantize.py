@@ -1,0 +1,252 @@
+"""int8 ONNX, calibrated on real images and measured beside fp32: accuracy, size, speed."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from inception_zoo.data import ImageData, Images
+from inception_zoo.data.source import Batch
+from inception_zoo.errors import ZooError
+from inception_zoo.network import Inception
+from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
+from inception_zoo.serving.images import find_images, normalize, prepare, read_image
+from inception_zoo.weights.files import METADATA, resolve, whole_file
+from inception_zoo.weights.saving import card_of
+
+BATCH = 32
+TARGETS = (  # all that a checkpoint's data may name: it is a stranger's file, and what it names is called
+    "inception_zoo.data.ImageData",
+    "inception_zoo.data.fashion_mnist.fashion_mnist",
+    "inception_zoo.data.digits.digits",
+    "inception_zoo.data.synthetic.synthetic",
+)
+# Mul and Pow, which norm=lrn and residual scales are made of, stay in fp32.
+OPS = ("Conv", "Gemm", "Concat", "MaxPool", "AveragePool", "Add", "Relu")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Normalized images (N, C, S, S) with labels (N,), read anew at each pass: at 299 px they would fill the memory."""
+
+    calibration: Callable[[], Iterator[Batch]]
+    test: Callable[[], Iterator[Batch]]
+    calibrated_on: str
+    tested_on: str
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What int8 costs and brings. Accuracies from 0 to 1, sizes in bytes, rates in images per second at batch 32."""
+
+    difference: float  # of the fp32 ONNX from the network, see `export_onnx`
+    accuracy: dict[str, float]  # by `fp32` and `int8`, as the two dictionaries after it
+    size: dict[str, int]
+    rate: dict[str, float]
+
+
+def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | None = None) -> Samples:
+    """Calibration on `count` training images of the run that `ckpt` is of, without augmentation; accuracy on its test split.
+
+    Args:
+        ckpt: a Lightning checkpoint or a run folder; its hyper-parameters say what the data were.
+        model: the network of the checkpoint, which knows its preprocessing.
+        count: images to calibrate on, drawn with a fixed seed.
+        root: where the data are now.
+
+    Raises:
+        ZooError: the file has no record of its data, names something else than our data sets, or the data are not there.
+    """
+    path = resolve(ckpt)
+    config = _data_config(path)
+    preprocessing = model.preprocessing
+    assert preprocessing
+    config["image_size"] = preprocessing.image_size
+    if root is not None:
+        if config.get("root") is None:
+            raise ZooError(f"--data-root {root}: the data of {path} need no folder; leave it out")
+        if not root.is_dir():
+            raise ZooError(f"--data-root {root}: there is no such folder")
+        config["root"] = str(root)
+    try:
+        data: ImageData = instantiate(config)
+        data.setup()
+    except (InstantiationException, TypeError) as error:
+        raise ZooError(f"{path}: its data cannot be built ({str(error).splitlines()[0]}); give --images FOLDER") from None
+    except ZooError as error:
+        raise ZooError(f"{path}: {error}; or say where its data are now with --data-root") from None
+    train, test = data.splits["train"], data.splits["test"]
+    chosen = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]]
+
+    def batches(split: Images) -> Iterator[Batch]:
+        for start in range(0, len(split), BATCH):
+            rows = split[slice(start, start + BATCH)]
+            yield normalize(rows.images, preprocessing), rows.labels
+
+    calibrated_on, tested_on = f"{len(chosen)} training images", f"{len(test):,} test images"
+    return Samples(lambda: batches(chosen), lambda: batches(test), calibrated_on, tested_on)
+
+
+def _data_config(path: Path) -> dict[str, Any]:
+    """The `data` of a checkpoint's config, safe to instantiate."""
+    found: Any = None
+    if path.suffix == ".ckpt":
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {}).get("data")
+    if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
+        raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
+    for target in _targets(found):
+        if target not in TARGETS:
+            raise ZooError(f"{path}: its data would run '{target}', which is refused; valid: {', '.join(TARGETS)}")
+    return dict(found)
+
+
+def _targets(value: Any) -> Iterator[Any]:
+    """Whatever Hydra would call, at any depth."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield value["_target_"]
+        for item in value.values():
+            yield from _targets(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _targets(item)
+
+
+def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
+    """Calibration on `count` of the images in `folder`, accuracy on all of them: one subfolder a class, under its name.
+
+    Where the network does not know its classes' names, the subfolders are called by the labels: 0, 1, …
+
+    Raises:
+        ZooError: no such folder, no image, or a subfolder that is no class.
+    """
+    classes = model.classes or [str(label) for label in range(model.plan.num_classes)]
+    paths = find_images([str(folder)])
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if name not in classes:
+            some = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+            raise ZooError(f"--images {folder}: {path} is in the subfolder of no class; they must be named {some}")
+    labels = torch.tensor([classes.index(name) for name in names])
+    assert model.preprocessing
+    channels, preprocessing = model.plan.in_channels, model.preprocessing
+
+    def batches(rows: list[int]) -> Iterator[Batch]:
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            yield torch.stack([prepare(read_image(paths[i], channels), preprocessing) for i in part]), labels[part]
+
+    order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
+    chosen, every = order[:count], list(range(len(paths)))
+    tested_on = f"{len(every):,} images, those of the calibration among them"
+    return Samples(lambda: batches(chosen), lambda: batches(every), f"{len(chosen)} images", tested_on)
+
+
+def export_int8(model: Inception, path: str | Path, samples: Samples) -> Quantized:
+    """Write `model` as int8 ONNX, inputs, outputs and card as those of `export_onnx`, and measure it beside fp32.
+
+    Convolutions, pools, concatenations and the classifier work on 8 bits; BatchNorms are folded before.
+
+    Raises:
+        ZooError: see `export_onnx`; or an image cannot be read. No file is left then.
+    """
+    path = Path(path)
+    check_out(path, int8=True)
+    with TemporaryDirectory() as folder, whole_file(path) as temporary:
+        fp32 = Path(folder) / "fp32.onnx"
+        difference = export_onnx(model, fp32)
+        quantize(fp32, temporary, samples.calibration())
+        _set_card(temporary, card_of(model).text())
+        files = {"fp32": fp32, "int8": temporary}
+        accuracy = {name: measure_accuracy(file, samples.test()) for name, file in files.items()}
+        images = next(samples.test())[0]
+        rate = measure_rates(files, images.repeat(BATCH // len(images) + 1, 1, 1, 1)[:BATCH])
+        return Quantized(difference, accuracy, {name: file.stat().st_size for name, file in files.items()}, rate)
+
+
+def quantize(fp32: Path, int8: Path, batches: Iterator[Batch]) -> None:
+    """Quantize an ONNX file with the ranges that its maps have on `batches`.
+
+    Weights are signed and per channel, activations unsigned with a zero point, so that a ReLU is part of its convolution:
+    the one pairing for which onnxruntime is faster than in fp32 on x86.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(batches, None)
+            return None if batch is None else {INPUT: batch[0].contiguous().numpy()}
+
+    with silence():
+        quantize_static(
+            fp32,
+            int8,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPS),
+            per_channel=True,
+            # Without VNNI, sums of two products of 8 bits saturate; 7 bits are exact everywhere.
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+
+
+def _set_card(path: Path, card: str) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {METADATA: card})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def measure_accuracy(path: Path, batches: Iterator[Batch]) -> float:
+    """The share of `batches` that the ONNX file labels right."""
+    session, right, count = open_onnx(path), 0, 0
+    for images, labels in batches:
+        right += int((run_onnx(session, images).argmax(1) == labels).sum())
+        count += len(labels)
+    return right / count
+
+
+def measure_rates(files: Mapping[str, Path], images: Tensor, rounds: int = 7) -> dict[str, float]:
+    """Images per second of ONNX files, medians of turns taken A B A B."""
+    sessions = {name: open_onnx(file) for name, file in files.items()}
+    rates: dict[str, list[float]] = {name: [] for name in files}
+    for turn in range(rounds + 1):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            run_onnx(session, images)
+            if turn:  # the first warms up
+                rates[name].append(len(images) / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def comparison(result: Quantized, samples: Samples) -> Table:
+    """fp32 and int8, side by side."""
+    caption = f"calibrated on {samples.calibrated_on}; accuracy on {samples.tested_on}; images/s at batch {BATCH} here"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    for column in ("ONNX", "accuracy", "size, MB", "images/s"):
+        table.add_column(column, justify="left" if column == "ONNX" else "right", no_wrap=True)
+    for name in result.accuracy:
+        rate, size = result.rate[name], result.size[name]
+        table.add_row(name, f"{result.accuracy[name]:.4f}", f"{size / 1e6:.2f}", f"{rate:,.0f}")
+    return table
+
+
+def warning(result: Quantized) -> str | None:
+    """What to say of an accuracy that int8 costs more than half a point."""
+    drop = (result.accuracy["fp32"] - result.accuracy["int8"]) * 100
+    return f"int8 costs {drop:.2f} points of accuracy; try more --calibration-images" if drop > 0.5 else None
