@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.table import Table
 from torch import Tensor
@@ -81,7 +82,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     try:
         data: ImageData = instantiate(config)
         data.setup()
-    except (InstantiationException, TypeError) as error:
+    except (InstantiationException, OmegaConfBaseException, TypeError) as error:
         raise ZooError(f"{path}: its data cannot be built ({str(error).splitlines()[0]}); give --images FOLDER") from None
     except ZooError as error:
         raise ZooError(f"{path}: {error}; or say where its data are now with --data-root") from None
@@ -101,7 +102,8 @@ def _data_config(path: Path) -> dict[str, Any]:
     """The `data` of a checkpoint's config, safe to instantiate."""
     found: Any = None
     if path.suffix == ".ckpt":
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {}).get("data")
+        parameters = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters")
+        found = parameters.get("data") if isinstance(parameters, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
     for target in _targets(found):
