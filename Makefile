@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data
+JOBS ?= 2 # tests at a time, a thread each: two that take all cores would wait for each other
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
@@ -32,10 +33,10 @@ run: setup data ## the main job: GoogLeNet learns Fashion-MNIST (minutes on 2 CP
 	$(BIN)/python run.py experiment=quickstart
 
 test: setup data ## the test suite, without the slow cases
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope
 
 test-slow: setup data ## the slow cases: real training, minutes each
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -103,7 +103,10 @@ def test_folding_leaves_what_is_no_batchnorm(norm):
     assert difference(model, lambda images: folded(images).detach()) == 0
 
 
-@pytest.mark.parametrize("name", ZOO)
+SLOW = {"inception_resnet_v2", "inception_resnet_v2_slim"}  # the blocks of inception_resnet_v1, twice and thrice as many
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ZOO])
 def test_onnx_is_the_network(name, tmp_path):
     """Border padding of average pools, ceil-mode pools at odd sizes, LRN, forks and residual sums included."""
     model, path = small(name, 3), tmp_path / "net.onnx"

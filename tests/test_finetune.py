@@ -98,6 +98,18 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     assert "lr-AdamW/head" in header and "lr-AdamW/conv1" in header
 
 
+def test_the_recorded_experiments_run(zoo, tmp_path, fashion_mnist_root):
+    """`finetune` starts from the run folder that `pretrain` of the same seed leaves."""
+    smoke = ["trainer=smoke", "logger=csv", f"data.root={fashion_mnist_root}", "data.batch_size=10", "seed=7"]
+    early = zoo("experiment=finetune", *smoke)
+    assert early.returncode == 2 and "model.weights=outputs/pretrain/7 does not exist" in early.stderr
+    for name in ("pretrain", "finetune"):
+        done = zoo(f"experiment={name}", *smoke)
+        assert done.returncode == 0, done.stderr
+    (tuned,) = (path.parent for path in tmp_path.glob("outputs/*/*/model.safetensors") if "pretrain" not in str(path))
+    assert load_model(tuned).classes == ["dress", "coat", "shirt", "bag", "ankle boot"]
+
+
 MISTAKES = {
     "weights that are not there": (["model.weights=nowhere"], "model.weights=nowhere does not exist"),
     "another library's network": (["model.weights=timm:inception_v4.tf_in1k"], "timm has no googlenet; it has"),

@@ -109,6 +109,8 @@ def _data_config(path: Path) -> dict[str, Any]:
     for target in _targets(found):
         if target not in TARGETS:
             raise ZooError(f"{path}: its data would run '{target}', which is refused; valid: {', '.join(TARGETS)}")
+    if "${" in str(found):  # would be resolved here, an environment variable say
+        raise ZooError(f"{path}: its data hold '${{', which a run's own do not; give --images FOLDER")
     return dict(found)
 
 
