@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from summary import BEGIN, END, provenance
@@ -24,12 +25,14 @@ def main(commit: str) -> None:
         print(lines[-1], flush=True)
     page = Path(__file__).with_suffix(".md")
     table = "\n".join(lines)
-    text = f"{BEGIN}\n{table}\n\n{provenance(commit)}\n{END}"
+    peers = ", ".join(f"{name} {version(name)}" for name in ("torchvision", "timm", "pretrainedmodels", "keras"))
+    text = f"{BEGIN}\n{table}\n\n{provenance(commit)[:-1]}; {peers}.\n{END}"
     page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page.read_text(), flags=re.DOTALL))
 
 
 def largest(differences: Mapping[str, float]) -> str:
-    return f"{max(differences.values()):.0e}"
+    worst = max(differences.values())
+    return f"{worst:.0e}" if worst else "0"
 
 
 if __name__ == "__main__":

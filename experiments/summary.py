@@ -70,13 +70,16 @@ def provenance(commit: str) -> str:
 def draw(name: str, runs: list[tuple[str, int, Path]], picture: Path) -> None:
     """Validation accuracy by epoch, a line for each run; runs of one label have one colour."""
     colours = {label: f"C{i}" for i, label in enumerate(dict.fromkeys(label for label, _, _ in runs))}
+    drawn: set[str] = set()
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for label, seed, folder in runs:
         with next(folder.glob("csv/**/metrics.csv")).open() as file:
             points = [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
         colour = colours[label] if len(colours) > 1 else None
         marker = "o" if len(points) < 20 else ""
-        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=f"{label} seed {seed}".strip())
+        named = f"seed {seed}" if colour is None else None if label in drawn else label
+        drawn.add(label)
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=named)
     axes.set(xlabel="epoch", ylabel="validation top-1, last epoch", title=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

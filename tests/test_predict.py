@@ -23,7 +23,7 @@ from inception_zoo.serving.classifier import open_classifier
 from inception_zoo.serving.crops import views
 from inception_zoo.serving.explain import check_endpoint, look, picture_paths
 from inception_zoo.serving.images import find_images, normalize, prepare, read_image
-from inception_zoo.serving.predict import predict
+from inception_zoo.serving.predict import Prediction, predict
 
 COMMAND = [sys.executable, "-m", "inception_zoo.cli", "predict"]
 NAMES = [f"class[{letter}]" for letter in "abcdefghij"]  # in brackets, as Rich's markup is
@@ -520,3 +520,8 @@ def test_the_command_explains(call, checkpoint, photos, tmp_path):
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.width > 1000 and len(picture.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_of_equal_probabilities_the_first_label_is_taken():
+    tied = Prediction(Path("a.png"), torch.tensor([0.1, 0.3, 0.3, 0.3] + [0.0] * 60))
+    assert [label for label, _ in tied.top(3)] == [1, 2, 3]

@@ -35,8 +35,9 @@ class Prediction:
     def top(self, count: int) -> list[tuple[int, float]]:
         """The likeliest labels with their probabilities."""
         assert self.probabilities is not None
-        values, labels = self.probabilities.topk(min(count, len(self.probabilities)))
-        return list(zip(labels.tolist(), values.tolist(), strict=True))
+        # Of equal ones, which 8 bits give often, the first label: what argmax takes.
+        values, labels = self.probabilities.sort(descending=True, stable=True)
+        return list(zip(labels[:count].tolist(), values[:count].tolist(), strict=True))
 
 
 def predict(
