@@ -165,3 +165,12 @@ def test_bench_times_us_and_the_peer_in_one_run():
 def test_mistakes_end_in_status_2(arguments):
     done = call(*arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_parity_is_measured_from_the_command_line():
+    done = call("parity", "timm inception_v3, without aux", "--json")
+    assert done.returncode == 0, done.stderr
+    (proof,) = json.loads(done.stdout).values()
+    assert proof["round_trip"] and max(proof["training"].values()) < 1e-5
+    done = call("parity", "timm inception_v5")
+    assert done.returncode == 2 and "'timm inception_v5' is no pair; did you mean 'timm inception_v4'?" in done.stderr
