@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 from inception_zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from inception_zoo.network import Inception, Outputs, create_model
-    from inception_zoo.weights.loading import load_model, load_weights
+    from inception_zoo.models import create_model, load_model
+    from inception_zoo.network import Inception, Outputs
+    from inception_zoo.weights.loading import load_weights
     from inception_zoo.weights.saving import export_weights, save_model
 
 __version__ = "0.1.0"
 _HOMES = {
     "Inception": "network",
     "Outputs": "network",
-    "create_model": "network",
-    "load_model": "weights.loading",
+    "create_model": "models",
+    "load_model": "models",
     "load_weights": "weights.loading",
     "export_weights": "weights.saving",
     "save_model": "weights.saving",

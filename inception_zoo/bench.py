@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_zoo.errors import ZooError
+from inception_zoo.models import create_model
 from inception_zoo.nets import find_net
-from inception_zoo.network import create_model
 from inception_zoo.plan import make_plan
 
 PEERS = {  # network → (library, its name there)

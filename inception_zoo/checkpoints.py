@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from inception_zoo.errors import ZooError
+from inception_zoo.weights.card import Card
+from inception_zoo.weights.files import METADATA
 
 
 def find_checkpoint(ckpt: str | None, task: str, run_folder: Path, runs: Path = Path("outputs")) -> Path | None:
@@ -32,8 +34,12 @@ def find_checkpoint(ckpt: str | None, task: str, run_folder: Path, runs: Path = 
     return path
 
 
-def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """ZooError if `path` is no checkpoint of ours, one of another network, or, to go on training, of another recipe."""
+def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | None:
+    """ZooError if `path` is no checkpoint of ours, one of another network, or, to go on training, of another recipe.
+
+    Returns:
+        What the checkpoint says of its network.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         saved = checkpoint["hyper_parameters"]
@@ -52,6 +58,8 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:
             raise ZooError(f"ckpt={path} holds weights only, without the optimizer's state; training cannot go on from it")
         _check_recipe(path, saved, config)
+    card = checkpoint.get(METADATA)
+    return Card.of(card) if card else None
 
 
 def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:

@@ -189,7 +189,7 @@ def convert_weights(
     trust: TRUST = False,
 ) -> None:
     """Weights from one layout to another; native .safetensors carry the network, its classes and its preprocessing."""
-    from inception_zoo.weights.convert import check_target, convert
+    from inception_zoo.convert import check_target, convert
 
     check_target(target, to, overwrite)
     print(convert(source, target, to, name, Stated(_numbers("--mean", mean), _numbers("--std", std), image_size), trust))

@@ -1,17 +1,15 @@
 """Plan → network, with named endpoints."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from inception_zoo.blocks import AuxHead, build_block
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.initialization import initialize
-from inception_zoo.nets import find_net
-from inception_zoo.plan import Plan, make_plan
+from inception_zoo.plan import Plan
 from inception_zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -97,38 +95,3 @@ class Inception(nn.Module):
 
     def _classify(self, maps: Tensor) -> Tensor:
         return self.fc(self.dropout(self.pool(maps).flatten(1)))
-
-
-def create_model(
-    name: str,
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    *,
-    weights: str | Path | None = None,
-    adapt: Sequence[str] = (),
-    freeze: str | None = None,
-    **choices: Any,
-) -> Inception:
-    """Build a network of the zoo, with random weights or with those that are given.
-
-    Args:
-        name: a network or alias, see ``inception-zoo list``.
-        num_classes: length of the logits.
-        in_channels: channels of the images.
-        weights: published ones by name, as ``torchvision:IMAGENET1K_V1`` or ``timm:inception_v4.tf_in1k``, a file or a run
-            folder; see `inception_zoo.load_weights`.
-        adapt: what may differ from the weights: `head`, `input`, `aux`, `blocks`.
-        freeze: the last endpoint that training leaves as it is, with all before it; see `Inception.freeze`.
-        **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
-            `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.choices.Choices`.
-
-    Raises:
-        ZooError: names the network and the choice, or the stage, row and token at fault, or the weights that do not fit.
-    """
-    model = Inception(make_plan(find_net(name), num_classes, in_channels, **choices))
-    if weights is not None:
-        from inception_zoo.weights.loading import pretrain
-
-        pretrain(model, weights, adapt)
-    model.freeze(freeze)
-    return model

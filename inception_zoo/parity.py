@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.network import Inception, create_model
+from inception_zoo.models import create_model
+from inception_zoo.network import Inception
 from inception_zoo.preprocessing import HALF, IMAGENET, Preprocessing
 from inception_zoo.weights.files import read_weights, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Names

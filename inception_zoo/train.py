@@ -29,8 +29,9 @@ from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
 from inception_zoo.errors import ZooError
 from inception_zoo.launcher import JobLauncher, end_ranks
+from inception_zoo.models import create_model
 from inception_zoo.module import Classifier
-from inception_zoo.network import Inception, create_model
+from inception_zoo.network import Inception
 from inception_zoo.plan import Plan
 from inception_zoo.weights.saving import save_model
 
@@ -54,8 +55,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
             config["data"] |= of_the_weights(model, config["data"])
             config["provenance"] = asdict(model.provenance)
         if ckpt:
-            check_fits(ckpt, model, config)
+            card = check_fits(ckpt, model, config)
             say(f"checkpoint: {ckpt}")
+            if card and cfg.task == "test":
+                model.preprocessing = card.preprocessing
+                config["data"] |= of_the_weights(model, config["data"])
         data: ImageData = instantiate(config["data"])
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()

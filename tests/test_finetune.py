@@ -94,6 +94,12 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     assert tuned.provenance.source == "first/checkpoints/best.ckpt" and len(tuned.provenance.sha256) == 64
     started, ended = load_model(tmp_path / "first"), load_model(tmp_path / "second/checkpoints/last.ckpt")
     assert not torch.equal(started.conv1[0][0].conv.weight, ended.conv1[0][0].conv.weight)
+    # The checkpoint says what its images were normalized with; the config of a test need not.
+    tested = zoo(*plain, HALVES["second"], "task=test", "ckpt=second", "hydra.run.dir=tested")
+    assert tested.returncode == 0, tested.stderr
+    assert "as the weights need it: data.mean=[0.4]" in tested.stdout + tested.stderr
+    results = [json.loads((tmp_path / run / "results.json").read_text())["test/loss"] for run in ("second", "tested")]
+    assert results[0] == pytest.approx(results[1], rel=1e-3)
     header = (tmp_path / "second/csv/version_0/metrics.csv").read_text().splitlines()[0]
     assert "lr-AdamW/head" in header and "lr-AdamW/conv1" in header
 

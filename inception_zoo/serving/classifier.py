@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from inception_zoo.errors import ZooError
+from inception_zoo.models import load_model
 from inception_zoo.network import Inception
 from inception_zoo.preprocessing import Preprocessing, Stated
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
-from inception_zoo.weights.loading import load_model
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from inception_zoo.choices import ADAPT
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.nets import find_net
-from inception_zoo.network import Inception, create_model
-from inception_zoo.plan import make_plan
+from inception_zoo.network import Inception
 from inception_zoo.preprocessing import IMAGENET, Preprocessing
 from inception_zoo.weights.card import Card, Provenance
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
-from inception_zoo.weights.mapping import names_of, recognize, slots, translate
+from inception_zoo.weights.mapping import names_of, recognize, translate
 from inception_zoo.weights.matching import State, differences, listed, matched
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
-from inception_zoo.weights.sources import is_name, network_of_name, published
+from inception_zoo.weights.sources import is_name, published
 
 log = logging.getLogger(__name__)
 
@@ -89,56 +87,6 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) ->
             notes.append(f"transform_input is folded into {first_conv(model)}")
     model.provenance = replace(entry.provenance, sha256=sha256(path), notes=notes)
     _say(model.provenance)
-
-
-def load_model(source: str | Path, name: str | None = None, trust: bool = False) -> Inception:
-    """Build the network that a file holds, in evaluation mode.
-
-    Args:
-        source: a checkpoint, a run folder, a file of weights in any layout, or published weights by name.
-        name: the network, where neither a card nor the layout says it.
-        trust: import a user's own block function that the card names. It runs that code.
-
-    Raises:
-        ZooError: the file is damaged or of no known layout, or it asks for code and is not trusted.
-    """
-    if is_name(str(source)):
-        entry = published(str(source), name or network_of_name(str(source)))
-        model = _network_of(read_weights(path := entry.download())[0], path, name)
-        pretrain(model, source)
-        return model.eval()
-    path = resolve(source)
-    state, plain = read_weights(path)
-    if plain is None:
-        model = _network_of(state, path, name)
-        load_weights(model, path)
-        return model.eval()
-    card = Card.of(plain)
-    card.check_code(path, trust)
-    model = create_model(**card.model)
-    load_weights(model, path)
-    model.provenance = card.provenance  # these are the network's own weights, not others' that it starts from
-    return model.eval()
-
-
-def _network_of(state: State, path: Path, name: str | None) -> Inception:
-    """A network with the classes, channels and auxiliary heads of weights without a card."""
-    found = recognize(state)
-    if not found and not name:
-        raise ZooError(
-            f"{path} has no known layout; its keys are like {listed(sorted(state), 3)}; if they are ours, give --model"
-        )
-    if not found or (name and name != found[1]):
-        first = make_plan(find_net(name or "")).blocks[0].name
-        conv, fc, aux = f"{first}.0.0.conv.weight", "fc.weight", any(key.startswith("aux.") for key in state)
-    else:
-        name = found[1]
-        style, every = LAYOUTS[found[0]][name].style, list(slots(LAYOUTS[found[0]][name]))
-        conv, fc = every[0].key(style, "conv.weight") or "", every[-1].key(style, "weight") or ""
-        aux = any(slot.part.startswith("aux ") and slot.keys(style) & state.keys() for slot in every)
-    if conv not in state or fc not in state:
-        raise ZooError(f"{path} does not hold {name}: it has no {conv if conv not in state else fc}")
-    return create_model(name or "", len(state[fc]), state[conv].shape[1], aux=aux)
 
 
 def _layout(model: Inception, weights: State, layout: str, card: Card | None, source: str) -> str:
