@@ -46,23 +46,24 @@ def check(cfg: Mapping[str, Any]) -> None:
         channels = cfg["data"]["in_channels"]
         raise ZooError(f"model.in_channels={cfg['model']['in_channels']}: the images have {channels}; leave it to the data")
     check_weights(cfg["model"], cfg["layer_decay"])
+    if cfg["layer_decay"] != 1 and not cfg["optimizer"].get("lr"):
+        raise ZooError(f"layer_decay={cfg['layer_decay']} needs optimizer.lr, the rate of the head")
     check_image_size(cfg["model"], cfg["data"]["image_size"])
 
 
 def check_selection(data: Mapping[str, Any]) -> None:
     """ZooError for classes or an interpolation that cannot be."""
-    classes = data["classes"]
+    classes = data.get("classes")
     if classes is not None:
         whole = isinstance(classes, Sequence) and all(isinstance(label, int) for label in classes)
         if not whole or len(set(classes)) != len(classes) or len(classes) != data["num_classes"]:
             count = f"data.num_classes={data['num_classes']}"
             raise ZooError(f"data.classes={classes} must be different labels, as many as {count}")
-    if data["per_class"] is not None:
+    if data.get("per_class") is not None:
         check_whole("data.per_class", data["per_class"], at_least=1)
-    if data["interpolation"] not in INTERPOLATIONS:
-        raise ZooError(
-            f"data.interpolation={data['interpolation']} is unknown; {did_you_mean(data['interpolation'], INTERPOLATIONS)}"
-        )
+    how = data.get("interpolation", "bilinear")
+    if how not in INTERPOLATIONS:
+        raise ZooError(f"data.interpolation={how} is unknown; {did_you_mean(how, INTERPOLATIONS)}")
 
 
 def check_weights(model: Mapping[str, Any], layer_decay: Any) -> None:

@@ -64,7 +64,8 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
 
 def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
     """ZooError naming the key in which a resumed run would silently differ from the saved one."""
-    keys = ["seed", "label_smoothing", *(f"{g}.{k}" for g in ("data", "optimizer", "scheduler") for k in config[g])]
+    start = ("layer_decay", "model.weights", "model.adapt", "model.freeze")
+    keys = ["seed", "label_smoothing", *start, *(f"{g}.{k}" for g in ("data", "optimizer", "scheduler") for k in config[g])]
     if config["scheduler"]["_target_"].endswith("one_cycle"):  # its length is part of it
         keys.append("trainer.max_epochs")
     for key in keys:

@@ -24,6 +24,10 @@ from inception_zoo.preprocessing import Stated
 from inception_zoo.reductions import REDUCTIONS
 from inception_zoo.variants import BLOCKS
 
+MEAN = Annotated[str | None, typer.Option(help="of the pixels from 0 to 1, as 0.5,0.5,0.5, where the file does not say it")]
+STD = Annotated[str | None, typer.Option(help="likewise")]
+SIZE = Annotated[int | None, typer.Option(min=1, help="pixels; the file's, or the network's usual input, when left out")]
+TRUST = Annotated[bool, typer.Option("--trust", help="import the block function of your own that the file names: it runs code")]
 JSON = Annotated[bool, typer.Option("--json", help="machine-readable, every figure exact")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, compare and recombine the Inception family.")
@@ -92,9 +96,10 @@ def describe_networks(
     diff: Annotated[bool, typer.Option("--diff", help="two networks side by side: A [KEY=VALUE]... B [KEY=VALUE]...")] = False,
     draw: Annotated[Path | None, typer.Option(help="a picture of the network and its blocks, .svg or .png")] = None,
     as_json: JSON = False,
+    trust: TRUST = False,
 ) -> None:
     """A network, endpoint by endpoint: rows, shapes, costs, receptive field; beside another; as a picture."""
-    named = networks_of(words)
+    named = networks_of(words, trust)
     if len(named) != 1 + diff:
         raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(named)}: {' '.join(words)}")
     if diff and draw:
@@ -121,12 +126,6 @@ def _usual_size(named: Named) -> int:
 
 def _wide() -> Console:
     return Console(width=max(Console().width, 128))
-
-
-MEAN = Annotated[str | None, typer.Option(help="of the pixels from 0 to 1, as 0.5,0.5,0.5, where the file does not say it")]
-STD = Annotated[str | None, typer.Option(help="likewise")]
-SIZE = Annotated[int | None, typer.Option(min=1, help="pixels; the file's, or the network's usual input, when left out")]
-TRUST = Annotated[bool, typer.Option("--trust", help="import the block function of your own that the file names: it runs code")]
 
 
 @app.command("predict")

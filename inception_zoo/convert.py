@@ -19,6 +19,10 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
         raise ZooError(f"{target}: the layout {to} is saved as .safetensors or .pth; .weights.h5 is --to keras")
     if target.suffix not in (".safetensors", *TORCH, *KERAS) or target.suffix == ".ckpt":
         raise ZooError(f"{target}: '{target.suffix}' is no format of weights; valid: .safetensors, .pth, .weights.h5")
+    if to == "native" and target.suffix != ".safetensors":
+        raise ZooError(f"{target}: our own weights need .safetensors, which says what network they are; or choose --to")
+    if target.is_dir():
+        raise ZooError(f"{target} is a folder")
     if not target.parent.is_dir():
         raise ZooError(f"{target}: there is no folder {target.parent}")
     if target.exists() and not overwrite:
@@ -39,7 +43,12 @@ def convert(
     """
     model = load_model(source, name, trust)
     if stated and stated != Stated():
+        if to != "native":
+            raise ZooError(f"layout {to} has no place for --mean, --std and --image-size; they are for --to native")
         model.preprocessing = stated.over(model.preprocessing, model.plan.net.image_size, source)
+        if len(model.preprocessing.mean) != model.plan.in_channels:
+            given = f"--mean and --std have {len(model.preprocessing.mean)} numbers"
+            raise ZooError(f"{given}, and {model.plan.net.name} reads {model.plan.in_channels} channels here")
     state = export_weights(model, to)
     write_weights(target, state, card_of(model).text() if to == "native" else None)
     values = sum(value.numel() for value in state.values())

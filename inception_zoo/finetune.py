@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network import Inception
 
 
@@ -37,6 +37,13 @@ class Unfreeze(Callback):
         if not isinstance(epoch, int) or epoch < 1:
             raise ZooError(f"callbacks.unfreeze.epoch={epoch} must be a whole number of at least 1; 0 is model.freeze=null")
         self.epoch, self.to = epoch, to
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        model = pl_module.model
+        assert isinstance(model, Inception)
+        names = model.plan.net.names[1:]
+        if self.to is not None and self.to not in names:
+            raise ZooError(f"callbacks.unfreeze.to={self.to} is no stage or endpoint; {did_you_mean(self.to, names)}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = pl_module.model

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from inception_zoo.errors import ZooError
 from inception_zoo.nets import find_net
 from inception_zoo.network import Inception
@@ -12,8 +14,8 @@ from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import read_weights, resolve
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.loading import load_weights, pretrain
-from inception_zoo.weights.mapping import recognize, slots
-from inception_zoo.weights.matching import State, listed
+from inception_zoo.weights.mapping import recognize, slots, translate
+from inception_zoo.weights.matching import State, listed, matched
 from inception_zoo.weights.sources import is_name, network_of_name, published
 
 
@@ -74,6 +76,9 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
         return model.eval()
     card = Card.of(plain)
     card.check_code(path, trust)
+    with torch.device("meta"):  # no memory is taken for what the file does not hold
+        shapes = create_model(**card.model)
+    matched(shapes, state, translate(shapes, "native"), (), str(path), [])
     model = create_model(**card.model)
     load_weights(model, path)
     model.provenance = card.provenance  # these are the network's own weights, not others' that it starts from

@@ -8,9 +8,9 @@ from typing import Any
 from inception_zoo.check import plan_of
 from inception_zoo.choices import LOADING, check_loading
 from inception_zoo.errors import ZooError, unreadable
-from inception_zoo.nets import find_net
+from inception_zoo.nets import ALIASES, ZOO, find_net
 from inception_zoo.plan import Plan, make_plan
-from inception_zoo.weights.card import Card
+from inception_zoo.weights.card import Card, Provenance
 from inception_zoo.weights.sources import is_name, published
 
 
@@ -22,23 +22,27 @@ class Named:
     card: Card | None = None
 
 
-def networks_of(words: Sequence[str]) -> list[Named]:
+def networks_of(words: Sequence[str], trust: bool = False) -> list[Named]:
     """The networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; ``model.`` before a key may stand.
 
     In place of a network's name, a file or run folder of ours may stand: the network is then that of its card.
     """
     chosen: list[tuple[str, list[str]]] = []
     for word in words:
-        if "=" not in word:
+        if "=" not in word or Path(word).exists():
             chosen.append((word, []))
         elif chosen:
             chosen[-1][1].append(word)
         else:
             raise ZooError(f"'{word}' stands before any network; begin with a name, see `inception-zoo list`")
-    return [_of_file(name, overrides) if Path(name).exists() else _of_table(name, overrides) for name, overrides in chosen]
+    tables = {*ZOO, *ALIASES}
+    return [
+        _of_file(name, overrides, trust) if name not in tables and Path(name).exists() else _of_table(name, overrides)
+        for name, overrides in chosen
+    ]
 
 
-def _of_file(path: str, overrides: Sequence[str]) -> Named:
+def _of_file(path: str, overrides: Sequence[str], trust: bool) -> Named:
     from inception_zoo.weights.files import read_weights  # torch
 
     if overrides:
@@ -47,7 +51,7 @@ def _of_file(path: str, overrides: Sequence[str]) -> Named:
     if plain is None:
         raise ZooError(f"{path} does not say which network it holds; bring it in with `inception-zoo convert`")
     card = Card.of(plain)
-    card.check_code(path, trust=False)
+    card.check_code(path, trust)
     return Named(plan_of(card.model), card)
 
 
@@ -62,7 +66,13 @@ def _of_table(name: str, overrides: Sequence[str]) -> Named:
     if is_name(source):
         entry = published(source, net.name)
         return Named(plan, Card({}, entry.classes, entry.preprocessing, entry.provenance))
-    return Named(plan, _of_file(source, []).card)
+    from inception_zoo.weights.files import read_weights  # torch
+
+    plain = read_weights(source)[1]
+    card = Card.of(plain) if plain is not None else Card({}, provenance=Provenance(source, "not said in the file"))
+    if card.model and card.model["name"] != net.name:
+        raise ZooError(f"weights={source} holds {card.model['name']}, not {net.name}")
+    return Named(plan, card)
 
 
 def _choices(overrides: Sequence[str]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         data: ImageData = instantiate(config["data"])
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()
-            model.classes = data.classes
+            known = data.classes or []
+            model.classes = known if len(known) == model.plan.num_classes else None
         model.preprocessing = data.preprocessing
         parts = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
         module = Classifier(model, *parts, cfg.label_smoothing, config, cfg.layer_decay)
@@ -110,7 +111,7 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
         say("the weights do not say what their images were normalized with; data.mean and data.std are taken")
         return {}
     keys = {key: value for key, value in model.preprocessing.plain().items() if key in ("mean", "std", "interpolation")}
-    if changed := [key for key, value in keys.items() if data[key] != value]:
+    if changed := [key for key, value in keys.items() if data.get(key) != value]:
         say(f"as the weights need it: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")
     return keys
 

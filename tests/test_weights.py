@@ -302,6 +302,103 @@ def test_a_strangers_card_runs_no_code(googlenet, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_weights_go_only_into_the_same_blocks(tmp_path):
+    """Same shapes, another computation: an average for a max pool."""
+    pool = ["1x1 192", "1x1 96 > 3x3 208", "1x1 16 > 3x3 48", "avg > 1x1 64"]
+    save_model(drawn("googlenet_bn", 10, 3, **PLAIN, blocks={"inception_4a": pool}), tmp_path / "m.safetensors")
+    with pytest.raises(ZooError, match="holds other blocks than googlenet_bn has here: inception_4a; adapt takes blocks"):
+        load_weights(create_model("googlenet_bn", 10, 3, **PLAIN), tmp_path / "m.safetensors")
+    model = create_model("googlenet_bn", 10, 3, **PLAIN)
+    assert load_weights(model, tmp_path / "m.safetensors", adapt=["blocks"]).notes == ["drawn anew: inception_4a"]
+
+
+def test_exported_weights_expect_what_the_layouts_do():
+    """timm's Inception-v3 has no one normalization, its Inception-v4 has: there it is folded into the first convolution."""
+    model = drawn("inception_v4", 10, 3, **PLAIN)
+    model.preprocessing = Preprocessing(107, *IMAGENET, resize=107)
+    other = create_model("inception_v4", 10, 3, **PLAIN).eval()
+    load_weights(other, export_weights(model, "timm"))
+    pixels = torch.rand(1, 3, 107, 107)
+    half, imagenet = (
+        (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1) for mean, std in (HALF, IMAGENET)
+    )
+    assert other.preprocessing.mean == HALF[0]
+    with torch.no_grad():
+        assert difference(other(half), model(imagenet)) < 1e-5
+
+
+def test_an_export_says_what_a_layout_cannot(googlenet, caplog):
+    export_weights(googlenet, "torchvision")
+    assert "layout=torchvision does not say it: images have mean [0.485, 0.456, 0.406]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(16, 3, 7, 1),
+        torch.zeros(64, 0, 7, 7),
+        torch.zeros(16, 3, 7, 7, dtype=torch.complex64),
+        torch.zeros(16, 3, 7, 7, dtype=torch.int64),
+        torch.zeros(16, 3, 7, 7, device="meta"),
+        torch.zeros(16, 3, 7, 7).to_sparse(),
+    ],
+    ids=["narrow", "empty", "complex", "whole numbers", "meta", "sparse"],
+)
+def test_tensors_that_are_none_of_weights(googlenet, tensor):
+    weights = export_weights(googlenet, "torchvision") | {"conv1.conv.weight": tensor}
+    model = create_model("googlenet_bn", 10, 3, **PLAIN)
+    with pytest.raises(ZooError, match=r"1 misshapen: conv1\.conv\.weight"):
+        load_weights(model, weights, "torchvision", adapt=["input"])
+
+
+def test_a_head_that_the_network_has_must_be_whole():
+    model = drawn("inception_v3", 4, width=0.25)
+    stray = export_weights(model) | {"aux.mixed_6e.hidden.0.weight": torch.zeros(1)}
+    with pytest.raises(ZooError, match=r"1 unexpected: aux\.mixed_6e\.hidden\.0\.weight"):
+        load_weights(model, stray, "native")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": "torchvision:IMAGENET1K_V1"}, "card, which says what network it holds, is damaged"),
+        ({"num_classes": 10**15}, "card, which says what network it holds, is damaged"),
+        ({"blocks": ["x"]}, "card, which says what network it holds, is damaged"),
+        ({"num_classes": 2_000_000}, "2 misshapen: fc"),
+        ({"width": 16.0}, "misshapen: conv1"),
+    ],
+)
+def test_a_card_cannot_ask_for_more_than_its_file_holds(googlenet, change, message, tmp_path):
+    from inception_zoo.weights.saving import card_of
+
+    googlenet.classes = None
+    card = card_of(googlenet).plain()
+    card["model"] |= change
+    write_weights(tmp_path / "model.safetensors", googlenet.state_dict(), json.dumps(card))
+    with pytest.raises(ZooError, match=message):
+        load_model(tmp_path / "model.safetensors")
+
+
+def test_a_file_that_claims_more_than_it_holds(tmp_path):
+    import h5py
+
+    torch.save({"fc.weight": torch.zeros(1, 1).expand(10**6, 1000)}, tmp_path / "w.pth")
+    with pytest.raises(ZooError, match=r"'fc.weight' is \(1000000, 1000\) and holds less"):
+        read_weights(tmp_path / "w.pth")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset("layers/conv2d/vars/0", (10**9,), "f4")
+    with pytest.raises(ZooError, match="claims 4,000,000,000 bytes and holds 0"):
+        read_weights(tmp_path / "w.h5")
+
+
+def test_a_run_with_spare_logits_can_be_read_again(zoo, tmp_path):
+    from test_run import SMALL, run_folder
+
+    done = zoo(*SMALL, "model.num_classes=12", "logger=csv")
+    assert done.returncode == 0, done.stderr
+    assert load_model(run_folder(tmp_path)).plan.num_classes == 12 and load_model(run_folder(tmp_path)).classes is None
+
+
 @pytest.mark.parametrize(
     ("card", "message"),
     [
@@ -343,6 +440,15 @@ def test_a_keras_file_cannot_point_to_another(tmp_path):
         secret = tmp_path / "secret"
         secret.write_bytes(bytes(64))
         file.create_dataset("layers/conv2d/vars/0", (4, 4), "f4", external=[(str(secret), 0, 64)])
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["conv/kernel:0"] = [1.0]
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["layer_names"] = ["conv"]
+        file["conv"] = h5py.ExternalLink("other.h5", "conv")
+        with h5py.File(tmp_path / "other.h5", "r+") as other:
+            other["conv"].attrs["weight_names"] = ["kernel:0"]
+    with pytest.raises(ZooError, match="points to another file"):
+        read_weights(tmp_path / "old.h5")
     with pytest.raises(ZooError, match="points to another file"):
         read_weights(tmp_path / "weights.h5")
 
@@ -462,6 +568,9 @@ def test_convert_there_and_back(tmp_path):
         (["missing.pth", "o.safetensors"], "missing.pth does not exist"),
         (["OWN", "o.safetensors", "--mean", "a,b"], "--mean=a,b must be numbers"),
         (["OWN", "o.pth", "--to", "timm"], "layout=timm has no googlenet_bn"),
+        (["OWN", "o.pth"], "our own weights need .safetensors"),
+        (["OWN", "o.pth", "--to", "torchvision", "--mean", "0.5"], "they are for --to native"),
+        (["OWN", "o.safetensors", "--mean", "0.5", "--std", "0.5"], "reads 3 channels here"),
     ],
 )
 def test_a_wrong_conversion_is_one_line_and_writes_nothing(googlenet, arguments, message, tmp_path):

@@ -25,6 +25,22 @@ class Provenance:
     notes: Sequence[str] = ()  # what was not taken over as it was
     origin: Mapping[str, Any] | None = None  # what the file says of the provenance of its own weights
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Provenance":
+        """From plain containers that a stranger may have written; TypeError if they are none."""
+        texts = [plain.get(key) for key in ("sha256", "url", "licence")]
+        accuracy, notes, origin = plain.get("accuracy"), plain.get("notes", []), plain.get("origin")
+        right = (
+            all(isinstance(plain[key], str) for key in ("source", "layout")),
+            all(isinstance(text, str | None) for text in texts),
+            isinstance(accuracy, dict | None),
+            isinstance(notes, list) and all(isinstance(note, str) for note in notes),
+            origin is None or bool(cls.of(origin)),
+        )
+        if not all(right):
+            raise TypeError
+        return cls(**plain)
+
 
 @dataclass(frozen=True)
 class Card:
@@ -43,33 +59,37 @@ class Card:
     def text(self) -> str:
         return json.dumps(self.plain())
 
-    def check_code(self, path: object, trust: bool) -> None:
-        """ZooError if a block of the network is a function of the author's own, which building it would run."""
+    @property
+    def foreign_code(self) -> str | None:
+        """A block that is a function of the author's own, which building the network would import and run."""
         known = BLOCKS | REDUCTIONS
-        blocks = self.model.get("blocks") or {}
-        foreign = [c for c in blocks.values() if isinstance(c, str) and c not in known]
-        if foreign and not trust:
-            raise ZooError(
-                f"{path} needs the function {foreign[0]}, which would run code; trust it only if it is yours (--trust)"
-            )
+        chosen = (self.model.get("blocks") or {}).values()
+        return next((choice for choice in chosen if isinstance(choice, str) and choice not in known), None)
+
+    def check_code(self, path: object, trust: bool) -> None:
+        """ZooError if the network needs code of the author's own."""
+        if (code := self.foreign_code) and not trust:
+            raise ZooError(f"{path} needs the function {code}, which would run code; trust it only if it is yours (--trust)")
 
     @classmethod
     def of(cls, plain: Any) -> "Card":
         """From plain containers that a stranger may have written; ZooError if they are no card."""
         try:
-            if set(plain) != {f.name for f in fields(cls)} or not isinstance(plain["model"]["name"], str):
-                raise TypeError
-            classes = plain["classes"]
-            if classes is not None and (
-                not all(isinstance(c, str) for c in classes) or len(classes) != plain["model"]["num_classes"]
-            ):
-                raise TypeError
-            return cls(
-                plain["model"],
-                classes,
-                Preprocessing.of(plain["preprocessing"]) if plain["preprocessing"] else None,
-                Provenance(**plain["provenance"]) if plain["provenance"] else None,
+            model, classes = plain["model"], plain["classes"]
+            numbers = model["num_classes"], model["in_channels"]
+            right = (
+                set(plain) == {f.name for f in fields(cls)},
+                set(model) <= {"name", "num_classes", "in_channels", *(f.name for f in fields(Choices))},
+                isinstance(model["name"], str),
+                all(isinstance(n, int) and 0 < n < 10**7 for n in numbers),
+                isinstance(model.get("blocks", {}), dict),
+                classes is None or (isinstance(classes, list) and len(classes) == numbers[0]),
+                all(isinstance(c, str) for c in classes or []),
             )
+            if not all(right):
+                raise TypeError
+            preprocessing = Preprocessing.of(plain["preprocessing"]) if plain["preprocessing"] else None
+            return cls(model, classes, preprocessing, Provenance.of(plain["provenance"]) if plain["provenance"] else None)
         except (TypeError, KeyError, AttributeError):
             raise ZooError("the file's card, which says what network it holds, is damaged") from None
 

@@ -83,6 +83,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         (content[key] for key in ("state_dict", "model", "model_state_dict") if isinstance(content.get(key), Mapping)), content
     )
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    for key, value in state.items():
+        if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ZooError(f"{path}: '{key}' is {tuple(value.shape)} and holds less")
     if card:  # a Lightning checkpoint of ours: the network is the module's `model`
         state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     return state, card
@@ -97,8 +100,10 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
         if not arrays:
             file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         for name, data in arrays.items():
-            if data.external or data.is_virtual:
+            if data.external or data.is_virtual or data.file.filename != file.filename:
                 raise ZooError(f"{path}: '{name}' points to another file, which is not read")
+            if data.nbytes > 2**20 and data.nbytes > 100 * data.id.get_storage_size():
+                raise ZooError(f"{path}: '{name}' claims {data.nbytes:,} bytes and holds {data.id.get_storage_size():,}")
         state = {name: torch.from_numpy(data[()]) for name, data in arrays.items() if data.shape}
     return {name: _axes(tensor, (3, 2, 0, 1)) for name, tensor in state.items()}
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from inception_zoo.preprocessing import HALF
 
+Normalized = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, red first
+
 
 class Place(NamedTuple):
     """An endpoint in a layout: their module, and the names in it; a row without a name is the module itself."""
@@ -55,7 +57,7 @@ class Names:
     heads: Mapping[str, Head] = field(default_factory=dict)  # by the endpoint that they tap
     style: Style = Style()
     bgr: bool = False  # the first convolution reads blue, green, red
-    normalized: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean, std where all published weights share them
+    normalized: Normalized | None = None  # mean, std where all published weights share them
 
 
 # fmt: off

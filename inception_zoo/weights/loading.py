@@ -13,7 +13,7 @@ from inception_zoo.weights.card import Card, Provenance
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.mapping import names_of, recognize, translate
-from inception_zoo.weights.matching import State, differences, listed, matched
+from inception_zoo.weights.matching import State, differences, listed, matched, other_blocks
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
 from inception_zoo.weights.sources import is_name, published
 
@@ -57,7 +57,8 @@ def load_weights(model: Inception, weights: State | str | Path, layout: str = "a
         size = model.plan.net.image_size
         preprocessing = Preprocessing(size, *names.normalized, resize=round(size / 0.875))
     notes = differences(model, card, layout, source)
-    model.preprocessing = _copy(model, weights, layout, adapt, preprocessing, source, notes)
+    other = other_blocks(model, card)
+    model.preprocessing = _copy(model, weights, layout, adapt, preprocessing, source, notes, other)
     model.classes = list(card.classes) if card and card.classes and "head" not in adapt else None
     origin = asdict(card.provenance) if card and card.provenance else None
     model.provenance = Provenance(source, layout, digest, notes=notes, origin=origin)
@@ -116,12 +117,13 @@ def _copy(
     preprocessing: Preprocessing | None,
     source: str,
     notes: list[str],
+    other: frozenset[str] = frozenset(),
 ) -> Preprocessing | None:
     """Copy what fits, adapt what may be, add notes of it; the preprocessing for the channels that `model` reads."""
     for part in adapt:
         if part not in ADAPT:
             raise ZooError(f"adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
-    values = matched(model, weights, translate(model, layout), adapt, f"{source} ({layout})", notes)
+    values = matched(model, weights, translate(model, layout), adapt, f"{source} ({layout})", notes, other)
     conv, channels = first_conv(model), model.plan.in_channels
     if (weight := values.get(f"{conv}.weight")) is not None:
         if layout != "native" and LAYOUTS[layout][model.plan.net.name].bgr:
@@ -133,6 +135,9 @@ def _copy(
             changed, preprocessing = adapted(values, conv, channels, preprocessing)
             values |= changed
             notes.append(f"{conv} adapted from {weight.shape[1]} to {channels} channels")
+    if preprocessing and len(preprocessing.mean) != channels:  # the first convolution was drawn anew
+        preprocessing = None
+        notes.append("what its images were normalized with does not fit the channels, and is left out")
     state = model.state_dict()
     for key, value in values.items():
         state[key].copy_(value)

@@ -1,13 +1,16 @@
 """Which tensor of a state dict goes where in a network, and what to do where none fits."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from inception_zoo.check import plan_of
 from inception_zoo.choices import ADAPT
 from inception_zoo.errors import ZooError
 from inception_zoo.network import Inception
+from inception_zoo.plan import Block
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.mapping import CLASSIFIER, Translation, part_of
 from inception_zoo.weights.normalization import first_conv
@@ -16,15 +19,27 @@ State = Mapping[str, Tensor]
 
 
 def matched(
-    model: Inception, weights: State, translation: Translation, adapt: Sequence[str], source: str, notes: list[str]
+    model: Inception,
+    weights: State,
+    translation: Translation,
+    adapt: Sequence[str],
+    source: str,
+    notes: list[str],
+    other: frozenset[str] = frozenset(),
 ) -> dict[str, Tensor]:
-    """Our tensors' new values; ZooError with every key that has no counterpart."""
+    """Our tensors' new values; ZooError with every key that has no counterpart.
+
+    `other`: endpoints whose rows in the weights' own network are not those of `model`.
+    """
+    if other and "blocks" not in adapt:
+        blocks = f"{source} holds other blocks than {model.plan.net.name} has here: {listed(sorted(other))}"
+        raise ZooError(f"{blocks}; adapt takes blocks: {ADAPT['blocks']}")
     values: dict[str, Tensor] = {}
     missing: list[str] = []
     misshapen: list[str] = []
     hints: set[str] = set()  # what `adapt` could do about it
     swapped = {block.name for block in model.plan.blocks if block.swapped}
-    drawn = _drawn_anew(model, weights, translation, swapped, adapt)
+    drawn = _drawn_anew(model, weights, translation, swapped, adapt) | other
     for key, ours in model.state_dict().items():
         theirs = translation.keys.get(key, key)
         part = part_of(key)
@@ -38,15 +53,18 @@ def matched(
                 hints |= {"blocks"} if part in swapped else {"aux"} if part.startswith("aux ") else set()
             continue
         value = weights[theirs]
-        adaptable = key == f"{first_conv(model)}.weight" and value.ndim == 4 and value.shape[::2] == ours.shape[::2]
-        if value.shape == ours.shape or (adaptable and "input" in adapt):
+        adaptable = key == f"{first_conv(model)}.weight" and _but_for_channels(value) == _but_for_channels(ours)
+        if not _is_dense(value) or value.is_floating_point() != ours.is_floating_point():
+            misshapen.append(f"{theirs} is {value.dtype}, {value.layout}, due dense {ours.dtype}")
+        elif value.shape == ours.shape or (adaptable and value.numel() and "input" in adapt):
             values[key] = value
         else:
             misshapen.append(f"{theirs} is {tuple(value.shape)}, due {tuple(ours.shape)}")
             hints.add("input" if adaptable else "head" if is_classifier(key) else "blocks" if part in swapped else "")
     left = weights.keys() - translation.keys.values()
     parts = {key: translation.spare.get(key, part_of(key) if "." in key else key) for key in left}
-    unneeded = {key for key, part in parts.items() if part.startswith("aux ")}
+    own = {f"aux {tap}" for tap in model.aux}
+    unneeded = {key for key, part in parts.items() if part.startswith("aux ") and part not in own}
     unneeded |= {key for key, part in parts.items() if part in drawn}
     unexpected = sorted(left - unneeded)
     hints |= {"blocks" for key in unexpected if parts[key] in swapped}
@@ -60,6 +78,29 @@ def matched(
     notes += [f"drawn anew: {', '.join(sorted(drawn))}"] if drawn else []
     notes += [f"classifier drawn anew for {model.plan.num_classes} classes"] if "head" in adapt else []
     return values
+
+
+def _but_for_channels(value: Tensor) -> tuple[int, ...]:
+    return (value.shape[0], *value.shape[2:]) if value.ndim == 4 else ()
+
+
+def _is_dense(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_quantized and not value.is_meta
+
+
+def other_blocks(model: Inception, card: Card | None) -> frozenset[str]:
+    """Endpoints that compute something else in the network of a card; where that needs foreign code, none are known."""
+    if card is None or card.foreign_code:
+        return frozenset()
+    theirs = plan_of(card.model)
+    alike = theirs.choices.residual_scale == model.plan.choices.residual_scale  # else it is noted as a choice
+    computed = [{block.name: _computes(block, alike) for block in plan.blocks} for plan in (theirs, model.plan)]
+    return frozenset(name for name in computed[0].keys() & computed[1].keys() if computed[0][name] != computed[1][name])
+
+
+def _computes(block: Block, with_scale: bool) -> tuple[Any, ...]:
+    residual = block.residual
+    return block.rows, residual and (residual.relu, residual.shortcut, residual.scale if with_scale else None)
 
 
 def _drawn_anew(

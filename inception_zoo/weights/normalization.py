@@ -55,7 +55,7 @@ def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None)
     """The first convolution for another number of input channels, and what its images are normalized with then.
 
     For one channel the weights are added up, which is what a grey image in every channel gives. For more they are repeated
-    in turn, scaled so that their sum stays.
+    in turn, each divided by how often it stands there, so that their sum stays; for two the third is left out.
     """
     changed: Tensors = {}
     if old:  # all channels alike first, so that one mean can stand for them
@@ -69,7 +69,8 @@ def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None)
     if channels == 1:
         weight = weight.sum(1, keepdim=True)
     else:
-        weight = weight[:, torch.arange(channels) % weight.shape[1]] * (weight.shape[1] / channels)
+        index = torch.arange(channels) % weight.shape[1]
+        weight = weight[:, index] / index.bincount(minlength=weight.shape[1])[index].view(-1, 1, 1)
     return changed | {f"{conv}.weight": weight}, old
 
 

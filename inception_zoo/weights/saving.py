@@ -9,10 +9,10 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network import Inception
 from inception_zoo.weights.card import Card, model_arguments
 from inception_zoo.weights.files import write_weights
-from inception_zoo.weights.layouts import LAYOUTS
+from inception_zoo.weights.layouts import LAYOUTS, Normalized
 from inception_zoo.weights.mapping import names_of, part_of, translate
 from inception_zoo.weights.matching import differences
-from inception_zoo.weights.normalization import first_conv
+from inception_zoo.weights.normalization import Tensors, first_conv, pads, renormalized
 
 log = logging.getLogger(__name__)
 NAMES = ("native", *LAYOUTS)
@@ -37,6 +37,7 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
         raise ZooError(f"layout={layout} has only the published blocks, and {', '.join(swapped)} of this network are swapped")
     if other := differences(model, None, layout, f"layout={layout}"):
         raise ZooError(f"layout={layout} has only the published network: {'; '.join(other)}")
+    _normalize_as_theirs(model, state, names.normalized, layout)
     conv = f"{first_conv(model)}.weight"
     if names.bgr:
         state[conv] = state[conv].flip(1)
@@ -52,6 +53,18 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
     if lost:
         log.warning("layout=%s has no %s: left out", layout, ", ".join(lost))
     return {theirs: state[key] for key, theirs in keys.items() if theirs is not None}
+
+
+def _normalize_as_theirs(model: Inception, state: Tensors, normalized: Normalized | None, layout: str) -> None:
+    """Fold the first convolution for the images of the layout's published weights, or say what its images must be."""
+    ours = model.preprocessing
+    if ours is None or (ours.mean, ours.std) == normalized:
+        return
+    if normalized and not pads(model) and len(ours.mean) == len(normalized[0]):
+        state |= renormalized(state, first_conv(model), ours, *normalized)
+        log.warning("layout=%s: folded for images with mean %s, std %s, as its published weights have", layout, *normalized)
+    else:
+        log.warning("layout=%s does not say it: images have mean %s, std %s", layout, list(ours.mean), list(ours.std))
 
 
 def save_model(model: Inception, path: str | Path) -> None:
