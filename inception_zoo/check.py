@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.choices import LOADING, VALID, check_loading
+from inception_zoo.choices import EXAMPLE, LOADING, VALID, check_loading
 from inception_zoo.errors import ZooError, check_whole, did_you_mean
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
 from inception_zoo.preprocessing import INTERPOLATIONS
-from inception_zoo.weights.layouts import LAYOUTS
-from inception_zoo.weights.sources import EXAMPLE, check_library
+from inception_zoo.weights.sources import check_library, is_name
 
 
 def check(cfg: Mapping[str, Any]) -> None:
@@ -72,8 +71,7 @@ def check_weights(model: Mapping[str, Any], layer_decay: Any) -> None:
     weights = model["weights"]
     check_loading(net, weights, model["adapt"], model["freeze"])
     if weights is not None:
-        library, _, tag = weights.partition(":")
-        if tag and library in LAYOUTS:
+        if is_name(weights):
             check_library(weights, net.name)
         elif not Path(weights).exists():
             raise ZooError(f"model.weights={weights} does not exist; give a file, a run folder, or a name such as {EXAMPLE}")

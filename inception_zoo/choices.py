@@ -16,6 +16,7 @@ LOADING: dict[str, Any] = {  # not of the network, but of what it starts from
     "adapt": [],  # where the weights differ, see ADAPT
     "freeze": None,  # the last endpoint, or stage, that training leaves as it is
 }
+EXAMPLE = "timm:inception_v4.tf_in1k"  # of weights by name
 ADAPT = {  # what loaded weights may lack, or have otherwise
     "head": "classifiers drawn anew, for other classes",
     "input": "another number of image channels",
@@ -118,9 +119,7 @@ def model_config(net: Net) -> dict[str, Any]:
 def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any) -> None:
     """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
     if weights is not None and (not isinstance(weights, str) or not weights):
-        raise ZooError(
-            f"{net.name}: weights={weights} must be a file, a run folder, or a name such as timm:inception_v4.tf_in1k"
-        )
+        raise ZooError(f"{net.name}: weights={weights} must be a file, a run folder, or a name such as {EXAMPLE}")
     if not isinstance(adapt, Sequence) or isinstance(adapt, str):
         raise ZooError(f"{net.name}: adapt={adapt} must be a list of {', '.join(ADAPT)}")
     for part in adapt:

@@ -11,9 +11,9 @@ from inception_zoo.nets import find_net
 from inception_zoo.network import Inception
 from inception_zoo.plan import make_plan
 from inception_zoo.weights.card import Card
-from inception_zoo.weights.files import read_weights, resolve
+from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
-from inception_zoo.weights.loading import load_weights, pretrain
+from inception_zoo.weights.loading import fill, pretrain
 from inception_zoo.weights.mapping import recognize, slots, translate
 from inception_zoo.weights.matching import State, listed, matched
 from inception_zoo.weights.sources import is_name, network_of_name, published
@@ -72,7 +72,7 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
     state, plain = read_weights(path)
     if plain is None:
         model = _network_of(state, path, name)
-        load_weights(model, path)
+        fill(model, state, None, str(path), sha256(path))
         return model.eval()
     card = Card.of(plain)
     card.check_code(path, trust)
@@ -80,7 +80,7 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
         shapes = create_model(**card.model)
     matched(shapes, state, translate(shapes, "native"), (), str(path), [])
     model = create_model(**card.model)
-    load_weights(model, path)
+    fill(model, state, card, str(path), None)
     model.provenance = card.provenance  # these are the network's own weights, not others' that it starts from
     return model.eval()
 

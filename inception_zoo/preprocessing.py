@@ -46,6 +46,11 @@ class Preprocessing:
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
 
+def usual_resize(image_size: int) -> int:
+    """The shorter side where only the crop's is known: crops are usually of 87.5 %, as 224 of 256."""
+    return round(image_size / 0.875)
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
@@ -66,7 +71,7 @@ class Stated:
         if mean is None or std is None:
             raise ZooError(f"{source} does not say what its images are normalized with; give --mean and --std, as 0.5,0.5,0.5")
         size = self.image_size or (known.image_size if known else usual)
-        shorter = round(size * known.resize / known.image_size) if known else round(size / 0.875)
+        shorter = round(size * known.resize / known.image_size) if known else usual_resize(size)
         return Preprocessing(size, mean, std, shorter, known.interpolation if known else "bilinear")
 
 

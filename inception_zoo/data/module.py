@@ -9,6 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
 from inception_zoo.data.augment import random_flip, random_shift
+from inception_zoo.data.pixels import normalize
 from inception_zoo.data.source import Batch, Images, Source
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
@@ -69,10 +70,10 @@ class ImageData(L.LightningDataModule):
         self.source, self.root = source, root
         self.num_classes, self.in_channels = num_classes, in_channels
         self.image_size, self.batch_size, self.val_size = image_size, batch_size, val_size
-        self.normalized = tuple(mean), tuple(std)
-        self.mean, self.std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
+        # what the network's images go through
+        self.preprocessing = Preprocessing(image_size, tuple(mean), tuple(std), image_size, interpolation)
         self.flip, self.shift, self.seed = flip, shift, seed
-        self.interpolation, self.labels, self.per_class = interpolation, classes, per_class
+        self.labels, self.per_class = classes, per_class
         self.splits: dict[str, Images] = {}
         self.classes: list[str] | None = None  # names by label, once the source is read
 
@@ -100,11 +101,6 @@ class ImageData(L.LightningDataModule):
             "test": self._resized(data.test),
         }
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What the network's images have gone through."""
-        return Preprocessing(self.image_size, *self.normalized, resize=self.image_size, interpolation=self.interpolation)
-
     def _few(self, split: Images) -> Images:
         """The first `per_class` images of every class."""
         if self.per_class is None:
@@ -118,7 +114,7 @@ class ImageData(L.LightningDataModule):
         size = [self.image_size, self.image_size]
         if list(split.images.shape[-2:]) == size:
             return split
-        how = InterpolationMode(self.interpolation)
+        how = InterpolationMode(self.preprocessing.interpolation)
         chunks = [T.resize(chunk, size, how, antialias=True) for chunk in split.images.split(4096)]
         return Images(torch.cat(chunks), split.labels)
 
@@ -140,7 +136,7 @@ class ImageData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, labels = batch
-        images = images.float().div(255).sub(self.mean.to(images.device)).div(self.std.to(images.device))
+        images = normalize(images, self.preprocessing)
         if self.trainer and self.trainer.training:
             images = random_flip(images) if self.flip else images
             images = random_shift(images, self.shift) if self.shift else images

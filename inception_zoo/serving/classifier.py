@@ -13,6 +13,7 @@ from inception_zoo.errors import ZooError
 from inception_zoo.models import load_model
 from inception_zoo.network import Inception
 from inception_zoo.preprocessing import Preprocessing, Stated
+from inception_zoo.serving.export import open_onnx, run_onnx
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 
@@ -73,14 +74,12 @@ def _without_gradients(model: Inception) -> Callable[[Tensor], Tensor]:
 
 def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor], int | None]:
     """The card, the network, and the side in pixels if the file has just one."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ZooError(f"{path} needs onnxruntime: pip install 'inception-zoo[export]'") from None
     if not path.is_file():
         raise ZooError(f"{path} does not exist")
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = open_onnx(path)
+    except ImportError:
+        raise ZooError(f"{path} needs onnxruntime: pip install 'inception-zoo[export]'") from None
     except Exception as error:  # onnxruntime raises kinds of its own
         raise ZooError(f"{path} is no readable ONNX file ({type(error).__name__})") from None
     metadata: dict[str, Any] = session.get_modelmeta().custom_metadata_map
@@ -90,6 +89,5 @@ def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor], int | None
         card = Card.of(json.loads(metadata[METADATA]))
     except json.JSONDecodeError:
         raise ZooError(f"{path}: its card, which says what network it holds, is damaged") from None
-    images = session.get_inputs()[0]
-    side = images.shape[-1] if isinstance(images.shape[-1], int) else None
-    return card, lambda batch: torch.from_numpy(session.run(None, {images.name: batch.numpy()})[0]), side
+    side = session.get_inputs()[0].shape[-1]
+    return card, lambda images: run_onnx(session, images), side if isinstance(side, int) else None

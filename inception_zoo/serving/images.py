@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+from inception_zoo.data.pixels import normalize
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
 
@@ -108,9 +109,3 @@ def resize_shorter(image: Tensor, size: int, preprocessing: Preprocessing) -> Te
     if min(image.shape[-2:]) == size:
         return image
     return T.resize(image, [size], InterpolationMode(preprocessing.interpolation), antialias=True)
-
-
-def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (…, C, H, W) → float, as in training."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return images.float().div(255).sub(mean).div(std)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from inception_zoo.choices import EXAMPLE
 from inception_zoo.errors import ZooError
 
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
@@ -31,9 +32,7 @@ def resolve(path: str | Path) -> Path:
             raise ZooError(f"{path} is no run folder: it has no checkpoints/best.ckpt")
         return found[0]
     if not path.is_file():
-        raise ZooError(
-            f"{path} does not exist; give a file of weights, a run folder, or a name such as timm:inception_v4.tf_in1k"
-        )
+        raise ZooError(f"{path} does not exist; give a file of weights, a run folder, or a name such as {EXAMPLE}")
     if path.suffix not in SUFFIXES:
         raise ZooError(f"{path}: '{path.suffix}' is no format of weights; valid: {', '.join(SUFFIXES)}")
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from inception_zoo.choices import ADAPT
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network import Inception
-from inception_zoo.preprocessing import IMAGENET, Preprocessing
+from inception_zoo.preprocessing import IMAGENET, Preprocessing, usual_resize
 from inception_zoo.weights.card import Card, Provenance
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
@@ -45,17 +45,30 @@ def load_weights(model: Inception, weights: State | str | Path, layout: str = "a
     Raises:
         ZooError: lists the keys that are missing, unexpected or misshapen. `model` is then as it was.
     """
-    card, source, digest = None, "the state dict", None
-    if not isinstance(weights, Mapping):
-        path = resolve(weights)
-        weights, plain = read_weights(path)
-        card, source, digest = Card.of(plain) if plain is not None else None, str(path), sha256(path)
+    if isinstance(weights, Mapping):
+        return fill(model, weights, None, "the state dict", None, layout, adapt)
+    path = resolve(weights)
+    state, plain = read_weights(path)
+    card = Card.of(plain) if plain is not None else None
+    return fill(model, state, card, str(path), sha256(path), layout, adapt)
+
+
+def fill(
+    model: Inception,
+    weights: State,
+    card: Card | None,
+    source: str,
+    digest: str | None,
+    layout: str = "auto",
+    adapt: Sequence[str] = (),
+) -> Provenance:
+    """`load_weights` of what was read already: tensors, card and SHA-256 of `source`."""
     layout = _layout(model, weights, layout, card, source)
     names = names_of(layout, model.plan.net.name) if layout != "native" else None
     preprocessing = card.preprocessing if card else None
     if names and names.normalized:
         size = model.plan.net.image_size
-        preprocessing = Preprocessing(size, *names.normalized, resize=round(size / 0.875))
+        preprocessing = Preprocessing(size, *names.normalized, resize=usual_resize(size))
     notes = differences(model, card, layout, source)
     other = other_blocks(model, card)
     model.preprocessing = _copy(model, weights, layout, adapt, preprocessing, source, notes, other)

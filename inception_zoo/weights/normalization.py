@@ -1,6 +1,7 @@
 """What images are normalized with, carried over into the first convolution."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def fold_normalization(model: Inception, mean: Sequence[float], std: Sequence[fl
     state = model.state_dict()
     for key, value in renormalized(state, first_conv(model), old, mean, std).items():
         state[key].copy_(value)
-    model.preprocessing = Preprocessing(old.image_size, tuple(mean), tuple(std), old.resize, old.interpolation)
+    model.preprocessing = replace(old, mean=tuple(mean), std=tuple(std))
 
 
 def renormalized(state: Tensors, conv: str, old: Preprocessing, mean: Sequence[float], std: Sequence[float]) -> Tensors:
@@ -60,11 +61,9 @@ def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None)
     changed: Tensors = {}
     if old:  # all channels alike first, so that one mean can stand for them
         had = len(old.mean)
-        alike = Preprocessing(
-            old.image_size, (sum(old.mean) / had,) * had, (sum(old.std) / had,) * had, old.resize, old.interpolation
-        )
+        alike = replace(old, mean=(sum(old.mean) / had,) * had, std=(sum(old.std) / had,) * had)
         changed = renormalized(state, conv, old, alike.mean, alike.std)
-        old = Preprocessing(old.image_size, alike.mean[:1] * channels, alike.std[:1] * channels, old.resize, old.interpolation)
+        old = replace(old, mean=alike.mean[:1] * channels, std=alike.std[:1] * channels)
     weight = (state | changed)[f"{conv}.weight"]
     if channels == 1:
         weight = weight.sum(1, keepdim=True)

@@ -11,7 +11,6 @@ from inception_zoo.preprocessing import HALF, Preprocessing
 from inception_zoo.weights.card import Provenance
 from inception_zoo.weights.layouts import LAYOUTS
 
-EXAMPLE = "timm:inception_v4.tf_in1k"
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
 TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
 
@@ -40,7 +39,8 @@ class Published:
 
 def is_name(source: str) -> bool:
     """Whether it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
-    return ":" in source and source.partition(":")[0] in LAYOUTS
+    library, _, tag = source.partition(":")
+    return bool(tag) and library in LAYOUTS
 
 
 def network_of_name(source: str) -> str:
