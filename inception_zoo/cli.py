@@ -147,8 +147,8 @@ def predict_images(
     trust: TRUST = False,
 ) -> None:
     """Classify images. Exit status 1 if one could not be read, 2 with --strict."""
+    from inception_zoo.data.crops import check_crops
     from inception_zoo.serving.classifier import open_classifier
-    from inception_zoo.serving.crops import check_crops
     from inception_zoo.serving.explain import check_explain
     from inception_zoo.serving.images import find_images
     from inception_zoo.serving.predict import check_format, check_output, report

@@ -16,13 +16,15 @@ from torchvision.transforms.v2 import functional as T
 
 from inception_zoo import ZooError, create_model, save_model
 from inception_zoo.cli import main
+from inception_zoo.data.crops import views
 from inception_zoo.data.module import ImageData
+from inception_zoo.data.pixels import normalize, prepare
+from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Images, Source
 from inception_zoo.preprocessing import Preprocessing
 from inception_zoo.serving.classifier import open_classifier
-from inception_zoo.serving.crops import views
 from inception_zoo.serving.explain import check_endpoint, look, picture_paths
-from inception_zoo.serving.images import find_images, normalize, prepare, read_image
+from inception_zoo.serving.images import find_images
 from inception_zoo.serving.predict import Prediction, predict
 
 COMMAND = [sys.executable, "-m", "inception_zoo.cli", "predict"]

@@ -2,6 +2,8 @@
 
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as T
 
 from inception_zoo.preprocessing import Preprocessing
 
@@ -10,3 +12,16 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → float, ``(pixel / 255 - mean) / std``, on the images' device."""
     mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     return images.float().div(255).sub(mean).div(std)
+
+
+def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """One image, uint8 (C, H, W) → (C, S, S) as the network reads it: resized, cropped at the centre, normalized."""
+    size = [preprocessing.image_size] * 2
+    return normalize(T.center_crop(resize_shorter(image, preprocessing.resize, preprocessing), size), preprocessing)
+
+
+def resize_shorter(image: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:
+    """The shorter side at `size` pixels, the longer in proportion."""
+    if min(image.shape[-2:]) == size:
+        return image
+    return T.resize(image, [size], InterpolationMode(preprocessing.interpolation), antialias=True)

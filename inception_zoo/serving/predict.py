@@ -17,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from inception_zoo.data.crops import views
+from inception_zoo.data.pixels import prepare
+from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.serving.classifier import Classifier
-from inception_zoo.serving.crops import views
-from inception_zoo.serving.images import prepare, read_image
 from inception_zoo.weights.files import whole_file
 
 

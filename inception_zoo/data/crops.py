@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from inception_zoo.data.pixels import normalize
+from inception_zoo.data.pixels import normalize, resize_shorter
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
-from inception_zoo.serving.images import resize_shorter
 
 CROPS = (1, 10, 144)
 SCALES = (256, 288, 320, 352)  # shorter sides for crops of 224 pixels: GoogLeNet, arXiv 1409.4842, section 7
