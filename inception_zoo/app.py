@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inception_zoo.check import check
 from inception_zoo.choices import model_config
+from inception_zoo.data_layout import count_classes
 from inception_zoo.errors import ZooError, did_you_mean, fail, unreadable
 from inception_zoo.nets import ALIASES, ZOO
 from inception_zoo.variants import BLOCKS
@@ -35,6 +36,7 @@ def register_groups() -> None:
         store.store(name, model_config(ZOO[ALIASES.get(name, name)]), group="model", provider="zoo")
     for name in BLOCKS:
         store.store(name, {"model": {"blocks": {"all": name}}}, group="block", package="_global_", provider="zoo")
+    OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from inception_zoo.choices import EXAMPLE, LOADING, VALID, check_loading
-from inception_zoo.errors import ZooError, check_whole, did_you_mean
+from inception_zoo.errors import ZooError, check_number, check_whole, did_you_mean
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
-from inception_zoo.preprocessing import INTERPOLATIONS
+from inception_zoo.preprocessing import CROPS, INTERPOLATIONS
 from inception_zoo.weights.sources import check_library, is_name
 
 
@@ -16,11 +16,12 @@ def check(cfg: Mapping[str, Any]) -> None:
     """ZooError for the first mistake found: it names the key, the value and what would be right."""
     if cfg["task"] not in ("fit", "test"):
         raise ZooError(f"task={cfg['task']} is unknown; {did_you_mean(cfg['task'], ['fit', 'test'])}")
-    for group in ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger"):
+    for group in ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger"):
         if not isinstance(cfg.get(group), Mapping):
             raise ZooError(f"{group}={cfg.get(group)} must be one of the group's options, see --help")
     data = cfg["data"]
-    least = {"batch_size": 1, "image_size": 1, "in_channels": 1, "num_classes": 2, "val_size": 1, "shift": 0}
+    check_root(data)
+    least = {"batch_size": 1, "eval_batch_size": 1, "image_size": 1, "in_channels": 1, "num_classes": 2, "val_size": 1}
     for name, at_least in least.items():
         check_whole(f"data.{name}", data[name], at_least)
     for name in ("num_classes", "in_channels"):
@@ -30,14 +31,16 @@ def check(cfg: Mapping[str, Any]) -> None:
         fits = isinstance(values, Sequence) and len(values) == data["in_channels"]
         if not fits or not all(isinstance(v, int | float) and (v > 0 or name == "mean") for v in values):
             raise ZooError(f"data.{name}={values} must be {data['in_channels']} numbers, one per channel, std above 0")
-    if "root" in data and (not isinstance(data["root"], str) or not data["root"]):
-        raise ZooError(f"data.root={data['root']} must be a folder")
     check_selection(data)
     check_whole("trainer.max_epochs", cfg["trainer"]["max_epochs"], at_least=1)
     check_whole("seed", cfg["seed"], at_least=0)
-    smoothing = cfg["label_smoothing"]
-    if not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
-        raise ZooError(f"label_smoothing={smoothing} must be a number from 0 to below 1")
+    check_number("label_smoothing", cfg["label_smoothing"], at_least=0, below=1)
+    if cfg["aux_weight"] is not None:
+        check_number("aux_weight", cfg["aux_weight"], at_least=0)
+    if not isinstance(cfg["decay_norm_and_bias"], bool):
+        raise ZooError(f"decay_norm_and_bias={cfg['decay_norm_and_bias']} must be true or false")
+    if cfg["lr_for_batch"] is not None:
+        check_whole("lr_for_batch", cfg["lr_for_batch"], at_least=1)
     if cfg["model"]["num_classes"] < cfg["data"]["num_classes"]:
         classes = cfg["data"]["num_classes"]
         raise ZooError(f"model.num_classes={cfg['model']['num_classes']}: the data has {classes} classes; leave it to the data")
@@ -45,9 +48,38 @@ def check(cfg: Mapping[str, Any]) -> None:
         channels = cfg["data"]["in_channels"]
         raise ZooError(f"model.in_channels={cfg['model']['in_channels']}: the images have {channels}; leave it to the data")
     check_weights(cfg["model"], cfg["layer_decay"])
-    if cfg["layer_decay"] != 1 and not cfg["optimizer"].get("lr"):
-        raise ZooError(f"layer_decay={cfg['layer_decay']} needs optimizer.lr, the rate of the head")
-    check_image_size(cfg["model"], cfg["data"]["image_size"])
+    for key, unused in (("layer_decay", 1), ("lr_for_batch", None)):
+        if cfg[key] != unused and not cfg["optimizer"].get("lr"):
+            raise ZooError(f"{key}={cfg[key]} needs optimizer.lr")
+    check_image_size(cfg["model"], "data.image_size", data["image_size"])
+    check_progressive(cfg["model"], data["progressive"], data["image_size"])
+
+
+def check_root(data: Mapping[str, Any]) -> None:
+    """ZooError unless `root`, of sources that have one, is a folder, with something in it where images are expected."""
+    if "root" not in data:
+        return
+    root = data["root"]
+    if not isinstance(root, str) or not root:
+        raise ZooError(f"data.root={root} must be a folder")
+    if data["num_classes"] == 0:  # counted there
+        raise ZooError(
+            f"data.root={root}: no classes were found; it must hold train/CLASS/*.jpg, or the chunks that `inception-zoo data "
+            "optimize` makes (of an address such as s3://… give data.num_classes)"
+        )
+
+
+def check_progressive(model: Mapping[str, Any], sizes: Any, image_size: int) -> None:
+    """ZooError unless `data.progressive` maps epochs to sides that the network can read, at most `image_size`."""
+    if sizes is None:
+        return
+    if not isinstance(sizes, Mapping) or not all(isinstance(epoch, int) and epoch >= 0 for epoch in sizes):
+        raise ZooError(f"data.progressive={sizes} must be epochs and sides in pixels, such as {{0:128,10:160}}")
+    for epoch, size in sizes.items():
+        check_whole(f"data.progressive.{epoch}", size, at_least=1)
+        if size > image_size:
+            raise ZooError(f"data.progressive.{epoch}={size} is more than data.image_size={image_size}, which evaluation sees")
+        check_image_size(model, f"data.progressive.{epoch}", size)
 
 
 def check_selection(data: Mapping[str, Any]) -> None:
@@ -60,7 +92,14 @@ def check_selection(data: Mapping[str, Any]) -> None:
             raise ZooError(f"data.classes={classes} must be different labels, as many as {count}")
     if data.get("per_class") is not None:
         check_whole("data.per_class", data["per_class"], at_least=1)
-    how = data.get("interpolation", "bilinear")
+    check_number("data.flip", data["flip"], at_least=0, below=1.001)
+    if not isinstance(data["crop_pct"], int | float) or not 0 < data["crop_pct"] <= 1:
+        raise ZooError(f"data.crop_pct={data['crop_pct']} must be a number above 0, at most 1")
+    if data["crops"] not in CROPS:
+        raise ZooError(f"data.crops={data['crops']} must be one of {', '.join(map(str, CROPS))}")
+    if data["workers"] is not None:
+        check_whole("data.workers", data["workers"], at_least=0)
+    how = data["interpolation"]
     if how not in INTERPOLATIONS:
         raise ZooError(f"data.interpolation={how} is unknown; {did_you_mean(how, INTERPOLATIONS)}")
 
@@ -79,7 +118,7 @@ def check_weights(model: Mapping[str, Any], layer_decay: Any) -> None:
         raise ZooError(f"layer_decay={layer_decay} must be a number above 0, at most 1")
 
 
-def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
+def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> None:
     """ZooError with the minimum, and the stem that would do, if the network cannot read so small an image."""
     plan = plan_of(model)
     try:
@@ -90,10 +129,10 @@ def check_image_size(model: Mapping[str, Any], image_size: int) -> None:
             raise
         if image_size > minimum:
             near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
-            raise ZooError(f"data.image_size={image_size} does not fit ({error}); {near} does") from None
+            raise ZooError(f"{key}={image_size} does not fit ({error}); {near} does") from None
         fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
         hint = f"; or set model.stem={fits[0]}" if fits else ""
-        raise ZooError(f"data.image_size={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
+        raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
 
 
 def plan_of(model: Mapping[str, Any]) -> Plan:

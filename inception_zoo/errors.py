@@ -23,6 +23,13 @@ def check_whole(key: str, value: object, at_least: int) -> None:
         raise ZooError(f"{key}={value} must be a whole number of at least {at_least}")
 
 
+def check_number(key: str, value: object, at_least: float, below: float | None = None) -> None:
+    """ZooError naming `key` unless `value` is a number of at least `at_least` and, where that is given, less than `below`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not at_least <= value < (below or float("inf")):
+        to = f" and below {below}" if below is not None else ""
+        raise ZooError(f"{key}={value} must be a number of at least {at_least}{to}")
+
+
 def unreadable(override: str) -> str:
     """The message about a word of the command line that Hydra cannot parse."""
     return f"'{override}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64 > 3x3 96\"]'"

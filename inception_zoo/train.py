@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,12 +23,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from inception_zoo.checkpoints import check_fits, find_checkpoint
 from inception_zoo.cost import Cost, plan_cost
 from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
 from inception_zoo.errors import ZooError
+from inception_zoo.evaluation import write_tables
 from inception_zoo.launcher import JobLauncher, end_ranks
 from inception_zoo.models import create_model
 from inception_zoo.module import Classifier
@@ -35,6 +38,10 @@ from inception_zoo.network import Inception
 from inception_zoo.plan import Plan
 from inception_zoo.weights.saving import save_model
 
+SHOWN = (
+    *("train/loss", "train/top1", "val/loss", "val/top1", "val/top1_best"),
+    *("test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1"),
+)
 say = rank_zero_only(logging.getLogger(__name__).info)
 
 
@@ -60,16 +67,18 @@ def run(cfg: DictConfig) -> dict[str, float]:
             if card and cfg.task == "test":
                 model.preprocessing = card.preprocessing
                 config["data"] |= of_the_weights(model, config["data"])
-        data: ImageData = instantiate(config["data"])
+        data: ImageData = build("data", config["data"], augmentation=build("augmentation", config["augmentation"]))
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()
             known = data.classes or []
             model.classes = known if len(known) == model.plan.num_classes else None
         model.preprocessing = data.preprocessing
-        parts = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
-        module = Classifier(model, *parts, cfg.label_smoothing, config, cfg.layer_decay)
+        parts = build("optimizer", config["optimizer"], **scaled_rate(cfg)), build("scheduler", config["scheduler"])
+        choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
+        module = Classifier(model, *parts, cfg.label_smoothing, config, *choices)
         trainer = make_trainer(cfg, folder)
         check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
+        data.check_batch(trainer.world_size)
         metrics: dict[str, float] = {}
         if cfg.task == "fit":
             trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
@@ -79,18 +88,50 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 metrics["val/top1_best"], ckpt = float(best.best_model_score), Path(best.best_model_path)
             else:
                 ckpt = None  # without validation: the weights as they are now
-        for tested in trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False):
-            metrics |= tested
+            if ckpt and (raw := not_averaged(ckpt)):
+                module.load_state_dict(raw)
+                module.test_name = "test_raw"
+                metrics |= trainer.test(module, data, verbose=False)[0]
+                module.test_name = "test"
+        metrics |= trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False)[0]
+        assert module.test.tables is not None
+        tables = module.test.tables.compute()
     metrics["minutes"] = (time.perf_counter() - started) / 60
     if trainer.is_global_zero:
         if cfg.task == "fit":
             save_model(model, folder / "model.safetensors")  # the weights that were tested
+        names = data.classes or [str(label) for label in range(model.plan.num_classes)]
+        write_tables(folder, names, **tables)
         cost = plan_cost(model.plan, cfg.data.image_size)
         network = {"model": model.plan.net.name, "swapped": model.plan.swapped}
         costs = {"parameters": cost.params, "multiply_adds": cost.macs}
         (folder / "results.json").write_text(json.dumps(network | costs | metrics, indent=1))
         report(model.plan, cfg.data.image_size, cost, metrics, folder, ckpt)
     return metrics
+
+
+def build(group: str, node: Any, **more: Any) -> Any:
+    """What a group of the config stands for; ZooError in the words of what refused it."""
+    try:
+        return instantiate(node, **more, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise ZooError(str(cause) if isinstance(cause, ZooError) else f"{group}: {' '.join(str(cause).split())}") from error
+
+
+def scaled_rate(cfg: DictConfig) -> dict[str, float]:
+    """`lr` for the global batch of this job, where `optimizer.lr` is said to be for another (linear: arXiv 1706.02677)."""
+    if cfg.lr_for_batch is None:
+        return {}
+    batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
+    lr = cfg.optimizer.lr * batch / cfg.lr_for_batch
+    say(f"learning rate: {lr:g} for a global batch of {batch} ({cfg.optimizer.lr:g} at {cfg.lr_for_batch})")
+    return {"lr": lr}
+
+
+def not_averaged(ckpt: Path) -> dict[str, Tensor] | None:
+    """The weights beside the average that a checkpoint of EMAWeightAveraging holds."""
+    return torch.load(ckpt, map_location="cpu", weights_only=True).get("current_model_state")
 
 
 def resolved(cfg: DictConfig, folder: Path) -> tuple[DictConfig, Path | None]:
@@ -135,10 +176,12 @@ def leaving_nothing_behind() -> Iterator[None]:
 
 
 def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
-    callbacks = [instantiate(node) for node in cfg.callbacks.values()]
+    callbacks = [build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
     check_wandb(cfg.logger)
-    loggers = [instantiate(node) for node in cfg.logger.values()]
-    trainer: Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    loggers = [build(f"logger.{name}", node) for name, node in cfg.logger.items()]
+    # The DataModule shares out the images itself: Lightning's sampler would repeat some in an evaluation.
+    own = {"callbacks": callbacks, "logger": loggers, "use_distributed_sampler": False}
+    trainer: Trainer = build("trainer", cfg.trainer, **own)
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         size = launcher.num_processes, launcher.num_nodes
@@ -168,7 +211,7 @@ def report(plan: Plan, image_size: int, cost: Cost, metrics: dict[str, float], f
         table.add_row("swapped", plan.swapped)
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
-    for key in ("train/loss", "train/top1", "val/loss", "val/top1", "val/top1_best", "test/loss", "test/top1", "test/top5"):
+    for key in SHOWN:
         if key in metrics:
             table.add_row(key, f"{metrics[key]:.4f}")
     if "train/images_per_second" in metrics:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from inception_zoo import ZooError
 from inception_zoo.app import CONF, register_groups
 from inception_zoo.check import check, plan_of
-from inception_zoo.data import ImageData
+from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.nets import ALIASES, ZOO
 from inception_zoo.variants import BLOCKS
 
@@ -20,6 +20,16 @@ OPTIONS = sorted(
     (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment", "sweep")
 )
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
+
+
+OF_FILES = ("imagefolder", "imagenet", "stream")
+
+
+def folder_of_images(root):
+    """The override for a folder with the classes of an image data set, which are counted before anything is read."""
+    for name in ("n01440764", "n01443537"):
+        (root / "images" / "train" / name).mkdir(parents=True)
+    return [f"data.root={root / 'images'}"]
 
 
 @pytest.fixture
@@ -37,15 +47,26 @@ def composed(tmp_path):
 
 
 def test_the_glob_finds_the_groups():
-    assert {group for group, _ in OPTIONS} == {"data", "trainer", "optimizer", "scheduler", "callbacks", "logger"}
+    assert {group for group, _ in OPTIONS} == {
+        "data",
+        "augmentation",
+        "recipe",
+        "trainer",
+        "optimizer",
+        "scheduler",
+        "callbacks",
+        "logger",
+    }
     assert {"quickstart", "tutorial"} <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_instantiates(group, option, composed, monkeypatch):
+def test_every_option_composes_and_instantiates(group, option, composed, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")  # set by the logger; restored by monkeypatch
-    cfg = composed(f"{group}={option}")
-    check(cfg)
+    cfg = composed(f"{group}={option}", *(folder_of_images(tmp_path) if option in OF_FILES else ()))
+    check(OmegaConf.to_container(cfg, resolve=True))
+    if group == "recipe":
+        return  # every group that it chooses has a test here
     node = cfg[group]
     if group == "trainer":
         assert instantiate(node, precision="32-true", logger=False).max_epochs == node.max_epochs
@@ -58,6 +79,8 @@ def test_every_option_composes_and_instantiates(group, option, composed, monkeyp
         scheduler = instantiate(node)(optimizer, steps=10, epoch_steps=5)
         optimizer.step()
         scheduler.step()
+    elif group == "augmentation":
+        assert isinstance(instantiate(OmegaConf.to_container(node, resolve=True), _convert_="all"), Augmentation)
     else:
         assert isinstance(instantiate(node), ImageData)
 
@@ -96,10 +119,12 @@ def test_the_sweep_is_network_by_stage_by_variant():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_has_its_page(name, composed, tmp_path, monkeypatch):
     cfg = composed(f"experiment={name}")
+    if cfg.data.root is None:
+        cfg = composed(f"experiment={name}", *folder_of_images(tmp_path))
     monkeypatch.chdir(tmp_path)
     if weights := cfg["model"]["weights"]:  # another experiment's run
         Path(weights).mkdir(parents=True)
-    check(cfg)
+    check(OmegaConf.to_container(cfg, resolve=True))
     page = Path(__file__).parent.parent / "experiments" / f"{name}.md"
     assert f"python run.py experiment={name}" in page.read_text()
     assert f"experiments/{name}.md" in (CONF / "experiment" / f"{name}.yaml").read_text()
@@ -132,6 +157,20 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["model.num_classes=5"], "model.num_classes=5: the data has 10 classes"),
         (["model.in_channels=3"], "model.in_channels=3: the images have 1"),
         (["label_smoothing=1"], "label_smoothing=1 must be"),
+        (["aux_weight=-1"], "aux_weight=-1 must be"),
+        (["lr_for_batch=0"], "lr_for_batch=0 must be"),
+        (["lr_for_batch=256", "optimizer.lr=null"], "lr_for_batch=256 needs optimizer.lr"),
+        (["decay_norm_and_bias=2"], "decay_norm_and_bias=2 must be true or false"),
+        (["data.flip=2"], "data.flip=2 must be"),
+        (["data.crop_pct=0"], "data.crop_pct=0 must be"),
+        (["data.crops=5"], "data.crops=5 must be one of 1, 10, 144"),
+        (["data.workers=-1"], "data.workers=-1 must be"),
+        (["data.eval_batch_size=0"], "data.eval_batch_size=0 must be"),
+        (["data.progressive=[96]"], "data.progressive=[96] must be epochs and sides"),
+        (["data.progressive={0:128}"], "data.progressive.0=128 is more than data.image_size=96"),
+        (["data.progressive={0:20}"], "data.progressive.0=20 is below the minimum of 47 px"),
+        (["data=imagefolder"], "data.root=None must be a folder"),
+        (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: no classes were found; it must hold train/CLASS"),
         (["model=inception_v3", "data.image_size=28"], "below the minimum of 75 px"),
         (["model=inception_v3", "data.image_size=28"], "; or set model.stem=small"),
         (["model=inception_v3", "data.image_size=60"], "; or set model.stem=medium"),

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from inception_zoo import ZooError
-from inception_zoo.data import ImageData, Images, Source
-from inception_zoo.data.augment import random_flip, random_shift
+from inception_zoo.data import Augmentation, ImageData, Images, Source
 from inception_zoo.data.digits import digits
 from inception_zoo.data.fashion_mnist import CLASSES, FILES, fashion_mnist
 from inception_zoo.data.synthetic import synthetic
@@ -22,9 +22,8 @@ def data_module(source=digits, **changes):
         "val_size": 200,
         "mean": [0.3],
         "std": [0.4],
-        "flip": False,
-        "shift": 0,
         "seed": 1,
+        "eval_batch_size": 64,
     }
     return ImageData(source, **{**options, **changes})
 
@@ -132,27 +131,68 @@ def test_images_are_resized_once_and_normalized_per_batch():
 
 
 def test_only_training_batches_are_augmented():
-    module = data_module(image_size=8, flip=True, shift=2, mean=[0.0], std=[1.0])
+    moved = Augmentation(transforms={"shift": v2.RandomAffine(0, translate=[0.2, 0.2])})
+    module = data_module(image_size=8, augmentation=moved, mean=[0.0], std=[1.0])
     module.setup()
     batch = next(iter(module.val_dataloader()))
     plain = batch[0].float() / 255
     for training in (False, True):
-        module.trainer = SimpleNamespace(training=training, lightning_module=SimpleNamespace(dtype=torch.float32))
+        lightning_module = SimpleNamespace(dtype=torch.float32)
+        module.trainer = SimpleNamespace(training=training, current_epoch=0, lightning_module=lightning_module)
         assert torch.equal(module.on_after_batch_transfer(batch, 0)[0], plain) is not training
 
 
-def test_flip_and_shift_draw_for_each_image():
-    torch.manual_seed(0)
-    images = torch.rand(256, 2, 6, 5) + 0.1
-    flipped = random_flip(images)
-    was_flipped = (flipped == images.flip(-1)).flatten(1).all(1)
-    assert ((flipped == images).flatten(1).all(1) | was_flipped).all()
-    assert 90 < was_flipped.sum() < 166
-    shifted = random_shift(images, 1)
-    padded = torch.nn.functional.pad(images, [1] * 4)
-    moves = {(y, x): (shifted == padded[:, :, y : y + 6, x : x + 5]).flatten(1).all(1) for y in range(3) for x in range(3)}
-    assert torch.stack(list(moves.values())).any(0).all()
-    assert all(found.any() for found in moves.values())
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize(("count", "size"), [(101, 10), (7, 100), (3, 2), (64, 8)])
+def test_evaluation_deals_every_image_once_in_the_same_batches(count, size, world_size):
+    images = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(count, 1, 8, 8)
+    split = Images(images, torch.arange(count) % 2)
+    seen = []
+    for rank in range(world_size):
+        module = data_module(lambda: Source("n", split, split, []), val_size=1, batch_size=1, eval_batch_size=size)
+        module.setup()
+        module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+        batches = [batch[0][:, 0, 0, 0].tolist() for batch in module.test_dataloader()]
+        assert batches and len(batches) == len(module.test_dataloader())
+        seen += batches
+    assert sorted(row for batch in seen for row in batch) == list(range(count))
+    whole = min(size, count // world_size)
+    assert sorted(seen) == [list(range(i, min(i + whole, count))) for i in range(0, count, whole)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_training_shares_out_an_order_of_the_epoch(world_size):
+    def order(epoch):
+        shares = []
+        for rank in range(world_size):
+            module = data_module()
+            module.setup()
+            module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, current_epoch=epoch)
+            shares.append([batch[0] for batch in module.train_dataloader()])
+        assert len({len(share) for share in shares}) == 1
+        return [torch.stack([share[step].sum(0) for share in shares]).sum(0) for step in range(len(shares[0]))]
+
+    first, again, second = order(0), order(0), order(1)
+    assert all(map(torch.equal, first, again)) and not all(map(torch.equal, first, second))
+
+
+def test_progressive_resolution_by_epoch():
+    module = data_module(image_size=32, progressive={2: 16, 5: 24})
+    assert [module.training_size(epoch) for epoch in range(7)] == [32, 32, 16, 16, 16, 24, 24]
+    module.setup()
+    batch = next(iter(module.val_dataloader()))
+    lightning_module = SimpleNamespace(dtype=torch.float32)
+    for epoch, training, side in ((1, True, 32), (2, True, 16), (2, False, 32), (6, True, 24)):
+        module.trainer = SimpleNamespace(training=training, current_epoch=epoch, lightning_module=lightning_module)
+        assert module.on_after_batch_transfer(batch, 0)[0].shape == (64, 1, side, side)
+
+
+@pytest.mark.parametrize("crops", [1, 10])
+def test_several_views_of_each_image(crops):
+    module = data_module(image_size=28, crops=crops)
+    module.setup()
+    images, _ = module.on_after_batch_transfer(next(iter(module.test_dataloader())), 0)
+    assert images.shape == ((64, 1, 28, 28) if crops == 1 else (64, 10, 1, 28, 28))
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,6 @@ DATA = {
     "val_size": 200,
     "mean": [0.305],
     "std": [0.376],
-    "flip": False,
-    "shift": 0,
     "seed": 1,
 }
 

@@ -29,13 +29,13 @@ def test_training_loss_is_the_papers_weighted_sum(batch, monkeypatch):
     module = classifier(model, label_smoothing=0.1)
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
-    monkeypatch.setattr(module, "log_dict", lambda *args, **kwargs: None)
     loss = module.training_step(batch, 0)
     outputs = model.outputs(batch[0])
     part = lambda logits: F.cross_entropy(logits, batch[1], label_smoothing=0.1)  # noqa: E731
     expected = part(outputs.logits) + 0.3 * part(outputs.aux["inception_4a"]) + 0.3 * part(outputs.aux["inception_4d"])
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert set(logged) == {"train/aux_loss/inception_4a", "train/aux_loss/inception_4d"}
+    figures = {"train/loss", "train/top1", "train/top5"}
+    assert set(logged) == {"train/aux_loss/inception_4a", "train/aux_loss/inception_4d"} | figures
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.aux.parameters())
 
@@ -47,7 +47,7 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     monkeypatch.setattr(model, "forward", lambda images: logits)
     module = classifier(model, label_smoothing=0.3)
     logged = {}
-    monkeypatch.setattr(module, "log_dict", lambda metrics, **_: logged.update(metrics))
+    monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
     labels = torch.tensor([0, 1, 2, 0, 9, 5])  # three right; 0 is among the first five of row 3, 9 is not of row 4
     getattr(module, f"{'validation' if phase == 'val' else phase}_step")((torch.empty(6), labels), 0)
     values = {name: metric.compute().item() for name, metric in logged.items()}

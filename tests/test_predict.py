@@ -218,9 +218,6 @@ def test_the_pixels_are_those_of_training(channels, interpolation, side, size, t
         2,
         mean,
         std,
-        False,
-        0,
-        0,
         interpolation=interpolation,
     )
     data.setup()
@@ -236,22 +233,22 @@ def test_the_centre_of_the_resized_image():
     assert resized.shape == (3, 32, 40)
     centre = normalize(resized[:, 2:30, 6:34], WIDE)
     assert torch.equal(prepare(image, WIDE), centre)
-    assert torch.equal(views(image, WIDE), centre[None])
-    assert torch.equal(views(image, WIDE, flip=True), torch.stack([centre, centre.flip(-1)]))
+    assert torch.equal(normalize(views(image, WIDE), WIDE), centre[None])
+    assert torch.equal(normalize(views(image, WIDE, flip=True), WIDE), torch.stack([centre, centre.flip(-1)]))
 
 
 def test_ten_crops_cut_by_hand():
     image = torch.from_numpy(pixels(3, 32, 40))  # of the size already: nothing is resized
     cut = [image[:, y : y + 28, x : x + 28] for y, x in ((0, 0), (0, 12), (4, 0), (4, 12), (2, 6))]
     found = views(image, WIDE, 10)
-    assert torch.equal(found, normalize(torch.stack([*cut, *(crop.flip(-1) for crop in cut)]), WIDE))
+    assert torch.equal(found, torch.stack([*cut, *(crop.flip(-1) for crop in cut)]))
 
 
 def test_ten_crops_differ_where_training_did_not_crop():
     whole = Preprocessing(28, (0.5,), (0.5,), 28)
     found = views(torch.from_numpy(pixels(1, 28, 28)), whole, 10)
     assert found.shape == (10, 1, 28, 28) and len({view.numpy().tobytes() for view in found}) == 10
-    larger = normalize(T.resize(torch.from_numpy(pixels(1, 28, 28)), [32], antialias=True), whole)
+    larger = T.resize(torch.from_numpy(pixels(1, 28, 28)), [32], antialias=True)
     assert torch.equal(found[0], larger[:, :28, :28])
 
 
@@ -272,7 +269,7 @@ def test_a_hundred_and_forty_four_crops_cut_by_hand(upright):
             expected.append(T.resize(square, [224, 224], antialias=True))
     expected += [crop.flip(-1) for crop in expected]
     found = views(image, paper, 144)
-    assert found.shape == (144, 3, 224, 224) and torch.equal(found, normalize(torch.stack(expected), paper))
+    assert found.shape == (144, 3, 224, 224) and torch.equal(found, torch.stack(expected))
 
 
 def test_other_numbers_of_crops_are_refused():
@@ -292,7 +289,8 @@ def test_probabilities_are_averaged_over_the_views(crops, flip, batch_size, chec
     assert found[1].probabilities is None and "text.png" in found[1].error
     for prediction in (found[0], found[2], found[3]):
         with torch.no_grad():
-            one = model(views(read_image(prediction.path, 3), WIDE, crops, flip)).softmax(1).mean(0)
+            seen = normalize(views(read_image(prediction.path, 3), WIDE, crops, flip), WIDE)
+            one = model(seen).softmax(1).mean(0)
         torch.testing.assert_close(prediction.probabilities, one, rtol=1e-4, atol=1e-6)
         assert prediction.top(1)[0][0] == one.argmax()
 

@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from inception_zoo.data.pixels import normalize, resize_shorter
+from inception_zoo.data.pixels import centre, resize_shorter
 from inception_zoo.errors import ZooError
-from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.preprocessing import CROPS, Preprocessing
 
-CROPS = (1, 10, 144)
 SCALES = (256, 288, 320, 352)  # shorter sides for crops of 224 pixels: GoogLeNet, arXiv 1409.4842, section 7
 
 
@@ -18,7 +17,7 @@ def check_crops(crops: int) -> None:
 
 
 def views(image: Tensor, preprocessing: Preprocessing, crops: int = 1, flip: bool = False) -> Tensor:
-    """uint8 (C, H, W) → (V, C, S, S) as the network reads them.
+    """uint8 (…, C, H, W) → (V, …, C, S, S), not normalized yet.
 
     `crops` 1: the centre. 10: the corners, the centre, and their mirrors (AlexNet, section 4.1). 144: at four scales the left,
     centre and right square (top, centre, bottom); of each the corners, the centre and the whole, and their mirrors.
@@ -33,9 +32,9 @@ def views(image: Tensor, preprocessing: Preprocessing, crops: int = 1, flip: boo
         shorter = preprocessing.resize if preprocessing.resize > size else _scaled(SCALES[0], size)
         found = list(T.five_crop(resize_shorter(image, shorter, preprocessing), [size, size]))
     else:
-        found = [T.center_crop(resize_shorter(image, preprocessing.resize, preprocessing), [size, size])]
+        found = [centre(image, preprocessing)]
     stack = torch.stack(found)
-    return normalize(torch.cat([stack, stack.flip(-1)]) if flip or crops > 1 else stack, preprocessing)
+    return torch.cat([stack, stack.flip(-1)]) if flip or crops > 1 else stack
 
 
 def _scaled(scale: int, size: int) -> int:

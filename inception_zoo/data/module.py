@@ -1,51 +1,54 @@
-"""The DataModule: a source, its held-out validation split, batches on the device."""
+"""The DataModule: a source, its held-out validation split, batches that every process shares out exactly."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
-from inception_zoo.data.augment import random_flip, random_shift
-from inception_zoo.data.pixels import normalize
-from inception_zoo.data.source import Batch, Images, Source
+from inception_zoo.data.augmentation import Augmentation
+from inception_zoo.data.crops import check_crops, views
+from inception_zoo.data.pixels import centre, normalize
+from inception_zoo.data.source import Batch, Files, Images, Source, Split
+from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
 
-
-class _Rows(Dataset):
-    """Images that are fetched a batch at a time: one indexing operation, no per-item work."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, index: list[int]) -> Batch:
-        rows = self.images[torch.tensor(index)]
-        return rows.images, rows.labels
+MOST_WORKERS = 16  # of one process; more wait for each other
 
 
 class ImageData(L.LightningDataModule):
-    """Images in memory as uint8, resized once; normalized and augmented in batches on the device.
+    """Labelled images from memory, files or a stream, augmented, normalized, and shared out among the processes.
+
+    What is in memory is resized once, to squares, and augmented in batches on the device. Files and streams are decoded,
+    augmented and cropped image by image in workers.
 
     Args:
         source: reads the data set; a function of `root` if that is given.
         num_classes, in_channels: what the network is built for; checked against the source.
         image_size: side in pixels that the network sees.
-        batch_size: global; divided by the number of processes.
-        val_size: images held out from the training split for validation. The test split is never used for selection.
+        batch_size: of training, global; divided by the number of processes.
+        val_size: images held out from the training split for validation, where the source has no validation split.
         mean, std: per channel, of pixels in 0 to 1.
-        flip: mirror training images at random.
-        shift: move training images by up to so many pixels.
-        seed: of the validation split.
+        seed: of the validation split, and of the order of training.
         root: folder of the files, for sources that have any.
+        crop_pct: share of the resized image's shorter side that the centre crop of evaluation has, as 0.875 is 224 of 256.
         interpolation: `bilinear` or `bicubic`, antialiased; `nearest`.
+        eval_batch_size: of validation and test, in each process, whatever their number.
+        crops: views of each image that are averaged in validation and test: 1, 10 or 144, see `inception_zoo.data.crops`.
+        workers: processes that read and decode for each process that trains; its share of the cores when left out.
+        progressive: epoch → side in pixels of the training images from that epoch on; `image_size` before and without.
         classes: labels of the source that are used, labelled 0, 1, … in this order; all when left out.
         per_class: training images of each class, chosen by `seed`; all when left out.
+        flip: probability of mirroring, for the augmentations of `conf` to read; 0 where a mirrored image is of another class.
+        augmentation: of training images; none when left out.
     """
 
     def __init__(
@@ -58,23 +61,31 @@ class ImageData(L.LightningDataModule):
         val_size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        flip: bool,
-        shift: int,
-        seed: int,
+        seed: int = 0,
         root: str | None = None,
+        crop_pct: float = 1.0,
         interpolation: str = "bilinear",
+        eval_batch_size: int = 100,
+        crops: int = 1,
+        workers: int | None = None,
+        progressive: Mapping[int, int] | None = None,
         classes: Sequence[int] | None = None,
         per_class: int | None = None,
+        flip: float = 0.0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.root = source, root
-        self.num_classes, self.in_channels = num_classes, in_channels
-        self.image_size, self.batch_size, self.val_size = image_size, batch_size, val_size
+        self.source, self.root, self.seed = source, root, seed
+        self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
+        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        resize = round(image_size / crop_pct)
         # what the network's images go through
-        self.preprocessing = Preprocessing(image_size, tuple(mean), tuple(std), image_size, interpolation)
-        self.flip, self.shift, self.seed = flip, shift, seed
-        self.labels, self.per_class = classes, per_class
-        self.splits: dict[str, Images] = {}
+        self.preprocessing = Preprocessing(image_size, tuple(mean), tuple(std), resize, interpolation)
+        self.crops, self.workers, self.progressive = crops, workers, dict(progressive or {})
+        self.labels, self.per_class, self.flip = classes, per_class, flip
+        self.augmentation = augmentation or Augmentation()
+        check_crops(crops)
+        self.splits: dict[str, Split] = {}
         self.classes: list[str] | None = None  # names by label, once the source is read
 
     def prepare_data(self) -> None:
@@ -88,57 +99,152 @@ class ImageData(L.LightningDataModule):
         if self.labels is not None:
             data = data.only(list(self.labels))
         data.check(self.num_classes, self.in_channels)
-        if not 0 < self.val_size < len(data.train):
-            raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(data.train) - 1}")
-        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(self.seed))
-        train = self._few(data.train[order[self.val_size :]])
+        train, val = self._held_out(data)
+        train = self._few(train)
         if self.batch_size > len(train):
             raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(train)} training images")
         self.classes = data.classes if len(data.classes) == self.num_classes else None
-        self.splits = {
-            "train": self._resized(train),
-            "val": self._resized(data.train[order[: self.val_size]]),
-            "test": self._resized(data.test),
-        }
+        self.splits = {"train": self._resized(train), "val": self._resized(val), "test": self._resized(data.test)}
 
-    def _few(self, split: Images) -> Images:
+    def check_batch(self, world_size: int) -> None:
+        """ZooError if the training images cannot be augmented as they are asked to be, in batches of so many processes."""
+        if not self.splits:
+            return
+        split = self.splits["train"]
+        image = split.images[0] if isinstance(split, Images) else split.dataset(self.in_channels, _as_it_is)[0][0]
+        self.augmentation.check(image, self.preprocessing, self.batch_size // world_size)
+
+    def _held_out(self, data: Source) -> tuple[Split, Split]:
+        if data.val is not None:
+            return data.train, data.val
+        train = data.train
+        if not isinstance(train, Images | Files):
+            raise ZooError(
+                f"data.root={self.root}: a stream needs a validation split; make one in the folder that it is made of"
+            )
+        if not 0 < self.val_size < len(train):
+            raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(train) - 1}")
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
+        return train[order[self.val_size :]], train[order[: self.val_size]]
+
+    def _few(self, split: Split) -> Split:
         """The first `per_class` images of every class."""
         if self.per_class is None:
             return split
+        if not isinstance(split, Images | Files):
+            raise ZooError(f"data.per_class={self.per_class}: a stream is read in its own order, whole; leave it out")
         rows = [(split.labels == label).nonzero().flatten()[: self.per_class] for label in range(self.num_classes)]
         if short := [label for label, found in enumerate(rows) if len(found) < self.per_class]:
             raise ZooError(f"data.per_class={self.per_class}: class {short[0]} has only {len(rows[short[0]])} training images")
         return split[torch.cat(rows)]
 
-    def _resized(self, split: Images) -> Images:
-        size = [self.image_size, self.image_size]
-        if list(split.images.shape[-2:]) == size:
+    def _resized(self, split: Split) -> Split:
+        size = [self.preprocessing.resize] * 2
+        if not isinstance(split, Images) or list(split.images.shape[-2:]) == size:
             return split
         how = InterpolationMode(self.preprocessing.interpolation)
         chunks = [T.resize(chunk, size, how, antialias=True) for chunk in split.images.split(4096)]
         return Images(torch.cat(chunks), split.labels)
 
-    def train_dataloader(self) -> DataLoader:
-        return self._loader("train", drop_last=True)
+    def train_dataloader(self) -> Any:
+        split, size = self.splits["train"], self.batch_size // self._world_size
+        view = partial(self.augmentation.of_picture, preprocessing=self.preprocessing)
+        if isinstance(split, Stream):
+            return split.loader(self.in_channels, view, size, self._workers, self.seed)
+        dataset = split.dataset(self.in_channels, view)
+        sampler: DistributedSampler = DistributedSampler(
+            dataset, self._world_size, self._rank, shuffle=True, seed=self.seed, drop_last=True
+        )
+        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)  # a resumed run goes on where it was
+        return DataLoader(dataset, size, sampler=sampler, drop_last=True, **self._loading(split))
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val")
+        return self._evaluated("val")
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test")
+        return self._evaluated("test")
 
-    def _loader(self, split: str, drop_last: bool = False) -> DataLoader:
-        rows = _Rows(self.splits[split])
-        world_size = self.trainer.world_size if self.trainer else 1
-        size = self.batch_size // world_size
-        sampler = RandomSampler(rows) if split == "train" else SequentialSampler(rows)
-        return DataLoader(rows, size, sampler=sampler, drop_last=drop_last, collate_fn=lambda batch: batch)
+    def _evaluated(self, name: str) -> DataLoader:
+        """Every image once: the same batches for any number of processes, dealt to them in turn."""
+        count = len(self.splits[name])
+        if count < self._world_size:
+            raise ZooError(f"the {name} split has {count} images, too few for {self._world_size} processes")
+        size = min(self.eval_batch_size, count // self._world_size)  # a batch for each process at least
+        return self.batches(name, InTurn(count, size, self._world_size, self._rank))
+
+    def batches(self, name: str, rows: Iterable[list[int]]) -> DataLoader:
+        """Batches of the given rows of a split, not augmented."""
+        split = self.splits[name]
+        view = partial(_views_first, preprocessing=self.preprocessing, crops=self.crops)
+        return DataLoader(split.dataset(self.in_channels, view), batch_sampler=rows, **self._loading(split))
+
+    def _loading(self, split: Split) -> dict[str, Any]:
+        if split.in_memory:
+            return {"collate_fn": _as_it_is}
+        workers = self._workers
+        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+
+    @property
+    def _workers(self) -> int:
+        share = (os.cpu_count() or 1) // self._world_size
+        return min(share, MOST_WORKERS) if self.workers is None else self.workers
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def training_size(self, epoch: int) -> int:
+        """Side in pixels of the training images of an epoch, counted from 0."""
+        begun = [first for first in self.progressive if first <= epoch]
+        return self.progressive[max(begun)] if begun else self.image_size
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, labels = batch
+        training = bool(self.trainer and self.trainer.training)
+        if self.splits["train"].in_memory:
+            images = self._in_memory(images, training)
         images = normalize(images, self.preprocessing)
-        if self.trainer and self.trainer.training:
-            images = random_flip(images) if self.flip else images
-            images = random_shift(images, self.shift) if self.shift else images
+        if training and self.trainer:
+            if (size := self.training_size(self.trainer.current_epoch)) != self.image_size:
+                images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+            images, labels = self.augmentation.mix(images, labels, self.num_classes)
         dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32  # bf16-true and its like
-        return images.to(dtype).contiguous(memory_format=torch.channels_last), labels
+        return _channels_last(images.to(dtype)), labels
+
+    def _in_memory(self, images: Tensor, training: bool) -> Tensor:
+        if training:
+            return self.augmentation.of_batch(images if self.augmentation.crop else centre(images, self.preprocessing))
+        seen = views(images, self.preprocessing, self.crops)
+        return seen[0] if self.crops == 1 else seen.transpose(0, 1)
+
+
+class InTurn(Sampler[list[int]]):
+    """Batches of consecutive images; of `world_size` processes, each takes every so-manieth. Nothing is padded or repeated."""
+
+    def __init__(self, count: int, size: int, world_size: int, rank: int) -> None:
+        self.starts = range(rank * size, count, world_size * size)
+        self.count, self.size = count, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(range(start, min(start + self.size, self.count))) for start in self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _views_first(image: Tensor, preprocessing: Preprocessing, crops: int) -> Tensor:
+    seen = views(image, preprocessing, crops)
+    return seen[0] if crops == 1 else seen
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """(N, C, H, W), or (N, V, C, H, W) with several views of each image, whose batch is flattened by who reads it."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images

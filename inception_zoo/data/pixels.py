@@ -16,8 +16,12 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """One image, uint8 (C, H, W) → (C, S, S) as the network reads it: resized, cropped at the centre, normalized."""
-    size = [preprocessing.image_size] * 2
-    return normalize(T.center_crop(resize_shorter(image, preprocessing.resize, preprocessing), size), preprocessing)
+    return normalize(centre(image, preprocessing), preprocessing)
+
+
+def centre(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (…, C, H, W) → (…, C, S, S): the shorter side resized, the centre cropped."""
+    return T.center_crop(resize_shorter(image, preprocessing.resize, preprocessing), [preprocessing.image_size] * 2)
 
 
 def resize_shorter(image: Tensor, size: int, preprocessing: Preprocessing) -> Tensor:

@@ -1,6 +1,7 @@
 """Image files to pixels."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +24,51 @@ def read_image(path: Path, channels: int) -> Tensor:
     Raises:
         ZooError: no image, a damaged one, or more than PIL's limit of about 89 million pixels.
     """
+    return decode_image(path, channels, str(path))
+
+
+def decode_image(file: Path | BytesIO, channels: int, name: str) -> Tensor:
+    """As `read_image`, of a file or of its bytes; `name` is what a message calls it."""
     if channels not in MODES:
         raise ZooError(f"the network reads {channels} channels; image files have 1 or 3")
     try:
-        with Image.open(path) as image:
+        upright = _upright(file, MODES[channels])
+    except ZooError as error:
+        raise ZooError(f"{name}: {error}") from None
+    return torch.from_numpy(np.array(upright)).view(upright.height, upright.width, channels).permute(2, 0, 1)
+
+
+def fault(path: Path) -> str | None:
+    """Why `read_image` would refuse a file; None if it would not."""
+    try:
+        _upright(path, "RGB", small=True)
+    except ZooError as error:
+        return str(error)
+    return None
+
+
+def _upright(file: Path | BytesIO, mode: str, small: bool = False) -> Image.Image:
+    """The picture in `mode`. A small JPEG has an eighth of the sides: all of it is still read, in a third of the time."""
+    try:
+        with Image.open(file) as image:
             if max(image.size) > OBLONG * min(image.size):
                 raise ZooError(f"one side is more than {OBLONG} times the other")
-            upright = _eight_bits(ImageOps.exif_transpose(image)).convert(MODES[channels])
-    except ZooError as error:
-        raise ZooError(f"{path}: {error}") from None
+            if small:
+                image.draft(None, (1, 1))
+            return _eight_bits(ImageOps.exif_transpose(image)).convert(mode)
+    except ZooError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ZooError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        raise ZooError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except FileNotFoundError:
-        raise ZooError(f"{path}: no such file") from None
+        raise ZooError("no such file") from None
     except Exception as error:  # PIL's decoders raise many kinds
-        reason = "is empty" if path.is_file() and not path.stat().st_size else "damaged, or no image"
-        raise ZooError(f"{path}: {reason} ({type(error).__name__})") from None
-    return torch.from_numpy(np.array(upright)).view(upright.height, upright.width, channels).permute(2, 0, 1)
+        reason = "is empty" if _is_empty(file) else "damaged, or no image"
+        raise ZooError(f"{reason} ({type(error).__name__})") from None
+
+
+def _is_empty(file: Path | BytesIO) -> bool:
+    return not file.getbuffer().nbytes if isinstance(file, BytesIO) else file.is_file() and not file.stat().st_size
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -1,14 +1,31 @@
-"""What a source hands over: labelled images for training and for the test, held in memory."""
+"""What a source hands over: labelled images for training, validation and the test, in memory, in files or in chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from inception_zoo.data.reading import MODES, read_image
 from inception_zoo.errors import ZooError
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,)
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,); after mixup and cutmix labels (N, classes)
+View = Callable[[Tensor], Tensor]  # one uint8 image (C, H, W) → the uint8 tensor that is stacked into a batch
+
+
+class Split(Protocol):
+    """Labelled images. What is in memory is changed in batches, on the device; the rest image by image, in workers."""
+
+    in_memory: bool
+
+    def __len__(self) -> int: ...
+
+    def dataset(self, channels: int, view: View) -> Dataset:
+        """By index: view(image), label. What is in memory gives whole batches, and leaves `view` alone."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +34,7 @@ class Images:
 
     images: Tensor
     labels: Tensor
+    in_memory = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -24,15 +42,64 @@ class Images:
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.images[index], self.labels[index])
 
+    def dataset(self, channels: int, view: View) -> Dataset:
+        return _Rows(self)
+
+
+class _Rows(Dataset):
+    """Images that are fetched a batch at a time: one indexing operation, no work per item."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, index: list[int]) -> Batch:
+        rows = self.images[torch.tensor(index)]
+        return rows.images, rows.labels
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files, as paths relative to `root` (numpy strings: a million Python objects would be copied into each worker)."""
+
+    root: Path
+    paths: np.ndarray
+    labels: Tensor
+    in_memory = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Files":
+        return Files(self.root, self.paths[index.numpy() if isinstance(index, Tensor) else index], self.labels[index])
+
+    def dataset(self, channels: int, view: View) -> Dataset:
+        return _Read(self, channels, view)
+
+
+class _Read(Dataset):
+    def __init__(self, files: Files, channels: int, view: View) -> None:
+        self.files, self.channels, self.view = files, channels, view
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = read_image(self.files.root / str(self.files.paths[index]), self.channels)
+        return self.view(image), self.files.labels[index]
+
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: the published training and test split, and the class names by label."""
+    """A data set: its splits, and the class names by label. Without `val`, some training images are held out."""
 
     name: str
-    train: Images
-    test: Images
+    train: Split
+    test: Split
     classes: list[str]
+    val: Split | None = None
 
     def only(self, labels: Sequence[int]) -> "Source":
         """The images of some classes, labelled 0, 1, … in that order; ZooError for a label that there is not."""
@@ -42,24 +109,36 @@ class Source:
         new = torch.full((len(self.classes),), -1)
         new[list(labels)] = torch.arange(len(labels))
 
-        def relabelled(split: Images) -> Images:
-            kept = split[new[split.labels] >= 0]
-            return Images(kept.images, new[kept.labels])
+        def relabelled(split: Split) -> Split:
+            if isinstance(split, Images):
+                kept = split[new[split.labels] >= 0]
+                return Images(kept.images, new[kept.labels])
+            if isinstance(split, Files):
+                files = split[(new[split.labels] >= 0).nonzero().flatten()]
+                return Files(files.root, files.paths, new[files.labels])
+            raise ZooError(f"data.classes: {self.name} is read in its own order and has all of its classes; leave it out")
 
-        return Source(self.name, relabelled(self.train), relabelled(self.test), [self.classes[label] for label in labels])
+        val = None if self.val is None else relabelled(self.val)
+        return Source(self.name, relabelled(self.train), relabelled(self.test), [self.classes[i] for i in labels], val)
 
     def check(self, num_classes: int, in_channels: int) -> None:
         """ZooError if the network could not read these images or name these labels."""
-        top = int(max(self.train.labels.max(), self.test.labels.max()))
-        if top >= num_classes:
-            raise ZooError(
-                f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
-            )
-        for split, rows in (("training", self.train), ("test", self.test)):
-            if len(rows.images) != len(rows.labels):
-                raise ZooError(f"{self.name}: {len(rows.images)} {split} images, but {len(rows.labels)} labels")
-        channels = self.train.images.shape[1]
-        if channels != in_channels:
+        splits = {"training": self.train, "validation": self.val, "test": self.test}
+        for name, split in splits.items():
+            if not isinstance(split, Images | Files):
+                continue
+            count = len(split.images if isinstance(split, Images) else split.paths)
+            if count != len(split.labels):
+                raise ZooError(f"{self.name}: {count} {name} images, but {len(split.labels)} labels")
+            top = int(split.labels.max())
+            if top >= num_classes:
+                raise ZooError(
+                    f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
+                )
+        if not isinstance(self.train, Images):
+            if in_channels not in MODES:
+                raise ZooError(f"data.in_channels={in_channels}: image files are read as 1 or 3 channels")
+        elif (channels := self.train.images.shape[1]) != in_channels:
             raise ZooError(
                 f"data.in_channels={in_channels}: {self.name}'s images have {channels}; set data.in_channels={channels}"
             )

@@ -18,7 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from inception_zoo.data.crops import views
-from inception_zoo.data.pixels import prepare
+from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.serving.classifier import Classifier
@@ -68,7 +68,8 @@ def predict(
 
 def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor | str:
     try:
-        return views(read_image(path, classifier.channels), classifier.preprocessing, crops, flip)
+        image = read_image(path, classifier.channels)
+        return normalize(views(image, classifier.preprocessing, crops, flip), classifier.preprocessing)
     except ZooError as error:
         return str(error)
 

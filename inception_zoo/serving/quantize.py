@@ -16,8 +16,8 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from inception_zoo.data import ImageData, Images
-from inception_zoo.data.pixels import normalize, prepare
+from inception_zoo.data import ImageData
+from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Batch
 from inception_zoo.errors import ZooError
@@ -30,9 +30,13 @@ from inception_zoo.weights.saving import card_of
 BATCH = 32
 TARGETS = (  # all that a checkpoint's data may name: it is a stranger's file, and what it names is called
     "inception_zoo.data.ImageData",
-    "inception_zoo.data.fashion_mnist.fashion_mnist",
-    "inception_zoo.data.digits.digits",
-    "inception_zoo.data.synthetic.synthetic",
+    *(
+        f"inception_zoo.data.{name}"
+        for name in (
+            *("fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100", "digits.digits", "synthetic.synthetic"),
+            *("imagefolder.imagefolder", "imagenet.imagenet", "stream.stream"),
+        )
+    ),
 )
 # Mul and Pow, which norm=lrn and residual scales are made of, stay in fp32.
 OPS = ("Conv", "Gemm", "Concat", "MaxPool", "AveragePool", "Add", "Relu")
@@ -83,21 +87,21 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
         config["root"] = str(root)
     try:
         data: ImageData = instantiate(config)
+        data.preprocessing = preprocessing
         data.setup()
     except (InstantiationException, OmegaConfBaseException, TypeError) as error:
         raise ZooError(f"{path}: its data cannot be built ({str(error).splitlines()[0]}); give --images FOLDER") from None
     except ZooError as error:
         raise ZooError(f"{path}: {error}; or say where its data are now with --data-root") from None
-    train, test = data.splits["train"], data.splits["test"]
-    chosen = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]]
+    train, test = len(data.splits["train"]), len(data.splits["test"])
+    chosen = torch.randperm(train, generator=torch.Generator().manual_seed(0))[:count]
 
-    def batches(split: Images) -> Iterator[Batch]:
-        for start in range(0, len(split), BATCH):
-            rows = split[slice(start, start + BATCH)]
-            yield normalize(rows.images, preprocessing), rows.labels
+    def batches(name: str, rows: Tensor) -> Iterator[Batch]:
+        for batch in data.batches(name, [part.tolist() for part in rows.split(BATCH)]):
+            yield data.on_after_batch_transfer(batch, 0)
 
-    calibrated_on, tested_on = f"{len(chosen)} training images", f"{len(test):,} test images"
-    return Samples(lambda: batches(chosen), lambda: batches(test), calibrated_on, tested_on)
+    calibrated_on, tested_on = f"{len(chosen)} training images", f"{test:,} test images"
+    return Samples(lambda: batches("train", chosen), lambda: batches("test", torch.arange(test)), calibrated_on, tested_on)
 
 
 def _data_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""Augmentation: torchvision's transforms, drawn anew for every image, in workers or over whole batches on the device."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from inception_zoo.data.batched import apply_to_batch
+from inception_zoo.data.pixels import centre
+from inception_zoo.data.source import Batch
+from inception_zoo.errors import ZooError, check_number
+from inception_zoo.preprocessing import Preprocessing
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class Augmentation:
+    """What happens to training images before they are normalized, and to batches after.
+
+    Args:
+        crop: from the picture as it was read to the network's size; None: resized and cropped as for evaluation.
+        transforms: by name, in order; None switches one off.
+        erasing: probability of blanking a rectangle of 2 to 33 % of the area (arXiv 1708.04896), after the transforms.
+        mixup: alpha of the Beta distribution of blending two images and their labels (arXiv 1710.09412); 0: off.
+        cutmix: likewise, of pasting a rectangle of one image into another (arXiv 1905.04899). With both, each batch draws one.
+    """
+
+    def __init__(
+        self,
+        crop: Transform | None = None,
+        transforms: Mapping[str, Transform | None] | None = None,
+        erasing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        check_number("augmentation.erasing", erasing, at_least=0, below=1.001)
+        erase = v2.RandomErasing(erasing) if erasing else None
+        self.crop = crop
+        self.transforms = [transform for transform in (*(transforms or {}).values(), erase) if transform is not None]
+        for key, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            check_number(f"augmentation.{key}", alpha, at_least=0)
+        self.mixup, self.cutmix = mixup, cutmix
+
+    def of_picture(self, image: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """One uint8 image (C, H, W) of any size → (C, S, S)."""
+        image = self.crop(image) if self.crop else centre(image, preprocessing)
+        for transform in self.transforms:
+            image = transform(image)
+        return image
+
+    def of_batch(self, images: Tensor) -> Tensor:
+        """uint8 images (N, C, S, S) → the same shape, each with its own draw."""
+        for transform in (self.crop, *self.transforms):
+            if transform is not None:
+                images = apply_to_batch(transform, images)
+        return images
+
+    def mix(self, images: Tensor, labels: Tensor, num_classes: int) -> Batch:
+        """Normalized images and labels (N,) → mixed images, and soft labels (N, num_classes) if anything is mixed."""
+        mixers = [
+            mixer(alpha=alpha, num_classes=num_classes)
+            for mixer, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+            if alpha
+        ]
+        if not mixers:
+            return images, labels
+        chosen = mixers[int(torch.randint(len(mixers), ()))]
+        return chosen(images, labels)
+
+    def check(self, image: Tensor, preprocessing: Preprocessing, batch_size: int) -> None:
+        """ZooError if `image`, one of the training set's, or a process's batch cannot be augmented like this."""
+        if (self.mixup or self.cutmix) and batch_size < 2:
+            key = "mixup" if self.mixup else "cutmix"
+            raise ZooError(f"augmentation.{key} mixes the images of a batch, and each process has {batch_size}; give it two")
+        c, h, w = image.shape
+        size = preprocessing.image_size
+        try:
+            after = self.of_picture(image, preprocessing)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ZooError(f"augmentation: {' '.join(str(error).split())} (of an image of {w}x{h} px)") from None
+        if after.shape != (c, size, size):
+            height, width = after.shape[-2:]
+            raise ZooError(f"augmentation: makes {width}x{height} px of {w}x{h}; the network reads data.image_size={size}")

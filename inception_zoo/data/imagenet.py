@@ -1,0 +1,86 @@
+"""ImageNet: Russakovsky et al., arXiv 1409.0575. 1,281,167 training and 50,000 validation images of 1,000 classes."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from inception_zoo.data.imagefolder import from_folders
+from inception_zoo.data.inspection import SPLITS
+from inception_zoo.data.source import Source
+from inception_zoo.data_layout import class_folders, splits_folder
+from inception_zoo.errors import ZooError
+
+SOLUTION = "LOC_val_solution.csv"  # Kaggle's: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
+
+
+def imagenet(root: str) -> Source:
+    """Read root/train/n01440764/**/image and likewise `val`, or Kaggle's archive unpacked in root; tested on `val`.
+
+    Classes are named by the first of their words ("tench") where `NAMES` has a file for it in root, else by their ids.
+    Images that lie loose in `val` are labelled by Kaggle's LOC_val_solution.csv in root.
+
+    Raises:
+        ZooError: folders that are no WordNet ids, loose images without a solution, or what `inspect` raises.
+    """
+    folder = splits_folder(Path(root))
+    for split in SPLITS:
+        if others := [name for name in class_folders(folder / split) if not re.fullmatch(r"n\d{8}", name)]:
+            raise ZooError(f"{folder / split / others[0]} is no class of ImageNet (n and 8 digits); set data=imagefolder")
+    flat = (folder / "val").is_dir() and not class_folders(folder / "val")
+    # The images in the archive's `test` have no labels.
+    splits = SPLITS if folder == Path(root) else SPLITS[:2]
+    source = from_folders("imagenet", root, splits, _solution(Path(root)) if flat else None)
+    return replace(source, classes=_unique(source.classes, _words(Path(root))))
+
+
+def _solution(root: Path) -> dict[str, str]:
+    """Class ids by the names of the validation images."""
+    path = root / SOLUTION
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        raise ZooError(
+            f"data.root={root}: the images in {splits_folder(root) / 'val'} lie in no class folders; "
+            f"put Kaggle's {SOLUTION} into {root}, or sort them into folders named as those of train"
+        ) from None
+    except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
+        raise ZooError(f"{path}: no {SOLUTION} of Kaggle's ({type(error).__name__})") from None
+
+
+def _lines(text: str) -> dict[str, str]:
+    """Lines of an id, a blank or a tab, and words."""
+    return {words[0]: words[1] for line in text.splitlines() if len(words := line.split(maxsplit=1)) == 2}
+
+
+def _index(text: str) -> dict[str, str]:
+    """Keras's: {"0": ["n01440764", "tench"], …}."""
+    return {name: words.replace("_", " ") for name, words in json.loads(text).values()}
+
+
+NAMES: dict[str, Callable[[str], dict[str, str]]] = {  # files that name the classes, the first that there is
+    "LOC_synset_mapping.txt": _lines,  # Kaggle's
+    "words.txt": _lines,  # WordNet's
+    "imagenet_class_index.json": _index,
+}
+
+
+def _words(root: Path) -> dict[str, str]:
+    path = next((root / name for name in NAMES if (root / name).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        return NAMES[path.name](path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ZooError(f"{path} names no classes ({type(error).__name__}); repair or delete it") from None
+
+
+def _unique(ids: list[str], words: Mapping[str, str]) -> list[str]:
+    """Two cranes and two maillots are told apart by their ids."""
+    names = [words.get(name, name).split(",")[0].strip() for name in ids]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({wordnet})" for name, wordnet in zip(names, ids, strict=True)]

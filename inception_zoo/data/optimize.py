@@ -1,0 +1,113 @@
+"""Image folders to LitData's chunks (https://github.com/Lightning-AI/litdata), which `inception_zoo.data.stream` reads."""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from inception_zoo.data.source import Files, Source
+from inception_zoo.errors import ZooError, check_whole
+
+SEED = 0  # of the order in which training images are written
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+LARGEST = 2 * UNITS["GB"]  # LitData's offsets into a chunk are of 32 bits
+AHEAD = 256  # files that are read while as many are written
+
+Item = tuple[str, int, bytes]  # path in the folder, label, the file as it was
+
+
+def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", workers: int = 8) -> None:
+    """Write the splits of an image folder as chunks: the encoded files as they are, their labels and their paths.
+
+    `out` then holds a LitData set in each of `train`, `val` (if there is one) and `test` (unless it is the same images as
+    `val`). Each one's `index.json` says in addition which splits there are, the class names by label, and how many images
+    each class has; `classes.json` is the class names once more, for whoever wants only them. Training images are in random
+    order, so that no chunk is of a few classes only. Any tool copies the folder to an object store. It appears whole or not
+    at all.
+
+    Args:
+        source: its splits are of files.
+        out: a folder that is empty or not there yet.
+        chunk_bytes: size of a chunk, as `64MB`.
+        workers: threads that read files.
+
+    Raises:
+        ZooError: `out` holds something, a file cannot be read or is empty, or there is no room on the disk.
+    """
+    check_whole("workers", workers, at_least=1)
+    size = _size(chunk_bytes)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ZooError(f"{out}: is there, and not an empty folder; choose another, or delete it")
+    splits = {"train": source.train, "val": source.val, "test": None if source.test is source.val else source.test}
+    files = {name: split for name, split in splits.items() if split is not None}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as beside:
+            partial_out = Path(beside) / out.name  # not `beside` itself, which only its owner may read
+            partial_out.mkdir()
+            for name, split in files.items():
+                if not isinstance(split, Files):
+                    raise ZooError(f"{source.name}: only image folders are made into chunks")
+                _write(split, partial_out / name, size, workers)
+                _add(partial_out / name / "index.json", split, list(files), source.classes)
+            partial_out.joinpath("classes.json").write_text(json.dumps(source.classes))
+            partial_out.rename(out)
+    except OSError as error:
+        raise ZooError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([1-9]\d*)(KB|MB|GB)", text.upper())
+    size = int(match[1]) * UNITS[match[2]] if match else 0
+    if not 0 < size <= LARGEST:
+        raise ZooError(f"chunk size {text} must be a number with KB, MB or GB, of at most 2GB")
+    return size
+
+
+def _write(split: Files, folder: Path, size: int, workers: int) -> None:
+    """One LitData set, by its writer in this process: reading is what takes time, and threads do that."""
+    from litdata import complete_dataset
+    from litdata.streaming import Cache
+
+    order = np.arange(len(split))
+    if folder.name == "train":
+        order = np.random.default_rng(SEED).permutation(order)
+    cache = Cache(str(folder), chunk_bytes=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "An item was larger than the target chunk size")
+        items = track(_read(split, order, workers), folder.name, len(split), console=Console(stderr=True))
+        for number, item in enumerate(items):
+            cache[number] = item
+        cache.done()
+    complete_dataset(str(folder))
+
+
+def _add(index: Path, split: Files, splits: list[str], classes: list[str]) -> None:
+    counts = np.bincount(split.labels.numpy(), minlength=len(classes)).tolist()
+    added = {"splits": splits, "classes": classes, "images_per_class": counts}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **added}))
+
+
+def _read(split: Files, order: np.ndarray, workers: int) -> Iterator[Item]:
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(order), AHEAD):
+            yield from pool.map(partial(_item, split), order[start : start + AHEAD])
+
+
+def _item(split: Files, index: int) -> Item:
+    name = str(split.paths[index])
+    try:
+        data = (split.root / name).read_bytes()
+    except OSError as error:
+        raise ZooError(f"{split.root / name}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise ZooError(f"{split.root / name}: is empty")
+    return name, int(split.labels[index]), data
