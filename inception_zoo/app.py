@@ -4,7 +4,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,18 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets every error through, to be explained here
     with one_line_errors():
         _job()
+
+
+@contextmanager
+def composed(words: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The groups about images that words of the command line choose, for tools that run no job; errors as in a job."""
+    from hydra import compose, initialize_config_dir
+
+    register_groups()
+    with one_line_errors():
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", list(words))
+        yield {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("data", "augmentation", "model")}
 
 
 @contextmanager

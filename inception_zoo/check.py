@@ -20,18 +20,9 @@ def check(cfg: Mapping[str, Any]) -> None:
         if not isinstance(cfg.get(group), Mapping):
             raise ZooError(f"{group}={cfg.get(group)} must be one of the group's options, see --help")
     data = cfg["data"]
-    check_root(data)
-    least = {"batch_size": 1, "eval_batch_size": 1, "image_size": 1, "in_channels": 1, "num_classes": 2, "val_size": 1}
-    for name, at_least in least.items():
-        check_whole(f"data.{name}", data[name], at_least)
+    check_data(data)
     for name in ("num_classes", "in_channels"):
         check_whole(f"model.{name}", cfg["model"][name], at_least=1)
-    for name in ("mean", "std"):
-        values = data[name]
-        fits = isinstance(values, Sequence) and len(values) == data["in_channels"]
-        if not fits or not all(isinstance(v, int | float) and (v > 0 or name == "mean") for v in values):
-            raise ZooError(f"data.{name}={values} must be {data['in_channels']} numbers, one per channel, std above 0")
-    check_selection(data)
     check_whole("trainer.max_epochs", cfg["trainer"]["max_epochs"], at_least=1)
     check_whole("seed", cfg["seed"], at_least=0)
     check_number("label_smoothing", cfg["label_smoothing"], at_least=0, below=1)
@@ -53,6 +44,20 @@ def check(cfg: Mapping[str, Any]) -> None:
             raise ZooError(f"{key}={cfg[key]} needs optimizer.lr")
     check_image_size(cfg["model"], "data.image_size", data["image_size"])
     check_progressive(cfg["model"], data["progressive"], data["image_size"])
+
+
+def check_data(data: Mapping[str, Any]) -> None:
+    """ZooError for what the data cannot be, whatever the network."""
+    check_root(data)
+    least = {"batch_size": 1, "eval_batch_size": 1, "image_size": 1, "in_channels": 1, "num_classes": 2, "val_size": 1}
+    for name, at_least in least.items():
+        check_whole(f"data.{name}", data[name], at_least)
+    for name in ("mean", "std"):
+        values = data[name]
+        fits = isinstance(values, Sequence) and len(values) == data["in_channels"]
+        if not fits or not all(isinstance(v, int | float) and (v > 0 or name == "mean") for v in values):
+            raise ZooError(f"data.{name}={values} must be {data['in_channels']} numbers, one per channel, std above 0")
+    check_selection(data)
 
 
 def check_root(data: Mapping[str, Any]) -> None:
@@ -92,7 +97,7 @@ def check_selection(data: Mapping[str, Any]) -> None:
             raise ZooError(f"data.classes={classes} must be different labels, as many as {count}")
     if data.get("per_class") is not None:
         check_whole("data.per_class", data["per_class"], at_least=1)
-    check_number("data.flip", data["flip"], at_least=0, below=1.001)
+    check_number("data.flip", data["flip"], at_least=0, at_most=1)
     if not isinstance(data["crop_pct"], int | float) or not 0 < data["crop_pct"] <= 1:
         raise ZooError(f"data.crop_pct={data['crop_pct']} must be a number above 0, at most 1")
     if data["crops"] not in CROPS:
@@ -108,7 +113,7 @@ def check_weights(model: Mapping[str, Any], layer_decay: Any) -> None:
     """ZooError if the weights cannot be had, or do not go with what else is chosen about them."""
     net = find_net(model["name"])
     weights = model["weights"]
-    check_loading(net, weights, model["adapt"], model["freeze"])
+    check_loading(net, weights, model["adapt"], model["freeze"], model["compile"])
     if weights is not None:
         if is_name(weights):
             check_library(weights, net.name)

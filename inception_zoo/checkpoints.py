@@ -10,6 +10,8 @@ from inception_zoo.errors import ZooError
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 
+FREE = ("data.root", "data.source", "data.workers", "data.eval_batch_size", "data.crops")  # change nothing that is learned
+
 
 def find_checkpoint(ckpt: str | None, task: str, run_folder: Path, runs: Path = Path("outputs")) -> Path | None:
     """The file that `ckpt` names: a file, a run folder (its best for task=test, its last for task=fit), or `last`.
@@ -64,12 +66,14 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
 
 def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
     """ZooError naming the key in which a resumed run would silently differ from the saved one."""
-    start = ("layer_decay", "model.weights", "model.adapt", "model.freeze")
-    keys = ["seed", "label_smoothing", *start, *(f"{g}.{k}" for g in ("data", "optimizer", "scheduler") for k in config[g])]
+    start = ("model.weights", "model.adapt", "model.freeze")
+    losses = ("label_smoothing", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
+    groups = ("data", "augmentation", "optimizer", "scheduler")
+    keys = ["seed", *losses, *start, *(f"{group}.{key}" for group in groups for key in config[group])]
     if config["scheduler"]["_target_"].endswith("one_cycle"):  # its length is part of it
         keys.append("trainer.max_epochs")
     for key in keys:
-        if key in ("data.root", "data.source"):
+        if key in FREE:
             continue
         group, _, name = key.partition(".")
         was, now = (c.get(group, {}).get(name) if name else c.get(group) for c in (saved, config))

@@ -11,10 +11,11 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets.table import Net
 from inception_zoo.variants import find_variant, is_rows
 
-LOADING: dict[str, Any] = {  # not of the network, but of what it starts from
+LOADING: dict[str, Any] = {  # not of the network, but of what it starts from and how it runs
     "weights": None,  # a file, a run folder, or published ones by name; null: random
     "adapt": [],  # where the weights differ, see ADAPT
     "freeze": None,  # the last endpoint, or stage, that training leaves as it is
+    "compile": False,  # by torch.compile: faster on GPUs once the first steps are over
 }
 EXAMPLE = "timm:inception_v4.tf_in1k"  # of weights by name
 ADAPT = {  # what loaded weights may lack, or have otherwise
@@ -116,7 +117,7 @@ def model_config(net: Net) -> dict[str, Any]:
     }
 
 
-def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any) -> None:
+def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any) -> None:
     """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
     if weights is not None and (not isinstance(weights, str) or not weights):
         raise ZooError(f"{net.name}: weights={weights} must be a file, a run folder, or a name such as {EXAMPLE}")
@@ -127,6 +128,8 @@ def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any) -> None:
             raise ZooError(f"{net.name}: adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
     if adapt and weights is None:
         raise ZooError(f"{net.name}: adapt={','.join(adapt)}, but there are no weights to adapt; set weights")
+    if not isinstance(compile, bool):
+        raise ZooError(f"{net.name}: compile={compile} must be true or false")
     if freeze is not None and freeze not in net.names[1:]:
         raise ZooError(f"{net.name}: freeze={freeze} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}")
 

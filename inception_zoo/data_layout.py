@@ -1,8 +1,10 @@
 """Where the class folders of an image data set stand. Imports nothing heavy: the configuration counts classes before torch."""
 
+import json
 import os
 from pathlib import Path
 
+CLASSES = "classes.json"  # of a set in chunks: the names by label
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # inside ImageNet's archive from Kaggle
 
 
@@ -20,5 +22,10 @@ def class_folders(split: Path) -> list[str]:
 
 
 def count_classes(root: str | None) -> int:
-    """The number of class folders of root's training split; 0 if there is none."""
-    return len(class_folders(splits_folder(Path(root)) / "train")) if root else 0
+    """The number of class folders of root's training split, or of classes in a root of chunks; 0 if there are none."""
+    if not root:
+        return 0
+    try:
+        return len(json.loads(Path(root, CLASSES).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return len(class_folders(splits_folder(Path(root)) / "train"))

@@ -9,7 +9,7 @@ from inception_zoo.errors import ZooError
 
 
 def check_devices(trainer: dict[str, Any]) -> None:
-    """ZooError if the Trainer is asked for no device, or for GPUs that there are not."""
+    """ZooError if the Trainer is asked for no device, for GPUs that there are not, or for what only GPUs can do."""
     devices, accelerator = trainer["devices"], trainer["accelerator"]
     numbers = devices if isinstance(devices, list) else []
     wanted = max(numbers, default=-1) + 1 if numbers else devices
@@ -22,6 +22,8 @@ def check_devices(trainer: dict[str, Any]) -> None:
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus):
         if wanted > gpus and not (apple and wanted == 1):
             raise ZooError(f"trainer.devices={devices}: this machine has {gpus} GPUs; take fewer, or trainer.accelerator=cpu")
+    elif trainer["sync_batchnorm"]:
+        raise ZooError("trainer.sync_batchnorm=true needs GPUs, and this job runs on CPUs; leave it out")
     elif numbers or wanted == -1:
         raise ZooError(f"trainer.devices={devices} names GPUs, and this job runs on CPUs; give the number of processes")
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from math import inf
 from typing import NoReturn
 
 
@@ -23,11 +24,13 @@ def check_whole(key: str, value: object, at_least: int) -> None:
         raise ZooError(f"{key}={value} must be a whole number of at least {at_least}")
 
 
-def check_number(key: str, value: object, at_least: float, below: float | None = None) -> None:
-    """ZooError naming `key` unless `value` is a number of at least `at_least` and, where that is given, less than `below`."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not at_least <= value < (below or float("inf")):
-        to = f" and below {below}" if below is not None else ""
-        raise ZooError(f"{key}={value} must be a number of at least {at_least}{to}")
+def check_number(key: str, value: object, at_least: float, at_most: float = inf, below: float = inf) -> None:
+    """ZooError naming `key` unless `value` is a number within these bounds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (at_least <= value <= at_most and value < below):  # type: ignore[operator]
+        ends = {" and at most": at_most, " and below": below}
+        upper = "".join(f"{words} {end}" for words, end in ends.items() if end < inf)
+        raise ZooError(f"{key}={value} must be a number of at least {at_least}{upper}")
 
 
 def unreadable(override: str) -> str:

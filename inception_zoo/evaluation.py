@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-# Sums of float64 do not depend on their order in any digit that is shown; Apple's GPUs have no float64.
+# Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
 
 
@@ -39,7 +39,18 @@ class Calibration(Metric):
         self.confidence.index_add_(0, which, confidence)
 
     def compute(self) -> Tensor:
-        return (self.hits - self.confidence).abs().sum() / self.images.sum()
+        return ((self.hits - self.confidence).abs().sum() / self.images.sum()).float()
+
+
+class Mean(MeanMetric):
+    """A mean that is the same in whatever order its parts come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_dtype(EXACT)
+
+    def compute(self) -> Tensor:
+        return super().compute().float()
 
 
 class Evaluation(nn.Module):
@@ -52,7 +63,7 @@ class Evaluation(nn.Module):
     def __init__(self, classes: int, tables: bool) -> None:
         super().__init__()
         top5 = min(5, classes)
-        self.loss = MeanMetric().set_dtype(EXACT)
+        self.loss = Mean()
         self.scores = MetricCollection(
             {
                 "top1": MulticlassAccuracy(classes, average="micro"),

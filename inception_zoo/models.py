@@ -27,6 +27,7 @@ def create_model(
     weights: str | Path | None = None,
     adapt: Sequence[str] = (),
     freeze: str | None = None,
+    compile: bool = False,
     **choices: Any,
 ) -> Inception:
     """Build a network of the zoo, with random weights or with those that are given.
@@ -39,6 +40,7 @@ def create_model(
             folder; see `inception_zoo.load_weights`.
         adapt: what may differ from the weights: `head`, `input`, `aux`, `blocks`.
         freeze: the last endpoint that training leaves as it is, with all before it; see `Inception.freeze`.
+        compile: run it by `torch.compile`, see `Inception.compiled`.
         **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
             `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.choices.Choices`.
 
@@ -49,7 +51,7 @@ def create_model(
     if weights is not None:
         pretrain(model, weights, adapt)
     model.freeze(freeze)
-    return model
+    return model.compiled() if compile else model
 
 
 def load_model(source: str | Path, name: str | None = None, trust: bool = False) -> Inception:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from inception_zoo.blocks import AuxHead, build_block
@@ -86,6 +87,12 @@ class Inception(nn.Module):
         super().train(mode)
         for name in self.frozen:
             self.get_submodule(name).eval()
+        return self
+
+    def compiled(self) -> "Inception":
+        """This network, whose `outputs` and `forward` run by `torch.compile` from now on; weights and names stay."""
+        self.outputs = torch.compile(self.outputs)  # type: ignore[method-assign]
+        self.forward = torch.compile(self.forward)  # type: ignore[method-assign]
         return self
 
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:

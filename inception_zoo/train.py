@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from inception_zoo.checkpoints import check_fits, find_checkpoint
 from inception_zoo.cost import Cost, plan_cost
@@ -67,7 +66,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
             if card and cfg.task == "test":
                 model.preprocessing = card.preprocessing
                 config["data"] |= of_the_weights(model, config["data"])
-        data: ImageData = build("data", config["data"], augmentation=build("augmentation", config["augmentation"]))
+        data = build_data(config)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()
             known = data.classes or []
@@ -88,12 +87,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
                 metrics["val/top1_best"], ckpt = float(best.best_model_score), Path(best.best_model_path)
             else:
                 ckpt = None  # without validation: the weights as they are now
-            if ckpt and (raw := not_averaged(ckpt)):
-                module.load_state_dict(raw)
-                module.test_name = "test_raw"
-                metrics |= trainer.test(module, data, verbose=False)[0]
-                module.test_name = "test"
-        metrics |= trainer.test(module, data, ckpt_path=ckpt, weights_only=True, verbose=False)[0]
+        metrics |= test(trainer, module, data, ckpt)
         assert module.test.tables is not None
         tables = module.test.tables.compute()
     metrics["minutes"] = (time.perf_counter() - started) / 60
@@ -119,6 +113,10 @@ def build(group: str, node: Any, **more: Any) -> Any:
         raise ZooError(str(cause) if isinstance(cause, ZooError) else f"{group}: {' '.join(str(cause).split())}") from error
 
 
+def build_data(config: Mapping[str, Any]) -> ImageData:
+    return build("data", config["data"], augmentation=build("augmentation", config["augmentation"]))
+
+
 def scaled_rate(cfg: DictConfig) -> dict[str, float]:
     """`lr` for the global batch of this job, where `optimizer.lr` is said to be for another (linear: arXiv 1706.02677)."""
     if cfg.lr_for_batch is None:
@@ -129,9 +127,22 @@ def scaled_rate(cfg: DictConfig) -> dict[str, float]:
     return {"lr": lr}
 
 
-def not_averaged(ckpt: Path) -> dict[str, Tensor] | None:
-    """The weights beside the average that a checkpoint of EMAWeightAveraging holds."""
-    return torch.load(ckpt, map_location="cpu", weights_only=True).get("current_model_state")
+def test(trainer: Trainer, module: Classifier, data: ImageData, ckpt: Path | None) -> dict[str, float]:
+    """Metrics of the test split: of the checkpoint, or of the weights as they are now.
+
+    Where the checkpoint's weights are an average, those that were averaged are tested too, as `test_raw`. The weights are not
+    left to Lightning to load: its EMAWeightAveraging would put those in the average's place as soon as it has trained.
+    """
+    metrics: dict[str, float] = {}
+    if ckpt:
+        checkpoint = torch.load(ckpt, map_location="cpu", weights_only=True)
+        if raw := checkpoint.get("current_model_state"):
+            module.load_state_dict(raw)
+            module.test_name = "test_raw"
+            metrics |= trainer.test(module, data, verbose=False)[0]
+            module.test_name = "test"
+        module.load_state_dict(checkpoint["state_dict"])
+    return metrics | dict(trainer.test(module, data, verbose=False)[0])
 
 
 def resolved(cfg: DictConfig, folder: Path) -> tuple[DictConfig, Path | None]:

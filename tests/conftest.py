@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +26,22 @@ def zoo(tmp_path):
         return subprocess.CompletedProcess(command, done.returncode, *texts)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def image_tree(tmp_path_factory):
+    """A folder like ImageNet's: three classes, 24 JPEGs of each for training, 7 for validation; a colour tells the class."""
+    root, generator = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 7)):
+        for label, name in enumerate(("n01440764", "n01443537", "n01484850")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = generator.integers(60, 140, 2)
+                pixels = generator.integers(0, 128, (height, width, 3), dtype=np.uint8)
+                pixels[..., label] += 120
+                Image.fromarray(pixels).save(folder / f"{name}_{number}.JPEG")
+    return root
 
 
 @pytest.fixture

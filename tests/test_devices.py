@@ -5,8 +5,8 @@ from inception_zoo import ZooError
 from inception_zoo.devices import auto_precision, check_batch, check_devices
 
 
-def trainer(devices, accelerator="auto"):
-    return {"devices": devices, "accelerator": accelerator}
+def trainer(devices, accelerator="auto", sync_batchnorm=False):
+    return {"devices": devices, "accelerator": accelerator, "sync_batchnorm": sync_batchnorm}
 
 
 @pytest.mark.parametrize("devices", [1, 2, "auto"])
@@ -33,6 +33,13 @@ def test_devices_that_there_are_not(devices, accelerator, gpus, message, monkeyp
     with pytest.raises(ZooError) as error:
         check_devices(trainer(devices, accelerator))
     assert message in str(error.value)
+
+
+def test_batchnorm_is_synchronized_on_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(trainer(2, sync_batchnorm=True))
+    with pytest.raises(ZooError, match=r"trainer.sync_batchnorm=true needs GPUs"):
+        check_devices(trainer(2, "cpu", sync_batchnorm=True))
 
 
 def test_gpus_that_there_are(monkeypatch):

@@ -151,8 +151,18 @@ EXPERIMENTS = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} 
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
-def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root):
-    smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8", f"data.root={fashion_mnist_root}"]
+def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root, image_tree):
+    smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8"]
+    if "/data: fashion_mnist" in (ROOT / f"conf/experiment/{name}.yaml").read_text():
+        smoke += [f"data.root={fashion_mnist_root}"]
+    else:
+        smoke += [
+            f"data.root={image_tree}",
+            "data.image_size=96",
+            "data.progressive=null",
+            "model.width=0.25",
+            "data.workers=1",
+        ]
     done = zoo(f"experiment={name}", *smoke)
     assert done.returncode == 0, done.stderr
     assert (run_folder(tmp_path) / "results.json").exists()

@@ -145,6 +145,24 @@ def test_a_set_that_moved_is_resumed(written, chunks):
     assert numbers(there, BATCHES - 5) == epoch[5 * BATCH :]
 
 
+def test_resume_with_other_workers_goes_on_as_before(written):
+    whole, cut = loader_of(written, 2), loader_of(written, 2)
+    epochs = [numbers(whole) for _ in range(2)]
+    numbers(cut, 5)
+    resumed = loader_of(written, 0)
+    resumed.load_state_dict(cut.state_dict())
+    assert numbers(resumed, BATCHES - 5) == epochs[0][5 * BATCH :] and numbers(resumed) == epochs[1]
+
+
+def test_resume_with_another_batch_size_draws_anew(written):
+    cut = loader_of(written)
+    numbers(cut, 5)
+    resumed = stream(str(written)).train.loader(3, number_of, 2, 0, seed=1)
+    resumed.load_state_dict(cut.state_dict())
+    first, second = numbers(resumed), numbers(resumed)
+    assert len(set(first)) == len(set(second)) == 60 and first != second
+
+
 class Seen(L.LightningModule):
     def __init__(self, save_at):
         super().__init__()
@@ -185,18 +203,25 @@ def _rank(rank, root, out):
     for workers in (0, 2):
         loader = loader_of(root, workers)
         seen[str(workers)] = [[batch.tolist() for batch, _ in loader] for _ in range(2)]
+    cut, resumed = loader_of(root), loader_of(root)
+    numbers(cut, 3)
+    state = [cut.state_dict()]  # Lightning saves the first process's, for all
+    torch.distributed.broadcast_object_list(state)
+    resumed.load_state_dict(state[0])
+    seen["resumed"] = numbers(resumed, len(resumed) - 3)
     (out / f"{rank}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_share_each_epoch(written, tmp_path):
-    torch.multiprocessing.spawn(_rank, (written, tmp_path), nprocs=2)
+    torch.multiprocessing.start_processes(_rank, (written, tmp_path), nprocs=2, start_method="fork")
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert all(rank["val"] == list(range(VAL)) for rank in ranks)
+    assert all(rank["resumed"] == [number for batch in rank["0"][0][3:] for number in batch] for rank in ranks)
     for workers in ("0", "2"):
         for one, two in zip(ranks[0][workers], ranks[1][workers], strict=True):
             assert len(one) == len(two) == TRAIN // (2 * BATCH) and {len(batch) for batch in one + two} == {BATCH}
-            assert len(set(sum(one + two, []))) == len(one + two) * BATCH
+            assert len({number for batch in one + two for number in batch}) == len(one + two) * BATCH
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -215,7 +240,7 @@ def test_a_store_that_cannot_be_reached(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
     with pytest.raises(ZooError, match=r"^s3://bucket/set/train/index.json: cannot be read \(Could not connect[^\n]*$"):
         stream("s3://bucket/set")
-    with pytest.raises(ZooError, match="data.root=http://host/set: must be a folder, or begin with s3://, gs://, azure://"):
+    with pytest.raises(ZooError, match=r"data.root=http://host/set: must be a folder, or begin with s3://, gs://, azure://"):
         stream("http://host/set")
 
 
@@ -224,8 +249,8 @@ def cut(root):
     chunk.write_bytes(chunk.read_bytes()[:-1])
 
 
-def edit(root, **changes):
-    index = root / "val" / "index.json"
+def edit(root, split, **changes):
+    index = root / split / "index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), **changes}))
 
 
@@ -244,10 +269,13 @@ def edit(root, **changes):
         (lambda root: (root / "val" / "index.json").write_text("{"), r"val/index.json: damaged \(Expecting property name"),
         (lambda root: (root / "val" / "index.json").write_text("[]"), "val/index.json: not written by `inception-zoo data"),
         (
-            lambda root: edit(root, images_per_class=[6, 6, 6]),
+            lambda root: edit(root, "val", images_per_class=[6, 6, 6]),
             "val/index.json: not written by `inception-zoo data optimize`, or",
         ),
-        (lambda root: edit(root, classes=["ant", "bee", "dog"]), "val/index.json: has other classes than .*train/index.json"),
+        (
+            lambda root: edit(root, "val", classes=["ant", "bee", "dog"]),
+            "val/index.json: has other classes than .*train/index.json",
+        ),
     ],
 )
 def test_damage_is_named(chunks, damage, message):
@@ -258,15 +286,15 @@ def test_damage_is_named(chunks, damage, message):
 
 
 def test_damaged_images_and_labels_are_named(files, tmp_path):
-    labels = files.train.labels.clone()
-    labels[0] = 3
     (tmp_path / "text.jpg").write_text("text")
-    bad = Files(tmp_path, files.val.paths[:1], files.val.labels[:1])
-    bad.paths[0] = "text.jpg"
-    optimize_folder(Source("images", Files(files.train.root, files.train.paths, labels), bad, CLASSES, bad), tmp_path / "set")
-    for name, message in {"train": "0.jpg: has label 3, but there are 3", "val": "val: text.jpg: damaged, or no image"}.items():
-        with pytest.raises(ZooError, match=message):
-            list(getattr(stream(str(tmp_path / "set")), name).dataset(3, number_of))
+    bad = Files(tmp_path, np.array(["text.jpg"]), torch.tensor([0]))
+    optimize_folder(Source("images", files.train, bad, CLASSES, bad), tmp_path / "set")
+    with pytest.raises(ZooError, match=r"set/val: text.jpg: damaged, or no image"):
+        list(stream(str(tmp_path / "set")).val.dataset(3, number_of))
+    for split, counts in {"train": [TRAIN, 0], "val": [1, 0]}.items():
+        edit(tmp_path / "set", split, classes=["ant", "bee"], images_per_class=counts)
+    with pytest.raises(ZooError, match=r"set/train: cat/[0-9]+.jpg: has label 2, but there are 2 classes"):
+        list(stream(str(tmp_path / "set")).train.dataset(3, number_of))
 
 
 def test_too_few_images(written):
@@ -306,8 +334,7 @@ def test_nothing_is_left_of_an_interrupted_run(files, tmp_path, monkeypatch):
 def test_files_that_cannot_be_written(files, tmp_path):
     (tmp_path / "empty.jpg").touch()
     for name, message in {"empty.jpg": "empty.jpg: is empty", "none.jpg": "none.jpg: cannot be read \\(No such file"}.items():
-        gone = Files(tmp_path, files.val.paths[:1].copy(), files.val.labels[:1])
-        gone.paths[0] = name
+        gone = Files(tmp_path, np.array([name]), torch.tensor([0]))
         with pytest.raises(ZooError, match=message):
             optimize_folder(Source("images", files.train, gone, CLASSES, gone), tmp_path / "set")
     images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
@@ -316,5 +343,5 @@ def test_files_that_cannot_be_written(files, tmp_path):
 
 
 def test_litdata_is_imported_only_where_it_is_used():
-    code = "import sys, inception_zoo.data, inception_zoo.data.stream, inception_zoo.data.optimize; assert 'litdata' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    modules = "inception_zoo.data, inception_zoo.data.stream, inception_zoo.data.optimize"
+    subprocess.run([sys.executable, "-c", f"import sys, {modules}; assert 'litdata' not in sys.modules"], check=True)

@@ -34,7 +34,7 @@ class Augmentation:
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        check_number("augmentation.erasing", erasing, at_least=0, below=1.001)
+        check_number("augmentation.erasing", erasing, at_least=0, at_most=1)
         erase = v2.RandomErasing(erasing) if erasing else None
         self.crop = crop
         self.transforms = [transform for transform in (*(transforms or {}).values(), erase) if transform is not None]

@@ -14,6 +14,7 @@ from inception_zoo.data.source import Source
 from inception_zoo.data_layout import class_folders, splits_folder
 from inception_zoo.errors import ZooError
 
+ID = re.compile(r"n\d{8}")  # of a class, in WordNet
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
 
 
@@ -28,13 +29,19 @@ def imagenet(root: str) -> Source:
     """
     folder = splits_folder(Path(root))
     for split in SPLITS:
-        if others := [name for name in class_folders(folder / split) if not re.fullmatch(r"n\d{8}", name)]:
+        if others := [name for name in class_folders(folder / split) if not ID.fullmatch(name)]:
             raise ZooError(f"{folder / split / others[0]} is no class of ImageNet (n and 8 digits); set data=imagefolder")
     flat = (folder / "val").is_dir() and not class_folders(folder / "val")
     # The images in the archive's `test` have no labels.
     splits = SPLITS if folder == Path(root) else SPLITS[:2]
     source = from_folders("imagenet", root, splits, _solution(Path(root)) if flat else None)
     return replace(source, classes=_unique(source.classes, _words(Path(root))))
+
+
+def is_imagenet(root: Path) -> bool:
+    """Whether the training folders are WordNet ids."""
+    names = class_folders(splits_folder(root) / "train")
+    return bool(names) and all(map(ID.fullmatch, names))
 
 
 def _solution(root: Path) -> dict[str, str]:

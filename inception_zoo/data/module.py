@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as T
 from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
 from inception_zoo.data.pixels import centre, normalize
-from inception_zoo.data.source import Batch, Files, Images, Source, Split
+from inception_zoo.data.source import Batch, Files, Images, Source, Split, View
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
@@ -148,15 +148,18 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         split, size = self.splits["train"], self.batch_size // self._world_size
-        view = partial(self.augmentation.of_picture, preprocessing=self.preprocessing)
         if isinstance(split, Stream):
-            return split.loader(self.in_channels, view, size, self._workers, self.seed)
-        dataset = split.dataset(self.in_channels, view)
+            return split.loader(self.in_channels, self._training_view, size, self._workers, self.seed)
+        dataset = split.dataset(self.in_channels, self._training_view)
         sampler: DistributedSampler = DistributedSampler(
             dataset, self._world_size, self._rank, shuffle=True, seed=self.seed, drop_last=True
         )
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)  # a resumed run goes on where it was
         return DataLoader(dataset, size, sampler=sampler, drop_last=True, **self._loading(split))
+
+    @property
+    def _training_view(self) -> View:
+        return partial(self.augmentation.of_picture, preprocessing=self.preprocessing)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluated("val")
@@ -172,11 +175,12 @@ class ImageData(L.LightningDataModule):
         size = min(self.eval_batch_size, count // self._world_size)  # a batch for each process at least
         return self.batches(name, InTurn(count, size, self._world_size, self._rank))
 
-    def batches(self, name: str, rows: Iterable[list[int]]) -> DataLoader:
-        """Batches of the given rows of a split, not augmented."""
+    def batches(self, name: str, rows: Iterable[list[int]], training: bool = False) -> DataLoader:
+        """Batches of the given rows of a split, as evaluation or as training reads them."""
         split = self.splits[name]
-        view = partial(_views_first, preprocessing=self.preprocessing, crops=self.crops)
-        return DataLoader(split.dataset(self.in_channels, view), batch_sampler=rows, **self._loading(split))
+        seen = partial(_views_first, preprocessing=self.preprocessing, crops=self.crops)
+        dataset = split.dataset(self.in_channels, self._training_view if training else seen)
+        return DataLoader(dataset, batch_sampler=rows, **self._loading(split))
 
     def _loading(self, split: Split) -> dict[str, Any]:
         if split.in_memory:
@@ -203,17 +207,22 @@ class ImageData(L.LightningDataModule):
         return self.progressive[max(begun)] if begun else self.image_size
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if not self.trainer:
+            return self.prepared(batch, training=False)
+        images, labels = self.prepared(batch, self.trainer.training, self.trainer.current_epoch)
+        return images.to(self.trainer.lightning_module.dtype), labels  # bf16-true and its like
+
+    def prepared(self, batch: Batch, training: bool, epoch: int = 0) -> Batch:
+        """A batch as its loader gives it, on its device → what the network reads and learns from."""
         images, labels = batch
-        training = bool(self.trainer and self.trainer.training)
         if self.splits["train"].in_memory:
             images = self._in_memory(images, training)
         images = normalize(images, self.preprocessing)
-        if training and self.trainer:
-            if (size := self.training_size(self.trainer.current_epoch)) != self.image_size:
+        if training:
+            if (size := self.training_size(epoch)) != self.image_size:
                 images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
             images, labels = self.augmentation.mix(images, labels, self.num_classes)
-        dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32  # bf16-true and its like
-        return _channels_last(images.to(dtype)), labels
+        return _channels_last(images), labels
 
     def _in_memory(self, images: Tensor, training: bool) -> Tensor:
         if training:

@@ -5,7 +5,7 @@ LitData: https://github.com/Lightning-AI/litdata. The chunks are written by `inc
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -84,7 +84,8 @@ class Stream:
 
         Every process has the same number of them; the images that are left over, fewer than one batch for each process,
         are others in each epoch. The loader's state goes into Lightning's checkpoints: a run that is resumed with as many
-        processes and workers goes on with the images that it has not seen.
+        processes goes on with the images of the epoch that it has not seen, and with as many workers as it had. With
+        another number of processes, what is left of the epoch is drawn from all images.
 
         Raises:
             ZooError: there are too few images for a batch in each process.
@@ -92,23 +93,27 @@ class Stream:
         from litdata import StreamingDataLoader
         from litdata.utilities.env import _DistributedEnv
 
-        chunks = self._open(_Decode(self, channels, view), shuffle=True, seed=seed)
-        # One node, whatever their number: LitData would otherwise keep chunks on their nodes from the second epoch on, and
-        # as those hold different numbers of images, some processes would run out of batches while others wait for them.
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         world, rank = (torch.distributed.get_world_size(), torch.distributed.get_rank()) if distributed else (1, 0)
-        chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
         if batch_size * world > self.size:
             raise ZooError(f"data.batch_size={batch_size * world} is more than the {self.size} images of {self.root}")
-        pinned = torch.cuda.is_available()
-        # Not persistent: workers that live on do not learn of the next epoch.
-        return Epochs(StreamingDataLoader(chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned))
+
+        def make(workers: int) -> StreamingDataLoader:
+            chunks = self._open(_Decode(self, channels, view), shuffle=True, seed=seed)
+            # One node, whatever their number: LitData would otherwise keep chunks on their nodes from the second epoch on,
+            # and as those hold different numbers of images, some processes would wait for others that have no more.
+            chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
+            # Not persistent: workers that live on do not learn of the next epoch.
+            pinned = torch.cuda.is_available()
+            return StreamingDataLoader(chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned)
+
+        return Epochs(make, workers)
 
     def _open(self, decode: "_Decode", shuffle: bool = False, seed: int = 0) -> "StreamingDataset":
         from litdata import StreamingDataset
 
         chunks = StreamingDataset(
-            self.root, self.cache, shuffle=shuffle, drop_last=shuffle, seed=seed, transform=decode, item_shuffle_window="full"
+            self.root, self.cache, shuffle=shuffle, drop_last=True, seed=seed, transform=decode, item_shuffle_window="full"
         )
         if chunks.posix_fast is not None:
             # As on a local disk. For network file systems LitData has another shuffle, which gives whole chunks to workers,
@@ -120,8 +125,9 @@ class Stream:
 class Epochs:
     """LitData's loader as Lightning drives it: an epoch per iteration, none read to its end, a state in the checkpoint."""
 
-    def __init__(self, loader: "StreamingDataLoader") -> None:
-        self.loader, self._resumed = loader, False
+    def __init__(self, make: Callable[[int], "StreamingDataLoader"], workers: int) -> None:
+        self._make, self._resumed = make, False
+        self.loader = make(workers)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -136,12 +142,17 @@ class Epochs:
         return self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        was = state["dataset"]
+        if was["num_workers"] != (self.loader.num_workers or 1):
+            self.loader = self._make(was["num_workers"])  # the order depends on it
         chunks = self.loader.dataset
+        self.loader.current_epoch = chunks.current_epoch = state["current_epoch"]  # LitData would save 1 for the latter
+        if (was["world_size"], was["batch_size"]) != (chunks.distributed_env.world_size, chunks.batch_size):
+            return  # what is left of the epoch is drawn from all images
         # the set may have moved: LitData would refuse another folder, or another cache
         here = {"input_dir_path": chunks.input_dir.path, "input_dir_url": chunks.input_dir.url}
         here["cache_dir_path"] = chunks.cache_dir.path
-        self.loader.load_state_dict({**state, "dataset": {**state["dataset"], **here}})
-        chunks.current_epoch = state["current_epoch"]  # left at 1 otherwise, and that would be saved next
+        self.loader.load_state_dict({**state, "dataset": {**was, **here}})
         self._resumed = self.loader.restore
 
 
@@ -165,8 +176,7 @@ class _Indexed(Dataset):
     """LitData's random access, which is the same in every process, unlike the length of its data set."""
 
     def __init__(self, split: Stream, decode: _Decode) -> None:
-        self.split, self.decode = split, decode
-        self.chunks = split._open(decode)
+        self.split, self.chunks = split, split._open(decode)
 
     def __len__(self) -> int:
         return len(self.split)
