@@ -16,7 +16,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def tested(folder):
+def figures(folder):
     return {key: value for key, value in results(folder).items() if key.startswith("test")}
 
 
@@ -29,8 +29,8 @@ def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, imag
     for devices in (1, 2):
         done = zoo(*SMALL, root, "task=test", "ckpt=two", f"trainer.devices={devices}", f"hydra.run.dir=test{devices}")
         assert done.returncode == 0, done.stderr
-    one, two = tested(tmp_path / "test1"), tested(tmp_path / "test2")
-    assert one == two == tested(tmp_path / "two")
+    one, two = figures(tmp_path / "test1"), figures(tmp_path / "test2")
+    assert one == two == figures(tmp_path / "two")
     assert {"test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1"} <= set(one)
     for name in ("per_class.csv", "confusion.csv"):
         tables = [(tmp_path / folder / name).read_text() for folder in ("test1", "test2")]
@@ -55,10 +55,10 @@ def test_the_same_from_a_stream(zoo, tmp_path, image_tree):
     assert fit.returncode == 0, fit.stderr
     one = zoo(*stream, "task=test", "ckpt=two", "hydra.run.dir=one")
     assert one.returncode == 0, one.stderr
-    assert tested(tmp_path / "one") == tested(tmp_path / "two")
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
     files = zoo(*SMALL, f"data.root={image_tree}", "task=test", "ckpt=two", "hydra.run.dir=files")
     assert files.returncode == 0, files.stderr
-    assert tested(tmp_path / "files") == tested(tmp_path / "one")
+    assert figures(tmp_path / "files") == figures(tmp_path / "one")
     resumed = zoo(*stream, "trainer.devices=2", "ckpt=last", "trainer.max_epochs=2", "hydra.run.dir=two")
     assert resumed.returncode == 0, resumed.stderr
     assert torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
