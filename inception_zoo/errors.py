@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 from math import inf
 from typing import NoReturn
 
@@ -31,6 +32,12 @@ def check_number(key: str, value: object, at_least: float, at_most: float = inf,
         ends = {" and at most": at_most, " and below": below}
         upper = "".join(f"{words} {end}" for words, end in ends.items() if end < inf)
         raise ZooError(f"{key}={value} must be a number of at least {at_least}{upper}")
+
+
+def check_installed(package: str, extra: str, purpose: str) -> None:
+    """ZooError naming what to install for `purpose`."""
+    if find_spec(package) is None:
+        raise ZooError(f"{purpose} needs the package {package}: pip install 'inception-zoo[{extra}]'")
 
 
 def unreadable(override: str) -> str:

@@ -174,3 +174,43 @@ def test_parity_is_measured_from_the_command_line():
     assert proof["round_trip"] and max(proof["training"].values()) < 1e-5
     done = call("parity", "timm inception_v5")
     assert done.returncode == 2 and "'timm inception_v5' is no pair; did you mean 'timm inception_v4'?" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["data=digits", "augmentation=trivial", "augmentation.mixup=0.5"], ["data=imagefolder"]])
+def test_data_show_draws_a_row_for_each_image(words, tmp_path, image_tree):
+    words = words + ([f"data.root={image_tree}"] if "data=imagefolder" in words else [])
+    done = call(
+        "data", "show", *words, "data.image_size=96", "--out", str(tmp_path / "sheet.png"), "--images", "3", "--draws", "4"
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > sheet.height > 300 and sheet.getextrema()[0][1] > 100
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=digit"], "data=digit is unknown; did you mean 'digits'?"),
+        (["data=digits", "--out", "sheet.txt"], "--out sheet.txt: a picture is written as .png"),
+        (["data=digits", "--out", "nowhere/sheet.png"], "there is no folder nowhere"),
+        (["data=digits", "data.flip=2"], "data.flip=2 must be a number of at least 0 and at most 1"),
+        (
+            ["data=digits", "augmentation.transforms.shift.translate=[2,2]"],
+            "augmentation: translation values should be between 0 and 1",
+        ),
+    ],
+)
+def test_data_show_names_mistakes_in_one_line(words, message):
+    done = call("data", "show", *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_data_optimize_names_mistakes_in_one_line(tmp_path):
+    for arguments, message in (
+        ((tmp_path / "nowhere", tmp_path / "out"), "there is no folder 'train' in it"),
+        ((tmp_path, tmp_path / "out", "--chunk-size", "lots"), "no folder 'train'"),
+    ):
+        done = call("data", "optimize", *map(str, arguments))
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()

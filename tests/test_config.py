@@ -198,3 +198,34 @@ def test_the_size_that_is_proposed_fits(composed):
         check(cfg)
     near = int(str(error.value).rsplit("; ", 1)[1].split()[0])
     check(composed("model=bn_inception", f"data.image_size={near}"))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [  # network, side, optimizer, rate at a batch of, scheduler, per epochs, smoothing, clip, dropout, average
+        ("googlenet_imagenet", ("googlenet", 224, "SGD", 0.01, 32, 0.96, 8, 0.0, None, 0.4)),
+        ("bn_inception_x5", ("bn_inception", 224, "SGD", 0.0075, 32, 0.96, 8 / 6, 0.0, None, 0.0)),
+        ("inception_v3_imagenet", ("inception_v3", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.5)),
+        ("inception_v4_imagenet", ("inception_v4", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.2)),
+        ("inception_resnet_v2_imagenet", ("inception_resnet_v2", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.2)),
+    ],
+)
+def test_the_recipes_are_the_papers(experiment, expected, composed, tmp_path):
+    cfg = OmegaConf.to_container(composed(f"experiment={experiment}", *folder_of_images(tmp_path)), resolve=True)
+    optimizer, scheduler = cfg["optimizer"], cfg["scheduler"]
+    found = (
+        *(cfg["model"]["name"], cfg["data"]["image_size"], optimizer["_target_"].rpartition(".")[2], optimizer["lr"]),
+        *(cfg["lr_for_batch"], scheduler["factor"], scheduler["epochs"]),
+        *(cfg["label_smoothing"], cfg["trainer"]["gradient_clip_val"], cfg["model"]["dropout"]),
+    )
+    assert found == pytest.approx(expected)
+    assert cfg["augmentation"]["crop"]["scale"] == [0.08, 1.0] and cfg["callbacks"]["ema"]["decay"] == 0.9999
+    assert cfg["data"]["num_classes"] == cfg["model"]["num_classes"] == 2  # counted in the folder
+    if optimizer["_target_"].endswith("RMSpropTF"):
+        assert (optimizer["alpha"], optimizer["eps"]) == (0.9, 1.0)
+
+
+def test_a_recipe_can_take_the_place_of_an_experiments(composed):
+    cfg = composed("experiment=inception_v3_imagenet", "recipe=modern", "data.root=x")
+    assert cfg.optimizer["_target_"] == "torch.optim.SGD" and cfg.augmentation.mixup == 0.2 and cfg.label_smoothing == 0.1
+    assert (cfg.model.name, cfg.data.image_size) == ("inception_v3", 299)

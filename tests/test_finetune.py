@@ -50,6 +50,17 @@ def test_learning_rates_fall_from_the_head_to_the_stem():
     assert len(parameter_groups(model, 0.1, 1.0)) == 1
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_norm_and_bias_can_be_left_out_of_weight_decay(decay):
+    model = small()
+    groups = parameter_groups(model, 0.1, decay, decay_norm_and_bias=False)
+    for group in groups:
+        assert all((p.dim() <= 1) is ("weight_decay" in group) for p in group["params"])
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(map(id, model.parameters()))
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.3)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
+
+
 def test_unfreeze_wants_an_epoch():
     with pytest.raises(ZooError, match=r"callbacks\.unfreeze\.epoch=0 must be a whole number of at least 1"):
         Unfreeze(0)

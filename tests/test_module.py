@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from inception_zoo import create_model
 from inception_zoo.callbacks import ImagesPerSecond
 from inception_zoo.module import Classifier
-from inception_zoo.schedules import constant, cosine, one_cycle
+from inception_zoo.schedules import constant, cosine, exponential, one_cycle
 
 
 def classifier(model, label_smoothing=0.0):
@@ -75,6 +75,59 @@ def test_schedules():
     assert decay[:20] == pytest.approx([0.5 * (i + 1) / 20 for i in range(20)]) and decay[60] == pytest.approx(0.25)
     assert decay[-1] < 1e-3 and sorted(decay[20:], reverse=True) == decay[20:]
     assert len(rates(cosine, steps=2, epoch_steps=2)) == 2  # a smoke run is shorter than its warmup
+
+
+def test_exponential_decay_is_the_papers():
+    v3 = rates(exponential, lr=0.045)  # ten steps an epoch: 6 % less every two of them
+    assert v3 == pytest.approx([0.045 * 0.94 ** (step // 20) for step in range(100)])
+    v1 = rates(exponential, steps=200, lr=0.01, factor=0.96, epochs=8)
+    assert v1 == pytest.approx([0.01] * 80 + [0.0096] * 80 + [0.009216] * 40)
+    smooth = rates(exponential, lr=1.0, staircase=False, warmup_epochs=1)
+    assert smooth[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert smooth[10:] == pytest.approx([0.94 ** (step / 20) for step in range(10, 100)])
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 0.7])
+def test_auxiliary_weights_are_the_tables_or_the_users(weight, batch, monkeypatch):
+    model = create_model("googlenet", 4, 1, width=0.25, dropout=0.0)
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.p = 0.0
+    module = Classifier(model, partial(torch.optim.SGD, lr=0.1), constant, 0.0, {}, aux_weight=weight)
+    monkeypatch.setattr(module, "log", lambda *args, **_: None)
+    outputs = model.outputs(batch[0])
+    aux = sum(F.cross_entropy(logits, batch[1]) for logits in outputs.aux.values())
+    expected = F.cross_entropy(outputs.logits, batch[1]) + (0.3 if weight is None else weight) * aux
+    assert module.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_loss_of_mixed_labels_is_the_mix_of_the_losses(batch, monkeypatch):
+    model = create_model("googlenet", 4, 1, width=0.25, dropout=0.0, aux=False)
+    module = classifier(model)
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
+    images, labels = batch
+    other, share = labels.roll(1), 0.7
+    soft = share * F.one_hot(labels, 4) + (1 - share) * F.one_hot(other, 4)
+    logits = model(images)
+    expected = share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, other)
+    assert module.training_step((images, soft), 0).item() == pytest.approx(expected.item(), rel=1e-5)
+    hit = logits.argmax(1)
+    credit = share * (hit == labels).float() + (1 - share) * (hit == other).float()
+    assert logged["train/top1"].compute().item() == pytest.approx(credit.mean().item())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_the_same_network(batch):
+    torch.manual_seed(0)
+    model = create_model("googlenet", 4, 1, width=0.25, dropout=0.0).eval()
+    compiled = create_model("googlenet", 4, 1, width=0.25, dropout=0.0, compile=True).eval()
+    compiled.load_state_dict(model.state_dict())
+    torch.testing.assert_close(compiled(batch[0]), model(batch[0]), rtol=1e-4, atol=1e-5)
+    ours, theirs = compiled.outputs(batch[0]), model.outputs(batch[0])
+    torch.testing.assert_close(ours.aux, theirs.aux, rtol=1e-4, atol=1e-5)
+    ours.logits.sum().backward()
+    assert compiled.fc.weight.grad is not None
 
 
 def test_a_network_learns_a_batch(batch):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from inception_zoo.data.source import Files, Source
-from inception_zoo.errors import ZooError, check_whole
+from inception_zoo.errors import ZooError, check_installed, check_whole
 
 SEED = 0  # of the order in which training images are written
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -42,6 +42,7 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
     Raises:
         ZooError: `out` holds something, a file cannot be read or is empty, or there is no room on the disk.
     """
+    check_installed("litdata", "stream", "data optimize")
     check_whole("workers", workers, at_least=1)
     size = _size(chunk_bytes)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

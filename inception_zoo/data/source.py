@@ -125,7 +125,11 @@ class Source:
         """ZooError if the network could not read these images or name these labels."""
         splits = {"training": self.train, "validation": self.val, "test": self.test}
         for name, split in splits.items():
-            if not isinstance(split, Images | Files):
+            if not isinstance(split, Images | Files):  # whose labels are within its classes
+                if (count := len(self.classes)) > num_classes:
+                    raise ZooError(
+                        f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}"
+                    )
                 continue
             count = len(split.images if isinstance(split, Images) else split.paths)
             if count != len(split.labels):

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, check_installed
 
 if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset
@@ -43,6 +43,7 @@ def stream(root: str, cache: str | None = None) -> Source:
     Raises:
         ZooError: `root` cannot be reached, is no such data set, or has chunks that are missing or cut short.
     """
+    check_installed("litdata", "stream", f"data.root={root}")
     if "://" in root and not root.startswith(STORES):
         raise ZooError(f"data.root={root}: must be a folder, or begin with {', '.join(STORES[:-1])}")
     root = root.rstrip("/")

@@ -100,10 +100,8 @@ def _torchvision(source: str, tag: str, net: str) -> Published:
 
 
 def _timm(source: str, tag: str, net: str) -> Published:
-    try:
-        import timm
-    except ImportError:
-        raise ZooError(f"weights={source} needs the package timm: pip install 'inception-zoo[interchange]'") from None
+    import timm
+
     known = [name for arch in TIMM for name in timm.list_models(f"{arch}.*", pretrained=True)]
     if tag not in known:
         raise ZooError(f"weights={source}: timm has no such weights; {did_you_mean(tag, known)}")
