@@ -158,11 +158,14 @@ def resolved(cfg: DictConfig, folder: Path) -> tuple[DictConfig, Path | None]:
 
 
 def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `data` that loaded weights decide: what their images were normalized with."""
+    """The keys of `data` that loaded weights decide: how their images were normalized, and cropped if these are."""
     if model.preprocessing is None:
         say("the weights do not say what their images were normalized with; data.mean and data.std are taken")
         return {}
-    keys = {key: value for key, value in model.preprocessing.plain().items() if key in ("mean", "std", "interpolation")}
+    known = model.preprocessing
+    keys: dict[str, Any] = {"mean": list(known.mean), "std": list(known.std), "interpolation": known.interpolation}
+    if data["crop_pct"] < 1:  # what fills its frame, as Fashion-MNIST, stays whole
+        keys["crop_pct"] = round(known.image_size / known.resize, 4)
     if changed := [key for key, value in keys.items() if data.get(key) != value]:
         say(f"as the weights need it: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")
     return keys

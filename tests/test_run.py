@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -216,6 +217,15 @@ HEAVY_MISTAKES = {
         ["data=fashion_mnist", "data.root=empty", "data.image_size=64"],
         "data.root=empty: no Fashion",
     ),
+    "mixup of one image": (["data.batch_size=1", "augmentation.mixup=0.2"], "augmentation.mixup mixes the images of a batch"),
+    "a shift larger than the image": (
+        ["augmentation.transforms.shift.translate=[2.0,0.0]"],
+        "augmentation: translation values should be between 0 and 1",
+    ),
+    "no GPU for SyncBatchNorm": (
+        ["trainer.sync_batchnorm=true", "trainer.accelerator=cpu"],
+        "trainer.sync_batchnorm=true needs",
+    ),
     "W&B online without a key": (["logger.wandb.offline=false"], "logger.wandb.offline=false needs an API key"),
 }
 
@@ -232,6 +242,17 @@ def test_a_mistake_ends_in_one_line_before_training(case, zoo, tmp_path):
     assert lines(done.stderr)[-1].startswith("error: ") and message in lines(done.stderr)[-1]
     assert "Traceback" not in done.stderr and "Epoch 0" not in done.stdout
     assert processes_of(tmp_path) == []
+
+
+def test_a_damaged_folder_ends_in_one_line_before_training(zoo, tmp_path, image_tree):
+    root = shutil.copytree(image_tree, tmp_path / "images")
+    file = next((root / "train").rglob("*.JPEG"))
+    file.write_bytes(file.read_bytes()[:-200])
+    small = ["data=imagenet", f"data.root={root}", "data.image_size=64", "data.batch_size=8"]
+    done = zoo(*small, env={"XDG_CACHE_HOME": str(tmp_path / "cache")}.items())
+    assert done.returncode == 2 and "Epoch 0" not in done.stdout
+    last = lines(done.stderr)[-1]
+    assert last.startswith(f"error: data.root={root}: 1 of 93 images cannot be read") and str(file) in last
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["model=inception_v4", "--cfg", "job"]])
