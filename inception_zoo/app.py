@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -21,7 +22,7 @@ from inception_zoo.check import check
 from inception_zoo.choices import model_config
 from inception_zoo.data_layout import count_classes
 from inception_zoo.errors import ZooError, did_you_mean, fail, unreadable
-from inception_zoo.nets import ALIASES, ZOO
+from inception_zoo.nets import ALIASES, ZOO, find_net
 from inception_zoo.variants import BLOCKS
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -37,6 +38,7 @@ def register_groups() -> None:
     for name in BLOCKS:
         store.store(name, {"model": {"blocks": {"all": name}}}, group="block", package="_global_", provider="zoo")
     OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
+    OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -46,10 +48,20 @@ def _job(cfg: DictConfig) -> float:
     single = HydraConfig.get().mode == RunMode.RUN
     with one_line_errors() if single else nullcontext():
         check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        check_optimizer(HydraConfig.get(), cfg)
         from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
 
         metrics = run(cfg)
     return metrics.get("val/top1_best", math.nan)
+
+
+def check_optimizer(hydra: HydraConf, cfg: DictConfig) -> None:
+    """ZooError if another optimizer would run at the learning rate that a recipe or an experiment has for its own."""
+    words = dict(word.split("=", 1) for word in hydra.overrides.task if "=" in word)
+    owner = next((f"{group}={words[group]}" for group in ("recipe", "experiment") if group in words), None)
+    if owner and "optimizer" in words and "optimizer.lr" not in words:
+        chosen = f"optimizer={words['optimizer']}"
+        raise ZooError(f"{chosen}: {owner} has optimizer.lr={cfg.optimizer.lr} for another one; give optimizer.lr, too")
 
 
 def main() -> None:
@@ -92,6 +104,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
     text = " ".join(str(error).split())
+    if text.startswith("Caught ZooError"):  # in a worker, which wraps it in its traceback
+        return text.rpartition("ZooError: ")[2]
     key = re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text) or re.search(r"full_key: (\S+)", text)
     if isinstance(error, ConfigCompositionException) and key:
         return f"{key[1]} is no key of the config; {did_you_mean(key[1], _keys())}"

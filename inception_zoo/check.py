@@ -79,7 +79,7 @@ def check_progressive(model: Mapping[str, Any], sizes: Any, image_size: int) -> 
     if sizes is None:
         return
     if not isinstance(sizes, Mapping) or not all(isinstance(epoch, int) and epoch >= 0 for epoch in sizes):
-        raise ZooError(f"data.progressive={sizes} must be epochs and sides in pixels, such as {{0:128,10:160}}")
+        raise ZooError(f"data.progressive={sizes} must be epochs and sides in pixels, such as '{{0:128,10:160}}'")
     for epoch, size in sizes.items():
         check_whole(f"data.progressive.{epoch}", size, at_least=1)
         if size > image_size:

@@ -1,5 +1,6 @@
 """Which checkpoint the user means, and whether it fits the network, before anything long starts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,24 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
     return Card.of(card) if card else None
 
 
+def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str] | None) -> None:
+    """ZooError if the data's classes have other names than those that the checkpoint's labels stand for."""
+    if saved and classes and list(saved) != list(classes):
+        label = next((i for i, names in enumerate(zip(saved, classes, strict=False)) if names[0] != names[1]), len(saved))
+        ours, theirs = (names[label] if label < len(names) else "nothing" for names in (classes, saved))
+        raise ZooError(
+            f"ckpt={path}: its label {label} is '{theirs}', and that of the data is '{ours}'; give the data it is of"
+        )
+
+
 def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
     """ZooError naming the key in which a resumed run would silently differ from the saved one."""
     start = ("model.weights", "model.adapt", "model.freeze")
+    steps = ("accumulate_grad_batches", "gradient_clip_val", "sync_batchnorm")
     losses = ("label_smoothing", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
     groups = ("data", "augmentation", "optimizer", "scheduler")
-    keys = ["seed", *losses, *start, *(f"{group}.{key}" for group in groups for key in config[group])]
+    chosen = (f"{group}.{key}" for group in groups for key in config[group])
+    keys = ["seed", *losses, *start, *chosen, *(f"trainer.{key}" for key in steps), "callbacks.ema"]
     if config["scheduler"]["_target_"].endswith("one_cycle"):  # its length is part of it
         keys.append("trainer.max_epochs")
     for key in keys:

@@ -53,6 +53,15 @@ class Mean(MeanMetric):
         return super().compute().float()
 
 
+def keep_exact(module: nn.Module) -> None:
+    """Undo what a conversion of the whole module to half precision did to its sums."""
+    for part in module.modules():
+        if isinstance(part, Mean | Calibration):
+            part.set_dtype(EXACT)
+        elif isinstance(part, MeanMetric):
+            part.set_dtype(torch.float32)
+
+
 class Evaluation(nn.Module):
     """Loss (the negative log-likelihood), top-1, top-5, macro accuracy and calibration error of one split.
 
@@ -87,7 +96,7 @@ class Evaluation(nn.Module):
         likelihoods = logits.float().log_softmax(-1)
         if logits.dim() == 3:
             likelihoods = likelihoods.logsumexp(1) - torch.tensor(logits.shape[1]).log()
-        self.loss.update(nn.functional.nll_loss(likelihoods, labels), weight=len(labels))
+        self.loss.update(nn.functional.nll_loss(likelihoods.to(EXACT), labels), weight=len(labels))
         probabilities = likelihoods.to(EXACT).exp()
         self.scores.update(probabilities, labels)
         if self.tables is not None:

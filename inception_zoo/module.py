@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from inception_zoo.data.source import Batch
-from inception_zoo.evaluation import Evaluation, soft_accuracy
+from inception_zoo.evaluation import Evaluation, keep_exact, soft_accuracy
 from inception_zoo.finetune import parameter_groups
 from inception_zoo.network import Inception
 from inception_zoo.weights.files import METADATA
@@ -67,6 +67,8 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images, labels = batch
         outputs = self.model.outputs(images)
+        if labels.dim() == 2:  # mixed, of the data's classes; the network may have spare ones
+            labels = F.pad(labels, (0, outputs.logits.shape[1] - labels.shape[1]))
         losses = {
             name: F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
             for name, logits in {"logits": outputs.logits, **outputs.aux}.items()
@@ -80,15 +82,16 @@ class Classifier(L.LightningModule):
         self._log("train", metrics, len(labels))
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
 
-    def on_validation_epoch_start(self) -> None:
-        """Every process evaluates the same network: BatchNorm statistics, or their average, are rank 0's.
+    def on_fit_start(self) -> None:
+        keep_exact(self)  # Lightning has just converted everything to its precision
 
-        DDP would send them with each batch, and wait for processes that have fewer.
-        """
+    def on_test_start(self) -> None:
+        keep_exact(self)
+
+    def on_validation_epoch_start(self) -> None:
+        self._share_buffers()
         if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
-            wrapper.broadcast_buffers = False
+            wrapper.broadcast_buffers = False  # with each batch, for which it would wait for processes that have fewer
 
     def on_validation_epoch_end(self) -> None:
         if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
@@ -100,7 +103,14 @@ class Classifier(L.LightningModule):
     def test_step(self, batch: Batch, index: int) -> None:
         self._evaluate(self.test_name, self.test, batch)
 
+    def _share_buffers(self) -> None:
+        """Every process evaluates the same network: BatchNorm statistics, or their average, are rank 0's."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def on_test_epoch_start(self) -> None:
+        self._share_buffers()
         assert self.test.tables is not None
         self.test.tables.reset()
 

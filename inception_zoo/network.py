@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +91,13 @@ class Inception(nn.Module):
 
     def compiled(self) -> "Inception":
         """This network, whose `outputs` and `forward` run by `torch.compile` from now on; weights and names stay."""
+        self.compile()
         self.outputs = torch.compile(self.outputs)  # type: ignore[method-assign]
-        self.forward = torch.compile(self.forward)  # type: ignore[method-assign]
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: not what was compiled, which is bound to this network."""
+        return {key: value for key, value in super().__getstate__().items() if key != "outputs"}
 
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         for block in self.plan.blocks:

@@ -1,17 +1,30 @@
 """Learning rate against progress. Each: (optimizer, steps in all, steps per epoch, ...) → scheduler, stepped per batch."""
 
 import math
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 
-def one_cycle(optimizer: Optimizer, steps: int, epoch_steps: int, warmup: float = 0.25, **options: Any) -> LRScheduler:
+def one_cycle(
+    optimizer: Optimizer,
+    steps: int,
+    epoch_steps: int,
+    warmup: float = 0.25,
+    base_momentum: float = 0.85,
+    max_momentum: float = 0.95,
+) -> LRScheduler:
     """Up to the optimizer's rate in the share `warmup` of all steps, then down to nearly nothing (arXiv 1708.07120)."""
     rates = [group["lr"] for group in optimizer.param_groups]
     # The scheduler is stepped once before the first batch and once after the last.
-    return OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=warmup, **options)
+    return OneCycleLR(
+        optimizer,
+        rates,
+        total_steps=steps + 1,
+        pct_start=warmup,
+        base_momentum=base_momentum,
+        max_momentum=max_momentum,
+    )
 
 
 def cosine(optimizer: Optimizer, steps: int, epoch_steps: int, warmup_epochs: float = 1.0) -> LRScheduler:

@@ -1,5 +1,6 @@
 """Composed config → Trainer → results: one job, from the last checks to its table."""
 
+import inspect
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from inception_zoo.checkpoints import check_fits, find_checkpoint
+from inception_zoo.checkpoints import check_classes, check_fits, find_checkpoint
 from inception_zoo.cost import Cost, plan_cost
 from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
@@ -62,6 +64,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
             config["provenance"] = asdict(model.provenance)
         if ckpt:
             card = check_fits(ckpt, model, config)
+            known = card.classes if card else None
             say(f"checkpoint: {ckpt}")
             if card and cfg.task == "test":
                 model.preprocessing = card.preprocessing
@@ -69,8 +72,10 @@ def run(cfg: DictConfig) -> dict[str, float]:
         data = build_data(config)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
             data.prepare_data()
-            known = data.classes or []
-            model.classes = known if len(known) == model.plan.num_classes else None
+            if ckpt:
+                check_classes(ckpt, known, data.classes)
+            names = data.classes or []
+            model.classes = names if len(names) == model.plan.num_classes else None
         model.preprocessing = data.preprocessing
         parts = build("optimizer", config["optimizer"], **scaled_rate(cfg)), build("scheduler", config["scheduler"])
         choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
@@ -94,7 +99,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         if cfg.task == "fit":
             save_model(model, folder / "model.safetensors")  # the weights that were tested
-        names = data.classes or [str(label) for label in range(model.plan.num_classes)]
+        names = [*(data.classes or []), *map(str, range(len(data.classes or []), model.plan.num_classes))]
         write_tables(folder, names, **tables)
         cost = plan_cost(model.plan, cfg.data.image_size)
         network = {"model": model.plan.net.name, "swapped": model.plan.swapped}
@@ -107,10 +112,24 @@ def run(cfg: DictConfig) -> dict[str, float]:
 def build(group: str, node: Any, **more: Any) -> Any:
     """What a group of the config stands for; ZooError in the words of what refused it."""
     try:
-        return instantiate(node, **more, _convert_="all")
+        found = instantiate(node, **more, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise ZooError(str(cause) if isinstance(cause, ZooError) else f"{group}: {' '.join(str(cause).split())}") from error
+    if isinstance(found, partial):
+        check_keywords(group, found)
+    return found
+
+
+def check_keywords(group: str, call: partial) -> None:
+    """ZooError for an option that what will be called does not have, as another choice of the group may leave it behind."""
+    known = inspect.signature(call.func).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for key in call.keywords:
+        if key not in known:
+            name = call.func.__name__
+            raise ZooError(f"{group}.{key} is no option of {name} (a recipe may have set it for another); add '~{group}.{key}'")
 
 
 def build_data(config: Mapping[str, Any]) -> ImageData:

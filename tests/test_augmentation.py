@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as T
 
 from inception_zoo import ZooError
@@ -89,6 +89,22 @@ def test_of_a_picture_what_evaluation_sees_unless_a_crop_is_drawn():
     assert torch.equal(Augmentation().of_picture(picture, SQUARE), centre)
     cropped = Augmentation(crop=v2.RandomResizedCrop(24, antialias=True), transforms={"off": None})
     assert cropped.of_picture(picture, SQUARE).shape == (3, 24, 24) and cropped.transforms == []
+
+
+@pytest.mark.parametrize("how", ["bicubic", "nearest"])
+def test_a_crop_is_resized_as_evaluation_is(how, monkeypatch):
+    crop = v2.RandomResizedCrop(24, antialias=True)
+    augmentation = Augmentation(crop=crop)
+    augmentation.interpolate(how)
+    draw, draws = crop.make_params, []
+    monkeypatch.setattr(crop, "make_params", lambda flat: draws.append(draw(flat)) or draws[-1])
+    batch = images(8)
+    found = augmentation.of_batch(batch)
+    interpolation = InterpolationMode(how)
+    expected = [
+        T.resized_crop(i, *d.values(), [24, 24], interpolation, antialias=True) for i, d in zip(batch, draws, strict=True)
+    ]
+    assert torch.equal(found, torch.stack(expected))
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from inception_zoo import ZooError
-from inception_zoo.app import CONF, register_groups
+from inception_zoo.app import CONF, explain, register_groups
 from inception_zoo.check import check, plan_of
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.nets import ALIASES, ZOO
@@ -223,6 +223,17 @@ def test_the_recipes_are_the_papers(experiment, expected, composed, tmp_path):
     assert cfg["data"]["num_classes"] == cfg["model"]["num_classes"] == 2  # counted in the folder
     if optimizer["_target_"].endswith("RMSpropTF"):
         assert (optimizer["alpha"], optimizer["eps"]) == (0.9, 1.0)
+
+
+def test_an_error_in_a_worker_is_the_error():
+    wrapped = "Caught ZooError in DataLoader worker process 0.\nOriginal Traceback ...\ninception_zoo.errors.ZooError: x.jpg: is empty\n"
+    assert explain(ZooError(wrapped)) == "x.jpg: is empty"
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_image_files_are_seen_at_the_networks_own_size(name, composed):
+    cfg = composed(f"model={name}", "data=imagefolder", "data.root=x")
+    assert cfg.data.image_size == ZOO[name].image_size
 
 
 def test_a_recipe_can_take_the_place_of_an_experiments(composed):

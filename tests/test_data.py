@@ -1,5 +1,6 @@
 import gzip
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from inception_zoo import ZooError
+from inception_zoo.checkpoints import check_classes
 from inception_zoo.data import Augmentation, ImageData, Images, Source
 from inception_zoo.data.digits import digits
 from inception_zoo.data.fashion_mnist import CLASSES, FILES, fashion_mnist
@@ -127,7 +129,7 @@ def test_images_are_resized_once_and_normalized_per_batch():
     raw = next(iter(module.val_dataloader()))
     images, labels = module.on_after_batch_transfer(raw, 0)
     assert torch.allclose(images, (raw[0].float() / 255 - 0.3) / 0.4)
-    assert images.is_contiguous(memory_format=torch.channels_last) and len(labels) == 64
+    assert images.is_contiguous(memory_format=torch.channels_last) and len(labels) == 25  # an eighth of them
 
 
 def test_only_training_batches_are_augmented():
@@ -138,7 +140,7 @@ def test_only_training_batches_are_augmented():
     plain = batch[0].float() / 255
     for training in (False, True):
         lightning_module = SimpleNamespace(dtype=torch.float32)
-        module.trainer = SimpleNamespace(training=training, current_epoch=0, lightning_module=lightning_module)
+        module.trainer = SimpleNamespace(training=training, testing=False, current_epoch=0, lightning_module=lightning_module)
         assert torch.equal(module.on_after_batch_transfer(batch, 0)[0], plain) is not training
 
 
@@ -156,7 +158,7 @@ def test_evaluation_deals_every_image_once_in_the_same_batches(count, size, worl
         assert batches and len(batches) == len(module.test_dataloader())
         seen += batches
     assert sorted(row for batch in seen for row in batch) == list(range(count))
-    whole = min(size, count // world_size)
+    whole = max(1, min(size, count // 8))
     assert sorted(seen) == [list(range(i, min(i + whole, count))) for i in range(0, count, whole)]
 
 
@@ -183,16 +185,24 @@ def test_progressive_resolution_by_epoch():
     batch = next(iter(module.val_dataloader()))
     lightning_module = SimpleNamespace(dtype=torch.float32)
     for epoch, training, side in ((1, True, 32), (2, True, 16), (2, False, 32), (6, True, 24)):
-        module.trainer = SimpleNamespace(training=training, current_epoch=epoch, lightning_module=lightning_module)
-        assert module.on_after_batch_transfer(batch, 0)[0].shape == (64, 1, side, side)
+        module.trainer = SimpleNamespace(
+            training=training, testing=False, current_epoch=epoch, lightning_module=lightning_module
+        )
+        assert module.on_after_batch_transfer(batch, 0)[0].shape == (25, 1, side, side)
 
 
 @pytest.mark.parametrize("crops", [1, 10])
 def test_several_views_of_each_image(crops):
     module = data_module(image_size=28, crops=crops)
     module.setup()
-    images, _ = module.on_after_batch_transfer(next(iter(module.test_dataloader())), 0)
-    assert images.shape == ((64, 1, 28, 28) if crops == 1 else (64, 10, 1, 28, 28))
+    trainer = {"training": False, "current_epoch": 0, "lightning_module": SimpleNamespace(dtype=torch.float32)}
+    batch = next(iter(module.val_dataloader()))
+    for testing in (False, True):
+        module.trainer = SimpleNamespace(testing=testing, **trainer)
+        images, _ = module.on_after_batch_transfer(batch, 0)
+        assert images.shape == ((25, 10, 1, 28, 28) if testing and crops == 10 else (25, 1, 28, 28))
+    module.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    assert len(next(iter(module.test_dataloader()))[0]) == (44 if crops == 1 else 6)  # fewer images with more views of each
 
 
 @pytest.mark.parametrize(
@@ -220,3 +230,18 @@ def test_images_and_labels_must_match(tmp_path):
     write_idx(tmp_path / f"{FILES['test'][1]}.gz", torch.arange(11) % 10)
     with pytest.raises(ZooError, match="fashion_mnist: 12 test images, but 11 labels"):
         fashion_mnist(str(tmp_path)).check(10, 1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cat", "cow", "dog"], "its label 1 is 'dog', and that of the data is 'cow'"),
+        (["cat"], "its label 1 is 'dog', and that of the data is 'nothing'"),
+    ],
+)
+def test_a_checkpoint_of_other_classes(classes, message):
+    check_classes(Path("x.ckpt"), ["cat", "dog"], ["cat", "dog"])
+    check_classes(Path("x.ckpt"), None, classes)
+    with pytest.raises(ZooError) as error:
+        check_classes(Path("x.ckpt"), ["cat", "dog"], classes)
+    assert message in str(error.value)

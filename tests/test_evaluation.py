@@ -12,7 +12,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from inception_zoo.evaluation import Evaluation, write_tables
+from inception_zoo.evaluation import Evaluation, keep_exact, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,15 @@ def test_the_order_of_the_batches_does_not_show(drawn):
             metrics = evaluation.update(logits[start : start + 32], labels[start : start + 32])
         evaluation.found = {key: metric.compute().item() for key, metric in metrics.items()}
     assert evaluations[0].found == evaluations[1].found
+
+
+def test_sums_stay_exact_in_half_precision(drawn):
+    logits, labels = drawn
+    evaluation = torch.nn.ModuleDict({"val": Evaluation(7, tables=True)}).to(dtype=torch.bfloat16)
+    keep_exact(evaluation)
+    for start in range(0, len(labels), 32):
+        metrics = evaluation["val"].update(logits[start : start + 32], labels[start : start + 32])
+    assert {key: metric.compute().item() for key, metric in metrics.items()} == measured(logits, labels, 32)[0]
 
 
 def test_the_tables_of_a_run(drawn, tmp_path):

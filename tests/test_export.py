@@ -287,6 +287,8 @@ def test_a_drop_of_accuracy_is_said_aloud():
         ({"source": {"_target_": "inception_zoo.data.digits.load_digits"}}, "'inception_zoo.data.digits.load_digits'"),
         ({"source": None}, "has no record of the data that it was trained on; give --images FOLDER"),
         ({"seeed": 2}, "its data cannot be built"),
+        ({"root": "s3://a-strangers/bucket"}, "its data are at s3://a-strangers/bucket, where a file may not send us"),
+        ({"root": "local:/tmp"}, "its data are at local:/tmp, where"),
         ({"seed": "${oc.env:HOME}"}, "its data hold '${'"),
         ({"val_size": 5000}, "data.val_size=5000 must be from 1 to 1437; or say where its data are now with --data-root"),
     ],

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -115,6 +116,22 @@ def test_the_loss_of_mixed_labels_is_the_mix_of_the_losses(batch, monkeypatch):
     hit = logits.argmax(1)
     credit = share * (hit == labels).float() + (1 - share) * (hit == other).float()
     assert logged["train/top1"].compute().item() == pytest.approx(credit.mean().item())
+
+
+def test_mixed_labels_of_fewer_classes_than_the_network_has(batch, monkeypatch):
+    module = classifier(create_model("googlenet", 6, 1, width=0.25, dropout=0.0, aux=False))
+    monkeypatch.setattr(module, "log", lambda *args, **_: None)
+    soft = F.one_hot(batch[1], 4).float()
+    assert module.training_step((batch[0], soft), 0).item() == pytest.approx(module.training_step(batch, 0).item(), rel=1e-5)
+
+
+def test_a_copy_of_a_compiled_network_is_a_network_of_its_own():
+    model = create_model("googlenet", 4, 1, width=0.25, compile=True)
+    copy = deepcopy(model)
+    assert copy.outputs.__self__ is copy and "outputs" in vars(model)
+    assert {key: value.shape for key, value in copy.state_dict().items()} == {
+        key: value.shape for key, value in create_model("googlenet", 4, 1, width=0.25).state_dict().items()
+    }
 
 
 @pytest.mark.slow

@@ -180,6 +180,10 @@ LIGHT_MISTAKES = {
         "model.blocks.mixed_6z is no key of the config; did you mean 'model.blocks.mixed_6",
     ),
     "an unknown token": (['model.blocks.inception_3a=["1x1 64 > cnv 3"]'], "row '1x1 64 > cnv 3': unknown token 'cnv 3'"),
+    "another optimizer at a recipe's rate": (
+        ["recipe=modern", "optimizer=adamw"],
+        "optimizer=adamw: recipe=modern has optimizer.lr=0.5 for another one; give optimizer.lr, too",
+    ),
     "an image too small": (["data.image_size=28"], "is below the minimum of 47 px"),
     "rows without quotes": (
         ["model.blocks.inception_3a=[1x1 64 > 3x3 96]"],
@@ -221,6 +225,14 @@ HEAVY_MISTAKES = {
     "a shift larger than the image": (
         ["augmentation.transforms.shift.translate=[2.0,0.0]"],
         "augmentation: translation values should be between 0 and 1",
+    ),
+    "a schedule with another's options": (
+        ["recipe=googlenet", "scheduler=cosine", "data.batch_size=32"],
+        "scheduler.factor is no option of cosine (a recipe may have set it for another); add '~scheduler.factor'",
+    ),
+    "an augmentation's options without it": (
+        ["recipe=bn_inception_x5", "augmentation=light", "data.batch_size=32"],
+        "is no transform, it has no _target_; set it to null",
     ),
     "no GPU for SyncBatchNorm": (
         ["trainer.sync_batchnorm=true", "trainer.accelerator=cpu"],

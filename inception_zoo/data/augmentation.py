@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from inception_zoo.data.batched import apply_to_batch
 from inception_zoo.data.pixels import centre
@@ -36,11 +36,22 @@ class Augmentation:
     ) -> None:
         check_number("augmentation.erasing", erasing, at_least=0, at_most=1)
         erase = v2.RandomErasing(erasing) if erasing else None
+        for name, transform in {
+            "crop": crop,
+            **{f"transforms.{key}": each for key, each in (transforms or {}).items()},
+        }.items():
+            if transform is not None and not callable(transform):
+                raise ZooError(f"augmentation.{name}={transform} is no transform, it has no _target_; set it to null")
         self.crop = crop
         self.transforms = [transform for transform in (*(transforms or {}).values(), erase) if transform is not None]
         for key, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             check_number(f"augmentation.{key}", alpha, at_least=0)
         self.mixup, self.cutmix = mixup, cutmix
+
+    def interpolate(self, how: str) -> None:
+        """A crop that is resized is resized as in evaluation."""
+        if isinstance(self.crop, v2.RandomResizedCrop):
+            self.crop.interpolation = InterpolationMode(how)
 
     def of_picture(self, image: Tensor, preprocessing: Preprocessing) -> Tensor:
         """One uint8 image (C, H, W) of any size → (C, S, S)."""

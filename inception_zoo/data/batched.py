@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 
@@ -36,7 +36,9 @@ def _flip(transform: v2.RandomHorizontalFlip, images: Tensor) -> Tensor:
     return torch.where(chosen, images.flip(-1), images)
 
 
-def _resized_crop(transform: v2.RandomResizedCrop, images: Tensor) -> Tensor:
+def _resized_crop(transform: v2.RandomResizedCrop, images: Tensor) -> Tensor | None:
+    if transform.interpolation != InterpolationMode.BILINEAR:
+        return None
     draws = _draws(transform, images)
     top, left, height, width = (torch.tensor([float(d[k]) for d in draws]) for k in ("top", "left", "height", "width"))
     rows = _samples(top, height, transform.size[0], images.shape[-2])

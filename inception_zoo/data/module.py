@@ -1,12 +1,12 @@
 """The DataModule: a source, its held-out validation split, batches that every process shares out exactly."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import suggested_max_num_workers
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
@@ -21,7 +21,7 @@ from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
 
-MOST_WORKERS = 16  # of one process; more wait for each other
+SHARES = 8  # the batches of an evaluation are the same for so many processes, at least
 
 
 class ImageData(L.LightningDataModule):
@@ -41,8 +41,8 @@ class ImageData(L.LightningDataModule):
         root: folder of the files, for sources that have any.
         crop_pct: share of the resized image's shorter side that the centre crop of evaluation has, as 0.875 is 224 of 256.
         interpolation: `bilinear` or `bicubic`, antialiased; `nearest`.
-        eval_batch_size: of validation and test, in each process, whatever their number.
-        crops: views of each image that are averaged in validation and test: 1, 10 or 144, see `inception_zoo.data.crops`.
+        eval_batch_size: of validation and test, in each process, whatever their number; divided by `crops`.
+        crops: views of each image that the test averages: 1, 10 or 144, see `inception_zoo.data.crops`.
         workers: processes that read and decode for each process that trains; its share of the cores when left out.
         progressive: epoch → side in pixels of the training images from that epoch on; `image_size` before and without.
         classes: labels of the source that are used, labelled 0, 1, … in this order; all when left out.
@@ -84,6 +84,7 @@ class ImageData(L.LightningDataModule):
         self.crops, self.workers, self.progressive = crops, workers, dict(progressive or {})
         self.labels, self.per_class, self.flip = classes, per_class, flip
         self.augmentation = augmentation or Augmentation()
+        self.augmentation.interpolate(interpolation)
         check_crops(crops)
         self.splits: dict[str, Split] = {}
         self.classes: list[str] | None = None  # names by label, once the source is read
@@ -111,7 +112,12 @@ class ImageData(L.LightningDataModule):
         if not self.splits:
             return
         split = self.splits["train"]
-        image = split.images[0] if isinstance(split, Images) else split.dataset(self.in_channels, _as_it_is)[0][0]
+        if isinstance(split, Images):
+            image = split.images[0]
+        elif isinstance(split, Stream):  # from a store, where a chunk would have to be downloaded for it
+            image = torch.zeros(self.in_channels, *[self.preprocessing.resize] * 2, dtype=torch.uint8)
+        else:
+            image = split.dataset(self.in_channels, _as_it_is)[0][0]
         self.augmentation.check(image, self.preprocessing, self.batch_size // world_size)
 
     def _held_out(self, data: Source) -> tuple[Split, Split]:
@@ -172,13 +178,15 @@ class ImageData(L.LightningDataModule):
         count = len(self.splits[name])
         if count < self._world_size:
             raise ZooError(f"the {name} split has {count} images, too few for {self._world_size} processes")
-        size = min(self.eval_batch_size, count // self._world_size)  # a batch for each process at least
-        return self.batches(name, InTurn(count, size, self._world_size, self._rank))
+        crops = self.crops if name == "test" else 1
+        share = count // max(SHARES, self._world_size)  # so that few images make a batch for every process, too
+        size = max(1, min(self.eval_batch_size // crops, share))
+        return self.batches(name, InTurn(count, size, self._world_size, self._rank), crops=crops)
 
-    def batches(self, name: str, rows: Iterable[list[int]], training: bool = False) -> DataLoader:
+    def batches(self, name: str, rows: Iterable[list[int]], training: bool = False, crops: int = 1) -> DataLoader:
         """Batches of the given rows of a split, as evaluation or as training reads them."""
         split = self.splits[name]
-        seen = partial(_views_first, preprocessing=self.preprocessing, crops=self.crops)
+        seen = partial(_views_first, preprocessing=self.preprocessing, crops=crops)
         dataset = split.dataset(self.in_channels, self._training_view if training else seen)
         return DataLoader(dataset, batch_sampler=rows, **self._loading(split))
 
@@ -190,8 +198,8 @@ class ImageData(L.LightningDataModule):
 
     @property
     def _workers(self) -> int:
-        share = (os.cpu_count() or 1) // self._world_size
-        return min(share, MOST_WORKERS) if self.workers is None else self.workers
+        processes = self.trainer.num_devices if self.trainer else 1
+        return suggested_max_num_workers(processes) if self.workers is None else self.workers
 
     @property
     def _world_size(self) -> int:
@@ -209,14 +217,15 @@ class ImageData(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if not self.trainer:
             return self.prepared(batch, training=False)
-        images, labels = self.prepared(batch, self.trainer.training, self.trainer.current_epoch)
+        crops = self.crops if self.trainer.testing else 1
+        images, labels = self.prepared(batch, self.trainer.training, self.trainer.current_epoch, crops)
         return images.to(self.trainer.lightning_module.dtype), labels  # bf16-true and its like
 
-    def prepared(self, batch: Batch, training: bool, epoch: int = 0) -> Batch:
+    def prepared(self, batch: Batch, training: bool, epoch: int = 0, crops: int = 1) -> Batch:
         """A batch as its loader gives it, on its device → what the network reads and learns from."""
         images, labels = batch
         if self.splits["train"].in_memory:
-            images = self._in_memory(images, training)
+            images = self._in_memory(images, training, crops)
         images = normalize(images, self.preprocessing)
         if training:
             if (size := self.training_size(epoch)) != self.image_size:
@@ -224,11 +233,11 @@ class ImageData(L.LightningDataModule):
             images, labels = self.augmentation.mix(images, labels, self.num_classes)
         return _channels_last(images), labels
 
-    def _in_memory(self, images: Tensor, training: bool) -> Tensor:
+    def _in_memory(self, images: Tensor, training: bool, crops: int) -> Tensor:
         if training:
             return self.augmentation.of_batch(images if self.augmentation.crop else centre(images, self.preprocessing))
-        seen = views(images, self.preprocessing, self.crops)
-        return seen[0] if self.crops == 1 else seen.transpose(0, 1)
+        seen = views(images, self.preprocessing, crops)
+        return seen[0] if crops == 1 else seen.transpose(0, 1)
 
 
 class InTurn(Sampler[list[int]]):

@@ -23,7 +23,7 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
         raise ZooError(f"--out {out}: a picture is written as {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise ZooError(f"--out {out}: there is no folder {out.parent}")
-    data.batch_size = 2  # the sheet's own batches have another size than training's
+    data.batch_size, data.progressive = 2, {}  # of training; the sheet's own are otherwise
     data.setup()
     data.check_batch(world_size=1)
     order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(data.seed))

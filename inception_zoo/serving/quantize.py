@@ -85,6 +85,9 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
         if not root.is_dir():
             raise ZooError(f"--data-root {root}: there is no such folder")
         config["root"] = str(root)
+    elif "://" in str(config.get("root")) or str(config.get("root")).startswith("local:"):
+        raise ZooError(f"{path}: its data are at {config['root']}, where a file may not send us; give --images FOLDER")
+    config |= {"crops": 1, "workers": None}
     try:
         data: ImageData = instantiate(config)
         data.preprocessing = preprocessing
