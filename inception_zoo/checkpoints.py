@@ -1,6 +1,7 @@
 """Which checkpoint the user means, and whether it fits the network, before anything long starts."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,11 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
 
 def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str] | None) -> None:
     """ZooError if the data's classes have other names than those that the checkpoint's labels stand for."""
-    if saved and classes and list(saved) != list(classes):
-        label = next((i for i, names in enumerate(zip(saved, classes, strict=False)) if names[0] != names[1]), len(saved))
-        ours, theirs = (names[label] if label < len(names) else "nothing" for names in (classes, saved))
-        raise ZooError(
-            f"ckpt={path}: its label {label} is '{theirs}', and that of the data is '{ours}'; give the data it is of"
-        )
+    if not saved or not classes:
+        return
+    for label, (theirs, ours) in enumerate(zip_longest(saved, classes, fillvalue="nothing")):
+        if theirs != ours:
+            raise ZooError(f"ckpt={path}: its label {label} is '{theirs}', and that of the data is '{ours}'; give its own data")
 
 
 def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:

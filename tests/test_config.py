@@ -226,7 +226,8 @@ def test_the_recipes_are_the_papers(experiment, expected, composed, tmp_path):
 
 
 def test_an_error_in_a_worker_is_the_error():
-    wrapped = "Caught ZooError in DataLoader worker process 0.\nOriginal Traceback ...\ninception_zoo.errors.ZooError: x.jpg: is empty\n"
+    trace = "Caught ZooError in DataLoader worker process 0.\nOriginal Traceback ...\n"
+    wrapped = f"{trace}inception_zoo.errors.ZooError: x.jpg: is empty\n"
     assert explain(ZooError(wrapped)) == "x.jpg: is empty"
 
 
