@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+IMAGENET = ("override /data: imagenet", "- inception_v3_imagenet")  # by itself, or by the experiment that it starts from
+RECIPES = [p for p in (ROOT / "conf/experiment").glob("*.yaml") if any(line in p.read_text() for line in IMAGENET)]
 
 
 @pytest.fixture

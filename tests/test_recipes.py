@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import RECIPES
 
 SMALL = [
     "experiment=inception_v3_imagenet",
@@ -67,3 +68,18 @@ def test_the_same_from_a_stream(zoo, tmp_path, image_tree):
     chunk.write_bytes(chunk.read_bytes()[:-10])
     cut = zoo(*stream)
     assert cut.returncode == 2 and chunk.name in cut.stderr.splitlines()[-1]
+
+
+def test_every_recipe_for_imagenet_in_one_sweep(zoo, tmp_path, image_tree):
+    names = sorted(path.stem for path in RECIPES)
+    assert len(names) == 6
+    small = ["data.batch_size=8", "data.image_size=96", "data.progressive=null", "data.workers=1", "model.width=0.25"]
+    smoke = ["trainer=smoke", "trainer.max_epochs=1", "logger=csv", f"data.root={image_tree}", *small, "hydra.sweep.dir=sweep"]
+    done = zoo("-m", f"experiment={','.join(names)}", *smoke)
+    assert done.returncode == 0, done.stderr
+    for job, name in enumerate(names):
+        found = results(tmp_path / "sweep" / str(job))
+        assert found["model"] == {"bn_inception_x5": "bn_inception", "inception_v3_modern": "inception_v3"}.get(
+            name, name.removesuffix("_imagenet")
+        )
+        assert {"train/loss", "val/top1_best", "test/top1", "test_raw/top1"} <= set(found)

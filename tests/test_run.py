@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import RECIPES, ROOT
 
 # scikit-learn's digits with a small network: a job of seconds
 SMALL = ["data=digits", "data.image_size=32", "data.batch_size=32", "model.width=0.25", "model.stem=medium", "trainer=smoke"]
@@ -148,22 +148,13 @@ def test_a_sweep_over_processes(zoo, tmp_path):
     assert processes_of(tmp_path) == []
 
 
-EXPERIMENTS = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} - {"pretrain", "finetune"}  # test_finetune.py
+ELSEWHERE = {"pretrain", "finetune", *(path.stem for path in RECIPES)}  # test_finetune.py, test_recipes.py
+EXPERIMENTS = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} - ELSEWHERE
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
-def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root, image_tree):
-    smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8"]
-    if "/data: fashion_mnist" in (ROOT / f"conf/experiment/{name}.yaml").read_text():
-        smoke += [f"data.root={fashion_mnist_root}"]
-    else:
-        smoke += [
-            f"data.root={image_tree}",
-            "data.image_size=96",
-            "data.progressive=null",
-            "model.width=0.25",
-            "data.workers=1",
-        ]
+def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root):
+    smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8", f"data.root={fashion_mnist_root}"]
     done = zoo(f"experiment={name}", *smoke)
     assert done.returncode == 0, done.stderr
     assert (run_folder(tmp_path) / "results.json").exists()
