@@ -48,20 +48,20 @@ def _job(cfg: DictConfig) -> float:
     single = HydraConfig.get().mode == RunMode.RUN
     with one_line_errors() if single else nullcontext():
         check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-        check_optimizer(HydraConfig.get(), cfg)
+        check_optimizer(HydraConfig.get())
         from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
 
         metrics = run(cfg)
     return metrics.get("val/top1_best", math.nan)
 
 
-def check_optimizer(hydra: HydraConf, cfg: DictConfig) -> None:
+def check_optimizer(hydra: HydraConf) -> None:
     """ZooError if another optimizer would run at the learning rate that a recipe or an experiment has for its own."""
     words = dict(word.split("=", 1) for word in hydra.overrides.task if "=" in word)
     owner = next((f"{group}={words[group]}" for group in ("recipe", "experiment") if group in words), None)
     if owner and "optimizer" in words and "optimizer.lr" not in words:
         chosen = f"optimizer={words['optimizer']}"
-        raise ZooError(f"{chosen}: {owner} has optimizer.lr={cfg.optimizer.lr} for another one; give optimizer.lr, too")
+        raise ZooError(f"{chosen}: the rates of {owner} are for its own optimizer; give optimizer.lr, too")
 
 
 def main() -> None:
@@ -108,7 +108,8 @@ def explain(error: Exception) -> str:
         return text.rpartition("ZooError: ")[2]
     key = re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text) or re.search(r"full_key: (\S+)", text)
     if isinstance(error, ConfigCompositionException) and key:
-        return f"{key[1]} is no key of the config; {did_you_mean(key[1], _keys())}"
+        others = f"; other options of lightning.Trainer are added: +{key[1]}=…" if key[1].startswith("trainer.") else ""
+        return f"{key[1]} is no key of the config; {did_you_mean(key[1], _keys())}{others}"
     return text
 
 

@@ -33,6 +33,8 @@ def find_checkpoint(ckpt: str | None, task: str, run_folder: Path, runs: Path = 
     path = Path(ckpt)
     if path.is_dir():
         path = path / "checkpoints" / ("best.ckpt" if task == "test" else "last.ckpt")
+        if not path.is_file():
+            raise ZooError(f"ckpt={ckpt}: this run folder has no {path.relative_to(ckpt)}; give another, or a checkpoint")
     if not path.is_file():
         raise ZooError(f"ckpt={ckpt}: {path} does not exist; give a checkpoint, a run folder, or `last`")
     return path
@@ -54,9 +56,11 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
     ours = {key: weights.shape for key, weights in model.state_dict().items()}
     wrong = sorted(key for key in ours.keys() | shapes.keys() if ours.get(key) != shapes.get(key))
     if wrong:
-        name = saved["model"]["name"]
+        was, now = saved["model"], config["model"]
+        given = "".join(f" model.{key}={value}" for key, value in was.items() if key != "name" and now.get(key) != value)
         raise ZooError(
-            f"ckpt={path} holds {name} and does not fit the chosen model: {len(wrong)} tensors differ, first '{wrong[0]}'"
+            f"ckpt={path} holds {was['name']} and does not fit the chosen model: {len(wrong)} tensors differ, first "
+            f"'{wrong[0]}'; it was trained with model={was['name']}{given}"
         )
     if config["task"] == "fit":
         if "optimizer_states" not in checkpoint:
@@ -90,5 +94,7 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
             continue
         group, _, name = key.partition(".")
         was, now = (c.get(group, {}).get(name) if name else c.get(group) for c in (saved, config))
+        if was != now and (isinstance(was, dict) or isinstance(now, dict)):
+            raise ZooError(f"ckpt={path} was trained with another {key}; give the options of {group} that it was trained with")
         if was != now:
             raise ZooError(f"ckpt={path} was trained with {key}={was}, this job has {key}={now}; give {key}={was} to go on")

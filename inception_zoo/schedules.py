@@ -16,12 +16,12 @@ def one_cycle(
 ) -> LRScheduler:
     """Up to the optimizer's rate in the share `warmup` of all steps, then down to nearly nothing (arXiv 1708.07120)."""
     rates = [group["lr"] for group in optimizer.param_groups]
-    # The scheduler is stepped once before the first batch and once after the last.
+    total = steps + 1  # it is stepped once before the first batch and once after the last
     return OneCycleLR(
         optimizer,
         rates,
-        total_steps=steps + 1,
-        pct_start=warmup,
+        total_steps=total,
+        pct_start=warmup if warmup * total != 1 else 1.5 / total,  # torch divides by the length of the way up, one step less
         base_momentum=base_momentum,
         max_momentum=max_momentum,
     )

@@ -139,8 +139,11 @@ def test_accuracy_of_mixed_labels_is_the_share_that_was_hit():
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [
-        (Augmentation(mixup=0.2), "augmentation.mixup mixes the images of a batch, and each process has 1; give it two"),
-        (Augmentation(cutmix=1.0), "augmentation.cutmix mixes the images of a batch, and each process has 1"),
+        (
+            Augmentation(mixup=0.2),
+            "augmentation.mixup mixes the images of a batch, and each process has one; raise data.batch_size",
+        ),
+        (Augmentation(cutmix=1.0), "augmentation.cutmix mixes the images of a batch, and each process has one"),
         (Augmentation(transforms={"crop": v2.RandomCrop(30)}), "larger than"),
         (Augmentation(crop=v2.RandomCrop(100)), "(of an image of 60x40 px)"),
         (Augmentation(transforms={"crop": v2.RandomCrop(20)}), "makes 20x20 px of 60x40; the network reads data.image_size=24"),

@@ -72,6 +72,8 @@ def test_schedules():
     assert rates(constant) == [0.5] * 100
     cycle = rates(one_cycle, warmup=0.25)
     assert max(cycle) == pytest.approx(0.5, rel=1e-2) and 22 <= cycle.index(max(cycle)) <= 27 and cycle[-1] < 1e-3
+    for steps in range(1, 12):
+        assert len(rates(one_cycle, steps=steps)) == steps
     decay = rates(cosine, warmup_epochs=2)
     assert decay[:20] == pytest.approx([0.5 * (i + 1) / 20 for i in range(20)]) and decay[60] == pytest.approx(0.25)
     assert decay[-1] < 1e-3 and sorted(decay[20:], reverse=True) == decay[20:]

@@ -173,7 +173,7 @@ LIGHT_MISTAKES = {
     "an unknown token": (['model.blocks.inception_3a=["1x1 64 > cnv 3"]'], "row '1x1 64 > cnv 3': unknown token 'cnv 3'"),
     "another optimizer at a recipe's rate": (
         ["recipe=modern", "optimizer=adamw"],
-        "optimizer=adamw: recipe=modern has optimizer.lr=0.5 for another one; give optimizer.lr, too",
+        "optimizer=adamw: the rates of recipe=modern are for its own optimizer; give optimizer.lr, too",
     ),
     "an image too small": (["data.image_size=28"], "is below the minimum of 47 px"),
     "rows without quotes": (

@@ -83,7 +83,7 @@ class Augmentation:
         """ZooError if `image`, one of the training set's, or a process's batch cannot be augmented like this."""
         if (self.mixup or self.cutmix) and batch_size < 2:
             key = "mixup" if self.mixup else "cutmix"
-            raise ZooError(f"augmentation.{key} mixes the images of a batch, and each process has {batch_size}; give it two")
+            raise ZooError(f"augmentation.{key} mixes the images of a batch, and each process has one; raise data.batch_size")
         c, h, w = image.shape
         size = preprocessing.image_size
         try:
