@@ -148,7 +148,7 @@ def test_a_sweep_over_processes(zoo, tmp_path):
     assert processes_of(tmp_path) == []
 
 
-ELSEWHERE = {"pretrain", "finetune", *(path.stem for path in RECIPES)}  # test_finetune.py, test_recipes.py
+ELSEWHERE = {"pretrain", "finetune", *(path.stem for path in RECIPES), "fashion_mnist", "fashion_mnist_refined"}
 EXPERIMENTS = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} - ELSEWHERE
 
 
@@ -158,6 +158,19 @@ def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root)
     done = zoo(f"experiment={name}", *smoke)
     assert done.returncode == 0, done.stderr
     assert (run_folder(tmp_path) / "results.json").exists()
+
+
+def test_the_second_cycle_on_fashion_mnist_starts_from_the_first(zoo, tmp_path, fashion_mnist_root):
+    smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8", f"data.root={fashion_mnist_root}", "logger=csv"]
+    early = zoo("experiment=fashion_mnist_refined", *smoke)
+    assert early.returncode == 2 and "model.weights=outputs/fashion_mnist/1 does not exist" in lines(early.stderr)[-1]
+    for name in ("fashion_mnist", "fashion_mnist_refined"):
+        done = zoo(f"experiment={name}", *smoke)
+        assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "outputs/fashion_mnist_refined/1/results.json").read_text())
+    assert {"test/top1", "test_raw/top1"} <= set(results)
+    saved = torch.load(tmp_path / "outputs/fashion_mnist_refined/1/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["provenance"]["source"] == "outputs/fashion_mnist/1"
 
 
 LIGHT_MISTAKES = {
