@@ -12,6 +12,26 @@ IMAGENET = ("override /data: imagenet", "- inception_v3_imagenet")  # by itself,
 RECIPES = [p for p in (ROOT / "conf/experiment").glob("*.yaml") if any(line in p.read_text() for line in IMAGENET)]
 
 
+# scikit-learn's digits with a small network: a job of seconds
+SMALL = ["data=digits", "data.image_size=32", "data.batch_size=32", "model.width=0.25", "model.stem=medium", "trainer=smoke"]
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def processes_of(folder):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in command:
+            found.append(command)
+    return found
+
+
 @pytest.fixture
 def zoo(tmp_path):
     """Runs `python run.py` as a user does, in an empty folder; the data of the checkout is given by its path."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run import SMALL, run_folder
+from conftest import SMALL
+from test_run import run_folder
 from torch.nn import functional as F
 
 from inception_zoo import ZooError, create_model, load_model

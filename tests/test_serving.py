@@ -4,8 +4,9 @@ import csv
 import json
 
 import pytest
+from conftest import SMALL
 from PIL import Image
-from test_run import SMALL, run_folder
+from test_run import run_folder
 
 from inception_zoo.data.digits import digits
 from inception_zoo.data.fashion_mnist import fashion_mnist

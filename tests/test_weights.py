@@ -392,7 +392,8 @@ def test_a_file_that_claims_more_than_it_holds(tmp_path):
 
 
 def test_a_run_with_spare_logits_can_be_read_again(zoo, tmp_path):
-    from test_run import SMALL, run_folder
+    from conftest import SMALL
+    from test_run import run_folder
 
     done = zoo(*SMALL, "model.num_classes=12", "logger=csv")
     assert done.returncode == 0, done.stderr
