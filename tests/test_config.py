@@ -205,7 +205,7 @@ def test_the_size_that_is_proposed_fits(composed):
     [  # network, side, optimizer, rate at a batch of, scheduler, per epochs, smoothing, clip, dropout, average
         ("googlenet_imagenet", ("googlenet", 224, "SGD", 0.01, 32, 0.96, 8, 0.0, None, 0.4)),
         ("bn_inception_x5", ("bn_inception", 224, "SGD", 0.0075, 32, 0.96, 8 / 6, 0.0, None, 0.0)),
-        ("inception_v3_imagenet", ("inception_v3", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.5)),
+        ("inception_v3_imagenet", ("inception_v3", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.2)),
         ("inception_v4_imagenet", ("inception_v4", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.2)),
         ("inception_resnet_v2_imagenet", ("inception_resnet_v2", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.2)),
     ],
