@@ -150,7 +150,7 @@ def test_the_second_cycle_on_fashion_mnist_starts_from_the_first(zoo, tmp_path, 
     results = json.loads((tmp_path / "outputs/fashion_mnist_refined/1/results.json").read_text())
     assert {"test/top1", "test_raw/top1"} <= set(results)
     saved = torch.load(tmp_path / "outputs/fashion_mnist_refined/1/checkpoints/last.ckpt", weights_only=True)
-    assert saved["hyper_parameters"]["provenance"]["source"] == "outputs/fashion_mnist/1"
+    assert saved["hyper_parameters"]["provenance"]["source"] == "outputs/fashion_mnist/1/checkpoints/best.ckpt"
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["model=inception_v4", "--cfg", "job"]])
