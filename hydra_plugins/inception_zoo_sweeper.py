@@ -1,17 +1,63 @@
-"""Hydra looks for sweepers in the namespace package `hydra_plugins`, hence this place."""
+"""Hydra looks for sweepers in the namespace package `hydra_plugins`, hence this place. It imports this file at each start."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
+from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.nets import ZOO, find_net
+from inception_zoo.runs import read_results
+from inception_zoo.sweeps import begin
 from inception_zoo.variants import BLOCKS
 
+DONE = ("finished", "pruned")
 
-class BlockSweeper(BasicSweeper):
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own, which can go on: finished jobs are left out, the others keep their numbers and so their folders.
+
+    `jobs` are sets of words that each combination of the other values is run with: combinations that no grid has.
+    """
+
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None, jobs: Sequence[Sequence[str]] = ((),)
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.jobs = jobs
+
+    def split_arguments(  # type: ignore[override]  # a static method there
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        assert self.config is not None
+        jobs = self.combinations(overrides)
+        folder = Path(self.config.hydra.sweep.dir)
+        begin(folder, len(jobs))
+        left = [
+            [*job, f"hydra.sweep.subdir={number}"]
+            for number, job in enumerate(jobs)
+            if read_results(folder / str(number)).get("state") not in DONE
+        ]
+        return list(self.split_overrides_to_chunks(left, max_batch_size)) if left else []
+
+    def combinations(self, overrides: list[Override]) -> list[list[str]]:
+        """The words of every job."""
+        ((*grid,),) = BasicSweeper.split_arguments(overrides, None)
+        return [[*job, *more] for job in grid for more in self._more(job)]
+
+    def _more(self, job: Sequence[str]) -> Sequence[Sequence[str]]:
+        return self.jobs
+
+
+class BlockSweeper(GridSweeper):
     """Network x stage x variant: each network as published, then with one stage's blocks swapped at a time.
 
     What else has several values on the command line multiplies, as in any sweep: ``seed=1,2,3``.
@@ -21,16 +67,116 @@ class BlockSweeper(BasicSweeper):
         super().__init__(max_batch_size, params)
         self.variants = variants
 
-    def split_arguments(  # type: ignore[override]  # a static method there
-        self, overrides: list[Override], max_batch_size: int | None
-    ) -> list[list[list[str]]]:
-        ((*jobs,),) = BasicSweeper.split_arguments(overrides, None)
-        jobs = [[*job, *swap] for job in jobs for swap in self._swaps(job)]
-        return list(self.split_overrides_to_chunks(jobs, max_batch_size))
-
-    def _swaps(self, job: Sequence[str]) -> list[list[str]]:
+    def _more(self, job: Sequence[str]) -> Sequence[Sequence[str]]:
         (name,) = (word.removeprefix("model=") for word in job if word.startswith("model="))
         return [[], *([f"model.blocks.{grid}={variant}"] for grid in find_net(name).grids for variant in self.variants)]
+
+
+class OptunaSweeper(Sweeper):
+    """Trials of an Optuna study, `n_jobs` at a time: they maximize the best validation top-1.
+
+    What is searched is written as in Hydra: ``optimizer.lr=tag(log,interval(1e-4,1e-1))``, ``model=googlenet,inception_v3``,
+    ``int(interval(1,8))``, ``range(0,0.5,step=0.1)``. Each trial is a job, in the folder of its number; what was in progress
+    when a sweep was interrupted is done first when it goes on.
+    """
+
+    def __init__(self, n_trials: int, n_jobs: int, params: dict[str, Any] | None, **node: Any) -> None:
+        self.n_trials, self.n_jobs, self.params = n_trials, n_jobs, params or {}
+        self.node = node  # sampler, pruner, storage, study_name
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.config, self.context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        check_installed("optuna", "search", "hydra/sweeper=optuna")
+        for name in ("n_trials", "n_jobs"):
+            check_whole(f"hydra.sweeper.{name}", getattr(self, name), at_least=1)
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        given = {word.partition("=")[0] for word in arguments}
+        params = [f"{key}={value}" for key, value in self.params.items() if key not in given]
+        overrides = parser.parse_overrides([*params, *arguments])
+        fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+        space = {o.get_key_element(): _distribution(o) for o in overrides if o.is_sweep_override()}
+        if not space:
+            raise ZooError(
+                "hydra/sweeper=optuna has nothing to search; give a key several values: 'optimizer.lr=interval(1e-4,1e-1)'"
+            )
+        folder = Path(self.config.hydra.sweep.dir)
+        begin(folder, self.n_trials)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        study = self._study(folder)
+        while batch := list(self._next(study, space)):
+            jobs = [[*fixed, *_words(trial.params), *_place(trial.number)] for trial in batch]
+            self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+            for trial in batch:
+                self._tell(study, trial.number, read_results(folder / str(trial.number)))
+
+    def _study(self, folder: Path) -> Any:
+        from hydra.utils import instantiate
+
+        from inception_zoo.search import open_study
+
+        known = len(open_study(self.node, folder).trials)
+        sampler = dict(self.node["sampler"])
+        if sampler.get("seed") is not None:
+            sampler["seed"] += known  # a study that goes on would draw its first trials again
+        return open_study(self.node, folder, sampler=instantiate(sampler), pruner=instantiate(self.node["pruner"]))
+
+    def _next(self, study: Any, space: Mapping[str, Any]) -> Iterator[Any]:
+        """The trials to run next: first those that were cut short, then new ones."""
+        from optuna.trial import TrialState
+
+        trials = study.get_trials(deepcopy=False)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING][: self.n_jobs]
+        yield from running
+        for _ in range(min(self.n_jobs - len(running), self.n_trials - len(trials))):
+            yield study.ask(dict(space))
+
+    def _tell(self, study: Any, number: int, results: Mapping[str, Any]) -> None:
+        from optuna.trial import TrialState
+
+        value, state = results.get("val/top1_best"), results.get("state")
+        if state == "finished" and value is not None:
+            study.tell(number, value)
+        else:
+            study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+
+
+def _place(number: int) -> list[str]:
+    return [f"hydra.sweep.subdir={number}", f"sweep.trial={number}"]
+
+
+def _words(params: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _distribution(override: Override) -> Any:
+    """What Optuna draws from, for the values of one word."""
+    from optuna import distributions as d
+
+    value: Any = override.value()
+    if isinstance(value, IntervalSweep):
+        log = "log" in value.tags
+        if isinstance(value.start, int) and isinstance(value.end, int):
+            return d.IntDistribution(value.start, value.end, log=log)
+        return d.FloatDistribution(float(value.start), float(value.end), log=log)
+    if isinstance(value, RangeSweep):
+        *_, last = value.range()
+        if isinstance(value.start, int) and isinstance(value.step, int):
+            return d.IntDistribution(value.start, int(last), step=value.step)
+        return d.FloatDistribution(float(value.start), float(last), step=float(value.step))
+    return d.CategoricalDistribution(list(override.sweep_string_iterator()))  # words, as they will be given
+
+
+@dataclass
+class GridSweeperConf(BasicSweeperConf):
+    _target_: str = "hydra_plugins.inception_zoo_sweeper.GridSweeper"
+    jobs: list[list[str]] = field(default_factory=lambda: [[]])
 
 
 @dataclass
@@ -40,4 +186,19 @@ class BlockSweeperConf(BasicSweeperConf):
     variants: list[str] = field(default_factory=lambda: [name for name in BLOCKS if not name.startswith("residual_")])
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="blocks", node=BlockSweeperConf, provider="inception_zoo")
+@dataclass
+class OptunaSweeperConf:
+    _target_: str = "hydra_plugins.inception_zoo_sweeper.OptunaSweeper"
+    _recursive_: bool = False  # sampler and pruner are made by the sweeper, and by each trial
+    n_trials: int = 20
+    n_jobs: int = 1  # at a time; more than one needs a launcher that runs them so, such as hydra/launcher=joblib
+    sampler: dict[str, Any] = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler", "seed": 1})
+    pruner: dict[str, Any] = field(default_factory=lambda: {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 4})
+    storage: str | None = None  # a journal in the sweep's folder; or a database, as sqlite:///study.db
+    study_name: str | None = None  # the name of the sweep's folder
+    params: dict[str, Any] | None = None  # what is searched, where the command line does not say it
+
+
+SWEEPERS = {"basic": GridSweeperConf, "blocks": BlockSweeperConf, "optuna": OptunaSweeperConf}  # Hydra's default is `basic`
+for name, node in SWEEPERS.items():
+    ConfigStore.instance().store(group="hydra/sweeper", name=name, node=node, provider="inception_zoo")

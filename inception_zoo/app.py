@@ -4,8 +4,10 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from inception_zoo.choices import model_config
 from inception_zoo.data_layout import count_classes
 from inception_zoo.errors import ZooError, did_you_mean, fail, unreadable
 from inception_zoo.nets import ALIASES, ZOO, find_net
+from inception_zoo.ranks import agreed, by_torchrun, is_first
+from inception_zoo.runs import read_results, recorded, unfinished_checkpoint
+from inception_zoo.sweeps import finish, resumed
 from inception_zoo.variants import BLOCKS
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -37,22 +42,45 @@ def register_groups() -> None:
         store.store(name, model_config(ZOO[ALIASES.get(name, name)]), group="model", provider="zoo")
     for name in BLOCKS:
         store.store(name, {"model": {"blocks": {"all": name}}}, group="block", package="_global_", provider="zoo")
-    OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
-    OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
+
+
+def _now(layout: str) -> str:
+    """The time, as `strftime` lays it out, at which this job began: the same for all of its processes."""
+    return datetime.fromisoformat(agreed("now", datetime.now().isoformat())).strftime(layout)
+
+
+# Here, and not in `main`: the processes of a launcher (joblib, submitit, Ray) import this module to find the job.
+OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
+OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
+OmegaConf.register_new_resolver("zoo.now", _now, use_cache=True, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> float:
-    """One job; its value, for a sweeper to maximize, is the best validation accuracy."""
-    # In a sweep the error goes up through Hydra, which names the job that failed.
-    single = HydraConfig.get().mode == RunMode.RUN
-    with one_line_errors() if single else nullcontext():
+    """One job; its value is the best validation accuracy."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    single = hydra.mode == RunMode.RUN
+    ckpt = None if single else unfinished_checkpoint(folder)  # of a job that was cut short, by a scheduler perhaps
+    with one_line_errors() if single else others_go_on(folder), recorded(folder, seed=cfg.seed) as results:
         check(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-        check_optimizer(HydraConfig.get())
+        check_optimizer(hydra)
         from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
 
-        metrics = run(cfg)
-    return metrics.get("val/top1_best", math.nan)
+        run(cfg, results, ckpt)
+    return read_results(folder).get("val/top1_best", math.nan)
+
+
+@contextmanager
+def others_go_on(folder: Path) -> Iterator[None]:
+    """An error ends one job of a sweep, which has recorded it; it is said, and the sweep goes on."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ZooError | HydraException | OmegaConfBaseException) and not WANTS_TRACEBACK:
+            print(f"error: job {folder.name}: {explain(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
 
 
 def check_optimizer(hydra: HydraConf) -> None:
@@ -65,12 +93,23 @@ def check_optimizer(hydra: HydraConf) -> None:
 
 
 def main() -> None:
-    """Run the job of the command line. A user's mistake ends in one line and exit status 2, any other in a traceback."""
+    """Run what the command line says. Exit status 2 after a user's mistake, in one line; 1 if a job of a sweep failed."""
     register_groups()
     sys.path.append(str(Path.cwd()))  # a user's own variants
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets every error through, to be explained here
-    with one_line_errors():
-        _job()
+    status = 1
+    try:
+        with one_line_errors():
+            sys.argv[1:] = resumed(sys.argv[1:])
+            if by_torchrun() and not is_first():  # its processes share a folder, in which one writes
+                sys.argv += ["hydra.output_subdir=null", f"hydra.job.name=rank{os.environ['RANK']}"]
+            _job()
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        status = finish() or status
+    sys.exit(status)
 
 
 @contextmanager
@@ -106,7 +145,7 @@ def explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     if text.startswith("Caught ZooError"):  # in a worker, which wraps it in its traceback
         return text.rpartition("ZooError: ")[2]
-    key = re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text) or re.search(r"full_key: (\S+)", text)
+    key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text)
     if isinstance(error, ConfigCompositionException) and key:
         others = f"; other options of lightning.Trainer are added: +{key[1]}=…" if key[1].startswith("trainer.") else ""
         return f"{key[1]} is no key of the config; {did_you_mean(key[1], _keys())}{others}"

@@ -1,13 +1,22 @@
-"""How the other ranks of a job are started and ended."""
+"""How the other ranks of a job are started, compared with the first, and ended."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
+
+from inception_zoo.errors import ZooError
 
 _ranks: list[subprocess.Popen] = []
 
@@ -31,8 +40,9 @@ class JobLauncher(_SubprocessScriptLauncher):
             "LOCAL_RANK": str(self.cluster_environment.local_rank()),
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
-        config = self.folder / ".hydra" / "resolved.yaml"
-        config.parent.mkdir(exist_ok=True)
+        # For them alone, and not in the run folder, as it may hold secrets.
+        self._config = tempfile.TemporaryDirectory(prefix="inception_zoo_")
+        config = Path(self._config.name) / "job.yaml"
         OmegaConf.save(self.cfg, config)
         for rank in range(1, self.num_processes):
             environment = {**os.environ, "LOCAL_RANK": str(rank)}
@@ -59,3 +69,45 @@ def end_ranks(failed: bool) -> None:
             process.kill()
             process.wait()
     _ranks.clear()
+
+
+class SameConfig(Callback):
+    """Stops a job whose processes were given different configs, and counts those processes.
+
+    Args:
+        config: plain containers.
+        results: gets `config_sha256`, and `world_size` as torch.distributed has it.
+    """
+
+    def __init__(self, config: Mapping[str, Any], results: dict[str, Any]) -> None:
+        self.values, self.results = _flat(config), results
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        digest = hashlib.sha256(json.dumps(self.values, sort_keys=True, default=str).encode()).hexdigest()
+        world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        self.results |= {"world_size": world_size, "config_sha256": digest}
+        if world_size == 1:
+            return
+        digests: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(digests, digest)
+        if len(set(digests)) == 1:
+            return
+        every: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(every, self.values)
+        for rank, theirs in enumerate(every):
+            for key in sorted(theirs.keys() | every[0].keys()):
+                if theirs.get(key) != every[0].get(key):
+                    raise ZooError(
+                        f"the processes of this job differ: {key}={every[0].get(key)} on rank 0 and {theirs.get(key)} on rank "
+                        f"{rank}; start them all with the same command"
+                    )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()
+    }

@@ -1,15 +1,24 @@
-"""What a sweep ends with: one table of its jobs."""
+"""A sweep's folder: what was asked for, so that it can go on; the tables that it ends with; how far it is."""
 
+import csv
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+
+from inception_zoo.errors import ZooError
+from inception_zoo.ranks import is_first
+from inception_zoo.runs import read_results
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+SWEEP = "sweep.json"
+RESUME = "sweep.resume="
 COLUMNS = {
     "val/top1_best": ("val top-1", "{:.4f}", 1),
     "test/top1": ("test top-1", "{:.4f}", 1),
@@ -18,48 +27,163 @@ COLUMNS = {
     "train/images_per_second": ("images/s", "{:,.0f}", 1),
     "minutes": ("min", "{:.1f}", 1),
 }
+_begun: list[Path] = []  # the sweep of this process
 
 
-class SweepTable(Callback):
-    """After `-m`: every job with its network, what was swapped in it, the other keys that vary, and its results.
+def begin(folder: Path, jobs: int) -> None:
+    """Called by a sweeper that is about to launch: remember the command that goes on with it."""
+    if not is_first():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {"argv": sys.argv[1:], "cwd": str(Path.cwd()), "jobs": jobs}
+    (folder / SWEEP).write_text(json.dumps(asked, indent=1))
+    _begun.append(folder)
 
-    Hydra makes one at the start of every job, so what prints loads only at the end of a sweep.
+
+def resumed(words: Sequence[str]) -> list[str]:
+    """The command line as it is, or in place of `sweep.resume=FOLDER` that which the sweep in FOLDER was started with.
+
+    Raises:
+        ZooError: there is no sweep, it was started elsewhere, or other words stand beside it.
     """
+    folders = [Path(word.removeprefix(RESUME)) for word in words if word.startswith(RESUME)]
+    if not folders or folders[-1] == Path("null"):
+        return list(words)
+    folder = folders[-1]
+    if not (folder / SWEEP).exists():
+        raise ZooError(f"{RESUME}{folder}: there is no {SWEEP} in it; give the folder of a sweep, such as multirun/DATE/TIME")
+    if beside := [word for word in words if not word.startswith(RESUME) and word not in ("-m", "--multirun")]:
+        raise ZooError(f"{RESUME}{folder} goes on with the sweep as it was started; leave {beside[0]} out")
+    asked = json.loads((folder / SWEEP).read_text())
+    if asked["cwd"] != str(Path.cwd()):
+        raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, for its paths start there")
+    words = [word for word in asked["argv"] if not word.startswith("hydra.sweep.dir=")]
+    return [*words, f"hydra.sweep.dir='{_quoted(folder)}'"]
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from rich.console import Console
 
-        folder = Path(config.hydra.sweep.dir)
-        jobs = {path.parent: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
-        if jobs:
-            Console(width=max(Console().width, 140)).print(sweep_table(jobs))
-            print(f"sweep folder: {folder}")
+def _quoted(folder: Path) -> str:
+    return str(folder).replace("\\", "\\\\").replace("'", "\\'")
 
 
-def sweep_table(jobs: dict[Path, dict[str, Any]]) -> "Table":
-    """Jobs, by run folder → results, in the order of their numbers."""
+def finish() -> int:
+    """Print and write the tables of the sweep that this process ran, if it did.
+
+    Returns:
+        The exit status: 1 if a job failed.
+    """
+    if not _begun:
+        return 0
+    from rich.console import Console
+
+    folder = _begun.pop()
+    jobs = jobs_of(folder)
+    write_results(folder, jobs)
+    if jobs:
+        Console(width=max(Console().width, 140)).print(sweep_table(jobs))
+    asked = json.loads((folder / SWEEP).read_text())["jobs"]
+    left = asked - sum(job["state"] in ("finished", "pruned") for job in jobs)
+    if left:
+        print(f"{left} of {asked} jobs did not finish; go on with: python run.py -m {RESUME}{folder}", file=sys.stderr)
+    print(f"sweep folder: {folder}")
+    return int(any(job["state"] == "failed" for job in jobs))
+
+
+def jobs_of(folder: Path) -> list[dict[str, Any]]:
+    """What the jobs of a sweep have recorded, with their folder's name and overrides, in the order of their numbers."""
+    found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
+    return [{"job": job.name, "overrides": overrides_of(job), **{"state": "finished"}, **read_results(job)} for job in found]
+
+
+def overrides_of(folder: Path) -> dict[str, str]:
+    """A job's own words."""
+    path = folder / ".hydra" / "overrides.yaml"
+    words: Any = OmegaConf.load(path) if path.exists() else []
+    pairs = (word.partition("=") for word in words)
+    return {key: value for key, _, value in pairs if not key.startswith("sweep.")}
+
+
+def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
+    """`results.json` and `results.csv` of a sweep: a row for each job, its words and its figures."""
+    (folder / "results.json").write_text(json.dumps(jobs, indent=1))
+    rows = [{**{k: v for k, v in job.items() if k != "overrides"}, **job["overrides"]} for job in jobs]
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
+    """Every job with its network, what was swapped in it, the other keys that vary, and its results or why it has none."""
     from rich import box
     from rich.table import Table
 
-    folders = sorted(jobs, key=lambda folder: (len(folder.name), folder.name))
-    keys = {folder: _overrides(folder) for folder in folders}
-    varying = [key for key in keys[folders[0]] if len({keys[folder].get(key) for folder in folders}) > 1]
-    shown = [key for key in COLUMNS if any(key in results for results in jobs.values())]
+    said = ("model", "block")  # in columns of their own
+    keys = dict.fromkeys(key for job in jobs for key in job["overrides"])
+    varying = [
+        key
+        for key in keys
+        if key not in said and not key.startswith("model.blocks.") and len({job["overrides"].get(key) for job in jobs}) > 1
+    ]
+    shown = [key for key in COLUMNS if any(key in job for job in jobs)]
+    unusual = any(job["state"] != "finished" for job in jobs)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("job", "model", "swapped", *varying):
+    last = [key.rpartition(".")[2] for key in varying]
+    named = [name if last.count(name) == 1 else key for name, key in zip(last, varying, strict=True)]
+    for name in ("job", "model", "swapped", *named):
         table.add_column(name, no_wrap=True)
     for key in shown:
         table.add_column(COLUMNS[key][0], justify="right", no_wrap=True)
-    for folder in folders:
-        results = jobs[folder]
-        figures = [COLUMNS[key][1].format(results[key] / COLUMNS[key][2]) if key in results else "" for key in shown]
-        words = (keys[folder].get(key, "") for key in varying)
-        table.add_row(folder.name, results["model"], results["swapped"] or "–", *words, *figures)
+    if unusual:
+        table.add_column("state", overflow="fold", min_width=30)
+    for job in jobs:
+        model = job.get("model") or job["overrides"].get("model", "")
+        words = (_short(job["overrides"].get(key, "")) for key in varying)
+        figures = [COLUMNS[key][1].format(job[key] / COLUMNS[key][2]) if key in job else "" for key in shown]
+        state = f"{job['state']}: {job['reason']}" if job.get("reason") else job["state"]
+        table.add_row(job["job"], model, job.get("swapped") or "–", *words, *figures, *([state] * unusual))
     return table
 
 
-def _overrides(folder: Path) -> dict[str, str]:
-    """A job's own words, but for those that its model and what is swapped say already."""
-    words: Any = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-    pairs = (word.partition("=") for word in words)
-    return {key: value for key, _, value in pairs if key not in ("model", "block") and not key.startswith("model.blocks.")}
+def _short(word: str) -> str:
+    """A number to four digits, anything else as it is."""
+    try:
+        return f"{float(word):.4g}" if len(word) > 6 else word
+    except ValueError:
+        return word
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands in its sweep, as far as the folder tells."""
+
+    number: int  # from 1
+    jobs: int
+    best: float | None  # validation top-1 of the jobs that are done
+    minutes_left: float | None  # of this job and those after it, at the pace of those that are done
+
+    def __str__(self) -> str:
+        best = "" if self.best is None else f", best {self.best:.4f}"
+        left = (
+            ""
+            if self.minutes_left is None
+            else f", {self.minutes_left:.0f} min left"
+            if self.minutes_left >= 1
+            else ", <1 min left"
+        )
+        return f"job {self.number}/{self.jobs}{best}{left}"
+
+
+def progress(run_folder: Path) -> Progress | None:
+    """Of the job in `run_folder`; None where it is not in a sweep."""
+    folder = run_folder.parent
+    if not (folder / SWEEP).exists() or not run_folder.name.isdecimal():
+        return None
+    jobs = json.loads((folder / SWEEP).read_text())["jobs"]
+    done = [job for job in map(read_results, _others(run_folder)) if job.get("state") in ("finished", "pruned")]
+    best = max((job["val/top1_best"] for job in done if "val/top1_best" in job), default=None)
+    pace = sum(job["minutes"] for job in done) / len(done) if done else None
+    return Progress(int(run_folder.name) + 1, jobs, best, None if pace is None else pace * (jobs - len(done)))
+
+
+def _others(run_folder: Path) -> list[Path]:
+    return [path.parent for path in run_folder.parent.glob("*/results.json") if path.parent != run_folder]

@@ -1,15 +1,14 @@
 """Composed config → Trainer → results: one job, from the last checks to its table."""
 
 import inspect
-import json
 import logging
 import os
 import sys
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -32,11 +31,14 @@ from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
 from inception_zoo.errors import ZooError
 from inception_zoo.evaluation import write_tables
-from inception_zoo.launcher import JobLauncher, end_ranks
+from inception_zoo.launcher import JobLauncher, SameConfig, end_ranks
 from inception_zoo.models import create_model
 from inception_zoo.module import Classifier
 from inception_zoo.network import Inception
 from inception_zoo.plan import Plan
+from inception_zoo.ranks import agreed, is_first
+from inception_zoo.runs import Pruned, commit_of_the_code
+from inception_zoo.sweeps import progress
 from inception_zoo.weights.saving import save_model
 
 SHOWN = (
@@ -46,19 +48,34 @@ SHOWN = (
 say = rank_zero_only(logging.getLogger(__name__).info)
 
 
-def run(cfg: DictConfig) -> dict[str, float]:
-    """Train and then test the best checkpoint, or test only. Returns what the table shows."""
-    started = time.perf_counter()
+def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> None:
+    """Train and then test the best checkpoint, or test only.
+
+    Args:
+        cfg: as composed, checked.
+        results: gets what the run is and what it measured, as far as it comes.
+        ckpt: to go on from, where the config names none.
+
+    Raises:
+        Pruned: the search that this job belongs to has ended it.
+    """
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print its messages already
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and progress notes
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
+        if ckpt and cfg.ckpt is None:
+            cfg = OmegaConf.merge(cfg, {"ckpt": str(ckpt)})
+        if stands := progress(folder):
+            say(str(stands))
         cfg, ckpt = resolved(cfg, folder)
         config: Any = OmegaConf.to_container(cfg)
         seed_everything(cfg.seed, workers=True, verbose=False)
         model = create_model(**config["model"])
+        cost = plan_cost(model.plan, cfg.data.image_size)
+        results |= {"model": model.plan.net.name, "swapped": model.plan.swapped, "commit": commit_of_the_code()}
+        results |= {"parameters": cost.params, "multiply_adds": cost.macs, "image_size": cfg.data.image_size}
         if model.provenance:
             config["data"] |= of_the_weights(model, config["data"])
             config["provenance"] = asdict(model.provenance)
@@ -80,33 +97,39 @@ def run(cfg: DictConfig) -> dict[str, float]:
         parts = build("optimizer", config["optimizer"], **scaled_rate(cfg)), build("scheduler", config["scheduler"])
         choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
         module = Classifier(model, *parts, cfg.label_smoothing, config, *choices)
-        trainer = make_trainer(cfg, folder)
+        pruning = pruner(cfg, folder)
+        trainer = make_trainer(cfg, folder, [SameConfig(config, results), *pruning])
         check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
         data.check_batch(trainer.world_size)
-        metrics: dict[str, float] = {}
         if cfg.task == "fit":
             trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
-            metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+            results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
             best = trainer.checkpoint_callback  # the first of them
             if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
-                metrics["val/top1_best"], ckpt = float(best.best_model_score), Path(best.best_model_path)
+                results["val/top1_best"], ckpt = float(best.best_model_score), Path(best.best_model_path)
             else:
                 ckpt = None  # without validation: the weights as they are now
-        metrics |= test(trainer, module, data, ckpt)
+            if reason := next((callback.reason for callback in pruning if callback.reason), None):
+                raise Pruned(reason)
+        results |= test(trainer, module, data, ckpt)
         assert module.test.tables is not None
         tables = module.test.tables.compute()
-    metrics["minutes"] = (time.perf_counter() - started) / 60
     if trainer.is_global_zero:
         if cfg.task == "fit":
             save_model(model, folder / "model.safetensors")  # the weights that were tested
         names = [*(data.classes or []), *map(str, range(len(data.classes or []), model.plan.num_classes))]
         write_tables(folder, names, **tables)
-        cost = plan_cost(model.plan, cfg.data.image_size)
-        network = {"model": model.plan.net.name, "swapped": model.plan.swapped}
-        costs = {"parameters": cost.params, "multiply_adds": cost.macs}
-        (folder / "results.json").write_text(json.dumps(network | costs | metrics, indent=1))
-        report(model.plan, cfg.data.image_size, cost, metrics, folder, ckpt)
-    return metrics
+        report(model.plan, cost, results, folder, ckpt)
+
+
+def pruner(cfg: DictConfig, folder: Path) -> list[Any]:
+    """The callback that lets Optuna end this job, if it is a trial of Optuna's."""
+    if cfg.sweep.trial is None:
+        return []
+    from inception_zoo.search import Pruning
+
+    sweeper: Any = OmegaConf.to_container(HydraConfig.get().sweeper, resolve=True) if is_first() else {}
+    return [Pruning(sweeper, folder.parent, cfg.sweep.trial)]
 
 
 def build(group: str, node: Any, **more: Any) -> Any:
@@ -171,7 +194,8 @@ def resolved(cfg: DictConfig, folder: Path) -> tuple[DictConfig, Path | None]:
     ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder)
     config["ckpt"] = str(ckpt) if ckpt else None
     if cfg.trainer.precision == "auto":
-        config["trainer"]["precision"], why = auto_precision(cfg.trainer.accelerator)
+        precision, why = auto_precision(cfg.trainer.accelerator)
+        config["trainer"]["precision"] = agreed("precision", precision)
         say(f"precision: {config['trainer']['precision']} ({why})")
     return OmegaConf.create(config), ckpt
 
@@ -208,8 +232,8 @@ def leaving_nothing_behind() -> Iterator[None]:
         os.environ.update(environment)
 
 
-def make_trainer(cfg: DictConfig, folder: Path) -> Trainer:
-    callbacks = [build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
+def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+    callbacks = [*callbacks, *(build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items())]
     check_wandb(cfg.logger)
     loggers = [build(f"logger.{name}", node) for name, node in cfg.logger.items()]
     # The DataModule shares out the images itself: Lightning's sampler would repeat some in an evaluation.
@@ -235,9 +259,9 @@ def check_wandb(loggers: DictConfig) -> None:
             raise ZooError("logger.wandb.offline=false needs an API key; run `wandb login` or set WANDB_API_KEY")
 
 
-def report(plan: Plan, image_size: int, cost: Cost, metrics: dict[str, float], folder: Path, ckpt: Path | None) -> None:
+def report(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Path, ckpt: Path | None) -> None:
     """The result table, ending in the run folder."""
-    table = Table(title=f"{plan.net.name} at {image_size} px", show_header=False)
+    table = Table(title=f"{plan.net.name} at {results['image_size']} px", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # a path is there to be copied
     if plan.swapped:
@@ -245,11 +269,12 @@ def report(plan: Plan, image_size: int, cost: Cost, metrics: dict[str, float], f
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
     for key in SHOWN:
-        if key in metrics:
-            table.add_row(key, f"{metrics[key]:.4f}")
-    if "train/images_per_second" in metrics:
-        table.add_row("training speed", f"{metrics['train/images_per_second']:,.0f} images/s")
-    table.add_row("time", f"{metrics['minutes']:.1f} min")
+        if key in results:
+            table.add_row(key, f"{results[key]:.4f}")
+    if "train/images_per_second" in results:
+        table.add_row("training speed", f"{results['train/images_per_second']:,.0f} images/s")
+    minutes = (datetime.now().astimezone() - datetime.fromisoformat(results["started"])).total_seconds() / 60
+    table.add_row("time", f"{minutes:.1f} min")
     table.add_row("tested checkpoint", short(ckpt) if ckpt else "–")
     table.add_row("run folder", short(folder))
     Console().print(table)

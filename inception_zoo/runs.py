@@ -1,0 +1,87 @@
+"""A run's results.json, from its start to its end: what it is, how it went, and why if it did not finish."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.errors import ZooError
+from inception_zoo.ranks import is_first
+
+RESULTS = "results.json"
+
+
+class Pruned(Exception):  # noqa: N818 -- it is none
+    """The search has seen enough of this run."""
+
+
+@contextmanager
+def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
+    """Yields what will stand in results.json, to be filled; `state` and `reason` follow from how the block ends."""
+    results: dict[str, Any] = {
+        "state": "running",
+        "reason": None,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        **known,
+    }
+    started = time.perf_counter()
+    writes = is_first()
+    if writes:
+        _write(folder, results)
+    try:
+        yield results
+        results["state"] = "finished"
+    except Pruned as pruned:
+        results |= {"state": "pruned", "reason": str(pruned)}
+    except Exception as error:
+        results |= {"state": "failed", "reason": reason_of(error)}
+        raise
+    except BaseException:  # Ctrl-C, or SystemExit, which Lightning makes of it and of a SIGTERM
+        results["state"] = "interrupted"
+        raise
+    finally:
+        results["minutes"] = (time.perf_counter() - started) / 60
+        if writes:
+            _write(folder, results)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What a run has recorded; nothing if it never began."""
+    path = folder / RESULTS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def unfinished_checkpoint(folder: Path) -> Path | None:
+    """Where a run that was cut short goes on from: its last checkpoint."""
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.exists() and read_results(folder).get("state", "finished") not in ("finished", "pruned") else None
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"[:500]
+
+
+def commit_of_the_code() -> str | None:
+    """The commit that this package is checked out at, if it is; with `+` where files were changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        # an installed package may lie in somebody else's checkout
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True, timeout=10)
+        described = [*git, "describe", "--always", "--abbrev=12", "--dirty=+", "--match="]
+        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _write(folder: Path, results: dict[str, Any]) -> None:
+    """At once or not at all: others read it while the run goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{RESULTS}"
+    temporary.write_text(json.dumps(results, indent=1))
+    temporary.replace(folder / RESULTS)
