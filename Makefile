@@ -6,7 +6,7 @@ JOBS ?= 2 # tests at a time, a thread each: two that take all cores would wait f
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test test-slow check bench
+.PHONY: help setup data browser run test test-slow check bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +29,17 @@ data-from-debian:
 	@rm -r $(DATA)/.debian
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA)
 
+browser: setup ## Chromium, which tests look at the report in: what is there, Playwright's, or Debian's
+	@command -v chromium google-chrome >/dev/null || $(BIN)/playwright install chromium 2>/dev/null || $(MAKE) --no-print-directory browser-from-debian
+
+browser-from-debian:
+	@echo "trying Debian's package chromium instead"
+	@apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null || (echo "no Chromium: install it"; exit 1)
+
 run: setup data ## the main job: GoogLeNet learns Fashion-MNIST (minutes on 2 CPU cores)
 	$(BIN)/python run.py experiment=quickstart
 
-test: setup data ## the test suite, without the slow cases
+test: setup data browser ## the test suite, without the slow cases
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope
 
 test-slow: setup data ## the slow cases: real training, minutes each

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,22 @@ def processes_of(folder):
         if str(folder).encode() in command:
             found.append(command)
     return found
+
+
+def wandb_run(folder):
+    """Config and summary of the W&B run of a run folder, read back with W&B's own reader."""
+    return json.loads(_inspected(folder, "--summary"))
+
+
+def wandb_records(folder):
+    """Every record of the W&B run of a run folder, in order."""
+    return list(map(json.loads, _inspected(folder).splitlines()))
+
+
+def _inspected(folder, *flags):
+    (run,) = folder.glob("wandb/offline-run-*")
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", *flags, "--json", run]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture

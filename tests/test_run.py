@@ -5,28 +5,15 @@ import json
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPES, ROOT, SMALL, lines, processes_of
+from conftest import RECIPES, ROOT, SMALL, lines, processes_of, wandb_run
 
 
 def run_folder(tmp_path):
     (folder,) = {path.parent for path in tmp_path.glob("outputs/*/*/.hydra")}
     return folder
-
-
-def wandb_run(folder):
-    """The run of a folder, read back with W&B's own reader."""
-    (run,) = folder.glob("wandb/offline-run-*")
-    read = subprocess.run(
-        [Path(sys.executable).parent / "wandb", "leet", "inspect", "--summary", "--json", run],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(read.stdout)
 
 
 def test_fit_then_test_then_resume(zoo, tmp_path):
@@ -117,15 +104,6 @@ def test_a_sweep_over_networks(zoo, tmp_path):
     results = sorted(tmp_path.glob("multirun/*/*/*/results.json"))
     assert [path.parent.name for path in results] == ["0", "1", "2", "3", "4"]
     assert [name for name in names if f"{name} at 96 px" in done.stdout] == names
-
-
-def test_a_sweep_over_processes(zoo, tmp_path):
-    done = zoo("-m", "trainer.devices=2,1", *SMALL)
-    assert done.returncode == 0, done.stderr
-    folders = sorted(path.parent for path in tmp_path.glob("multirun/*/*/*/results.json"))
-    assert [wandb_run(folder)["config"]["trainer"]["devices"] for folder in folders] == [2, 1]
-    assert (done.stdout + done.stderr).count("MEMBER: 2/2") == 1
-    assert processes_of(tmp_path) == []
 
 
 ELSEWHERE = {"pretrain", "finetune", *(path.stem for path in RECIPES), "fashion_mnist", "fashion_mnist_refined"}

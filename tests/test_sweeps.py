@@ -1,0 +1,240 @@
+"""Sweeps as a user runs them: every job by itself, whatever becomes of the others."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL, lines, processes_of, wandb_records, wandb_run
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from hydra_plugins.inception_zoo_sweeper import _distribution
+from inception_zoo import ZooError
+from inception_zoo.runs import Pruned, read_results, recorded, unfinished_checkpoint
+from inception_zoo.search import open_study
+from inception_zoo.sweeps import progress, resumed
+
+BAD = """
+from lightning import Callback
+
+class Bad(Callback):
+    def __init__(self, seed):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.seed == 2:
+            raise RuntimeError("seed 2 is\\nunlucky")
+"""
+
+
+def results_of(folder, jobs):
+    return [read_results(folder / str(job)) for job in range(jobs)]
+
+
+def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, tmp_path):
+    done = zoo("-m", "trainer.devices=1,2", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "sweep"
+    assert sorted(path.parent.name for path in sweep.glob("*/checkpoints")) == ["0", "1", "2", "3"]
+    results = results_of(sweep, 4)
+    assert [(r["world_size"], r["seed"], r["state"]) for r in results] == [(d, s, "finished") for d in (1, 2) for s in (1, 2)]
+    assert len({r["config_sha256"] for r in results}) == 4
+    runs = [wandb_run(sweep / str(job)) for job in range(4)]
+    assert [(run["config"]["trainer"]["devices"], run["config"]["seed"]) for run in runs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert "job 3/4, best " in done.stdout + done.stderr
+    assert processes_of(tmp_path) == []
+    table = json.loads((sweep / "results.json").read_text())
+    rows = list(csv.DictReader((sweep / "results.csv").open()))
+    assert (
+        [job["overrides"]["trainer.devices"] for job in table]
+        == [row["trainer.devices"] for row in rows]
+        == ["1", "1", "2", "2"]
+    )
+    assert [job["test/top1"] for job in table] == [float(row["test/top1"]) for row in rows] == [r["test/top1"] for r in results]
+    assert not list(tmp_path.glob("inception_zoo_*")) and "sweep folder: sweep" in done.stdout
+
+
+def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    words = ["+callbacks.bad={_target_: bad.Bad, seed: '${seed}'}", *SMALL, "hydra.sweep.dir=sweep"]
+    sweep = tmp_path / "sweep"
+    done = zoo("-m", "seed=1,2,3", *words)
+    assert done.returncode == 1
+    assert [r["state"] for r in results_of(sweep, 3)] == ["finished", "failed", "finished"]
+    assert read_results(sweep / "1")["reason"] == "RuntimeError: seed 2 is unlucky"
+    exits = [record["exit"] for job in range(3) for record in wandb_records(sweep / str(job)) if "exit" in record]
+    assert [record.get("exit_code", 0) for record in exits] == [0, 1, 0]
+    assert "failed: RuntimeError: seed 2 is unlucky" in " ".join(done.stdout[done.stdout.rindex(" job ") :].split())
+    assert "1 of 3 jobs did not finish; go on with: python run.py -m sweep.resume=sweep" in done.stderr
+
+    (tmp_path / "bad.py").write_text(BAD.replace("seed == 2", "seed == 4"))
+    before = results_of(sweep, 3)
+    again = zoo("-m", "sweep.resume=sweep")
+    assert again.returncode == 0, again.stderr
+    after = results_of(sweep, 3)
+    assert [r["state"] for r in after] == ["finished"] * 3 and (after[0], after[2]) == (before[0], before[2])
+
+
+def test_an_interrupted_sweep_goes_on_in_mid_job(tmp_path):
+    words = [word for word in SMALL if word != "trainer=smoke"]
+    command = [sys.executable, ROOT / "run.py", "-m", "trainer.devices=1,2", *words, "trainer.max_epochs=3", "logger=csv"]
+    sweep = tmp_path / "sweep"
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen([*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not (sweep / "1/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(60) != 0
+    assert [r["state"] for r in results_of(sweep, 2)] == ["finished", "interrupted"]
+    assert processes_of(tmp_path) == []
+    first = read_results(sweep / "0")
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", "-m", "sweep.resume=sweep"], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert results_of(sweep, 2)[1]["state"] == "finished" and read_results(sweep / "0") == first
+    with (sweep / "1/csv/version_1/metrics.csv").open() as file:
+        assert "0" not in {row["epoch"] for row in csv.DictReader(file)}  # the first epoch was not trained again
+
+
+def test_optuna_searches_on_two_processes_goes_on_and_prunes(zoo, tmp_path):
+    study = ["sweep=optuna", "trainer.devices=2", "logger=csv", "trainer.max_epochs=2", *SMALL, "hydra.sweep.dir=sweep"]
+    done = zoo("-m", "hydra.sweeper.n_trials=2", *study)
+    assert done.returncode == 0, done.stderr
+    results = results_of(tmp_path / "sweep", 2)
+    assert [(r["state"], r["world_size"]) for r in results] == [("finished", 2)] * 2
+    trials = open_study({"storage": None, "study_name": None}, tmp_path / "sweep").trials
+    assert [trial.value for trial in trials] == [r["val/top1_best"] for r in results]
+    assert [list(trial.intermediate_values) for trial in trials] == [[0, 1]] * 2
+    for trial, folder in zip(trials, ("0", "1"), strict=True):
+        words = (tmp_path / "sweep" / folder / ".hydra/overrides.yaml").read_text()
+        assert set(trial.params) == {"optimizer.lr", "label_smoothing", "model.dropout"}
+        assert all(f"{key}={value}" in words for key, value in trial.params.items())
+
+    hopeless = "hydra.sweeper.pruner={_target_: optuna.pruners.ThresholdPruner, lower: 1.1}"
+    done = zoo("-m", "hydra.sweeper.n_trials=3", hopeless, *study)
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path / "sweep", 2) == results  # the trials of before are kept
+    assert read_results(tmp_path / "sweep/2")["reason"].startswith("pruned after epoch 1 with val/top1 ")
+    trials = open_study({"storage": None, "study_name": None}, tmp_path / "sweep").trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED]
+    assert trials[2].params not in [trial.params for trial in trials[:2]]
+
+
+def torchrun(tmp_path, script, *words):
+    command = [
+        Path(sys.executable).parent / "torchrun",
+        "--nproc-per-node=2",
+        script,
+        "trainer.devices=2",
+        "logger=csv",
+        *words,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_torchrun_has_one_folder_for_all_ranks(tmp_path):
+    late = "import os, runpy, sys, time\ntime.sleep(1.5 * int(os.environ['RANK']))\n"  # the clock would name two folders
+    (tmp_path / "late.py").write_text(late + f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n")
+    done = torchrun(tmp_path, "late.py", *SMALL)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert read_results(folder)["world_size"] == 2 and read_results(folder)["state"] == "finished"
+
+
+def test_processes_with_different_configs_stop(tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "import os, sys\nfrom inception_zoo.app import main\nsys.argv.append(f'aux_weight=0.{os.environ[\"RANK\"]}')\nmain()\n"
+    )
+    done = torchrun(tmp_path, "odd.py", *SMALL)
+    assert done.returncode != 0
+    assert "error: the processes of this job differ: aux_weight=0.0 on rank 0 and 0.1 on rank 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "distribution"),
+    [
+        ("interval(0.1,0.5)", FloatDistribution(0.1, 0.5)),
+        ("tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("int(interval(1,8))", IntDistribution(1, 8)),
+        ("range(2,7,step=2)", IntDistribution(2, 6, step=2)),
+        ("range(0.0,0.5,step=0.1)", FloatDistribution(0.0, 0.4, step=0.1)),
+        ("a,'b c',3", CategoricalDistribution(["a", "'b c'", "3"])),
+    ],
+)
+def test_values_become_what_optuna_draws_from(values, distribution):
+    assert _distribution(OverridesParser.create().parse_override(f"key={values}")) == distribution
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "sweep.resume=nowhere"], "sweep.resume=nowhere: there is no sweep.json in it"),
+        (
+            ["-m", "sweep.resume=sweep", "seed=3"],
+            "sweep.resume=sweep goes on with the sweep as it was started; leave seed=3 out",
+        ),
+        (["-m", "sweep.resume=elsewhere"], "sweep.resume=elsewhere: the sweep was started in /elsewhere; go there"),
+    ],
+)
+def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, cwd in (("sweep", str(tmp_path)), ("elsewhere", "/elsewhere")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1,2"], "cwd": cwd, "jobs": 2}))
+    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", "seed=1,2", "hydra.sweep.dir='sweep'"]
+    with pytest.raises(ZooError) as error:
+        resumed(words)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("words", "message"), [([], "has nothing to search"), (["seed=1,2"], "n_trials=0 must be")])
+def test_a_search_that_cannot_be_is_one_line(words, message, zoo):
+    trials = "hydra.sweeper.n_trials=0" if words else "hydra.sweeper.n_trials=1"
+    done = zoo("-m", "hydra/sweeper=optuna", trials, *words, *SMALL)
+    assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
+
+
+def test_a_run_records_how_it_ends(tmp_path):
+    endings = {
+        "finished": None,
+        "pruned": Pruned("enough"),
+        "failed": ValueError("one\ntwo"),
+        "interrupted": KeyboardInterrupt(),
+    }
+    reasons = {"finished": None, "pruned": "enough", "failed": "ValueError: one two", "interrupted": None}
+    for state, error in endings.items():
+        folder = tmp_path / state
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/last.ckpt").touch()
+        try:
+            with recorded(folder, seed=3) as results:
+                assert read_results(folder)["state"] == "running"
+                results["val/top1_best"] = 0.5
+                if error:
+                    raise error
+        except (ValueError, KeyboardInterrupt):
+            assert state in ("failed", "interrupted")
+        found = read_results(folder)
+        assert (found["state"], found["reason"], found["seed"], found["val/top1_best"]) == (state, reasons[state], 3, 0.5)
+        assert bool(unfinished_checkpoint(folder)) == (state in ("failed", "interrupted"))
+
+
+def test_where_a_sweep_is(tmp_path):
+    assert progress(tmp_path / "run") is None
+    (tmp_path / "sweep.json").write_text(json.dumps({"argv": [], "cwd": "", "jobs": 4}))
+    assert str(progress(tmp_path / "0")) == "job 1/4"
+    for number, (state, best) in enumerate([("finished", 0.25), ("failed", 0.75)]):
+        (tmp_path / str(number)).mkdir()
+        record = {"state": state, "minutes": 10, "val/top1_best": best}
+        (tmp_path / str(number) / "results.json").write_text(json.dumps(record))
+    assert str(progress(tmp_path / "2")) == "job 3/4, best 0.2500, 30 min left"
