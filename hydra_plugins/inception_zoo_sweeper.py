@@ -82,18 +82,22 @@ class OptunaSweeper(Sweeper):
 
     def __init__(self, n_trials: int, n_jobs: int, params: dict[str, Any] | None, **node: Any) -> None:
         self.n_trials, self.n_jobs, self.params = n_trials, n_jobs, params or {}
-        self.node = node  # sampler, pruner, storage, study_name
+        self.node = node  # see OptunaSweeperConf
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
-        self.config, self.context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+        self.conf, self.context = config, hydra_context
+        self.launch = (
+            Plugins.instance()
+            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+            .launch
         )
 
     def sweep(self, arguments: list[str]) -> None:
         check_installed("optuna", "search", "hydra/sweeper=optuna")
+        from inception_zoo.search import open_study
+
         for name in ("n_trials", "n_jobs"):
             check_whole(f"hydra.sweeper.{name}", getattr(self, name), at_least=1)
         parser = OverridesParser.create(config_loader=self.context.config_loader)
@@ -106,26 +110,15 @@ class OptunaSweeper(Sweeper):
             raise ZooError(
                 "hydra/sweeper=optuna has nothing to search; give a key several values: 'optimizer.lr=interval(1e-4,1e-1)'"
             )
-        folder = Path(self.config.hydra.sweep.dir)
+        folder = Path(self.conf.hydra.sweep.dir)
         begin(folder, self.n_trials)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        study = self._study(folder)
+        OmegaConf.save(self.conf, folder / "multirun.yaml")
+        study = open_study(self.node, folder, searching=True)
         while batch := list(self._next(study, space)):
             jobs = [[*fixed, *_words(trial.params), *_place(trial.number)] for trial in batch]
-            self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+            self.launch(jobs, initial_job_idx=batch[0].number)
             for trial in batch:
                 self._tell(study, trial.number, read_results(folder / str(trial.number)))
-
-    def _study(self, folder: Path) -> Any:
-        from hydra.utils import instantiate
-
-        from inception_zoo.search import open_study
-
-        known = len(open_study(self.node, folder).trials)
-        sampler = dict(self.node["sampler"])
-        if sampler.get("seed") is not None:
-            sampler["seed"] += known  # a study that goes on would draw its first trials again
-        return open_study(self.node, folder, sampler=instantiate(sampler), pruner=instantiate(self.node["pruner"]))
 
     def _next(self, study: Any, space: Mapping[str, Any]) -> Iterator[Any]:
         """The trials to run next: first those that were cut short, then new ones."""
@@ -160,16 +153,14 @@ def _distribution(override: Override) -> Any:
     from optuna import distributions as d
 
     value: Any = override.value()
-    if isinstance(value, IntervalSweep):
+    if isinstance(value, IntervalSweep | RangeSweep):
+        start, step = value.start, getattr(value, "step", None)
+        end = list(value.range())[-1] if isinstance(value, RangeSweep) else value.end
+        assert start is not None and end is not None
         log = "log" in value.tags
-        if isinstance(value.start, int) and isinstance(value.end, int):
-            return d.IntDistribution(value.start, value.end, log=log)
-        return d.FloatDistribution(float(value.start), float(value.end), log=log)
-    if isinstance(value, RangeSweep):
-        *_, last = value.range()
-        if isinstance(value.start, int) and isinstance(value.step, int):
-            return d.IntDistribution(value.start, int(last), step=value.step)
-        return d.FloatDistribution(float(value.start), float(last), step=float(value.step))
+        if isinstance(start, int) and isinstance(end, int):
+            return d.IntDistribution(start, end, log=log, step=int(step or 1))
+        return d.FloatDistribution(float(start), float(end), log=log, step=step and float(step))
     return d.CategoricalDistribution(list(override.sweep_string_iterator()))  # words, as they will be given
 
 
@@ -189,11 +180,12 @@ class BlockSweeperConf(BasicSweeperConf):
 @dataclass
 class OptunaSweeperConf:
     _target_: str = "hydra_plugins.inception_zoo_sweeper.OptunaSweeper"
-    _recursive_: bool = False  # sampler and pruner are made by the sweeper, and by each trial
     n_trials: int = 20
     n_jobs: int = 1  # at a time; more than one needs a launcher that runs them so, such as hydra/launcher=joblib
-    sampler: dict[str, Any] = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler", "seed": 1})
-    pruner: dict[str, Any] = field(default_factory=lambda: {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 4})
+    sampler: str = "TPESampler"  # of optuna.samplers
+    sampler_options: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
+    pruner: str = "MedianPruner"  # of optuna.pruners; NopPruner: none
+    pruner_options: dict[str, Any] = field(default_factory=dict)
     storage: str | None = None  # a journal in the sweep's folder; or a database, as sqlite:///study.db
     study_name: str | None = None  # the name of the sweep's folder
     params: dict[str, Any] | None = None  # what is searched, where the command line does not say it

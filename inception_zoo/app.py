@@ -148,7 +148,9 @@ def explain(error: Exception) -> str:
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text)
     if isinstance(error, ConfigCompositionException) and key:
         others = f"; other options of lightning.Trainer are added: +{key[1]}=…" if key[1].startswith("trainer.") else ""
-        return f"{key[1]} is no key of the config; {did_you_mean(key[1], _keys())}{others}"
+        hint = did_you_mean(key[1], _keys())
+        hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint
+        return f"{key[1]} is no key of the config; {hint}{others}"
     return text
 
 

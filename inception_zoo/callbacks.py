@@ -1,10 +1,17 @@
 """Callbacks that Lightning does not have."""
 
+import resource
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 
 class EMA(EMAWeightAveraging):
@@ -31,3 +38,34 @@ class ImagesPerSecond(Callback):
         if trainer.is_last_batch:  # before the validation that ends the epoch
             rate = self.images / (time.perf_counter() - self.start)
             pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True)
+
+
+class GradientNorm(Callback):
+    """Logs `train/gradient_norm`, of all gradients together and before they are clipped, every `log_every_n_steps` steps."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            gradients = [weights.grad for weights in pl_module.parameters() if weights.grad is not None]
+            pl_module.log("train/gradient_norm", get_total_norm(gradients))
+
+
+class PeakMemory(Callback):
+    """Logs `train/peak_memory_gib` with each epoch: the most that the process with the most has used since training began.
+
+    Of a CUDA device what torch allocated, else the resident memory of the process, without those that load data.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        else:
+            with suppress(OSError):  # Linux forgets the peak of the jobs before this one
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(pl_module.device)
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        pl_module.log("train/peak_memory_gib", peak / 2**30, reduce_fx="max", sync_dist=True)

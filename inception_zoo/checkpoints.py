@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from inception_zoo.errors import ZooError
+from inception_zoo.tracking import redacted
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 
@@ -65,7 +66,7 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
     if config["task"] == "fit":
         if "optimizer_states" not in checkpoint:
             raise ZooError(f"ckpt={path} holds weights only, without the optimizer's state; training cannot go on from it")
-        _check_recipe(path, saved, config)
+        _check_recipe(path, saved, redacted(config))
     card = checkpoint.get(METADATA)
     return Card.of(card) if card else None
 

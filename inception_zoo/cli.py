@@ -291,6 +291,18 @@ def prove_parity(
         _wide().print(table)
 
 
+@app.command("dashboard")
+def write_workspace(
+    entity: Annotated[str | None, typer.Option(help="user or team; your default one when left out")] = None,
+    project: Annotated[str, typer.Option(help="as logger.wandb.project")] = "inception_zoo",
+    out: Annotated[Path, typer.Option(help="the workspace as JSON, where nobody is logged in")] = Path("dashboard.json"),
+) -> None:
+    """Build the W&B workspace of a project: learning, speed, errors, and the jobs of a sweep compared."""
+    from inception_zoo.dashboard import write_dashboard
+
+    print(write_dashboard(entity, project, out))
+
+
 data_app = typer.Typer(no_args_is_help=True, help="See what training sees; pack a data set for streaming.")
 app.add_typer(data_app, name="data")
 

@@ -98,10 +98,10 @@ class Classifier(L.LightningModule):
             wrapper.broadcast_buffers = True
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate("val", self.val, batch)
+        self._evaluate("val", self.val, batch, index)
 
     def test_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(self.test_name, self.test, batch)
+        self._evaluate(self.test_name, self.test, batch, index)
 
     def _share_buffers(self) -> None:
         """Every process evaluates the same network: BatchNorm statistics, or their average, are rank 0's."""
@@ -114,14 +114,18 @@ class Classifier(L.LightningModule):
         assert self.test.tables is not None
         self.test.tables.reset()
 
-    def _evaluate(self, phase: str, evaluation: Evaluation, batch: Batch) -> None:
+    def on_test_epoch_end(self) -> None:
+        assert self.test.tables is not None
+        self.test.tables.compute()  # kept by torchmetrics; here every process is on its device
+
+    def _evaluate(self, phase: str, evaluation: Evaluation, batch: Batch, index: int) -> None:
         images, labels = batch
         if images.dim() == 5:  # several views of each image
             each = self.model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
             logits = each.view(*images.shape[:2], -1)
         else:
             logits = self.model(images)
-        self._log(phase, evaluation.update(logits, labels), len(labels))
+        self._log(phase, evaluation.update(logits, labels, images, index), len(labels))
 
     def _log(self, phase: str, metrics: Mapping[str, Any], count: int) -> None:
         for key, metric in metrics.items():

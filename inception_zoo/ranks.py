@@ -12,6 +12,11 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
+def local_rank() -> int:
+    """The number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+
+
 def by_torchrun() -> bool:
     """Whether torchrun started this process: then every rank composes the config by itself."""
     return "TORCHELASTIC_RUN_ID" in os.environ

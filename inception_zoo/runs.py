@@ -32,21 +32,30 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
     writes = is_first()
     if writes:
         _write(folder, results)
+    end: BaseException | None = None
     try:
         yield results
-        results["state"] = "finished"
     except Pruned as pruned:
-        results |= {"state": "pruned", "reason": str(pruned)}
-    except Exception as error:
-        results |= {"state": "failed", "reason": reason_of(error)}
-        raise
-    except BaseException:  # Ctrl-C, or SystemExit, which Lightning makes of it and of a SIGTERM
-        results["state"] = "interrupted"
+        end = pruned
+    except BaseException as error:
+        end = error
         raise
     finally:
+        results["state"], results["reason"] = ending(end)
         results["minutes"] = (time.perf_counter() - started) / 60
         if writes:
             _write(folder, results)
+
+
+def ending(error: BaseException | None) -> tuple[str, str | None]:
+    """The state of a run whose work has ended in `error`, and the reason."""
+    if error is None:
+        return "finished", None
+    if isinstance(error, Pruned):
+        return "pruned", str(error)
+    if isinstance(error, Exception):
+        return "failed", reason_of(error)
+    return "interrupted", None  # Ctrl-C, or SystemExit, which Lightning makes of it and of a SIGTERM
 
 
 def read_results(folder: Path) -> dict[str, Any]:

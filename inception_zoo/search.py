@@ -9,19 +9,24 @@ from lightning import Callback, LightningModule, Trainer
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+from inception_zoo.errors import ZooError, did_you_mean
+
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 METRIC = "val/top1"
 
 
-def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, **more: Any) -> optuna.Study:
+def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, searching: bool = False) -> optuna.Study:
     """The study of a sweep, made if it is new.
 
     Args:
         sweeper: the node `hydra.sweeper`.
         sweep_folder: holds the study as a journal, which several machines may write, unless the sweeper has a `storage`.
-        more: sampler and pruner.
+        searching: draw new trials, not those again that a study which goes on began with.
+
+    Raises:
+        ZooError: there is no such sampler, pruner or option of theirs.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = sweeper["storage"]
@@ -29,8 +34,30 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, **more: Any) -> o
         journal = str(sweep_folder / "optuna.journal")
         # a lock by link, the default, is not to be had on every file system
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
-    name = sweeper["study_name"] or sweep_folder.name
-    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True, **more)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=sweeper["study_name"] or sweep_folder.name,
+        pruner=_chosen(optuna.pruners, "pruner", sweeper),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if searching:
+        options = dict(sweeper["sampler_options"])
+        if options.get("seed") is not None:
+            options["seed"] += len(study.trials)
+        study.sampler = _chosen(optuna.samplers, "sampler", {**sweeper, "sampler_options": options})
+    return study
+
+
+def _chosen(module: Any, key: str, sweeper: Mapping[str, Any]) -> Any:
+    name, options = sweeper[key], sweeper[f"{key}_options"]
+    names = [each for each in module.__all__ if each.lower().endswith(key)]
+    if name not in names:
+        raise ZooError(f"hydra.sweeper.{key}={name} is unknown; {did_you_mean(name, names)}")
+    try:
+        return getattr(module, name)(**options)
+    except (TypeError, ValueError) as error:
+        raise ZooError(f"hydra.sweeper.{key}_options={dict(options)}: {error}") from None
 
 
 class Pruning(Callback):
@@ -57,7 +84,5 @@ class Pruning(Callback):
 
     @property
     def _trial(self) -> "Trial":
-        from hydra.utils import instantiate
-
-        study = open_study(self.sweeper, self.folder, pruner=instantiate(self.sweeper["pruner"]))
+        study = open_study(self.sweeper, self.folder)
         return optuna.trial.Trial(study, study.trials[self.number]._trial_id)

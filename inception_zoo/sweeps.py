@@ -97,7 +97,7 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
 def overrides_of(folder: Path) -> dict[str, str]:
     """A job's own words."""
     path = folder / ".hydra" / "overrides.yaml"
-    words: Any = OmegaConf.load(path) if path.exists() else []
+    words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
     pairs = (word.partition("=") for word in words)
     return {key: value for key, _, value in pairs if not key.startswith("sweep.")}
 

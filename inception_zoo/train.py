@@ -3,7 +3,6 @@
 import inspect
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -36,9 +36,10 @@ from inception_zoo.models import create_model
 from inception_zoo.module import Classifier
 from inception_zoo.network import Inception
 from inception_zoo.plan import Plan
-from inception_zoo.ranks import agreed, is_first
-from inception_zoo.runs import Pruned, commit_of_the_code
+from inception_zoo.ranks import agreed, is_first, local_rank
+from inception_zoo.runs import Pruned, commit_of_the_code, ending
 from inception_zoo.sweeps import progress
+from inception_zoo.tracking import Tracking, close, identity, log_folder, redacted
 from inception_zoo.weights.saving import save_model
 
 SHOWN = (
@@ -66,7 +67,7 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
         if ckpt and cfg.ckpt is None:
-            cfg = OmegaConf.merge(cfg, {"ckpt": str(ckpt)})
+            cfg.ckpt = str(ckpt)
         if stands := progress(folder):
             say(str(stands))
         cfg, ckpt = resolved(cfg, folder)
@@ -87,7 +88,7 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
                 model.preprocessing = card.preprocessing
                 config["data"] |= of_the_weights(model, config["data"])
         data = build_data(config)
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # the other ranks read it after a possible download
+        if local_rank() == 0:  # the other ranks read it after a possible download
             data.prepare_data()
             if ckpt:
                 check_classes(ckpt, known, data.classes)
@@ -96,9 +97,12 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
         model.preprocessing = data.preprocessing
         parts = build("optimizer", config["optimizer"], **scaled_rate(cfg)), build("scheduler", config["scheduler"])
         choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
-        module = Classifier(model, *parts, cfg.label_smoothing, config, *choices)
+        public = redacted(config)
+        module = Classifier(model, *parts, cfg.label_smoothing, public, *choices)
+        if is_first() and (hydra_folder := folder / ".hydra").is_dir():
+            OmegaConf.save(public, hydra_folder / "resolved.yaml")
         pruning = pruner(cfg, folder)
-        trainer = make_trainer(cfg, folder, [SameConfig(config, results), *pruning])
+        trainer = make_trainer(cfg, folder, [SameConfig(config, results), *pruning], results)
         check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
         data.check_batch(trainer.world_size)
         if cfg.task == "fit":
@@ -114,11 +118,13 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
         results |= test(trainer, module, data, ckpt)
         assert module.test.tables is not None
         tables = module.test.tables.compute()
+        if trainer.is_global_zero:
+            if cfg.task == "fit":
+                save_model(model, folder / "model.safetensors")  # the weights that were tested
+            names = [*(data.classes or []), *map(str, range(len(data.classes or []), model.plan.num_classes))]
+            write_tables(folder, names, **tables, preprocessing=data.preprocessing)
+            log_folder(folder, results, trainer.global_step)
     if trainer.is_global_zero:
-        if cfg.task == "fit":
-            save_model(model, folder / "model.safetensors")  # the weights that were tested
-        names = [*(data.classes or []), *map(str, range(len(data.classes or []), model.plan.num_classes))]
-        write_tables(folder, names, **tables)
         report(model.plan, cost, results, folder, ckpt)
 
 
@@ -128,11 +134,13 @@ def pruner(cfg: DictConfig, folder: Path) -> list[Any]:
         return []
     from inception_zoo.search import Pruning
 
+    if is_first() and "storage" not in HydraConfig.get().sweeper:
+        raise ZooError(f"sweep.trial={cfg.sweep.trial} is for the sweeper of Optuna to set; leave it out, or take sweep=optuna")
     sweeper: Any = OmegaConf.to_container(HydraConfig.get().sweeper, resolve=True) if is_first() else {}
     return [Pruning(sweeper, folder.parent, cfg.sweep.trial)]
 
 
-def build(group: str, node: Any, **more: Any) -> Any:
+def build(group: str, node: Any, /, **more: Any) -> Any:
     """What a group of the config stands for; ZooError in the words of what refused it."""
     try:
         found = instantiate(node, **more, _convert_="all")
@@ -217,25 +225,27 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def leaving_nothing_behind() -> Iterator[None]:
     """Close the job's W&B run and process group, and restore the environment: the next job of a sweep starts clean."""
-    environment, failed = dict(os.environ), True
+    environment, end = dict(os.environ), None
     try:
         yield
-        failed = False
+    except BaseException as error:
+        end = error
+        raise
     finally:
-        end_ranks(failed)
-        wandb = sys.modules.get("wandb")
-        if wandb and wandb.run:
-            wandb.finish(exit_code=int(failed))
+        end_ranks(failed=end is not None)
+        close(*ending(end))
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         os.environ.clear()
         os.environ.update(environment)
 
 
-def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], results: Mapping[str, Any]) -> Trainer:
     callbacks = [*callbacks, *(build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items())]
     check_wandb(cfg.logger)
-    loggers = [build(f"logger.{name}", node) for name, node in cfg.logger.items()]
+    loggers = [build(f"logger.{name}", node, **identity(node, cfg, HydraConfig.get())) for name, node in cfg.logger.items()]
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        callbacks.append(Tracking(results))
     # The DataModule shares out the images itself: Lightning's sampler would repeat some in an evaluation.
     own = {"callbacks": callbacks, "logger": loggers, "use_distributed_sampler": False}
     trainer: Trainer = build("trainer", cfg.trainer, **own)

@@ -2,8 +2,10 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -12,7 +14,8 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from inception_zoo.evaluation import Evaluation, keep_exact, write_tables
+from inception_zoo.evaluation import ROW, Evaluation, Worst, keep_exact, write_tables
+from inception_zoo.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +25,22 @@ def drawn():
     return torch.randn(301, 7) + 2 * torch.nn.functional.one_hot(labels, 7), labels
 
 
+def numbered(count, side=4):
+    """Images (count, 1, side, side) of one gray each, which tells their number."""
+    return torch.arange(count).div(count).view(-1, 1, 1, 1).expand(-1, 1, side, side)
+
+
+def fed(evaluation, logits, labels, size):
+    """The metrics of an evaluation that was given everything in batches of `size`."""
+    parts = logits.split(size), labels.split(size), numbered(len(labels)).split(size)
+    for number, batch in enumerate(zip(*parts, strict=True)):
+        metrics = evaluation.update(*batch, number)
+    return {key: metric.compute().item() for key, metric in metrics.items()}
+
+
 def measured(logits, labels, size):
     evaluation = Evaluation(7, tables=True)
-    for start in range(0, len(labels), size):
-        metrics = evaluation.update(logits[start : start + size], labels[start : start + size])
-    return {key: metric.compute().item() for key, metric in metrics.items()}, evaluation.tables.compute()
+    return fed(evaluation, logits, labels, size), evaluation.tables.compute()
 
 
 def test_the_figures_are_scikit_learns(drawn):
@@ -56,9 +70,14 @@ def test_probabilities_of_several_views_are_averaged(drawn):
     logits, labels = drawn
     views = torch.stack([logits, logits.roll(1, 0), logits * 2], 1)
     mean = views.softmax(-1).mean(1)
-    found, _ = measured(views, labels, 64)
+    found, tables = measured(views, labels, 64)
     assert found["top1"] == pytest.approx((mean.argmax(1) == labels).float().mean().item())
     assert found["loss"] == pytest.approx(torch.nn.functional.nll_loss(mean.log(), labels).item(), rel=1e-5)
+    rows, pictures = tables["worst"]
+    evaluation, first = Evaluation(7, tables=True), numbered(301)
+    evaluation.update(views, labels, torch.stack([first, first * 0, first * 0], 1), 0)
+    again, shown = evaluation.tables.compute()["worst"]
+    assert (again[:, 0] == rows[:, 0]).all() and (shown == pictures).all()  # the first view of each
 
 
 def test_the_order_of_the_batches_does_not_show(drawn):
@@ -67,7 +86,8 @@ def test_the_order_of_the_batches_does_not_show(drawn):
     batches = list(range(0, len(labels), 32))
     for evaluation, order in zip(evaluations, (batches, batches[::-1]), strict=True):
         for start in order:
-            metrics = evaluation.update(logits[start : start + 32], labels[start : start + 32])
+            here = slice(start, start + 32)
+            metrics = evaluation.update(logits[here], labels[here], numbered(301)[here], start)
         evaluation.found = {key: metric.compute().item() for key, metric in metrics.items()}
     assert evaluations[0].found == evaluations[1].found
 
@@ -76,9 +96,44 @@ def test_sums_stay_exact_in_half_precision(drawn):
     logits, labels = drawn
     evaluation = torch.nn.ModuleDict({"val": Evaluation(7, tables=True)}).to(dtype=torch.bfloat16)
     keep_exact(evaluation)
-    for start in range(0, len(labels), 32):
-        metrics = evaluation["val"].update(logits[start : start + 32], labels[start : start + 32])
-    assert {key: metric.compute().item() for key, metric in metrics.items()} == measured(logits, labels, 32)[0]
+    assert fed(evaluation["val"], logits, labels, 32) == measured(logits, labels, 32)[0]
+
+
+def test_calibration_has_the_error_and_the_table_from_one_sum(drawn):
+    logits, labels = drawn
+    found, tables = measured(logits, labels, 50)
+    images, hits, confidence = tables["calibration"]
+    assert found["ece"] == ((hits - confidence).abs().sum() / images.sum()).float().item()
+    assert hits.sum() / images.sum() == pytest.approx(found["top1"]) and images.sum() == 301
+
+
+def test_the_worst_are_those_with_the_highest_loss(drawn):
+    logits, labels = drawn
+    rows, pictures = measured(logits, labels, 32)[1]["worst"]
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
+    best = losses.sort(descending=True, stable=True).indices[:24]
+    assert rows[:, 0].tolist() == losses[best].tolist() and (pictures == numbered(301)[best]).all()
+    columns = dict(zip(ROW, rows.T, strict=True))
+    assert (columns["label"] == labels[best]).all() and (columns["predicted"] == logits[best].argmax(1)).all()
+    assert columns["probability_of_label"].tolist() == pytest.approx(torch.exp(-losses[best]).tolist())
+
+
+def test_the_worst_of_two_processes_are_those_of_one_even_where_every_loss_is_equal():
+    """60 equal images in batches of four, that two processes take in turn: the first 24 are meant."""
+    images, labels, flat = numbered(60, side=128), torch.zeros(60, dtype=torch.long), torch.full((60, 5), 0.2).double()
+    losses = -flat[:, 0].log()
+    losses[50] = 9.0
+    together, *shares = (Worst() for _ in range(3))
+    for number in range(15):
+        here = slice(4 * number, 4 * number + 4)
+        for part, batch in ((together, number), (shares[number % 2], number // 2)):
+            part.update(flat[here], labels[here], losses=losses[here], images=images[here], batch=batch)
+    for state in ("rows", "pictures"):  # as torchmetrics gathers them
+        getattr(shares[0], state).extend(getattr(shares[1], state))
+    pictures = shares[0].compute()[1]
+    assert pictures.shape == (24, 1, 96, 96)  # smaller than the image
+    assert (pictures == together.compute()[1]).all()
+    assert (pictures[:, 0, 0, 0] * 60).round().tolist() == [50, *range(23)]
 
 
 def test_the_tables_of_a_run(drawn, tmp_path):
@@ -86,7 +141,11 @@ def test_the_tables_of_a_run(drawn, tmp_path):
     labels = labels.clone()
     labels[labels == 3] = 2  # a class without images
     names = [f"class {i}, of seven" for i in range(7)]
-    write_tables(tmp_path, names, **measured(logits, labels, 100)[1])
+    (tmp_path / "worst").mkdir()
+    (tmp_path / "worst/30.png").touch()  # of an earlier test, of more images
+    white = Preprocessing(4, mean=(0.5,), std=(0.5,), resize=4)  # images of 0 to 1 are pixels of 128 to 255
+    found, tables = measured(logits, labels, 100)
+    write_tables(tmp_path, names, **tables, preprocessing=white)
     rows = list(csv.DictReader((tmp_path / "per_class.csv").open()))
     precision, recall, f1, images = precision_recall_fscore_support(labels, logits.argmax(1), labels=range(7), zero_division=0)
     assert [row["class"] for row in rows] == names and [int(row["images"]) for row in rows] == images.tolist()
@@ -102,3 +161,13 @@ def test_the_tables_of_a_run(drawn, tmp_path):
         matrix[0] == ["class", *names]
         and [int(n) for n in matrix[1][1:]] == confusion_matrix(labels, logits.argmax(1))[0].tolist()
     )
+    bins = list(csv.DictReader((tmp_path / "calibration.csv").open()))
+    full = [(int(b["images"]), float(b["accuracy"]), float(b["confidence"])) for b in bins if b["accuracy"]]
+    assert len(bins) == 15 and sum(n for n, *_ in full) == 301
+    assert sum(n * abs(accuracy - sure) for n, accuracy, sure in full) / 301 == pytest.approx(found["ece"])
+    worst = list(csv.DictReader((tmp_path / "worst.csv").open()))
+    assert sorted(tmp_path.glob("worst/*")) == sorted(tmp_path / row["picture"] for row in worst) and len(worst) == 24
+    image = int(torch.nn.functional.cross_entropy(logits, labels, reduction="none").argmax())
+    first = worst[0]
+    assert (first["label"], first["predicted"]) == (names[labels[image]], names[logits[image].argmax()])
+    assert np.asarray(Image.open(tmp_path / first["picture"])).tolist() == [[round(255 * (image / 301 + 1) / 2)] * 4] * 4

@@ -1,13 +1,19 @@
+import csv
+import resource
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from inception_zoo import create_model
-from inception_zoo.callbacks import ImagesPerSecond
+from inception_zoo.callbacks import GradientNorm, ImagesPerSecond, PeakMemory
 from inception_zoo.module import Classifier
 from inception_zoo.schedules import constant, cosine, exponential, one_cycle
 
@@ -50,7 +56,7 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
     labels = torch.tensor([0, 1, 2, 0, 9, 5])  # three right; 0 is among the first five of row 3, 9 is not of row 4
-    getattr(module, f"{'validation' if phase == 'val' else phase}_step")((torch.empty(6), labels), 0)
+    getattr(module, f"{'validation' if phase == 'val' else phase}_step")((torch.empty(6, 1, 4, 4), labels), 0)
     values = {name: metric.compute().item() for name, metric in logged.items()}
     assert values[f"{phase}/top1"] == pytest.approx(4 / 6)
     assert values[f"{phase}/top5"] == pytest.approx(5 / 6)
@@ -176,3 +182,30 @@ def test_images_per_second_counts_all_processes(monkeypatch):
         trainer = SimpleNamespace(world_size=2, is_last_batch=last)
         callback.on_train_batch_end(trainer, module, None, (torch.empty(8, 1), torch.empty(8)), 0)
     assert logged == {"train/images_per_second": 2 * 2 * 8 / 4.0}
+
+
+class Norms(L.Callback):
+    """The norm of the gradients after each batch, by the definition."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_after_backward(self, trainer, pl_module):
+        self.seen.append(sum(p.grad.square().sum() for p in pl_module.parameters() if p.grad is not None).sqrt().item())
+
+
+def test_gradients_before_clipping_and_the_memory_of_this_training(batch, tmp_path):
+    torch.ones(10**8)  # an earlier job took 0.4 GiB more, which is not to be counted
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    norms, logger = Norms(), CSVLogger(tmp_path)
+    steps = {"max_epochs": 1, "accumulate_grad_batches": 2, "log_every_n_steps": 2, "gradient_clip_val": 1e-3}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        accelerator="cpu", logger=logger, callbacks=[norms, GradientNorm(), PeakMemory()], limit_val_batches=0, **steps, **quiet
+    )
+    trainer.fit(classifier(create_model("googlenet", 4, 1, width=0.25)), DataLoader([batch] * 8, batch_size=None))
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+    logged = {int(row["step"]): float(row["train/gradient_norm"]) for row in rows if row["train/gradient_norm"]}
+    assert logged == pytest.approx({1: norms.seen[3], 3: norms.seen[7]}) and min(logged.values()) > 0.01
+    (peak,) = [float(row["train/peak_memory_gib"]) for row in rows if row["train/peak_memory_gib"]]
+    assert 0.1 < peak < before - 0.2

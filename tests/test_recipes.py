@@ -33,7 +33,7 @@ def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, imag
     one, two = figures(tmp_path / "test1"), figures(tmp_path / "test2")
     assert one == two == figures(tmp_path / "two")
     assert {"test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1"} <= set(one)
-    for name in ("per_class.csv", "confusion.csv"):
+    for name in ("per_class.csv", "confusion.csv", "calibration.csv", "worst.csv"):
         tables = [(tmp_path / folder / name).read_text() for folder in ("test1", "test2")]
         assert tables[0] == tables[1]
     rows = [line.split(",") for line in (tmp_path / "test1/confusion.csv").read_text().splitlines()[1:]]

@@ -9,16 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from conftest import ROOT, SMALL, lines, processes_of, wandb_records, wandb_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from hydra_plugins.inception_zoo_sweeper import _distribution
 from inception_zoo import ZooError
 from inception_zoo.runs import Pruned, read_results, recorded, unfinished_checkpoint
-from inception_zoo.search import open_study
 from inception_zoo.sweeps import progress, resumed
 
 BAD = """
@@ -111,7 +113,8 @@ def test_optuna_searches_on_two_processes_goes_on_and_prunes(zoo, tmp_path):
     assert done.returncode == 0, done.stderr
     results = results_of(tmp_path / "sweep", 2)
     assert [(r["state"], r["world_size"]) for r in results] == [("finished", 2)] * 2
-    trials = open_study({"storage": None, "study_name": None}, tmp_path / "sweep").trials
+    journal = JournalStorage(JournalFileBackend(str(tmp_path / "sweep/optuna.journal")))
+    trials = optuna.load_study(study_name="sweep", storage=journal).trials
     assert [trial.value for trial in trials] == [r["val/top1_best"] for r in results]
     assert [list(trial.intermediate_values) for trial in trials] == [[0, 1]] * 2
     for trial, folder in zip(trials, ("0", "1"), strict=True):
@@ -119,12 +122,12 @@ def test_optuna_searches_on_two_processes_goes_on_and_prunes(zoo, tmp_path):
         assert set(trial.params) == {"optimizer.lr", "label_smoothing", "model.dropout"}
         assert all(f"{key}={value}" in words for key, value in trial.params.items())
 
-    hopeless = "hydra.sweeper.pruner={_target_: optuna.pruners.ThresholdPruner, lower: 1.1}"
-    done = zoo("-m", "hydra.sweeper.n_trials=3", hopeless, *study)
+    hopeless = ["hydra.sweeper.pruner=ThresholdPruner", "+hydra.sweeper.pruner_options.lower=1.1"]
+    done = zoo("-m", "hydra.sweeper.n_trials=3", *hopeless, *study)
     assert done.returncode == 0, done.stderr
     assert results_of(tmp_path / "sweep", 2) == results  # the trials of before are kept
     assert read_results(tmp_path / "sweep/2")["reason"].startswith("pruned after epoch 1 with val/top1 ")
-    trials = open_study({"storage": None, "study_name": None}, tmp_path / "sweep").trials
+    trials = optuna.load_study(study_name="sweep", storage=journal).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED]
     assert trials[2].params not in [trial.params for trial in trials[:2]]
 
@@ -197,10 +200,17 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(("words", "message"), [([], "has nothing to search"), (["seed=1,2"], "n_trials=0 must be")])
-def test_a_search_that_cannot_be_is_one_line(words, message, zoo):
-    trials = "hydra.sweeper.n_trials=0" if words else "hydra.sweeper.n_trials=1"
-    done = zoo("-m", "hydra/sweeper=optuna", trials, *words, *SMALL)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "hydra/sweeper=optuna has nothing to search"),
+        (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
+        (["seed=1,2", "hydra.sweeper.sampler=TPE"], "hydra.sweeper.sampler=TPE is unknown; did you mean 'TPESampler'?"),
+        (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(words, message, zoo, tmp_path):
+    done = zoo("-m", "hydra/sweeper=optuna", *words, *SMALL)
     assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
 
 

@@ -1,0 +1,114 @@
+"""The W&B workspace of a project, as code: what a run logs, in the order in which one asks for it."""
+
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.errors import ZooError, check_installed
+
+STEP = "trainer/global_step"
+PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply_adds"
+BEST = "val/top1_best"
+
+
+def write_dashboard(entity: str | None, project: str, out: Path) -> str:
+    """Save the workspace to W&B, or write its JSON to `out` where nobody is logged in.
+
+    Returns:
+        What was done, and how to do the rest.
+
+    Raises:
+        ZooError: wandb-workspaces is not installed, W&B refuses, or `out` cannot be written.
+    """
+    check_installed("wandb_workspaces", "dashboard", "inception-zoo dashboard")
+    import wandb
+
+    try:
+        if wandb.login(prompt=False):
+            entity = entity or wandb.Api().default_entity
+            return f"workspace: {workspace(entity or '', project).save().url}"
+    except Exception as error:  # of the network, of the key, of the project
+        raise ZooError(f"W&B refused the workspace of {project}: {' '.join(str(error).split())}") from error
+    try:
+        out.write_text(as_json(entity or "", project))
+    except OSError as error:
+        raise ZooError(f"--out {out}: {error.strerror}") from None
+    return f"workspace: {out}; nobody is logged in: run `wandb login`, or set WANDB_API_KEY, and this command saves it to W&B"
+
+
+def as_json(entity: str, project: str) -> str:
+    return workspace(entity, project)._to_model().model_dump_json(indent=1, by_alias=True, exclude_none=True)
+
+
+def workspace(entity: str, project: str) -> Any:
+    """A `wandb_workspaces.workspaces.Workspace`."""
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces.reports.v2 import interface as wr
+
+    def lines(title: str, *metrics: str, **more: Any) -> Any:
+        return wr.LinePlot(title=title, x=STEP, y=list(metrics), **more)
+
+    def against(key: str, title: str) -> Any:
+        return wr.ScatterPlot(title=title, x=key, y=BEST, log_x=True)
+
+    def column(key: str | wr.Config, name: str, **more: Any) -> Any:
+        return wr.ParallelCoordinatesPlotColumn(key, display_name=name, **more)
+
+    learning = [
+        lines("loss", "train/loss", "val/loss"),
+        lines("top-1", "train/top1", "val/top1"),
+        lines("top-5", "train/top5", "val/top5"),
+        lines("loss of the auxiliary heads", metric_regex="train/aux_loss/.*"),
+        lines("learning rate", metric_regex="lr-.*"),
+        lines("norm of the gradients, not clipped", "train/gradient_norm", log_y=True),
+        wr.MediaBrowser(title="first images", media_keys=["train/images"]),
+        wr.MediaBrowser(title="network", media_keys=["network"]),
+    ]
+    speed = [
+        lines("images per second", "train/images_per_second"),
+        lines("peak memory, GiB", "train/peak_memory_gib"),
+    ]
+    errors = [
+        wr.BarPlot(title="test top-1", metrics=["test/top1"]),
+        wr.BarPlot(title="test macro accuracy", metrics=["test/macro"]),
+        wr.BarPlot(title="test calibration error", metrics=["test/ece"]),
+        lines("macro accuracy", "val/macro"),
+        lines("calibration error", "val/ece"),
+        wr.CustomChart(
+            query={"summaryTable": {"tableKey": "test/confusion_table"}},
+            chart_name="wandb/confusion_matrix/v1",
+            chart_fields={name: name for name in ("Actual", "Predicted", "nPredictions")},
+            chart_strings={"title": "confusion"},
+        ),
+        wr.CustomChart(
+            query={"summaryTable": {"tableKey": "test/calibration_table"}},
+            chart_name="wandb/lineseries/v0",
+            chart_fields={name: name for name in ("step", "lineKey", "lineVal")},
+            chart_strings={"title": "calibration", "xname": "confidence"},
+        ),
+        wr.WeavePanelSummaryTable(table_name="test/per_class"),
+        wr.WeavePanelSummaryTable(table_name="test/worst"),
+    ]
+    comparison = [
+        wr.ParallelCoordinatesPlot(
+            title="jobs",
+            columns=[
+                column(wr.Config("model.name"), "network"),
+                column(wr.Config("optimizer.lr"), "learning rate", log=True),
+                column(PARAMETERS, "parameters", log=True),
+                column(MULTIPLY_ADDS, "multiply-adds", log=True),
+                column(BEST, "best validation top-1"),
+            ],
+        ),
+        wr.ParameterImportancePlot(with_respect_to=BEST),
+        against(PARAMETERS, "top-1 against parameters"),
+        against(MULTIPLY_ADDS, "top-1 against multiply-adds"),
+        wr.RunComparer(diff_only="split"),
+    ]
+    sections = {"learning": learning, "speed": speed, "errors": errors, "comparison of a sweep": comparison}
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="Inception",
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()],
+        settings=ws.WorkspaceSettings(x_axis=STEP),
+    )

@@ -1,0 +1,107 @@
+"""Jobs side by side, by each launcher that one machine can try, and the words that a W&B agent passes."""
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from datetime import datetime, timedelta
+
+import joblib
+import pytest
+import yaml
+from conftest import ROOT, SMALL, processes_of
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+from inception_zoo.app import CONF, register_groups
+
+# A block of the user's own, which every job imports, and which notes where the job runs and with how many threads.
+NOTES = """
+import json, os, pathlib, torch
+
+def noted(c_in, c_out, level):
+    pathlib.Path(f"{os.getpid()}.json").write_text(json.dumps(torch.get_num_threads()))
+    return [f"1x1 {c_out}"]
+"""
+LAUNCHERS = {
+    "joblib": (["hydra.launcher.n_jobs=2"], {}, max(joblib.cpu_count() // 2, 1)),
+    "submitit_local": ([], {"OMP_NUM_THREADS": "1"}, 1),  # which shares out nothing
+    "ray": (["hydra.launcher.init.address=local", "hydra.launcher.init.num_cpus=2"], {}, 1),
+}
+
+
+@pytest.fixture
+def ray_folder(monkeypatch):
+    """Where Ray keeps its sockets, whose paths must be short."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
+    options, environment, threads = LAUNCHERS[launcher]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "my_blocks.py").write_text(NOTES)
+    words = [f"hydra/launcher={launcher}", *options, "seed=1,2", "model.blocks.inception_5b=my_blocks.noted"]
+    done = zoo("-m", *words, *SMALL, "logger=csv", "hydra.sweep.dir=sweep", env=environment.items())
+    assert done.returncode == 0, done.stderr
+    jobs = [json.loads((tmp_path / "sweep" / name / "results.json").read_text()) for name in ("0", "1")]
+    assert [(job["seed"], job["state"]) for job in jobs] == [(1, "finished"), (2, "finished")]
+    started = [datetime.fromisoformat(job["started"]) for job in jobs]
+    assert max(started) < min(at + timedelta(minutes=job["minutes"]) for at, job in zip(started, jobs, strict=True))
+    assert [json.loads(path.read_text()) for path in tmp_path.glob("*.json")] == [threads] * 2  # two processes
+    deadline = time.monotonic() + 20
+    while (left := processes_of(ray_folder) + processes_of(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+
+
+# What a search of W&B's may choose from.
+CHOSEN = [
+    ("optimizer.lr", 1e-05),
+    ("optimizer.lr", 3.0000000000000004e-05),
+    ("model.aux", False),
+    ("data.batch_size", 64),
+    ("aux_weight", "null"),
+    ("model.activation", "silu"),
+    ("optimizer.betas", [0.9, 0.999]),
+    ("model.adapt", ["head", "input"]),
+    ("model.blocks.grid14", "residual_parallel"),
+    ("model.blocks.inception_4b", ["1x1 192", "1x1 128 > 3x3 384"]),
+    ("data.root", "/data/my photos"),
+    ("model.weights", "timm:inception_v4.tf_in1k"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), CHOSEN)
+def test_what_an_agent_passes_is_what_the_job_gets(key, value):
+    found = OmegaConf.to_container(composed_by_agent({key: value}))
+    for name in key.split("."):
+        found = found[name]
+    expected = None if value == "null" else value
+    assert found == expected and type(found) is type(expected)
+
+
+def test_the_search_of_the_documentation_composes():
+    """sweep.yaml as docs/cluster.md has it, with the first or least of what every parameter may be."""
+    (text,) = re.findall("```yaml\n(program: run.py.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
+    search = yaml.safe_load(text)
+    first = {
+        key: node.get("value", [*node.get("values", []), node.get("min")][0]) for key, node in search["parameters"].items()
+    }
+    config = composed_by_agent(first, search["command"])
+    assert search["metric"]["name"] == config.callbacks.best.monitor
+    assert (config.model.name, config.optimizer.lr, config.aux_weight) == ("googlenet", 0.0001, None)
+    assert config.logger.wandb.offline is False
+
+
+def composed_by_agent(chosen, command=("${args_no_hyphens}",)):
+    words = create_sweep_command_args({"args": {key: {"value": value} for key, value in chosen.items()}})
+    macros = {"${env}": [], "${interpreter}": [], "${program}": [], "${args_no_hyphens}": words["args_no_hyphens"]}
+    register_groups()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [word for part in command for word in macros.get(part, [part])])
