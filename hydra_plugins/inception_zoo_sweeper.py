@@ -111,9 +111,10 @@ class OptunaSweeper(Sweeper):
                 "hydra/sweeper=optuna has nothing to search; give a key several values: 'optimizer.lr=interval(1e-4,1e-1)'"
             )
         folder = Path(self.conf.hydra.sweep.dir)
-        begin(folder, self.n_trials)
-        OmegaConf.save(self.conf, folder / "multirun.yaml")
+        folder.mkdir(parents=True, exist_ok=True)
         study = open_study(self.node, folder, searching=True)
+        OmegaConf.save(self.conf, folder / "multirun.yaml")
+        begin(folder, self.n_trials)
         while batch := list(self._next(study, space)):
             jobs = [[*fixed, *_words(trial.params), *_place(trial.number)] for trial in batch]
             self.launch(jobs, initial_job_idx=batch[0].number)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,16 @@ def register_groups() -> None:
         store.store(name, {"model": {"blocks": {"all": name}}}, group="block", package="_global_", provider="zoo")
 
 
-def _now(layout: str) -> str:
-    """The time, as `strftime` lays it out, at which this job began: the same for all of its processes."""
-    return datetime.fromisoformat(agreed("now", datetime.now().isoformat())).strftime(layout)
+@cache
+def _start() -> datetime:
+    """When this command began: the same for all processes of a job."""
+    return datetime.fromisoformat(agreed("start", datetime.now().isoformat()))
 
 
 # Here, and not in `main`: the processes of a launcher (joblib, submitit, Ray) import this module to find the job.
 OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
 OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
-OmegaConf.register_new_resolver("zoo.now", _now, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

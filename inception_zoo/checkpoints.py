@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from inception_zoo.errors import ZooError
-from inception_zoo.tracking import redacted
+from inception_zoo.secrets import redacted
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 

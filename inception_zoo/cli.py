@@ -291,6 +291,18 @@ def prove_parity(
         _wide().print(table)
 
 
+@app.command("report")
+def report_runs(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="runs, sweeps, or folders above them: outputs")],
+    out: Annotated[Path, typer.Option(help="the page; it needs no network and no other file")] = Path("report.html"),
+) -> None:
+    """One page of many runs: leaderboard over seeds, curves, cost, what varies, comparison, the mistakes of each run."""
+    from inception_zoo.report.page import write_report
+
+    said = write_report(folders, out, lambda line: print(f"warning: {line}", file=sys.stderr))
+    print(f"report: {out} ({said})", file=sys.stderr)
+
+
 @app.command("dashboard")
 def write_workspace(
     entity: Annotated[str | None, typer.Option(help="user or team; your default one when left out")] = None,

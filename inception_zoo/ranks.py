@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from functools import cache
+from typing import Any
 
 _asked: Counter[str] = Counter()
 
@@ -29,11 +31,24 @@ def agreed(key: str, value: str) -> str:
     """
     if not by_torchrun():
         return value
-    from torch.distributed import TCPStore
-
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # torchrun's own
     _asked[key] += 1
     name = f"inception_zoo/{os.environ['TORCHELASTIC_RESTART_COUNT']}/{key}/{_asked[key]}"
     if is_first():
-        store.set(name, value)
-    return store.get(name).decode()
+        _torchruns_store().set(name, value)
+    return _torchruns_store().get(name).decode()
+
+
+def meet_anew() -> None:
+    """Let the processes that torchrun started meet at a port of this job's own: at torchrun's they can meet only once."""
+    if by_torchrun():
+        from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
+        port = agreed("port", str(find_free_network_port()))
+        os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
+
+
+@cache
+def _torchruns_store() -> Any:
+    from torch.distributed import TCPStore
+
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)

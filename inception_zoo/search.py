@@ -51,7 +51,7 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, searching: bool =
 
 def _chosen(module: Any, key: str, sweeper: Mapping[str, Any]) -> Any:
     name, options = sweeper[key], sweeper[f"{key}_options"]
-    names = [each for each in module.__all__ if each.lower().endswith(key)]
+    names = [each for each in module.__all__ if each.lower().endswith(key) and not each.startswith("Base")]
     if name not in names:
         raise ZooError(f"hydra.sweeper.{key}={name} is unknown; {did_you_mean(name, names)}")
     try:

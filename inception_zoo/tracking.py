@@ -6,7 +6,6 @@ None of this may end a training: what cannot be logged is a warning in one line.
 import csv
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torchvision.utils import make_grid
 from inception_zoo.drawing import network_figure
 from inception_zoo.evaluation import as_pictures
 from inception_zoo.runs import reason_of
+from inception_zoo.secrets import redacted
 
 if TYPE_CHECKING:
     import wandb
@@ -67,47 +67,6 @@ def _sweep_of(folder: Path) -> str:
     """The name of the folder around a job's; with the day where that is a time of day."""
     _, default, day_and_time = str(folder.parent).rpartition("multirun/")
     return day_and_time if default else folder.parent.name
-
-
-_SECRET = re.compile(
-    r"passw(or)?d|passphrase|(^|_)(secrets?|credentials?|api_?key|(access|private|account|signing|encryption)_key)(_|$)|(^|_)token$"
-)
-_LOGIN = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
-HIDDEN = "***"
-
-
-def redacted(config: Any) -> Any:
-    """A copy of plain containers in which `***` stands for every secret.
-
-    These are the values of keys that are named like one, passwords in URLs, and what a variable of the environment holds
-    that is named like one.
-    """
-    values = [value for name, value in os.environ.items() if is_secret(name) and len(value) >= 8]
-    return _redacted(config, sorted(values, key=len, reverse=True))
-
-
-def is_secret(key: object) -> bool:
-    """Whether a key or variable is named as one that holds a secret: `api_key`, `hf_token`; not `keys`, `num_tokens`."""
-    return bool(_SECRET.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W", "_", str(key)).lower()))
-
-
-def _redacted(node: Any, values: list[str]) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _hidden(value) if is_secret(key) else _redacted(value, values) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return type(node)(_redacted(value, values) for value in node)
-    if not isinstance(node, str):
-        return node
-    key, equals, value = node.partition("=")  # a word of a command line
-    if equals and value and " " not in key and is_secret(key):
-        return f"{key}={HIDDEN}"
-    for secret in values:
-        node = node.replace(secret, HIDDEN)
-    return _LOGIN.sub(rf"\1:{HIDDEN}@", node)
-
-
-def _hidden(value: Any) -> Any:
-    return value if value is None or value == "" or isinstance(value, bool) else HIDDEN
 
 
 class Tracking(Callback):

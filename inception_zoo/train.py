@@ -36,10 +36,11 @@ from inception_zoo.models import create_model
 from inception_zoo.module import Classifier
 from inception_zoo.network import Inception
 from inception_zoo.plan import Plan
-from inception_zoo.ranks import agreed, is_first, local_rank
+from inception_zoo.ranks import agreed, is_first, local_rank, meet_anew
 from inception_zoo.runs import Pruned, commit_of_the_code, ending
+from inception_zoo.secrets import redacted
 from inception_zoo.sweeps import progress
-from inception_zoo.tracking import Tracking, close, identity, log_folder, redacted
+from inception_zoo.tracking import Tracking, close, identity, log_folder
 from inception_zoo.weights.saving import save_model
 
 SHOWN = (
@@ -226,6 +227,7 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
 def leaving_nothing_behind() -> Iterator[None]:
     """Close the job's W&B run and process group, and restore the environment: the next job of a sweep starts clean."""
     environment, end = dict(os.environ), None
+    meet_anew()
     try:
         yield
     except BaseException as error:

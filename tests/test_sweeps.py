@@ -205,7 +205,7 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
     [
         ([], "hydra/sweeper=optuna has nothing to search"),
         (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
-        (["seed=1,2", "hydra.sweeper.sampler=TPE"], "hydra.sweeper.sampler=TPE is unknown; did you mean 'TPESampler'?"),
+        (["seed=1,2", "hydra.sweeper.sampler=TPESample"], "sampler=TPESample is unknown; did you mean 'TPESampler'?"),
         (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
     ],
 )

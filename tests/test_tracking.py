@@ -16,7 +16,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from inception_zoo.dashboard import as_json, write_dashboard
-from inception_zoo.tracking import TABLES, close, identity, is_secret, log_folder, redacted
+from inception_zoo.secrets import is_secret, redacted
+from inception_zoo.tracking import TABLES, close, identity, log_folder
 
 SECRET = "correct-horse-battery"
 WHOLE = ["trainer.limit_test_batches=null"]  # 359 images, which one process and two share out differently

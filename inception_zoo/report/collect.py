@@ -1,0 +1,270 @@
+"""Folders → what their runs recorded, checked: plain data, in the order of the folders."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.runs import RESULTS
+from inception_zoo.secrets import redacted
+from inception_zoo.sweeps import SWEEP, overrides_of
+
+STATES = ("finished", "running", "failed", "interrupted", "pruned")
+FIGURES = {  # of results.json → the name on the page
+    "test/top1": "test",
+    "test/ece": "ece",
+    "parameters": "parameters",
+    "multiply_adds": "multiply_adds",
+    "train/images_per_second": "speed",
+    "minutes": "minutes",
+}
+CURVES = ("val/top1", "train/loss", "val/loss")
+# Keys of a config that say where a run wrote or which of a series it was, not what it did.
+PLACES = {"dirpath", "save_dir", "default_root_dir", "folder", "output_dir"}
+SERIES = ("hydra.", "sweep.", "logger.", "callbacks.progress")
+
+
+@dataclass(eq=False)
+class Run:
+    """One run folder. Curves are (epochs, values) by metric, configs flat: dotted key → text."""
+
+    folder: Path
+    name: str
+    state: str
+    reason: str | None
+    seed: int | None
+    started: str | None
+    model: str
+    swapped: str
+    image_size: int | None
+    figures: dict[str, float | None]
+    curves: dict[str, tuple[list[int], list[float | None]]]
+    overrides: dict[str, str]
+    composed: dict[str, Any] = field(repr=False)  # .hydra/config.yaml as it is
+    config: dict[str, str] = field(repr=False)
+    is_resolved: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """What runs are ranked by: of the validation split, and of the test split only where there is no other."""
+        known = (self.figures["val"], self.figures["test"])
+        return next((value for value in known if value is not None), -1.0)
+
+
+def collect(folders: Sequence[Path], warn: Callable[[str], None]) -> list[Run]:
+    """Every run in and beneath `folders`; what cannot be read is left out with a warning.
+
+    Raises:
+        ZooError: a folder does not exist or holds no run, or no run can be read.
+    """
+    paths: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ZooError(f"report {folder}: there is no such folder; give run folders, or folders above them")
+        found = list(find_runs(folder.resolve()))
+        if not found:
+            raise ZooError(
+                f"report {folder}: no run in it or beneath it; a run folder holds {RESULTS} and .hydra/, as outputs/DATE/TIME "
+                "or a job of multirun/DATE/TIME"
+            )
+        paths |= dict.fromkeys(found)
+    above = Path(os.path.commonpath([path.parent for path in paths]))
+    runs, faults = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path, str(path.relative_to(above))))
+        except ZooError as error:
+            faults.append(str(error))
+    if not runs:
+        raise ZooError(faults[0] + (f" (and {len(faults) - 1} more that cannot be read)" if faults[1:] else ""))
+    for fault in faults:
+        warn(f"{fault}; the run is left out")
+    return runs
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Run folders, in the order of their names with numbers as numbers; none is looked for inside another."""
+    is_sweep = (folder / SWEEP).exists() or (folder / "multirun.yaml").exists()
+    if not is_sweep and ((folder / RESULTS).exists() or (folder / ".hydra" / "config.yaml").exists()):
+        yield folder
+        return
+    below = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name[0] != ".")
+    for path in sorted(below, key=_natural):
+        yield from find_runs(path)
+
+
+def _natural(path: Path) -> list[Any]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """ZooError names the file, and the row or key, that cannot be read. The page goes to others: secrets are left out."""
+    results = redacted(_results(folder / RESULTS))
+    composed, resolved = (redacted(_yaml(folder / ".hydra" / file)) for file in ("config.yaml", "resolved.yaml"))
+    try:
+        overrides = redacted(overrides_of(folder))
+    except (yaml.YAMLError, AttributeError, ValueError):
+        raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged; it must be a list of words") from None
+    flat = flattened(composed)
+    curves = read_curves(folder)
+    figures = {short: _number(results, key, folder) for key, short in FIGURES.items()}
+    best = _number(results, "val/top1_best", folder)
+    reached = [value for value in curves.get("val/top1", ([], []))[1] if value is not None]
+    figures["val"] = best if best is not None else max(reached, default=_number(results, "val/top1", folder))
+    seed = results.get("seed", flat.get("seed", ""))
+    return Run(
+        folder=folder,
+        name=name,
+        state=results["state"],
+        reason=results.get("reason"),
+        seed=int(seed) if str(seed).isdecimal() else None,
+        started=results.get("started"),
+        model=str(results.get("model") or flat.get("model.name") or overrides.get("model", "–")),
+        swapped=str(results.get("swapped") or "") or _swapped(flat),
+        image_size=int(_number(results, "image_size", folder) or 0) or None,
+        figures=figures,
+        curves=curves,
+        overrides=overrides,
+        composed=composed,
+        config=_comparable(flattened(resolved) or flat),
+        is_resolved=bool(resolved),
+    )
+
+
+def _results(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {"state": "interrupted", "reason": f"it left no {RESULTS}"}
+    try:
+        results = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ZooError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(results, dict):
+        raise ZooError(f"{path} is damaged: it must be one object of names and values")
+    results.setdefault("state", "finished")  # of runs before states were written
+    if results["state"] not in STATES:
+        raise ZooError(f"{path}: state={results['state']} is unknown; {did_you_mean(results['state'], STATES)}")
+    return results
+
+
+def _number(results: Mapping[str, Any], key: str, folder: Path) -> float | None:
+    value = results.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ZooError(f"{folder / RESULTS}: {key}={value} must be a number")
+    return _finite(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        with path.open() as file:
+            found = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C's is ten times as fast
+    except (yaml.YAMLError, ValueError) as error:
+        raise ZooError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ZooError(f"{path} is damaged: it must be a mapping of keys")
+    return found
+
+
+def flattened(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """``{"a": {"b": 1}}`` → ``{"a.b": "1"}``; lists stay one value."""
+    flat: dict[str, str] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _comparable(flat: Mapping[str, str]) -> dict[str, str]:
+    """Without places, and with ``${key}`` followed to its value: configs of two runs are set side by side."""
+    followed = {}
+    for key, value in flat.items():
+        for _ in range(8):  # a ring would never end
+            reference = re.fullmatch(r"\$\{([\w.]+)\}", value)
+            value = flat.get(reference[1], value) if reference else value
+        followed[key] = value
+    return {key: value for key, value in followed.items() if not is_place(key) and "hydra:" not in value}
+
+
+def is_place(key: str) -> bool:
+    """Whether a key says where a run wrote or which of a series it was."""
+    return key.rpartition(".")[2] in PLACES or key.startswith(SERIES) or key == "ckpt"
+
+
+def _swapped(flat: Mapping[str, str]) -> str:
+    """As results.json has it, of a run that failed before it could say."""
+    start = "model.blocks."
+    chosen = {key.removeprefix(start): value for key, value in flat.items() if key.startswith(start) and value != "null"}
+    return ", ".join(f"{key}={'rows' if value[0] in '[{' else value}" for key, value in chosen.items())
+
+
+def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float | None]]]:
+    """The last value of each metric in each epoch; where a run was resumed, later versions replace what they repeat."""
+    curves: dict[str, dict[int, float | None]] = {name: {} for name in CURVES}
+    for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda path: _natural(path.parent)):
+        for number, row in rows_of(path, ["epoch"]):
+            for name in CURVES:
+                if row.get(name):
+                    epoch = _cell(path, number, row, "epoch")
+                    curves[name][int(epoch or 0)] = _cell(path, number, row, name)
+    return {name: (list(map(int, sorted(curve))), [curve[e] for e in sorted(curve)]) for name, curve in curves.items() if curve}
+
+
+def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Numbered rows of a CSV that must have `columns`; the header is row 1. ZooError names the row that is damaged."""
+    try:
+        with path.open(newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if missing := [name for name in columns if name not in header]:
+                raise ZooError(f"{path}, row 1: there is no column {missing[0]}")
+            for number, cells in enumerate(reader, 2):
+                if len(cells) != len(header):
+                    raise ZooError(f"{path}, row {number}: {len(cells)} cells under {len(header)} columns")
+                yield number, dict(zip(header, cells, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ZooError(f"{path} is damaged: {error}") from None
+
+
+def _cell(path: Path, number: int, row: Mapping[str, str], name: str) -> float | None:
+    """A number, or nothing where the cell is empty or the number is not finite."""
+    try:
+        return _finite(float(row[name])) if row[name] else None
+    except ValueError:
+        raise ZooError(f"{path}, row {number}: {name}={row[name]} must be a number") from None
+
+
+def numbers_of(path: Path, columns: Sequence[str]) -> list[list[float | None]]:
+    """The named columns of a CSV, as numbers, row by row."""
+    return [[_cell(path, number, row, name) for name in columns] for number, row in rows_of(path, columns)]
+
+
+def read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
+    """The classes, and for each true class how often each was predicted."""
+    classes, matrix = [], []
+    with path.open(newline="") as file:
+        names = next(csv.reader(file), ["class"])[1:]  # two classes may share a name: no dict
+        for number, cells in enumerate(csv.reader(file), 2):
+            if len(cells) != len(names) + 1 or not all(cell.isdecimal() for cell in cells[1:]):
+                raise ZooError(f"{path}, row {number}: it must be a class and {len(names)} whole numbers")
+            classes.append(cells[0])
+            matrix.append([int(cell) for cell in cells[1:]])
+    if len(classes) != len(names):
+        raise ZooError(f"{path}: {len(classes)} rows for {len(names)} classes")
+    return classes, matrix

@@ -1,0 +1,144 @@
+"""What the page shows of one run beside its curves: classes, calibration, the pictures it was most wrong about, its network."""
+
+import io
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.check import plan_of
+from inception_zoo.choices import LOADING
+from inception_zoo.drawing import network_figure
+from inception_zoo.errors import ZooError
+from inception_zoo.report.collect import Run, numbers_of, read_confusion, rows_of
+from inception_zoo.weights.card import Card
+
+MATRIX = 50  # classes of a confusion matrix that is drawn; of larger ones the most confused pairs are listed
+PAIRS = 50
+PICTURE = 96  # px, the longer side
+
+
+def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
+    """As much as the folder holds; a damaged file is left out with a warning."""
+    parts = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration, "worst": _worst}
+    details: dict[str, Any] = {}
+    for name, read in parts.items():
+        path = run.folder / f"{name}.csv"
+        try:
+            if path.exists() and (found := read(path)):
+                details[name] = found
+        except ZooError as error:
+            warn(f"{error}; it is left out")
+        except OSError as error:
+            warn(f"{path} cannot be read ({error.strerror}); it is left out")
+    return details
+
+
+def _confusion(path: Path) -> dict[str, Any]:
+    """The most confused pairs as [true, predicted, images, share of the true class], and the matrix unless it is too large."""
+    classes, matrix = read_confusion(path)
+    wrong: list[list[Any]] = [
+        [classes[true], classes[predicted], images, round(images / sum(row), 4)]
+        for true, row in enumerate(matrix)
+        for predicted, images in enumerate(row)
+        if images and predicted != true
+    ]
+    wrong.sort(key=lambda pair: -pair[2])
+    found: dict[str, Any] = {"classes": len(classes), "pairs": wrong[:PAIRS]}
+    return found | ({"names": classes, "matrix": matrix} if len(classes) <= MATRIX else {})
+
+
+def _per_class(path: Path) -> list[list[Any]]:
+    columns = ["images", "top1", "top5", "precision", "f1"]
+    names = [row["class"] for _, row in rows_of(path, ["class"])]
+    return [[name, *map(_short, numbers)] for name, numbers in zip(names, numbers_of(path, columns), strict=True)]
+
+
+def _calibration(path: Path) -> list[list[Any]]:
+    found = numbers_of(path, ["bin_low", "bin_high", "images", "accuracy", "confidence"])
+    return [list(map(_short, row)) for row in found]
+
+
+def _worst(path: Path) -> list[dict[str, Any]]:
+    figures = ("probability", "probability_of_label", "loss")
+    numbers = numbers_of(path, figures)
+    found = []
+    for (number, row), values in zip(rows_of(path, ["picture", "label", "predicted", *figures]), numbers, strict=True):
+        picture = (path.parent / row["picture"]).resolve()
+        if path.parent.resolve() not in picture.parents or not picture.is_file():
+            raise ZooError(f"{path}, row {number}: there is no picture {row['picture']} in the run folder")
+        shown = dict(zip(figures, map(_short, values), strict=True))
+        found.append({"label": row["label"], "predicted": row["predicted"], **shown, "picture": _data_uri(picture)})
+    return found
+
+
+def _data_uri(path: Path) -> str:
+    """The picture made small and written anew, so that nothing but pixels comes along."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((PICTURE, PICTURE))
+            small = io.BytesIO()
+            image.convert("RGB").save(small, "WEBP", quality=80)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        raise ZooError(f"{path} is no picture that can be read") from None
+    return f"data:image/webp;base64,{b64encode(small.getvalue()).decode()}"
+
+
+def _short(value: float | None) -> float | int | None:
+    """Five digits are enough for a page."""
+    if value is None:
+        return None
+    return int(value) if value == int(value) else float(f"{value:.5g}")
+
+
+def network_key(run: Run) -> str | None:
+    """Equal for runs whose networks are drawn alike; None where that is not known."""
+    model, size = run.composed.get("model"), run.image_size or _size(run)
+    if not isinstance(model, dict) or size is None:
+        return None
+    chosen = {key: value for key, value in model.items() if key not in LOADING and key != "init"}
+    return json.dumps([chosen, *_ends(run), size], sort_keys=True, default=str)
+
+
+def _ends(run: Run) -> list[Any]:
+    data = run.composed.get("data")
+    return [data.get(key) for key in ("num_classes", "in_channels")] if isinstance(data, dict) else []
+
+
+def _size(run: Run) -> int | None:
+    data = run.composed.get("data")
+    size = data.get("image_size") if isinstance(data, dict) else None
+    return size if isinstance(size, int) else None
+
+
+def network_picture(run: Run) -> str:
+    """A run's network as small SVG; ZooError if its config cannot be built, or names code that is not ours."""
+    import matplotlib
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        model: Any = OmegaConf.to_container(OmegaConf.create(run.composed)["model"], resolve=True)
+        size = run.image_size or _size(run)
+        assert size is not None  # it has a key
+        Card(model).check_code(run.folder, trust=False)
+        plan = plan_of(model)
+    except (OmegaConfBaseException, KeyError, TypeError) as error:
+        raise ZooError(f"{run.folder}/.hydra/config.yaml names no network ({' '.join(str(error).split())[:200]})") from None
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": plan.net.name, "svg.fonttype": "none"}):
+        network_figure(plan, size).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return _smaller(text.getvalue())
+
+
+def _smaller(svg: str) -> str:
+    """Numbers to a tenth of a point, one short font list, no line breaks: half the bytes."""
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*sans-serif", "font-family: 'DejaVu Sans', Verdana, Arial, sans-serif", svg)
+    svg = re.sub(r"(?<![#\w])-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", svg)
+    svg = re.sub(r' id="(?:figure|axes|patch|text|line2d)_\d+"', "", svg)
+    return re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()
