@@ -40,7 +40,7 @@ run: setup data ## the main job: GoogLeNet learns Fashion-MNIST (minutes on 2 CP
 	$(BIN)/python run.py experiment=quickstart
 
 test: setup data browser ## the test suite, without the slow cases
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
 
 test-slow: setup data ## the slow cases: real training, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal

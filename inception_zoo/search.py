@@ -73,14 +73,13 @@ class Pruning(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        prune = False
         if trainer.is_global_zero:
-            self._trial.report(value := float(trainer.callback_metrics[METRIC]), step=trainer.current_epoch)
-            prune = self._trial.should_prune()
-        if trainer.strategy.broadcast(prune):
-            trainer.should_stop = True
-            if trainer.is_global_zero:
+            trial, value = self._trial, float(trainer.callback_metrics[METRIC])
+            trial.report(value, step=trainer.current_epoch)
+            if trial.should_prune():
                 self.reason = f"pruned after epoch {trainer.current_epoch + 1} with {METRIC} {value:.4f}"
+        self.reason = trainer.strategy.broadcast(self.reason)
+        trainer.should_stop |= self.reason is not None
 
     @property
     def _trial(self) -> "Trial":

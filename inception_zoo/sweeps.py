@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 
 from inception_zoo.errors import ZooError
 from inception_zoo.ranks import is_first
-from inception_zoo.runs import read_results
+from inception_zoo.runs import RESULTS, read_results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -159,7 +160,7 @@ class Progress:
     number: int  # from 1
     jobs: int
     best: float | None  # validation top-1 of the jobs that are done
-    minutes_left: float | None  # of this job and those after it, at the pace of those that are done
+    minutes_left: float | None  # of the sweep, at the pace of the jobs that are done
 
     def __str__(self) -> str:
         best = "" if self.best is None else f", best {self.best:.4f}"
@@ -179,9 +180,11 @@ def progress(run_folder: Path) -> Progress | None:
     if not (folder / SWEEP).exists() or not run_folder.name.isdecimal():
         return None
     jobs = json.loads((folder / SWEEP).read_text())["jobs"]
-    done = [job for job in map(read_results, _others(run_folder)) if job.get("state") in ("finished", "pruned")]
-    best = max((job["val/top1_best"] for job in done if "val/top1_best" in job), default=None)
-    pace = sum(job["minutes"] for job in done) / len(done) if done else None
+    begun = (folder / SWEEP).stat().st_mtime
+    done = {job: found for job in _others(run_folder) if (found := read_results(job)).get("state") in ("finished", "pruned")}
+    best = max((found["val/top1_best"] for found in done.values() if "val/top1_best" in found), default=None)
+    lately = sum((job / RESULTS).stat().st_mtime > begun for job in done)  # not before the sweep went on
+    pace = (time.time() - begun) / 60 / lately if lately else None
     return Progress(int(run_folder.name) + 1, jobs, best, None if pace is None else pace * (jobs - len(done)))
 
 

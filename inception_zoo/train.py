@@ -234,7 +234,7 @@ def leaving_nothing_behind() -> Iterator[None]:
         end = error
         raise
     finally:
-        end_ranks(failed=end is not None)
+        end_ranks(failed=not isinstance(end, Pruned | None))
         close(*ending(end))
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

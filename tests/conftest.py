@@ -1,7 +1,10 @@
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,83 @@ def zoo(tmp_path):
         return subprocess.CompletedProcess(command, done.returncode, *texts)
 
     return run
+
+
+@pytest.fixture
+def mistake(tmp_path):
+    """As `zoo`, for what ends before training: in a fork of this process, which has imported torch and Lightning already."""
+    from inception_zoo import app, train  # noqa: F401
+
+    def run(*words, main=app.main, env=()):
+        paths = [tmp_path / f"{name}.txt" for name in ("stdout", "stderr")]
+        child = os.fork()
+        if child == 0:
+            _become(main, words, tmp_path, paths, dict(env))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return subprocess.CompletedProcess(words, status, *(path.read_text() for path in paths))
+
+    return run
+
+
+def _become(main, words, folder, paths, env):
+    """Never returns."""
+    signal.alarm(120)
+    for number, path in enumerate(paths, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    for name in [name for name in os.environ if name.startswith(("WANDB", "HYDRA", "PL_"))]:
+        del os.environ[name]
+    os.environ |= {"COLUMNS": "200", **env}
+    os.chdir(folder)
+    sys.argv = ["inception-zoo", *map(str, words)]
+    status = 1
+    try:
+        main()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "no Chromium: run `make browser`"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-background-networking"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens a page; at the end nothing may have been asked of a network, and no error have been logged."""
+    faults, contexts = [], []
+
+    def open_page(path, **options):
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        own = ("data:", "blob:", path.as_uri())
+        page.on("request", lambda request: request.url.startswith(own) or faults.append(f"request: {request.url}"))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from inception_zoo.cli import main
 from inception_zoo.nets import ZOO
 
 COMMAND = [sys.executable, "-m", "inception_zoo.cli"]
@@ -200,17 +201,17 @@ def test_data_show_draws_a_row_for_each_image(words, tmp_path, image_tree):
         ),
     ],
 )
-def test_data_show_names_mistakes_in_one_line(words, message):
-    done = call("data", "show", *words)
+def test_data_show_names_mistakes_in_one_line(words, message, mistake):
+    done = mistake("data", "show", *words, main=main)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_data_optimize_names_mistakes_in_one_line(tmp_path):
+def test_data_optimize_names_mistakes_in_one_line(tmp_path, mistake):
     for arguments, message in (
         ((tmp_path / "nowhere", tmp_path / "out"), "there is no folder 'train' in it"),
         ((tmp_path, tmp_path / "out", "--chunk-size", "lots"), "no folder 'train'"),
     ):
-        done = call("data", "optimize", *map(str, arguments))
+        done = mistake("data", "optimize", *arguments, main=main)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()

@@ -77,8 +77,8 @@ def test_unfreeze_wants_an_epoch():
         ),
     ],
 )
-def test_a_mistake_about_rates_or_unfreezing_is_one_line(overrides, message, zoo):
-    done = zoo(*SMALL, *overrides)
+def test_a_mistake_about_rates_or_unfreezing_is_one_line(overrides, message, mistake):
+    done = mistake(*SMALL, *overrides)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
 
 
@@ -176,8 +176,8 @@ def test_a_mistake_is_one_line_before_torch_is_loaded(case, zoo, tmp_path):
         (["data.per_class=500"], "data.per_class=500: class 0 has only"),
     ],
 )
-def test_a_mistake_about_the_data_is_one_line(overrides, message, zoo):
-    done = zoo(*SMALL, *overrides, "logger=csv")
+def test_a_mistake_about_the_data_is_one_line(overrides, message, mistake):
+    done = mistake(*SMALL, *overrides, "logger=csv")
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
 
 

@@ -80,25 +80,25 @@ HEAVY_MISTAKES = {
 
 
 @pytest.mark.parametrize("case", HEAVY_MISTAKES)
-def test_a_mistake_ends_in_one_line_before_training(case, zoo, tmp_path):
+def test_a_mistake_ends_in_one_line_before_training(case, mistake, tmp_path):
     overrides, message = HEAVY_MISTAKES[case]
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     if case == "a folder without the files" and Path("/usr/share/datasets/fashion-mnist").exists():
         pytest.skip("Debian's package is installed, so the files are found")
     no_network = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9") | {"no_proxy": ""}
-    done = zoo(*SMALL, *overrides, env={"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), **no_network}.items())
+    done = mistake(*SMALL, *overrides, env={"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), **no_network}.items())
     assert done.returncode == 2, done.stderr
     assert lines(done.stderr)[-1].startswith("error: ") and message in lines(done.stderr)[-1]
     assert "Traceback" not in done.stderr and "Epoch 0" not in done.stdout
     assert processes_of(tmp_path) == []
 
 
-def test_a_damaged_folder_ends_in_one_line_before_training(zoo, tmp_path, image_tree):
+def test_a_damaged_folder_ends_in_one_line_before_training(mistake, tmp_path, image_tree):
     root = shutil.copytree(image_tree, tmp_path / "images")
     file = next((root / "train").rglob("*.JPEG"))
     file.write_bytes(file.read_bytes()[:-200])
     small = ["data=imagenet", f"data.root={root}", "data.image_size=64", "data.batch_size=8"]
-    done = zoo(*small, env={"XDG_CACHE_HOME": str(tmp_path / "cache")}.items())
+    done = mistake(*small, env={"XDG_CACHE_HOME": str(tmp_path / "cache")}.items())
     assert done.returncode == 2 and "Epoch 0" not in done.stdout
     last = lines(done.stderr)[-1]
     assert last.startswith(f"error: data.root={root}: 1 of 93 images cannot be read") and str(file) in last

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from inception_zoo.choices import model_config
 from inception_zoo.errors import ZooError
@@ -106,40 +106,6 @@ def made(tmp_path_factory):
     write_sweep(folder / "runs")
     said = write_report([folder / "runs"], folder / "report.html", warnings.append)
     return folder / "report.html", warnings, said
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium: run `make browser`"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-background-networking"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium):
-    """Opens a page; at the end nothing may have been asked of a network, and no error have been logged."""
-    faults, contexts = [], []
-
-    def open_page(path, **options):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        own = ("data:", "blob:", path.as_uri())
-        page.on("request", lambda request: request.url.startswith(own) or faults.append(f"request: {request.url}"))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
 
 
 def names(page):

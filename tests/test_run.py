@@ -16,7 +16,7 @@ def run_folder(tmp_path):
     return folder
 
 
-def test_fit_then_test_then_resume(zoo, tmp_path):
+def test_fit_then_test_then_resume(zoo, mistake, tmp_path):
     fit = zoo(*SMALL)
     assert fit.returncode == 0, fit.stderr
     folder = run_folder(tmp_path)
@@ -59,11 +59,11 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     assert len(list(folder.glob("csv/version_*/metrics.csv"))) == 2  # what was logged before is still there
 
     for change, key in (("seed=2", "seed=1"), ("optimizer=sgd", "optimizer._target_=torch.optim.AdamW")):
-        changed = zoo(*SMALL, "ckpt=last", change)
+        changed = mistake(*SMALL, "ckpt=last", change)
         assert changed.returncode == 2
         assert f"was trained with {key}" in lines(changed.stderr)[-1] or "optimizer" in lines(changed.stderr)[-1]
 
-    other = zoo(*SMALL, "task=test", f"ckpt={folder}", "model.width=0.5")
+    other = mistake(*SMALL, "task=test", f"ckpt={folder}", "model.width=0.5")
     assert other.returncode == 2
     assert "holds googlenet and does not fit the chosen model" in lines(other.stderr)[-1]
 
@@ -80,6 +80,7 @@ def test_last_is_the_last_epoch_and_best_the_best(zoo, tmp_path):
 def test_two_processes_one_folder_one_run(zoo, tmp_path, fashion_mnist_root):
     done = zoo(
         "model=inception_v3",
+        "model.width=0.5",
         "trainer.devices=2",
         "trainer.max_epochs=1",
         "trainer.limit_train_batches=4",

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from hydra_plugins.inception_zoo_sweeper import _distribution
 from inception_zoo import ZooError
+from inception_zoo.cli import main
 from inception_zoo.runs import Pruned, read_results, recorded, unfinished_checkpoint
 from inception_zoo.sweeps import progress, resumed
 
@@ -40,7 +41,7 @@ def results_of(folder, jobs):
     return [read_results(folder / str(job)) for job in range(jobs)]
 
 
-def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, tmp_path):
+def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, mistake, visit, tmp_path):
     done = zoo("-m", "trainer.devices=1,2", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "sweep"
@@ -60,7 +61,12 @@ def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, tmp_path):
         == ["1", "1", "2", "2"]
     )
     assert [job["test/top1"] for job in table] == [float(row["test/top1"]) for row in rows] == [r["test/top1"] for r in results]
-    assert not list(tmp_path.glob("inception_zoo_*")) and "sweep folder: sweep" in done.stdout
+    assert "sweep folder: sweep" in done.stdout
+
+    written = mistake("report", "sweep", main=main)
+    assert written.returncode == 0 and "report: report.html (4 runs in 2 groups)" in written.stderr
+    page = visit(tmp_path / "report.html")  # which fails if the page asks a network, or logs an error
+    assert page.locator("#board tbody tr").count() == 2 and "n = 2" in page.locator("#board tbody").inner_text()
 
 
 def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, tmp_path):
@@ -85,8 +91,7 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
 
 
 def test_an_interrupted_sweep_goes_on_in_mid_job(tmp_path):
-    words = [word for word in SMALL if word != "trainer=smoke"]
-    command = [sys.executable, ROOT / "run.py", "-m", "trainer.devices=1,2", *words, "trainer.max_epochs=3", "logger=csv"]
+    command = [sys.executable, ROOT / "run.py", "-m", "trainer.devices=1,2", *SMALL, "trainer.max_epochs=12", "logger=csv"]
     sweep = tmp_path / "sweep"
     with (tmp_path / "log").open("w") as log:
         job = subprocess.Popen([*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, stdout=log, stderr=log)
@@ -209,8 +214,8 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
         (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
     ],
 )
-def test_a_search_that_cannot_be_is_one_line(words, message, zoo, tmp_path):
-    done = zoo("-m", "hydra/sweeper=optuna", *words, *SMALL)
+def test_a_search_that_cannot_be_is_one_line(words, message, mistake):
+    done = mistake("-m", "hydra/sweeper=optuna", *words, *SMALL)
     assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
 
 
@@ -245,6 +250,9 @@ def test_where_a_sweep_is(tmp_path):
     assert str(progress(tmp_path / "0")) == "job 1/4"
     for number, (state, best) in enumerate([("finished", 0.25), ("failed", 0.75)]):
         (tmp_path / str(number)).mkdir()
-        record = {"state": state, "minutes": 10, "val/top1_best": best}
+        record = {"state": state, "val/top1_best": best}
         (tmp_path / str(number) / "results.json").write_text(json.dumps(record))
+    os.utime(tmp_path / "sweep.json", (time.time() - 600, time.time() - 600))  # ten minutes for the job that is finished
     assert str(progress(tmp_path / "2")) == "job 3/4, best 0.2500, 30 min left"
+    os.utime(tmp_path / "0/results.json", (0, 0))  # before the sweep went on
+    assert str(progress(tmp_path / "2")) == "job 3/4, best 0.2500"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from inception_zoo import ZooError, create_model, export_weights, load_model, load_weights, save_model
+from inception_zoo.cli import main
 from inception_zoo.parity import difference
 from inception_zoo.preprocessing import HALF, IMAGENET, Preprocessing
 from inception_zoo.weights.files import read_weights, write_weights
@@ -274,20 +275,20 @@ class Evil:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".pt", ".bin"])
-def test_a_pickle_that_would_run_code_is_refused(suffix, tmp_path):
+def test_a_pickle_that_would_run_code_is_refused(suffix, tmp_path, mistake):
     """Whatever its name, its path and the environment say."""
-    file = tmp_path / f"weights{suffix}"
+    file, force = tmp_path / f"weights{suffix}", {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     torch.save({"state_dict": Evil()}, file)
-    done = call("convert", file, tmp_path / "out.safetensors", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
+    done = mistake("convert", file, tmp_path / "out.safetensors", main=main, env=force)
     assert done.returncode == 2 and "cannot be read" in done.stderr and done.stderr.count("\n") == 1
     bare = tmp_path / f"bare{suffix}"
     bare.write_bytes(pickle.dumps(Evil()))
-    done = call("predict", bare, __file__, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
+    done = mistake("predict", bare, __file__, main=main, env=force)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert not list(Path.cwd().glob("pwned")) and not list(tmp_path.glob("pwned"))
 
 
-def test_a_strangers_card_runs_no_code(googlenet, tmp_path):
+def test_a_strangers_card_runs_no_code(googlenet, tmp_path, mistake):
     (tmp_path / "stranger.py").write_text("open('pwned', 'w')\ndef block(c_in, c_out, level): return [f'1x1 {c_out}']\n")
     path = tmp_path / "model.safetensors"
     state, card = {k: v.clone() for k, v in googlenet.state_dict().items()}, None
@@ -297,7 +298,7 @@ def test_a_strangers_card_runs_no_code(googlenet, tmp_path):
     card["model"]["blocks"] = {"grid14": "stranger.block"}
     write_weights(path, state, json.dumps(card))
     for arguments in (["predict", path, path], ["describe", path], ["convert", path, tmp_path / "o.safetensors"]):
-        done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
+        done = mistake(*arguments, main=main)
         assert done.returncode == 2 and "needs the function stranger.block, which would run code" in done.stderr, arguments
     assert not (tmp_path / "pwned").exists()
 
