@@ -26,12 +26,11 @@ class RayLauncher(Launcher):
 
     Args:
         init: options of `ray.init`
-        task: options of `ray.remote`: what each job takes (`num_cpus` is its number of threads, too)
+        task: options of `ray.remote`: what each job takes (`num_cpus` is its number of threads, too), as its own config has it
     """
 
     def __init__(self, init: DictConfig, task: DictConfig) -> None:
         self.init: Any = OmegaConf.to_container(init, resolve=True)
-        self.task: Any = OmegaConf.to_container(task, resolve=True)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         check_installed("ray", "cluster", "hydra/launcher=ray")
@@ -44,12 +43,14 @@ class RayLauncher(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         if not ray.is_initialized():  # a search launches several times; Ray ends with this process
             self._start()
-        job = ray.remote(**self.task)(_run)
+        job = ray.remote(_run)
         common = ray.put((self.context, self.function, self.config, Singleton.get_state(), Path.cwd()))
         started = []
         for number, words in enumerate(job_overrides, start=initial_job_idx):
             log.info(f"\t#{number} : {' '.join(filter_overrides(words))}")
-            started.append(job.remote(common, number, list(words)))
+            own = self.context.config_loader.load_sweep_config(self.config, list(words))
+            takes: Any = OmegaConf.to_container(own.hydra.launcher.task, resolve=True)
+            started.append(job.options(**takes).remote(common, number, list(words)))
         return [_result(reference) for reference in started]
 
     def _start(self) -> None:

@@ -15,11 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.nets import ZOO, find_net
-from inception_zoo.runs import read_results
-from inception_zoo.sweeps import begin
+from inception_zoo.ranks import by_torchrun
+from inception_zoo.runs import DONE, read_results
+from inception_zoo.sweeps import begin, words_of
 from inception_zoo.variants import BLOCKS
-
-DONE = ("finished", "pruned")
 
 
 class GridSweeper(BasicSweeper):
@@ -38,23 +37,37 @@ class GridSweeper(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         assert self.config is not None
+        if any(word.startswith("hydra.sweep.subdir=") for word in self.config.hydra.overrides.hydra):
+            raise ZooError("hydra.sweep.subdir: the folder of a job is its number, by which a sweep goes on; leave it out")
         jobs = self.combinations(overrides)
         folder = Path(self.config.hydra.sweep.dir)
+        left = [number for number, job in enumerate(jobs) if not _is_done(folder / str(number), job)]
+        if len(left) < len(jobs) and any("hydra:job.num" in word for job in jobs for word in job):
+            raise ZooError("hydra:job.num is another when a sweep goes on; start the jobs anew, in a folder of their own")
         begin(folder, len(jobs))
-        left = [
-            [*job, f"hydra.sweep.subdir={number}"]
-            for number, job in enumerate(jobs)
-            if read_results(folder / str(number)).get("state") not in DONE
-        ]
-        return list(self.split_overrides_to_chunks(left, max_batch_size)) if left else []
+        places = [[*jobs[number], f"hydra.sweep.subdir={number}"] for number in left]
+        return list(self.split_overrides_to_chunks(places, max_batch_size)) if places else []
 
     def combinations(self, overrides: list[Override]) -> list[list[str]]:
         """The words of every job."""
+        own = {word.partition("=")[0] for job in self.jobs for word in job}
+        if both := own & {override.get_key_element() for override in overrides}:
+            raise ZooError(f"{min(both)}: the jobs of this sweep have values of their own for it; leave it out")
         ((*grid,),) = BasicSweeper.split_arguments(overrides, None)
         return [[*job, *more] for job in grid for more in self._more(job)]
 
     def _more(self, job: Sequence[str]) -> Sequence[Sequence[str]]:
         return self.jobs
+
+
+def _is_done(folder: Path, job: Sequence[str]) -> bool:
+    """Whether a job has nothing left to do; ZooError if its folder is that of another."""
+    own = sorted(word for word in job if not word.startswith("hydra"))
+    if (folder / ".hydra").exists() and own != sorted(words_of(folder)):
+        raise ZooError(
+            f"hydra.sweep.dir={folder.parent} holds another sweep, whose job {folder.name} differs; give another folder"
+        )
+    return read_results(folder).get("state") in DONE
 
 
 class BlockSweeper(GridSweeper):
@@ -96,6 +109,12 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         check_installed("optuna", "search", "hydra/sweeper=optuna")
+        if by_torchrun():
+            raise ZooError(
+                "hydra/sweeper=optuna: every process of torchrun would search by itself; give trainer.devices instead"
+            )
+        from optuna.trial import TrialState
+
         from inception_zoo.search import open_study
 
         for name in ("n_trials", "n_jobs"):
@@ -105,7 +124,7 @@ class OptunaSweeper(Sweeper):
         params = [f"{key}={value}" for key, value in self.params.items() if key not in given]
         overrides = parser.parse_overrides([*params, *arguments])
         fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
-        space = {o.get_key_element(): _distribution(o) for o in overrides if o.is_sweep_override()}
+        space = {override.get_key_element(): _distribution(override) for override in overrides if override.is_sweep_override()}
         if not space:
             raise ZooError(
                 "hydra/sweeper=optuna has nothing to search; give a key several values: 'optimizer.lr=interval(1e-4,1e-1)'"
@@ -114,7 +133,11 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         study = open_study(self.node, folder, searching=True)
         OmegaConf.save(self.conf, folder / "multirun.yaml")
-        begin(folder, self.n_trials)
+        begin(folder, self.n_trials, fails_again=False)
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            found = read_results(folder / str(trial.number))
+            if found.get("state") in DONE:  # but the sweep was cut short before it was told
+                self._tell(study, trial.number, found)
         while batch := list(self._next(study, space)):
             jobs = [[*fixed, *_words(trial.params), *_place(trial.number)] for trial in batch]
             self.launch(jobs, initial_job_idx=batch[0].number)
@@ -159,9 +182,12 @@ def _distribution(override: Override) -> Any:
         end = list(value.range())[-1] if isinstance(value, RangeSweep) else value.end
         assert start is not None and end is not None
         log = "log" in value.tags
-        if isinstance(start, int) and isinstance(end, int):
-            return d.IntDistribution(start, end, log=log, step=int(step or 1))
-        return d.FloatDistribution(float(start), float(end), log=log, step=step and float(step))
+        try:
+            if isinstance(start, int) and isinstance(end, int):
+                return d.IntDistribution(start, end, log=log, step=int(step or 1))
+            return d.FloatDistribution(float(start), float(end), log=log, step=step and float(step))
+        except ValueError as error:
+            raise ZooError(f"{override.input_line}: {error}") from None
     return d.CategoricalDistribution(list(override.sweep_string_iterator()))  # words, as they will be given
 
 
@@ -188,7 +214,7 @@ class OptunaSweeperConf:
     pruner: str = "MedianPruner"  # of optuna.pruners; NopPruner: none
     pruner_options: dict[str, Any] = field(default_factory=dict)
     storage: str | None = None  # a journal in the sweep's folder; or a database, as sqlite:///study.db
-    study_name: str | None = None  # the name of the sweep's folder
+    study_name: str | None = None  # the name of the sweep's folder, in a database
     params: dict[str, Any] | None = None  # what is searched, where the command line does not say it
 
 

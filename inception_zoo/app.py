@@ -32,7 +32,7 @@ from inception_zoo.sweeps import finish, resumed
 from inception_zoo.variants import BLOCKS
 
 _PACKAGE = Path(__file__).resolve().parent
-WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
+TRACEBACK = "INCEPTION_ZOO_TRACEBACK"  # set by `main`: whether the user gave HYDRA_FULL_ERROR
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())  # wheel, checkout
 
 
@@ -54,7 +54,7 @@ def _start() -> datetime:
 # Here, and not in `main`: the processes of a launcher (joblib, submitit, Ray) import this module to find the job.
 OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
 OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
-OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), replace=True)
+OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -79,7 +79,7 @@ def others_go_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ZooError | HydraException | OmegaConfBaseException) and not WANTS_TRACEBACK:
+        if isinstance(error, ZooError | HydraException | OmegaConfBaseException) and not wants_traceback():
             print(f"error: job {folder.name}: {explain(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
@@ -98,6 +98,7 @@ def main() -> None:
     """Run what the command line says. Exit status 2 after a user's mistake, in one line; 1 if a job of a sweep failed."""
     register_groups()
     sys.path.append(str(Path.cwd()))  # a user's own variants
+    os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets every error through, to be explained here
     status = 1
     try:
@@ -109,9 +110,11 @@ def main() -> None:
         status = 0
     except KeyboardInterrupt:
         status = 130
+    except SystemExit as end:  # Lightning makes one of a SIGTERM, without a status
+        status = end.code if isinstance(end.code, int) else 143
     finally:
-        status = finish() or status
-    sys.exit(status)
+        ended = finish()
+    sys.exit(status or ended)
 
 
 @contextmanager
@@ -126,13 +129,17 @@ def composed(words: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("data", "augmentation", "model")}
 
 
+def wants_traceback() -> bool:
+    return bool(os.environ.get(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR")))
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the program in one line for what the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     try:
         yield
     except (ZooError, HydraException, OmegaConfBaseException) as error:
-        if WANTS_TRACEBACK:
+        if wants_traceback():
             raise
         fail(explain(error))
 

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,10 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.errors import ZooError
+from inception_zoo.sweeps import quoted
 
-_ranks: list[subprocess.Popen] = []
+PATIENCE = 30  # seconds for which the first rank may wait for one that has failed
+_ranks: list[subprocess.Popen] = []  # the others of the job that runs
 
 
 class JobLauncher(_SubprocessScriptLauncher):
@@ -47,28 +52,43 @@ class JobLauncher(_SubprocessScriptLauncher):
         for rank in range(1, self.num_processes):
             environment = {**os.environ, "LOCAL_RANK": str(rank)}
             environment.pop("HYDRA_FULL_ERROR", None)  # set by our own main, which the rank runs too
-            self.procs.append(subprocess.Popen(_command(config, self.folder, rank), env=environment))
-        _ranks.extend(self.procs)
+            _ranks.append(subprocess.Popen(_command(config, self.folder, rank), env=environment))
+        # `self.procs` stays empty: Lightning kills this process, and a sweep with it, as soon as one of those has failed.
+        threading.Thread(target=_watch, args=[list(_ranks)], daemon=True).start()
 
 
 def _command(config: Path, folder: Path, rank: int) -> list[str]:
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    overrides = [f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null", f"hydra.job.name=rank{rank}"]
+    overrides = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", f"hydra.job.name=rank{rank}"]
     where = ["--config-path", str(config.parent), "--config-name", config.stem]
     return [sys.executable, "-m", "inception_zoo.app", *where, *overrides]
 
 
+def _watch(ranks: list[subprocess.Popen]) -> None:
+    """Kill the job where a rank has failed and this one does not learn of it: it would wait for ever."""
+    while not any(rank.poll() for rank in ranks):
+        if all(rank.poll() == 0 for rank in ranks):
+            return
+        time.sleep(1)
+    time.sleep(PATIENCE)
+    if ranks[0] in _ranks:
+        print(f"error: a process of this job has failed, and this one waited {PATIENCE} s for it", file=sys.stderr)
+        for rank in ranks:
+            rank.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def end_ranks(failed: bool) -> None:
     """Wait for the ranks that this job started; end them where the job failed or they do not end by themselves."""
-    for process in _ranks:
+    ranks = list(_ranks)
+    _ranks.clear()
+    for process in ranks:
         try:
             if failed:
                 process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=3 if failed else 30)  # what has failed may wait for the others for ever
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    _ranks.clear()
 
 
 class SameConfig(Callback):

@@ -11,8 +11,10 @@ from typing import Any
 
 from inception_zoo.errors import ZooError
 from inception_zoo.ranks import is_first
+from inception_zoo.secrets import redacted
 
 RESULTS = "results.json"
+DONE = ("finished", "pruned")  # states of runs that there is no more to do for
 
 
 class Pruned(Exception):  # noqa: N818 -- it is none
@@ -67,12 +69,12 @@ def read_results(folder: Path) -> dict[str, Any]:
 def unfinished_checkpoint(folder: Path) -> Path | None:
     """Where a run that was cut short goes on from: its last checkpoint."""
     last = folder / "checkpoints" / "last.ckpt"
-    return last if last.exists() and read_results(folder).get("state", "finished") not in ("finished", "pruned") else None
+    return last if last.exists() and read_results(folder).get("state", "finished") not in DONE else None
 
 
 def reason_of(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    text = redacted(" ".join(str(error).split()))
     return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"[:500]
 
 

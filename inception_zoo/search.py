@@ -8,8 +8,11 @@ import optuna
 from lightning import Callback, LightningModule, Trainer
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
 
 from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.runs import reason_of
+from inception_zoo.secrets import redacted
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -34,13 +37,12 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, searching: bool =
         journal = str(sweep_folder / "optuna.journal")
         # a lock by link, the default, is not to be had on every file system
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
-    study = optuna.create_study(
-        storage=storage,
-        study_name=sweeper["study_name"] or sweep_folder.name,
-        pruner=_chosen(optuna.pruners, "pruner", sweeper),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    name = sweeper["study_name"] or ("sweep" if sweeper["storage"] is None else sweep_folder.name)
+    pruner = _chosen(optuna.pruners, "pruner", sweeper)
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, direction="maximize", load_if_exists=True)
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        raise ZooError(f"hydra.sweeper.storage={redacted(sweeper['storage'])}: {reason_of(error)}") from None
     if searching:
         options = dict(sweeper["sampler_options"])
         if options.get("seed") is not None:

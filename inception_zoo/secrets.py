@@ -9,6 +9,7 @@ _SECRET = re.compile(
     r"passw(or)?d|passphrase|(^|_)(secrets?|credentials?|api_?key|(access|private|account|signing|encryption)_key)(_|$)|(^|_)token$"
 )
 _LOGIN = re.compile(r"(?<=://)([^\s/:@]*):[^\s/@]+@")
+_ENTRY = re.compile(r"([{,]\s*([\w.]+)\s*:\s*)([^,{}]+)")  # of a dictionary in a word
 HIDDEN = "***"
 
 
@@ -37,6 +38,7 @@ def _redacted(node: Any, values: list[str]) -> Any:
     key, equals, value = node.partition("=")  # a word of a command line
     if equals and value and " " not in key and is_secret(key):
         return f"{key}={HIDDEN}"
+    node = _ENTRY.sub(lambda entry: f"{entry[1]}{HIDDEN}" if is_secret(entry[2]) else entry[0], node)
     for secret in values:
         node = node.replace(secret, HIDDEN)
     return _LOGIN.sub(rf"\1:{HIDDEN}@", node)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from omegaconf import OmegaConf
 
 from inception_zoo.errors import ZooError
 from inception_zoo.ranks import is_first
-from inception_zoo.runs import RESULTS, read_results
+from inception_zoo.runs import DONE, RESULTS, read_results
+from inception_zoo.secrets import redacted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,13 +33,21 @@ COLUMNS = {
 _begun: list[Path] = []  # the sweep of this process
 
 
-def begin(folder: Path, jobs: int) -> None:
-    """Called by a sweeper that is about to launch: remember the command that goes on with it."""
+def begin(folder: Path, jobs: int, fails_again: bool = True) -> None:
+    """Called by a sweeper that is about to launch: remember the command that goes on with it.
+
+    Args:
+        folder: of the sweep.
+        jobs: how many there are.
+        fails_again: whether a job that failed runs again when the sweep goes on.
+    """
     if not is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {"argv": sys.argv[1:], "cwd": str(Path.cwd()), "jobs": jobs}
-    (folder / SWEEP).write_text(json.dumps(asked, indent=1))
+    asked = {"argv": sys.argv[1:], "cwd": str(Path.cwd()), "jobs": jobs, "fails_again": fails_again}
+    path = folder / SWEEP
+    path.touch(mode=0o600)  # the words may hold secrets
+    path.write_text(json.dumps(asked, indent=1))
     _begun.append(folder)
 
 
@@ -59,47 +69,59 @@ def resumed(words: Sequence[str]) -> list[str]:
     if asked["cwd"] != str(Path.cwd()):
         raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, for its paths start there")
     words = [word for word in asked["argv"] if not word.startswith("hydra.sweep.dir=")]
-    return [*words, f"hydra.sweep.dir='{_quoted(folder)}'"]
+    # beside the other overrides: argparse takes them in one place only
+    first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
+    return [*words[:first], f"hydra.sweep.dir={quoted(folder)}", *words[first:]]
 
 
-def _quoted(folder: Path) -> str:
-    return str(folder).replace("\\", "\\\\").replace("'", "\\'")
+def quoted(folder: Path) -> str:
+    """A path as a value in an override of Hydra's."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def finish() -> int:
     """Print and write the tables of the sweep that this process ran, if it did.
 
     Returns:
-        The exit status: 1 if a job failed.
+        The exit status: 1 if a job did not finish.
     """
     if not _begun:
         return 0
     from rich.console import Console
 
     folder = _begun.pop()
-    jobs = jobs_of(folder)
+    asked = json.loads((folder / SWEEP).read_text())
+    jobs = [job for job in jobs_of(folder) if job["job"] in map(str, range(asked["jobs"]))]
+    if not jobs:  # a mistake in the words, which has been said
+        return 1
     write_results(folder, jobs)
-    if jobs:
-        Console(width=max(Console().width, 140)).print(sweep_table(jobs))
-    asked = json.loads((folder / SWEEP).read_text())["jobs"]
-    left = asked - sum(job["state"] in ("finished", "pruned") for job in jobs)
+    Console(width=max(Console().width, 140)).print(sweep_table(jobs))
+    left = asked["jobs"] - sum(job["state"] in DONE for job in jobs)
     if left:
-        print(f"{left} of {asked} jobs did not finish; go on with: python run.py -m {RESUME}{folder}", file=sys.stderr)
+        again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
+        how = f"; go on with: python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
+        print(f"{left} of {asked['jobs']} jobs did not finish{how}", file=sys.stderr)
     print(f"sweep folder: {folder}")
-    return int(any(job["state"] == "failed" for job in jobs))
+    return int(left > 0)
 
 
 def jobs_of(folder: Path) -> list[dict[str, Any]]:
     """What the jobs of a sweep have recorded, with their folder's name and overrides, in the order of their numbers."""
     found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
-    return [{"job": job.name, "overrides": overrides_of(job), **{"state": "finished"}, **read_results(job)} for job in found]
+    return [
+        {"job": job.name, "overrides": redacted(overrides_of(job)), "state": "finished", **read_results(job)} for job in found
+    ]
+
+
+def words_of(folder: Path) -> list[str]:
+    """The overrides that a run was composed with; none if it never was."""
+    path = folder / ".hydra" / "overrides.yaml"
+    return list(OmegaConf.to_container(OmegaConf.load(path))) if path.exists() else []  # type: ignore[arg-type]
 
 
 def overrides_of(folder: Path) -> dict[str, str]:
-    """A job's own words."""
-    path = folder / ".hydra" / "overrides.yaml"
-    words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
-    pairs = (word.partition("=") for word in words)
+    """The same by key, without those of the sweep itself."""
+    pairs = (word.partition("=") for word in words_of(folder))
     return {key: value for key, _, value in pairs if not key.startswith("sweep.")}
 
 
@@ -181,7 +203,7 @@ def progress(run_folder: Path) -> Progress | None:
         return None
     jobs = json.loads((folder / SWEEP).read_text())["jobs"]
     begun = (folder / SWEEP).stat().st_mtime
-    done = {job: found for job in _others(run_folder) if (found := read_results(job)).get("state") in ("finished", "pruned")}
+    done = {job: found for job in _others(run_folder) if (found := read_results(job)).get("state") in DONE}
     best = max((found["val/top1_best"] for found in done.values() if "val/top1_best" in found), default=None)
     lately = sum((job / RESULTS).stat().st_mtime > begun for job in done)  # not before the sweep went on
     pace = (time.time() - begun) / 60 / lately if lately else None

@@ -49,7 +49,7 @@ def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, A
     words = [redacted(word) for word in hydra.overrides.task if not word.startswith(UNTAGGED)]
     known = {
         "id": _earlier(folder),
-        "name": f"{model}-{hydra.job.num}" if in_sweep else model,
+        "name": f"{model}-{folder.name}" if in_sweep else model,
         "group": _sweep_of(folder) if in_sweep else None,
         "job_type": cfg.task,
         "tags": list(dict.fromkeys(word if len(word) <= TAG else f"{word[: TAG - 1]}…" for word in words)),
@@ -92,12 +92,12 @@ class Tracking(Callback):
             return
         self.begun = True
         with _warned("what the run is"):
-            run = _run_of(trainer)
+            run, plan = _run_of(trainer), pl_module.model.plan
             for metric, summary in BEST.items():
                 run.define_metric(metric, step_metric=STEP, summary=summary)
             run.summary.update(dict(self.facts))
-        with _warned("the network's picture"):
-            _log(run, trainer.global_step, network=_network(pl_module.model.plan, self.facts["image_size"]))
+            with _warned("the network's picture"):
+                _log(run, trainer.global_step, network=_network(plan, self.facts["image_size"]))
 
     @rank_zero_only
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

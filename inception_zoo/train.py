@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
     Args:
         cfg: as composed, checked.
         results: gets what the run is and what it measured, as far as it comes.
-        ckpt: to go on from, where the config names none.
+        ckpt: of this run, which was cut short: to go on from.
 
     Raises:
         Pruned: the search that this job belongs to has ended it.
@@ -67,7 +68,7 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
-        if ckpt and cfg.ckpt is None:
+        if ckpt and cfg.task == "fit":
             cfg.ckpt = str(ckpt)
         if stands := progress(folder):
             say(str(stands))
@@ -226,7 +227,8 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def leaving_nothing_behind() -> Iterator[None]:
     """Close the job's W&B run and process group, and restore the environment: the next job of a sweep starts clean."""
-    environment, end = dict(os.environ), None
+    environment, words, end = dict(os.environ), sys.argv[1:], None
+    sys.argv[1:] = redacted(words)  # W&B keeps the command line
     meet_anew()
     try:
         yield
@@ -238,6 +240,7 @@ def leaving_nothing_behind() -> Iterator[None]:
         close(*ending(end))
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        sys.argv[1:] = words
         os.environ.clear()
         os.environ.update(environment)
 

@@ -47,9 +47,10 @@ def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "my_blocks.py").write_text(NOTES)
     words = [f"hydra/launcher={launcher}", *options, "seed=1,2", "model.blocks.inception_5b=my_blocks.noted"]
-    done = zoo("-m", *words, *SMALL, "logger=csv", "hydra.sweep.dir=sweep", env=environment.items())
+    done = zoo("-m", *words, *SMALL, "logger=csv", env=environment.items())
     assert done.returncode == 0, done.stderr
-    jobs = [json.loads((tmp_path / "sweep" / name / "results.json").read_text()) for name in ("0", "1")]
+    (sweep,) = tmp_path.glob("multirun/*/*")  # one, though every worker has a clock of its own
+    jobs = [json.loads((sweep / name / "results.json").read_text()) for name in ("0", "1")]
     assert [(job["seed"], job["state"]) for job in jobs] == [(1, "finished"), (2, "finished")]
     started = [datetime.fromisoformat(job["started"]) for job in jobs]
     assert max(started) < min(at + timedelta(minutes=job["minutes"]) for at, job in zip(started, jobs, strict=True))

@@ -69,25 +69,28 @@ def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, mistake, vi
     assert page.locator("#board tbody tr").count() == 2 and "n = 2" in page.locator("#board tbody").inner_text()
 
 
-def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, tmp_path):
+def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, mistake, tmp_path):
     (tmp_path / "bad.py").write_text(BAD)
-    words = ["+callbacks.bad={_target_: bad.Bad, seed: '${seed}'}", *SMALL, "hydra.sweep.dir=sweep"]
+    words = ["+callbacks.bad={_target_: bad.Bad, seed: '${seed}'}", "trainer.devices=2", *SMALL, "hydra.sweep.dir=sweep"]
     sweep = tmp_path / "sweep"
-    done = zoo("-m", "seed=1,2,3", *words)
+    done = zoo("-m", "seed=2,3", *words, env={"TMPDIR": str(tmp_path)}.items())
     assert done.returncode == 1
-    assert [r["state"] for r in results_of(sweep, 3)] == ["finished", "failed", "finished"]
-    assert read_results(sweep / "1")["reason"] == "RuntimeError: seed 2 is unlucky"
-    exits = [record["exit"] for job in range(3) for record in wandb_records(sweep / str(job)) if "exit" in record]
-    assert [record.get("exit_code", 0) for record in exits] == [0, 1, 0]
+    assert [r["state"] for r in results_of(sweep, 2)] == ["failed", "finished"]
+    assert read_results(sweep / "0")["reason"] == "RuntimeError: seed 2 is unlucky"
+    exits = [record["exit"] for job in range(2) for record in wandb_records(sweep / str(job)) if "exit" in record]
+    assert [record.get("exit_code", 0) for record in exits] == [1, 0]
     assert "failed: RuntimeError: seed 2 is unlucky" in " ".join(done.stdout[done.stdout.rindex(" job ") :].split())
-    assert "1 of 3 jobs did not finish; go on with: python run.py -m sweep.resume=sweep" in done.stderr
+    assert "1 of 2 jobs did not finish; go on with: python run.py -m sweep.resume=sweep" in done.stderr
+    assert processes_of(tmp_path) == [] and not list(tmp_path.glob("inception_zoo_*"))
 
     (tmp_path / "bad.py").write_text(BAD.replace("seed == 2", "seed == 4"))
-    before = results_of(sweep, 3)
+    before = results_of(sweep, 2)
+    other = mistake("-m", "seed=4,5", *words)
+    assert other.returncode == 2 and "error: hydra.sweep.dir=sweep holds another sweep, whose job 0 differs" in other.stderr
     again = zoo("-m", "sweep.resume=sweep")
     assert again.returncode == 0, again.stderr
-    after = results_of(sweep, 3)
-    assert [r["state"] for r in after] == ["finished"] * 3 and (after[0], after[2]) == (before[0], before[2])
+    after = results_of(sweep, 2)
+    assert [r["state"] for r in after] == ["finished"] * 2 and after[1] == before[1]
 
 
 def test_an_interrupted_sweep_goes_on_in_mid_job(tmp_path):
@@ -112,29 +115,31 @@ def test_an_interrupted_sweep_goes_on_in_mid_job(tmp_path):
         assert "0" not in {row["epoch"] for row in csv.DictReader(file)}  # the first epoch was not trained again
 
 
-def test_optuna_searches_on_two_processes_goes_on_and_prunes(zoo, tmp_path):
+def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
     study = ["sweep=optuna", "trainer.devices=2", "logger=csv", "trainer.max_epochs=2", *SMALL, "hydra.sweep.dir=sweep"]
-    done = zoo("-m", "hydra.sweeper.n_trials=2", *study)
+    hopeless = ["hydra.sweeper.pruner=ThresholdPruner", "+hydra.sweeper.pruner_options.lower=1.1"]
+    done = zoo("-m", "hydra.sweeper.n_trials=1", *hopeless, *study)
     assert done.returncode == 0, done.stderr
-    results = results_of(tmp_path / "sweep", 2)
-    assert [(r["state"], r["world_size"]) for r in results] == [("finished", 2)] * 2
-    journal = JournalStorage(JournalFileBackend(str(tmp_path / "sweep/optuna.journal")))
+    sweep = tmp_path / "sweep"
+    pruned = read_results(sweep / "0")
+    assert pruned["reason"].startswith("pruned after epoch 1 with val/top1 ") and "test/top1" not in pruned
+
+    done = zoo("-m", "hydra.sweeper.n_trials=3", *study)
+    assert done.returncode == 0, done.stderr
+    assert read_results(sweep / "0") == pruned  # the trial of before is kept
+    results = results_of(sweep, 3)
+    assert [(r["state"], r["world_size"]) for r in results] == [("pruned", 2), ("finished", 2), ("finished", 2)]
+    journal = JournalStorage(JournalFileBackend(str(sweep / "optuna.journal")))
     trials = optuna.load_study(study_name="sweep", storage=journal).trials
-    assert [trial.value for trial in trials] == [r["val/top1_best"] for r in results]
-    assert [list(trial.intermediate_values) for trial in trials] == [[0, 1]] * 2
-    for trial, folder in zip(trials, ("0", "1"), strict=True):
-        words = (tmp_path / "sweep" / folder / ".hydra/overrides.yaml").read_text()
+    assert [trial.state for trial in trials] == [TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert [trial.value for trial in trials[1:]] == [r["val/top1_best"] for r in results[1:]]
+    assert [list(trial.intermediate_values) for trial in trials] == [[0], [0, 1], [0, 1]]
+    assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
+    for trial, folder in zip(trials, ("0", "1", "2"), strict=True):
+        words = (sweep / folder / ".hydra/overrides.yaml").read_text()
         assert set(trial.params) == {"optimizer.lr", "label_smoothing", "model.dropout"}
         assert all(f"{key}={value}" in words for key, value in trial.params.items())
-
-    hopeless = ["hydra.sweeper.pruner=ThresholdPruner", "+hydra.sweeper.pruner_options.lower=1.1"]
-    done = zoo("-m", "hydra.sweeper.n_trials=3", *hopeless, *study)
-    assert done.returncode == 0, done.stderr
-    assert results_of(tmp_path / "sweep", 2) == results  # the trials of before are kept
-    assert read_results(tmp_path / "sweep/2")["reason"].startswith("pruned after epoch 1 with val/top1 ")
-    trials = optuna.load_study(study_name="sweep", storage=journal).trials
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED]
-    assert trials[2].params not in [trial.params for trial in trials[:2]]
+    assert processes_of(tmp_path) == []
 
 
 def torchrun(tmp_path, script, *words):
@@ -199,7 +204,7 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
     for name, cwd in (("sweep", str(tmp_path)), ("elsewhere", "/elsewhere")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1,2"], "cwd": cwd, "jobs": 2}))
-    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", "seed=1,2", "hydra.sweep.dir='sweep'"]
+    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", "hydra.sweep.dir='sweep'", "seed=1,2"]
     with pytest.raises(ZooError) as error:
         resumed(words)
     assert message in str(error.value)
@@ -208,8 +213,24 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["sweep=v3_ablation", "model=inception_v4"], "error: model: the jobs of this sweep have values of their own for it"),
+        (["seed=1,2", "hydra.sweep.subdir=mine"], "error: hydra.sweep.subdir: the folder of a job is its number"),
+        (["model=googlenet,inceptoin_v3"], "error: model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_line(words, message, mistake, tmp_path):
+    done = mistake("-m", *words, *SMALL)
+    assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
+    assert not list(tmp_path.rglob("results.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         ([], "hydra/sweeper=optuna has nothing to search"),
         (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): "),
+        (["seed=1,2", "hydra.sweeper.storage=sqlite:///nowhere/x.db"], "hydra.sweeper.storage=sqlite:///nowhere/x.db: "),
         (["seed=1,2", "hydra.sweeper.sampler=TPESample"], "sampler=TPESample is unknown; did you mean 'TPESampler'?"),
         (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
     ],
