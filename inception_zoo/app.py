@@ -152,27 +152,29 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
     text = " ".join(str(error).split())
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return f"{ambiguous[1]} has several values: add -m for a sweep over them, or brackets for a list"
     if text.startswith("Caught ZooError"):  # in a worker, which wraps it in its traceback
         return text.rpartition("ZooError: ")[2]
     key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text)
     if isinstance(error, ConfigCompositionException) and key:
         others = f"; other options of lightning.Trainer are added: +{key[1]}=…" if key[1].startswith("trainer.") else ""
-        hint = did_you_mean(key[1], _keys())
+        hint = did_you_mean(key[1], _keys(of_hydra=key[1].startswith("hydra.")))
         hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint
         return f"{key[1]} is no key of the config; {hint}{others}"
     return text
 
 
-def _keys() -> list[str]:
+def _keys(of_hydra: bool = False) -> list[str]:
     """Every dotted key of the config, with the groups' options that the command line chose."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = ("model", "block", *(folder.name for folder in CONF.iterdir() if folder.is_dir()))
+    groups = ("model", "block", r"hydra/\w+", *(folder.name for folder in CONF.iterdir() if folder.is_dir()))
     chosen = [word for word in sys.argv[1:] if re.fullmatch(rf"({'|'.join(groups)})=\w+", word)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _flat(OmegaConf.to_container(compose("config", chosen)))
+        return _flat(OmegaConf.to_container(compose("config", chosen, return_hydra_config=of_hydra)))
 
 
 def _flat(node: Any, prefix: str = "") -> list[str]:

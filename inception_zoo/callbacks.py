@@ -37,7 +37,7 @@ class ImagesPerSecond(Callback):
         self.images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch:  # before the validation that ends the epoch
             rate = self.images / (time.perf_counter() - self.start)
-            pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True)
+            pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True, sync_dist=True)
 
 
 class GradientNorm(Callback):

@@ -95,7 +95,8 @@ def finish() -> int:
     if not jobs:  # a mistake in the words, which has been said
         return 1
     write_results(folder, jobs)
-    Console(width=max(Console().width, 140)).print(sweep_table(jobs))
+    console = Console()
+    (console if console.is_terminal else Console(width=max(console.width, 140))).print(sweep_table(jobs))
     left = asked["jobs"] - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
@@ -136,34 +137,32 @@ def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
 
 
 def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
-    """Every job with its network, what was swapped in it, the other keys that vary, and its results or why it has none."""
+    """Every job with what varies among them (network, what is swapped, other keys), its results, or why it has none."""
     from rich import box
     from rich.table import Table
 
-    said = ("model", "block")  # in columns of their own
-    keys = dict.fromkeys(key for job in jobs for key in job["overrides"])
-    varying = [
-        key
-        for key in keys
-        if key not in said and not key.startswith("model.blocks.") and len({job["overrides"].get(key) for job in jobs}) > 1
-    ]
-    shown = [key for key in COLUMNS if any(key in job for job in jobs)]
+    models = [job.get("model") or job["overrides"].get("model", "") for job in jobs]
+    columns: dict[str, list[str]] = {"model": models, "swapped": [job.get("swapped") or "–" for job in jobs]}
+    for key in dict.fromkeys(key for job in jobs for key in job["overrides"]):
+        if key not in ("model", "block") and not key.startswith("model.blocks."):  # which have columns of their own
+            columns[key] = [_short(job["overrides"].get(key, "")) for job in jobs]
+    columns = {key: words for key, words in columns.items() if len(set(words)) > 1}
+    last = [key.rpartition(".")[2] for key in columns]
+    named = [name if last.count(name) == 1 else key for name, key in zip(last, columns, strict=True)]
+    always = ("val/top1_best", "test/top1", "minutes")
+    shown = [key for key in COLUMNS if len({job[key] for job in jobs if key in job}) > (key not in always)]
     unusual = any(job["state"] != "finished" for job in jobs)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    last = [key.rpartition(".")[2] for key in varying]
-    named = [name if last.count(name) == 1 else key for name, key in zip(last, varying, strict=True)]
-    for name in ("job", "model", "swapped", *named):
+    for name in ("job", *named):
         table.add_column(name, no_wrap=True)
     for key in shown:
         table.add_column(COLUMNS[key][0], justify="right", no_wrap=True)
     if unusual:
         table.add_column("state", overflow="fold", min_width=30)
-    for job in jobs:
-        model = job.get("model") or job["overrides"].get("model", "")
-        words = (_short(job["overrides"].get(key, "")) for key in varying)
+    for job, *words in zip(jobs, *columns.values(), strict=True):
         figures = [COLUMNS[key][1].format(job[key] / COLUMNS[key][2]) if key in job else "" for key in shown]
         state = f"{job['state']}: {job['reason']}" if job.get("reason") else job["state"]
-        table.add_row(job["job"], model, job.get("swapped") or "–", *words, *figures, *([state] * unusual))
+        table.add_row(job["job"], *words, *figures, *([state] * unusual))
     return table
 
 
@@ -185,7 +184,7 @@ class Progress:
     minutes_left: float | None  # of the sweep, at the pace of the jobs that are done
 
     def __str__(self) -> str:
-        best = "" if self.best is None else f", best {self.best:.4f}"
+        best = "" if self.best is None else f", best val {self.best:.4f}"
         left = (
             ""
             if self.minutes_left is None

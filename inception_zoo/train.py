@@ -37,7 +37,7 @@ from inception_zoo.models import create_model
 from inception_zoo.module import Classifier
 from inception_zoo.network import Inception
 from inception_zoo.plan import Plan
-from inception_zoo.ranks import agreed, is_first, local_rank, meet_anew
+from inception_zoo.ranks import agreed, by_torchrun, is_first, local_rank, meet_anew
 from inception_zoo.runs import Pruned, commit_of_the_code, ending
 from inception_zoo.secrets import redacted
 from inception_zoo.sweeps import progress
@@ -105,6 +105,9 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
             OmegaConf.save(public, hydra_folder / "resolved.yaml")
         pruning = pruner(cfg, folder)
         trainer = make_trainer(cfg, folder, [SameConfig(config, results), *pruning], results)
+        if by_torchrun() and (processes := os.environ["WORLD_SIZE"]) != str(trainer.world_size):
+            asked = f"trainer.devices={cfg.trainer.devices}, trainer.num_nodes={cfg.trainer.num_nodes}"
+            raise ZooError(f"torchrun has started {processes} processes, but {asked} make {trainer.world_size}; give as many")
         check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
         data.check_batch(trainer.world_size)
         if cfg.task == "fit":

@@ -51,7 +51,7 @@ def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, mistake, vi
     assert len({r["config_sha256"] for r in results}) == 4
     runs = [wandb_run(sweep / str(job)) for job in range(4)]
     assert [(run["config"]["trainer"]["devices"], run["config"]["seed"]) for run in runs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert "job 3/4, best " in done.stdout + done.stderr
+    assert "job 3/4, best val " in done.stdout + done.stderr
     assert processes_of(tmp_path) == []
     table = json.loads((sweep / "results.json").read_text())
     rows = list(csv.DictReader((sweep / "results.csv").open()))
@@ -215,11 +215,15 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
     [
         (["sweep=v3_ablation", "model=inception_v4"], "error: model: the jobs of this sweep have values of their own for it"),
         (["seed=1,2", "hydra.sweep.subdir=mine"], "error: hydra.sweep.subdir: the folder of a job is its number"),
+        (
+            ["sweep=optuna", "hydra.sweeper.n_trial=2"],
+            "error: hydra.sweeper.n_trial is no key of the config; did you mean 'hydra.sweeper.n_trials'?",
+        ),
         (["model=googlenet,inceptoin_v3"], "error: model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_one_line(words, message, mistake, tmp_path):
-    done = mistake("-m", *words, *SMALL)
+    done = mistake(*words, *SMALL) if words[0].startswith("sweep=") else mistake("-m", *words, *SMALL)
     assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
     assert not list(tmp_path.rglob("results.*"))
 
@@ -274,6 +278,6 @@ def test_where_a_sweep_is(tmp_path):
         record = {"state": state, "val/top1_best": best}
         (tmp_path / str(number) / "results.json").write_text(json.dumps(record))
     os.utime(tmp_path / "sweep.json", (time.time() - 600, time.time() - 600))  # ten minutes for the job that is finished
-    assert str(progress(tmp_path / "2")) == "job 3/4, best 0.2500, 30 min left"
+    assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500, 30 min left"
     os.utime(tmp_path / "0/results.json", (0, 0))  # before the sweep went on
-    assert str(progress(tmp_path / "2")) == "job 3/4, best 0.2500"
+    assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500"

@@ -187,6 +187,7 @@ def flattened(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict) and value:
             flat |= flattened(value, f"{prefix}{key}.")
         else:
+            value = int(value) if isinstance(value, float) and value.is_integer() else value  # 0.0 is 0
             flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
     return flat
 

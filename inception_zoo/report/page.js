@@ -68,7 +68,9 @@ function groupsOf(runs) {
   for (const run of runs) groups.has(run.group) ? groups.get(run.group).push(run) : groups.set(run.group, [run]);
   return [...groups.entries()].map(([id, members]) => {
     members.sort((a, b) => (a.seed ?? Infinity) - (b.seed ?? Infinity) || a.index - b.index);
-    const counted = members.length > 1 ? members.filter((run) => run.state === "finished") : members;
+    const finished = members.filter((run) => run.state === "finished");
+    const latest = new Map(finished.map((run) => [run.seed ?? run.index, run])); // the same seed twice tells nothing new
+    const counted = members.length > 1 ? [...latest.values()] : members;
     const figures = {};
     for (const key of Object.keys(FIGURES)) figures[key] = statistics(counted.map((run) => run[key]).filter((value) => value !== null));
     const best = members.reduce((a, b) => (accuracy(b) > accuracy(a) ? b : a));
@@ -172,7 +174,7 @@ function showBoard() {
       continue;
     }
     const isOpen = view.everySeed || view.open.has(group.id);
-    const seeds = group.members.map((run) => run.seed).filter((seed) => seed !== null).join(", ");
+    const seeds = [...new Set(group.members.map((run) => run.seed).filter((seed) => seed !== null))].join(", ");
     const n = group.counted === group.members.length ? `n = ${group.counted}` : `n = ${group.counted} of ${group.members.length}`;
     const fold = h("button", { type: "button", class: "fold", "aria-expanded": String(isOpen), "aria-label": `Runs of ${group.best.model}, seeds ${seeds}`, "data-group": group.id, onclick: () => { view.open.has(group.id) ? view.open.delete(group.id) : view.open.add(group.id); showBoard(); document.querySelector(`[data-group="${group.id}"]`).focus(); } });
     const common = commonPart(group.members.map((run) => run.name));
@@ -369,7 +371,7 @@ function showRun(index, scroll = false) {
   }
   if (details.worst) panels.push(h("div", { class: "full" }, h("h3", {}, "Worst predictions"), h("p", { class: "note" }, "Test images with the highest loss, as the network saw them."), h("ul", { class: "gallery" }, details.worst.map((image) => h("li", {},
     h("img", { src: image.picture, alt: `an image of ${image.label}, taken for ${image.predicted}`, loading: "lazy", width: 96, height: 96 }),
-    h("p", {}, image.label, h("br"), h("span", { class: "said" }, image.predicted), " ", h("small", {}, percent(image.probability)), h("br"), h("small", {}, `true class ${percent(image.probability_of_label)}, loss ${image.loss?.toFixed(2) ?? "–"}`)))))));
+    h("p", {}, image.label, h("br"), h("span", { class: image.predicted === image.label ? "" : "said" }, image.predicted), " ", h("small", {}, percent(image.probability)), h("br"), h("small", {}, `true class ${percent(image.probability_of_label)}, loss ${image.loss?.toFixed(2) ?? "–"}`)))))));
   if (run.network !== null && run.network !== undefined) panels.push(h("div", { class: "full" }, h("h3", {}, "Network"), pictureOf(run)));
   else if (DATA.distinct > DATA.networks.length) panels.push(h("div", { class: "full" }, h("h3", {}, "Network"), h("p", { class: "note" }, `Not drawn: of ${DATA.distinct} networks that differ the page has ${DATA.networks.length}, those of the best groups that could be drawn. “inception-zoo describe … --draw net.svg” draws any.`)));
   const missing = run.details ? null : `Classes, calibration and pictures of this run were left out to keep the page small; the page has those of the best ${RUNS.filter((other) => other.details).length} of ${RUNS.length} runs. They lie in its folder.`;

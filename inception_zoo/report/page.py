@@ -42,7 +42,8 @@ def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]
         out.write_text(page(data, " ".join(map(str, folders))), encoding="utf-8")
     except OSError as error:
         raise ZooError(f"--out {out} cannot be written: {error.strerror}") from None
-    return f"{len(runs)} runs in {len({run['group'] for run in data['runs']})} groups"
+    groups = len({run["group"] for run in data["runs"]})
+    return f"{len(runs)} run{'s' * (len(runs) != 1)} in {groups} group{'s' * (groups != 1)}"
 
 
 def page_data(runs: Sequence[Run], warn: Callable[[str], None]) -> dict[str, Any]:
