@@ -113,11 +113,12 @@ def _become(main, words, folder, paths, env):
 
 @pytest.fixture(scope="session")
 def chromium():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium: run `make browser`"
+    """Debian's or Google's where there is one, else Playwright's own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome") or playwright.chromium.executable_path
+        assert Path(path).exists(), "no Chromium: run `make browser`"
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-background-networking"])
         yield browser
         browser.close()
