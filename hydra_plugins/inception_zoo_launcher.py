@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from inception_zoo.errors import ZooError, check_installed
+from inception_zoo.errors import ZooError, check_installed, one_line
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RayLauncher(Launcher):
             ray.init(**self.init)
         except (ConnectionError, ValueError, RuntimeError, TypeError) as error:  # what it says is for the user
             given = ", ".join(f"{key}={value}" for key, value in self.init.items() if value is not None)
-            raise ZooError(f"hydra.launcher.init ({given}): {' '.join(str(error).split())}") from error
+            raise ZooError(f"hydra.launcher.init ({given}): {one_line(error)}") from error
 
 
 def _result(reference: Any) -> JobReturn:

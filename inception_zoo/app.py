@@ -24,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from inception_zoo.check import check
 from inception_zoo.choices import model_config
 from inception_zoo.data_layout import count_classes
-from inception_zoo.errors import ZooError, did_you_mean, fail, unreadable
+from inception_zoo.errors import ZooError, did_you_mean, fail, one_line, unreadable
 from inception_zoo.nets import ALIASES, ZOO, find_net
 from inception_zoo.ranks import agreed, by_torchrun, is_first
-from inception_zoo.runs import read_results, recorded, unfinished_checkpoint
+from inception_zoo.runs import recorded, unfinished_checkpoint
 from inception_zoo.sweeps import finish, resumed
 from inception_zoo.variants import BLOCKS
 
@@ -70,7 +70,7 @@ def _job(cfg: DictConfig) -> float:
         from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
 
         run(cfg, results, ckpt)
-    return read_results(folder).get("val/top1_best", math.nan)
+    return results.get("val/top1_best", math.nan)
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def explain(error: Exception) -> str:
         return f"{group}={option} is unknown; {did_you_mean(option, sorted(error.options))}"
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if ambiguous := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{ambiguous[1]} has several values: add -m for a sweep over them, or brackets for a list"
     if text.startswith("Caught ZooError"):  # in a worker, which wraps it in its traceback

@@ -140,6 +140,14 @@ def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> Non
         raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
 
 
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` → ``{"a.b": 1}``; lists and empty mappings stay one value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
 def plan_of(model: Mapping[str, Any]) -> Plan:
     """The plan of a composed `model` node."""
     chosen = {key: value for key, value in model.items() if key not in LOADING}

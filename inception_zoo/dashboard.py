@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.errors import ZooError, check_installed
+from inception_zoo.errors import ZooError, check_installed, one_line
 
 STEP = "trainer/global_step"
 PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply_adds"
@@ -27,7 +27,7 @@ def write_dashboard(entity: str | None, project: str, out: Path) -> str:
             entity = entity or wandb.Api().default_entity
             return f"workspace: {workspace(entity or '', project).save().url}"
     except Exception as error:  # of the network, of the key, of the project
-        raise ZooError(f"W&B refused the workspace of {project}: {' '.join(str(error).split())}") from error
+        raise ZooError(f"W&B refused the workspace of {project}: {one_line(error)}") from error
     try:
         out.write_text(as_json(entity or "", project))
     except OSError as error:

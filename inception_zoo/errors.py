@@ -12,6 +12,11 @@ class ZooError(ValueError):
     """Something the user wrote cannot be done. The message is one line: what is at fault, and what would be right."""
 
 
+def one_line(error: object) -> str:
+    """What an error of another library says, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def did_you_mean(word: object, valid: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest valid one, or all of them when none is near."""
     names = list(valid)

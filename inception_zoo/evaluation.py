@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
+from inception_zoo.data.pixels import denormalize
 from inception_zoo.preprocessing import Preprocessing
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
@@ -167,11 +168,12 @@ class Evaluation(nn.Module):
         likelihoods = logits.float().log_softmax(-1)
         if logits.dim() == 3:
             likelihoods = likelihoods.logsumexp(1) - torch.tensor(logits.shape[1]).log()
-        self.loss.update(nn.functional.nll_loss(likelihoods.to(EXACT), labels), weight=len(labels))
-        probabilities = likelihoods.to(EXACT).exp()
+        exact = likelihoods.to(EXACT)
+        self.loss.update(nn.functional.nll_loss(exact, labels), weight=len(labels))
+        probabilities = exact.exp()
         self.scores.update(probabilities, labels)
         if self.tables is not None:
-            losses = nn.functional.nll_loss(likelihoods.to(EXACT), labels, reduction="none")
+            losses = nn.functional.nll_loss(exact, labels, reduction="none")
             shown = images[:, 0] if images.dim() == 5 else images
             self.tables.update(probabilities, labels, losses=losses, images=shown, batch=batch)
         return {"loss": self.loss, **dict(self.scores.items())}
@@ -197,8 +199,7 @@ def as_pictures(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
     """
     images = images.float()
     if preprocessing:
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-        images = images * std + mean
+        images = denormalize(images, preprocessing)
     pixels = images.permute(0, 2, 3, 1) if images.shape[1] == 3 else images.mean(1)
     return (pixels.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 

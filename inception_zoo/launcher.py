@@ -19,6 +19,7 @@ from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
+from inception_zoo.check import flattened
 from inception_zoo.errors import ZooError
 from inception_zoo.sweeps import quoted
 
@@ -100,7 +101,7 @@ class SameConfig(Callback):
     """
 
     def __init__(self, config: Mapping[str, Any], results: dict[str, Any]) -> None:
-        self.values, self.results = _flat(config), results
+        self.values, self.results = flattened(config), results
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         digest = hashlib.sha256(json.dumps(self.values, sort_keys=True, default=str).encode()).hexdigest()
@@ -121,13 +122,3 @@ class SameConfig(Callback):
                         f"the processes of this job differ: {key}={every[0].get(key)} on rank 0 and {theirs.get(key)} on rank "
                         f"{rank}; start them all with the same command"
                     )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {prefix: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()
-    }

@@ -16,8 +16,7 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        stands = progress(Path(folder))
-        self.sweep = str(stands) if stands else ""
+        self.sweep = progress(Path(folder))
         if multiprocessing.current_process().name != "MainProcess":  # a worker of joblib's, one of several at the terminal
             self.disable()
 

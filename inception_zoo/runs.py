@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, one_line
 from inception_zoo.ranks import is_first
 from inception_zoo.secrets import redacted
 
@@ -74,7 +74,7 @@ def unfinished_checkpoint(folder: Path) -> Path | None:
 
 def reason_of(error: BaseException) -> str:
     """An error in one line."""
-    text = redacted(" ".join(str(error).split()))
+    text = redacted(one_line(error))
     return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"[:500]
 
 

@@ -1,6 +1,7 @@
 """Optuna: the study of a sweep, and the callback that ends a trial that promises nothing."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ class Pruning(Callback):
         self.reason = trainer.strategy.broadcast(self.reason)
         trainer.should_stop |= self.reason is not None
 
-    @property
+    @cached_property
     def _trial(self) -> "Trial":
         study = open_study(self.sweeper, self.folder)
         return optuna.trial.Trial(study, study.trials[self.number]._trial_id)

@@ -6,7 +6,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from omegaconf import OmegaConf
 
 from inception_zoo.errors import ZooError
 from inception_zoo.ranks import is_first
-from inception_zoo.runs import DONE, RESULTS, read_results
+from inception_zoo.runs import DONE, read_results
 from inception_zoo.secrets import redacted
 
 if TYPE_CHECKING:
@@ -174,40 +173,19 @@ def _short(word: str) -> str:
         return word
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a job stands in its sweep, as far as the folder tells."""
-
-    number: int  # from 1
-    jobs: int
-    best: float | None  # validation top-1 of the jobs that are done
-    minutes_left: float | None  # of the sweep, at the pace of the jobs that are done
-
-    def __str__(self) -> str:
-        best = "" if self.best is None else f", best val {self.best:.4f}"
-        left = (
-            ""
-            if self.minutes_left is None
-            else f", {self.minutes_left:.0f} min left"
-            if self.minutes_left >= 1
-            else ", <1 min left"
-        )
-        return f"job {self.number}/{self.jobs}{best}{left}"
-
-
-def progress(run_folder: Path) -> Progress | None:
-    """Of the job in `run_folder`; None where it is not in a sweep."""
+def progress(run_folder: Path) -> str | None:
+    """Which of how many jobs a run is, the best validation top-1 so far, and the time left; None where it is in no sweep."""
     folder = run_folder.parent
     if not (folder / SWEEP).exists() or not run_folder.name.isdecimal():
         return None
     jobs = json.loads((folder / SWEEP).read_text())["jobs"]
     begun = (folder / SWEEP).stat().st_mtime
-    done = {job: found for job in _others(run_folder) if (found := read_results(job)).get("state") in DONE}
-    best = max((found["val/top1_best"] for found in done.values() if "val/top1_best" in found), default=None)
-    lately = sum((job / RESULTS).stat().st_mtime > begun for job in done)  # not before the sweep went on
-    pace = (time.time() - begun) / 60 / lately if lately else None
-    return Progress(int(run_folder.name) + 1, jobs, best, None if pace is None else pace * (jobs - len(done)))
-
-
-def _others(run_folder: Path) -> list[Path]:
-    return [path.parent for path in run_folder.parent.glob("*/results.json") if path.parent != run_folder]
+    others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]
+    done = {path: found for path in others if (found := read_results(path.parent)).get("state") in DONE}
+    parts = [f"job {int(run_folder.name) + 1}/{jobs}"]
+    if known := [found["val/top1_best"] for found in done.values() if "val/top1_best" in found]:
+        parts.append(f"best val {max(known):.4f}")
+    if lately := sum(path.stat().st_mtime > begun for path in done):  # not before the sweep went on
+        left = (time.time() - begun) / 60 / lately * (jobs - len(done))
+        parts.append(f"{left:.0f} min left" if left >= 1 else "<1 min left")
+    return ", ".join(parts)

@@ -30,7 +30,7 @@ from inception_zoo.checkpoints import check_classes, check_fits, find_checkpoint
 from inception_zoo.cost import Cost, plan_cost
 from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, one_line
 from inception_zoo.evaluation import write_tables
 from inception_zoo.launcher import JobLauncher, SameConfig, end_ranks
 from inception_zoo.models import create_model
@@ -71,7 +71,7 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
         if ckpt and cfg.task == "fit":
             cfg.ckpt = str(ckpt)
         if stands := progress(folder):
-            say(str(stands))
+            say(stands)
         cfg, ckpt = resolved(cfg, folder)
         config: Any = OmegaConf.to_container(cfg)
         seed_everything(cfg.seed, workers=True, verbose=False)
@@ -151,7 +151,7 @@ def build(group: str, node: Any, /, **more: Any) -> Any:
         found = instantiate(node, **more, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise ZooError(str(cause) if isinstance(cause, ZooError) else f"{group}: {' '.join(str(cause).split())}") from error
+        raise ZooError(str(cause) if isinstance(cause, ZooError) else f"{group}: {one_line(cause)}") from error
     if isinstance(found, partial):
         check_keywords(group, found)
     return found
@@ -272,7 +272,7 @@ def check_wandb(loggers: DictConfig) -> None:
         try:
             known = wandb.login(prompt=False)
         except wandb.Error as error:
-            raise ZooError(f"logger.wandb.offline=false: {' '.join(str(error).split())}") from None
+            raise ZooError(f"logger.wandb.offline=false: {one_line(error)}") from None
         if not known:
             raise ZooError("logger.wandb.offline=false needs an API key; run `wandb login` or set WANDB_API_KEY")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import wandb
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, wandb_records, wandb_run
 from hydra.conf import HydraConf, JobConf, OverridesConf, RuntimeConf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -46,18 +46,12 @@ def swept(tmp_path_factory):
     return folder / "blocks/0"
 
 
-def inspected(run, *options):
-    leet = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", *options, run]
-    return subprocess.run(leet, capture_output=True, text=True, check=True).stdout
-
-
 class Read:
     """An offline run: `records` of every type, `history` keys, the `summary` and everything of leet's own summary."""
 
     def __init__(self, folder):
         (self.folder,) = folder.glob("wandb/offline-run-*")
-        self.records = [json.loads(line) for line in inspected(self.folder).splitlines()]
-        self.all = json.loads(inspected(self.folder, "--summary"))
+        self.records, self.all = wandb_records(folder), wandb_run(folder)
         self.config, self.summary = self.all["config"], self.all["summary"]
         self.rows = [record["history"]["item"] for record in self.records if record["type"] == "history"]
         self.logged = {key.partition("._type")[0] for row in self.rows for key in row}

@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode, v2
 from inception_zoo.data.batched import apply_to_batch
 from inception_zoo.data.pixels import centre
 from inception_zoo.data.source import Batch
-from inception_zoo.errors import ZooError, check_number
+from inception_zoo.errors import ZooError, check_number, one_line
 from inception_zoo.preprocessing import Preprocessing
 
 Transform = Callable[[Tensor], Tensor]
@@ -89,7 +89,7 @@ class Augmentation:
         try:
             after = self.of_picture(image, preprocessing)
         except (ValueError, RuntimeError, TypeError) as error:
-            raise ZooError(f"augmentation: {' '.join(str(error).split())} (of an image of {w}x{h} px)") from None
+            raise ZooError(f"augmentation: {one_line(error)} (of an image of {w}x{h} px)") from None
         if after.shape != (c, size, size):
             height, width = after.shape[-2:]
             raise ZooError(f"augmentation: makes {width}x{height} px of {w}x{h}; the network reads data.image_size={size}")

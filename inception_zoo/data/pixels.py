@@ -10,8 +10,19 @@ from inception_zoo.preprocessing import Preprocessing
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → float, ``(pixel / 255 - mean) / std``, on the images' device."""
-    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = _statistics(images, preprocessing)
     return images.float().div(255).sub(mean).div(std)
+
+
+def denormalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """What the network reads, (…, C, H, W) → pixels from 0 to 1."""
+    mean, std = _statistics(images, preprocessing)
+    return (images * std + mean).clamp(0, 1)
+
+
+def _statistics(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return mean, std
 
 
 def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:

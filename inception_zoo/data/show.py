@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from inception_zoo.data.module import ImageData
+from inception_zoo.data.pixels import denormalize
 from inception_zoo.errors import ZooError
 
 SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
@@ -49,5 +50,4 @@ def _batch(data: ImageData, rows: list[int], training: bool) -> tuple[Tensor, Te
     """Images (N, C, S, S) as the network reads them but from 0 to 1, not normalized; labels (N,), not mixed."""
     (batch,) = data.batches("train", [rows], training)
     seen, _ = data.prepared(batch, training)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.preprocessing.mean, data.preprocessing.std))
-    return (seen * std + mean).clamp(0, 1), batch[1]
+    return denormalize(seen, data.preprocessing), batch[1]

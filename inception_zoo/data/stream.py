@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View
-from inception_zoo.errors import ZooError, check_installed
+from inception_zoo.errors import ZooError, check_installed, one_line
 
 if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset
@@ -238,7 +238,7 @@ def _index(root: str, name: str) -> dict[str, Any]:
     except (KeyError, TypeError):
         whole = False
     except Exception as error:  # each store has its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ZooError(f"{place}: cannot be read ({reason})") from None
     if not whole:
         raise ZooError(f"{place}: not written by `inception-zoo data optimize`, or changed since")

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.check import flattened
+from inception_zoo.errors import ZooError, did_you_mean, one_line
 from inception_zoo.runs import RESULTS
 from inception_zoo.secrets import redacted
 from inception_zoo.sweeps import SWEEP, overrides_of
@@ -113,7 +114,7 @@ def read_run(folder: Path, name: str) -> Run:
         overrides = redacted(overrides_of(folder))
     except (yaml.YAMLError, AttributeError, ValueError):
         raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged; it must be a list of words") from None
-    flat = flattened(composed)
+    flat = as_words(composed)
     curves = read_curves(folder)
     figures = {short: _number(results, key, folder) for key, short in FIGURES.items()}
     best = _number(results, "val/top1_best", folder)
@@ -134,7 +135,7 @@ def read_run(folder: Path, name: str) -> Run:
         curves=curves,
         overrides=overrides,
         composed=composed,
-        config=_comparable(flattened(resolved) or flat),
+        config=_comparable(as_words(resolved) or flat),
         is_resolved=bool(resolved),
     )
 
@@ -145,7 +146,7 @@ def _results(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text())
     except (ValueError, OSError) as error:
-        raise ZooError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        raise ZooError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(results, dict):
         raise ZooError(f"{path} is damaged: it must be one object of names and values")
     results.setdefault("state", "finished")  # of runs before states were written
@@ -174,22 +175,20 @@ def _yaml(path: Path) -> dict[str, Any]:
         with path.open() as file:
             found = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C's is ten times as fast
     except (yaml.YAMLError, ValueError) as error:
-        raise ZooError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        raise ZooError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(found, dict):
         raise ZooError(f"{path} is damaged: it must be a mapping of keys")
     return found
 
 
-def flattened(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """``{"a": {"b": 1}}`` → ``{"a.b": "1"}``; lists stay one value."""
-    flat: dict[str, str] = {}
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            value = int(value) if isinstance(value, float) and value.is_integer() else value  # 0.0 is 0
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return flat
+def as_words(config: Mapping[str, Any]) -> dict[str, str]:
+    """A config flat, every value as text: dotted key → text."""
+    return {key: value if isinstance(value, str) else _text(value) for key, value in flattened(config).items()}
+
+
+def _text(value: Any) -> str:
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value  # 0.0 is 0
+    return json.dumps(whole, default=str)
 
 
 def _comparable(flat: Mapping[str, str]) -> dict[str, str]:

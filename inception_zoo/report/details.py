@@ -11,7 +11,7 @@ from typing import Any
 from inception_zoo.check import plan_of
 from inception_zoo.choices import LOADING
 from inception_zoo.drawing import network_figure
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, one_line
 from inception_zoo.report.collect import Run, numbers_of, read_confusion, rows_of
 from inception_zoo.weights.card import Card
 
@@ -128,7 +128,7 @@ def network_picture(run: Run) -> str:
         Card(model).check_code(run.folder, trust=False)
         plan = plan_of(model)
     except (OmegaConfBaseException, KeyError, TypeError) as error:
-        raise ZooError(f"{run.folder}/.hydra/config.yaml names no network ({' '.join(str(error).split())[:200]})") from None
+        raise ZooError(f"{run.folder}/.hydra/config.yaml names no network ({one_line(error)[:200]})") from None
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": plan.net.name, "svg.fonttype": "none"}):
         network_figure(plan, size).savefig(text, format="svg", metadata={"Date": None, "Creator": None})

@@ -14,7 +14,7 @@ from typing import Any
 
 from inception_zoo import __version__
 from inception_zoo.errors import ZooError, check_installed
-from inception_zoo.report.collect import Run, collect, flattened, is_place
+from inception_zoo.report.collect import Run, as_words, collect, is_place
 from inception_zoo.report.details import network_key, network_picture, read_details
 
 NETWORKS = 12  # drawn at most
@@ -77,7 +77,7 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that differ only in `seed`, and in where they wrote, together; a run without a config stays alone."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        flat = {key: value for key, value in flattened(run.composed).items() if key != "seed" and not is_place(key)}
+        flat = {key: value for key, value in as_words(run.composed).items() if key != "seed" and not is_place(key)}
         groups.setdefault(json.dumps(flat, sort_keys=True) if flat else str(run.folder), []).append(run)
     return list(groups.values())
 

@@ -5,11 +5,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_zoo.blocks import Concat, ResidualBlock
+from inception_zoo.data.pixels import denormalize
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network import Inception
 from inception_zoo.notation import show
@@ -100,8 +100,7 @@ def draw(
 
 def _pixels(classifier: Classifier, image: Tensor) -> Any:
     """Back to pixels, (H, W, 3) from 0 to 1."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (classifier.preprocessing.mean, classifier.preprocessing.std))
-    return (image.detach() * std + mean).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+    return denormalize(image.detach(), classifier.preprocessing).expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
 def _folded(row: str) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inception_zoo.choices import EXAMPLE
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, one_line
 
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
@@ -57,7 +57,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | 
     except ZooError:
         raise
     except Exception as error:  # each library raises many kinds for a damaged file
-        first = " ".join(str(error).split()).split(". ")[0]
+        first = one_line(error).split(". ")[0]
         raise ZooError(
             f"{path} cannot be read ({type(error).__name__}: {first[:200]}); damaged, or not made of weights only"
         ) from None
