@@ -28,7 +28,13 @@ class ImagesPerSecond(Callback):
     Lightning's ThroughputMonitor synchronizes the device at every step, which costs what it measures.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()  # in mid-epoch, perhaps
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.start, self.images = time.perf_counter(), 0
 
     def on_train_batch_end(

@@ -1,5 +1,6 @@
 """The LightningModule: losses, metrics, optimizer. The network itself knows nothing of training."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from inception_zoo.finetune import parameter_groups
 from inception_zoo.network import Inception
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.saving import card_of
+
+METRICS = "train_metrics"  # key of checkpoints
 
 
 class Classifier(L.LightningModule):
@@ -59,6 +62,7 @@ class Classifier(L.LightningModule):
         classes = model.plan.num_classes
         self.val, self.test = Evaluation(classes, tables=False), Evaluation(classes, tables=True)
         self.test_name = "test"  # what the test logs under
+        self._counted: list[dict[str, Any]] | None = None  # of an epoch that goes on
         self.save_hyperparameters(dict(config))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,11 +138,44 @@ class Classifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA] = card_of(self.model).plain()
+        # of the epoch so far, which each process has counted for itself: floats summed in another order are others
+        every: list[Any] = [{key: _on_cpu(metric.metric_state) for key, metric in self.train_metrics.items()}]
+        if (count := self.trainer.world_size) > 1:
+            mine, every = every[0], [None] * count
+            torch.distributed.all_gather_object(every, mine)
+        checkpoint[METRICS] = every
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._counted = checkpoint.get(METRICS)
+
+    def on_train_start(self) -> None:
+        """Go on counting where the checkpoint was in its epoch."""
+        counted, self._counted = self._counted, None
+        if not counted:
+            return
+        if len(counted) != self.trainer.world_size:  # as one process would have counted
+            total = {k: {name: sum(c[k][name] for c in counted) for name in counted[0][k]} for k in counted[0]}
+            counted = [total if rank == 0 else {} for rank in range(self.trainer.world_size)]
+        for key, state in counted[self.trainer.global_rank].items():
+            metric = self.train_metrics[key]
+            for name, value in state.items():
+                setattr(metric, name, value.to(metric.device))
+            metric._update_count = 1
+
+    def _steps_of_an_epoch(self) -> int:
+        """Not from `Trainer.estimated_stepping_batches`: that sets the data up before Lightning knows where a run goes on."""
+        trainer: Any = self.trainer
+        batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
     def configure_optimizers(self) -> Any:
         lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # of Hydra's partial; read where layers differ
         optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias))
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(1, self.trainer.max_epochs or 1)
-        scheduler = self.scheduler(optimizer, steps=steps, epoch_steps=max(1, steps // epochs))
+        epoch_steps = self._steps_of_an_epoch()
+        scheduler = self.scheduler(optimizer, steps=epoch_steps * max(1, self.trainer.max_epochs or 1), epoch_steps=epoch_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -9,11 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.ranks import is_first
 from inception_zoo.secrets import redacted
 
 RESULTS = "results.json"
+CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")  # of a run folder's `checkpoints`, in the order that it goes on from
 DONE = ("finished", "pruned")  # states of runs that there is no more to do for
 
 
@@ -66,10 +68,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def unfinished_checkpoint(folder: Path) -> Path | None:
-    """Where a run that was cut short goes on from: its last checkpoint."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.exists() and read_results(folder).get("state", "finished") not in DONE else None
+def is_interrupted(folder: Path) -> bool:
+    """Whether a run has begun in a folder, and not come to its end."""
+    return read_results(folder).get("state", "finished") not in DONE
 
 
 def reason_of(error: BaseException) -> str:
@@ -91,8 +92,6 @@ def commit_of_the_code() -> str | None:
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
-    """At once or not at all: others read it while the run goes on."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{RESULTS}"
-    temporary.write_text(json.dumps(results, indent=1))
-    temporary.replace(folder / RESULTS)
+    with whole_file(folder / RESULTS) as temporary:  # others read it while the run goes on
+        temporary.write_text(json.dumps(results, indent=1))

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from inception_zoo.checkpoints import check_classes, check_fits, find_checkpoint
+from inception_zoo.checkpoints import WholeCheckpoints, check_classes, check_fits, find_checkpoint, precision_of
 from inception_zoo.cost import Cost, plan_cost
 from inception_zoo.data import ImageData
 from inception_zoo.devices import auto_precision, check_batch, check_devices
@@ -51,13 +51,13 @@ SHOWN = (
 say = rank_zero_only(logging.getLogger(__name__).info)
 
 
-def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> None:
+def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> None:
     """Train and then test the best checkpoint, or test only.
 
     Args:
         cfg: as composed, checked.
         results: gets what the run is and what it measured, as far as it comes.
-        ckpt: of this run, which was cut short: to go on from.
+        interrupted: this run has begun before, and was cut short.
 
     Raises:
         Pruned: the search that this job belongs to has ended it.
@@ -68,11 +68,9 @@ def run(cfg: DictConfig, results: dict[str, Any], ckpt: Path | None = None) -> N
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
-        if ckpt and cfg.task == "fit":
-            cfg.ckpt = str(ckpt)
         if stands := progress(folder):
             say(stands)
-        cfg, ckpt = resolved(cfg, folder)
+        cfg, ckpt = resolved(cfg, folder, interrupted)
         config: Any = OmegaConf.to_container(cfg)
         seed_everything(cfg.seed, workers=True, verbose=False)
         model = create_model(**config["model"])
@@ -200,14 +198,17 @@ def test(trainer: Trainer, module: Classifier, data: ImageData, ckpt: Path | Non
     return metrics | dict(trainer.test(module, data, verbose=False)[0])
 
 
-def resolved(cfg: DictConfig, folder: Path) -> tuple[DictConfig, Path | None]:
+def resolved(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[DictConfig, Path | None]:
     """The config with every value final, so that the other ranks and the checkpoint have what this process decided."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_devices(config["trainer"])
-    ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder)
+    ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder, interrupted)
     config["ckpt"] = str(ckpt) if ckpt else None
     if cfg.trainer.precision == "auto":
-        precision, why = auto_precision(cfg.trainer.accelerator)
+        if ckpt and cfg.task == "fit":
+            precision, why = precision_of(ckpt), "as before"
+        else:
+            precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
         say(f"precision: {config['trainer']['precision']} ({why})")
     return OmegaConf.create(config), ckpt
@@ -255,7 +256,7 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], r
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         callbacks.append(Tracking(results))
     # The DataModule shares out the images itself: Lightning's sampler would repeat some in an evaluation.
-    own = {"callbacks": callbacks, "logger": loggers, "use_distributed_sampler": False}
+    own = {"callbacks": callbacks, "logger": loggers, "plugins": [WholeCheckpoints()], "use_distributed_sampler": False}
     trainer: Trainer = build("trainer", cfg.trainer, **own)
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):

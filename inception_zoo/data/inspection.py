@@ -15,8 +15,8 @@ from rich.progress import Progress
 from inception_zoo.data.reading import SUFFIXES, fault
 from inception_zoo.data.source import Files
 from inception_zoo.data_layout import splits_folder
+from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
-from inception_zoo.weights.files import whole_file
 
 SPLITS = ("train", "val", "test")
 LAYOUT = "train/CLASS/*.jpg, likewise val and test"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,7 @@ from inception_zoo.data.source import Batch, Files, Images, Source, Split, View
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.seeding import seed_all
 
 SHARES = 8  # the batches of an evaluation are the same for so many processes, at least
 
@@ -156,12 +158,28 @@ class ImageData(L.LightningDataModule):
         split, size = self.splits["train"], self.batch_size // self._world_size
         if isinstance(split, Stream):
             return split.loader(self.in_channels, self._training_view, size, self._workers, self.seed)
-        dataset = split.dataset(self.in_channels, self._training_view)
-        sampler: DistributedSampler = DistributedSampler(
-            dataset, self._world_size, self._rank, shuffle=True, seed=self.seed, drop_last=True
-        )
-        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)  # a resumed run goes on where it was
-        return DataLoader(dataset, size, sampler=sampler, drop_last=True, **self._loading(split))
+        dataset = split.dataset(self.in_channels, self._training_view, self.seed)
+        epoch, batch = self._place
+        order = Order(dataset, size, self._world_size, self._rank, self.seed, epoch, batch)
+        return DataLoader(dataset, size, sampler=order, drop_last=True, **self._loading(split))
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """The epoch and the number of the batch that training comes to next."""
+        if not self.trainer:
+            return 0, 0
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+    def training_rows(self, epoch: int, batch: int) -> str:
+        """Which images this process had in a batch, as a message says it."""
+        split, size = self.splits["train"], self.batch_size // self._world_size
+        if isinstance(split, Stream):
+            return "of a stream"
+        order = Order(split.dataset(self.in_channels, _as_it_is), size, self._world_size, self._rank, self.seed, epoch, batch)
+        rows = [row % len(split) for row in islice(order, size)]
+        if isinstance(split, Files):
+            return ", ".join(str(split.paths[row]) for row in rows)
+        return f"training images {', '.join(map(str, rows))}"
 
     @property
     def _training_view(self) -> View:
@@ -187,7 +205,7 @@ class ImageData(L.LightningDataModule):
         """Batches of the given rows of a split, as evaluation or as training reads them."""
         split = self.splits[name]
         seen = partial(_views_first, preprocessing=self.preprocessing, crops=crops)
-        dataset = split.dataset(self.in_channels, self._training_view if training else seen)
+        dataset = split.dataset(self.in_channels, self._training_view if training else seen, self.seed)
         return DataLoader(dataset, batch_sampler=rows, **self._loading(split))
 
     def _loading(self, split: Split) -> dict[str, Any]:
@@ -217,6 +235,8 @@ class ImageData(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if not self.trainer:
             return self.prepared(batch, training=False)
+        if self.trainer.training:
+            seed_all(self.seed, self._rank, *self._place)  # for what is drawn on the device, and dropout after it
         crops = self.crops if self.trainer.testing else 1
         images, labels = self.prepared(batch, self.trainer.training, self.trainer.current_epoch, crops)
         return images.to(self.trainer.lightning_module.dtype), labels  # bf16-true and its like
@@ -238,6 +258,23 @@ class ImageData(L.LightningDataModule):
             return self.augmentation.of_batch(images if self.augmentation.crop else centre(images, self.preprocessing))
         seen = views(images, self.preprocessing, crops)
         return seen[0] if crops == 1 else seen.transpose(0, 1)
+
+
+class Order(DistributedSampler):
+    """torch's order of training, which follows from the seed and the epoch, from any batch of the first epoch on.
+
+    That is all there is to going on in mid-epoch, with any number of workers and processes. The number of an image says
+    the epoch, too: workers that live on from one epoch to the next learn of it in no other way. See `Split.dataset`.
+    """
+
+    def __init__(self, dataset: Any, size: int, world_size: int, rank: int, seed: int, epoch: int, begun: int) -> None:
+        super().__init__(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
+        self.images, self.first, self.done = len(dataset), epoch, begun * size
+        self.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        rows = list(super().__iter__())
+        return (self.epoch * self.images + row for row in rows[self.done if self.epoch == self.first else 0 :])
 
 
 class InTurn(Sampler[list[int]]):

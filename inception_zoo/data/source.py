@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from inception_zoo.data.reading import MODES, read_image
 from inception_zoo.errors import ZooError
+from inception_zoo.seeding import seed_all
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,); after mixup and cutmix labels (N, classes)
 View = Callable[[Tensor], Tensor]  # one uint8 image (C, H, W) → the uint8 tensor that is stacked into a batch
@@ -24,8 +25,11 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def dataset(self, channels: int, view: View) -> Dataset:
-        """By index: view(image), label. What is in memory gives whole batches, and leaves `view` alone."""
+    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
+        """By index: view(image), label. What is in memory gives whole batches, and leaves `view` alone.
+
+        Index i + e * len(self) is image i as epoch e sees it: what the view draws follows from the seed and the index.
+        """
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Images:
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.images[index], self.labels[index])
 
-    def dataset(self, channels: int, view: View) -> Dataset:
+    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
         return _Rows(self)
 
 
@@ -56,7 +60,7 @@ class _Rows(Dataset):
         return len(self.images)
 
     def __getitems__(self, index: list[int]) -> Batch:
-        rows = self.images[torch.tensor(index)]
+        rows = self.images[torch.tensor(index) % len(self)]
         return rows.images, rows.labels
 
 
@@ -75,20 +79,22 @@ class Files:
     def __getitem__(self, index: Tensor | slice) -> "Files":
         return Files(self.root, self.paths[index.numpy() if isinstance(index, Tensor) else index], self.labels[index])
 
-    def dataset(self, channels: int, view: View) -> Dataset:
-        return _Read(self, channels, view)
+    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
+        return _Read(self, channels, view, seed)
 
 
 class _Read(Dataset):
-    def __init__(self, files: Files, channels: int, view: View) -> None:
-        self.files, self.channels, self.view = files, channels, view
+    def __init__(self, files: Files, channels: int, view: View, seed: int) -> None:
+        self.files, self.channels, self.view, self.seed = files, channels, view, seed
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = read_image(self.files.root / str(self.files.paths[index]), self.channels)
-        return self.view(image), self.files.labels[index]
+        row = index % len(self)
+        image = read_image(self.files.root / str(self.files.paths[row]), self.channels)
+        seed_all(self.seed, index)
+        return self.view(image), self.files.labels[row]
 
 
 @dataclass(frozen=True)

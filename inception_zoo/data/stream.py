@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View
 from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.seeding import seed_all
 
 if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset
@@ -76,7 +77,7 @@ class Stream:
     def __len__(self) -> int:
         return self.size
 
-    def dataset(self, channels: int, view: View) -> Dataset:
+    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
         """Every image by its index, in every process."""
         return _Indexed(self, _Decode(self, channels, view))
 
@@ -100,7 +101,8 @@ class Stream:
             raise ZooError(f"data.batch_size={batch_size * world} is more than the {self.size} images of {self.root}")
 
         def make(workers: int) -> StreamingDataLoader:
-            chunks = self._open(_Decode(self, channels, view), shuffle=True, seed=seed)
+            decode = _Decode(self, channels, view, seed)
+            chunks = decode.chunks = self._open(decode, shuffle=True, seed=seed)
             # One node, whatever their number: LitData would otherwise keep chunks on their nodes from the second epoch on,
             # and as those hold different numbers of images, some processes would wait for others that have no more.
             chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
@@ -129,6 +131,7 @@ class Epochs:
     def __init__(self, make: Callable[[int], "StreamingDataLoader"], workers: int) -> None:
         self._make, self._resumed = make, False
         self.loader = make(workers)
+        self._state = self.loader.state_dict()
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -137,10 +140,17 @@ class Epochs:
         # Lightning stops at the last batch, and LitData learns only from what follows it that the epoch is over: it would
         # take every later epoch for the one that it was resumed in.
         self.loader.restore, self._resumed = self._resumed, False
-        yield from self.loader
+        batches = iter(self.loader)
+        while True:
+            self._state = self.loader.state_dict()  # checkpoints are taken when the next batch is there already
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        return self.loader.state_dict()
+        return self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         was = state["dataset"]
@@ -157,20 +167,24 @@ class Epochs:
         self._resumed = self.loader.restore
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Decode:
-    """An item of a chunk → view of the image (C, H, W), label."""
+    """An item of a chunk → view of the image (C, H, W), label. What the view draws follows from the seed, epoch and name."""
 
     split: Stream
     channels: int
     view: View
+    seed: int = 0
+    chunks: "StreamingDataset | None" = None  # that knows the epoch
 
     def __call__(self, item: tuple[str, int, bytes]) -> tuple[Tensor, Tensor]:
         name, label, data = item
         place = f"{self.split.root}: {name}"
         if not 0 <= label < len(self.split.classes):
             raise ZooError(f"{place}: has label {label}, but there are {len(self.split.classes)} classes")
-        return self.view(decode_image(BytesIO(data), self.channels, place)), torch.tensor(label)
+        image = decode_image(BytesIO(data), self.channels, place)
+        seed_all(self.seed, self.chunks.current_epoch if self.chunks else 0, name)
+        return self.view(image), torch.tensor(label)
 
 
 class _Indexed(Dataset):

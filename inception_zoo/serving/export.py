@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inception_zoo.blocks import ConvUnit
+from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
 from inception_zoo.network import Inception
-from inception_zoo.weights.files import METADATA, SUFFIXES, whole_file
+from inception_zoo.weights.files import METADATA, SUFFIXES
 from inception_zoo.weights.saving import card_of
 
 if TYPE_CHECKING:

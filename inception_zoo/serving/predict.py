@@ -20,9 +20,9 @@ from torch import Tensor
 from inception_zoo.data.crops import views
 from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
+from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.serving.classifier import Classifier
-from inception_zoo.weights.files import whole_file
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from inception_zoo.data import ImageData
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Batch
+from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
 from inception_zoo.network import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
-from inception_zoo.weights.files import METADATA, resolve, whole_file
+from inception_zoo.weights.files import METADATA, resolve
 from inception_zoo.weights.saving import card_of
 
 BATCH = 32

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inception_zoo.choices import EXAMPLE
+from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError, one_line
 
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
 METADATA = "inception_zoo"  # the key under which a file carries its card, as JSON
+PARTS = 100_000  # of a zip file: ten times as many as a checkpoint of our largest network has
 
 
 def resolve(path: str | Path) -> Path:
@@ -31,6 +32,8 @@ def resolve(path: str | Path) -> Path:
         if not found:
             raise ZooError(f"{path} is no run folder: it has no checkpoints/best.ckpt")
         return found[0]
+    if not path.is_file() and re.match(r"\w[\w+.-]+:/", str(path)):
+        raise ZooError(f"{path} is an address, and none is fetched; download the file and give its path")
     if not path.is_file():
         raise ZooError(f"{path} does not exist; give a file of weights, a run folder, or a name such as {EXAMPLE}")
     if path.suffix not in SUFFIXES:
@@ -73,8 +76,46 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
     return state, json.loads(metadata[METADATA]) if METADATA in metadata else None
 
 
+def load_pickle(path: Path, mmap: bool = False) -> Any:
+    """What `torch.save` has written: the one place where the package unpickles.
+
+    ``weights_only=True`` holds whatever the environment says, and only files are read: `torch.load` takes it as said only
+    if it is, and Lightning's own loading fetches addresses.
+
+    Raises:
+        ZooError: a zip file that torch did not write, as one that would fill the memory.
+        Exception: many kinds of torch's, for a damaged file and for one that would run code.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            _check_zip(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _check_zip(path: Path) -> None:
+    """torch writes its parts as they are; compressed ones, or ones that overlap, can claim any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts, comment = archive.infolist(), archive.comment
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ZooError(f"{path} is damaged ({one_line(error)})") from None
+    packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), None)
+    outside = next(
+        (part.filename for part in parts if part.filename[:1] == "/" or ".." in re.split(r"[/\\]", part.filename)), None
+    )
+    faults = {
+        f"it has {len(parts):,} parts": len(parts) > PARTS,
+        f"its part '{packed}' is compressed": packed is not None,
+        f"its part '{outside}' is named as if it lay elsewhere": outside is not None,
+        "its parts claim more bytes than it has": sum(part.file_size for part in parts) > path.stat().st_size,
+        "it ends in a comment": bool(comment),  # in which another list of parts could hide
+    }
+    if fault := next((fault for fault, found in faults.items() if found), None):
+        raise ZooError(f"{path} was not written by torch: {fault}; it is not read")
+
+
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_pickle(path)
     if not isinstance(content, Mapping):
         raise ZooError(f"{path} holds a {type(content).__name__}, not tensors by name")
     card = content.get(METADATA)
@@ -98,6 +139,9 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
         arrays = _by_depth(root) if "layer_names" in root.attrs else {}
         if not arrays:
             file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        claimed, size = sum(data.nbytes for data in arrays.values()), path.stat().st_size
+        if claimed > 2**24 and claimed > 100 * size:
+            raise ZooError(f"{path}: its arrays claim {claimed:,} bytes, and the file has {size:,}")
         for name, data in arrays.items():
             if data.external or data.is_virtual or data.file.filename != file.filename:
                 raise ZooError(f"{path}: '{name}' points to another file, which is not read")
@@ -149,29 +193,6 @@ def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = No
                     file.create_dataset(key, data=_axes(value, (2, 3, 1, 0)).numpy())
         else:
             torch.save(state, temporary)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, which takes the name of `path` if all goes well."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    except OSError as error:
-        raise ZooError(f"{path} cannot be written: {error.strerror}") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sha256(path: Path) -> str:
