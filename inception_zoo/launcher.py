@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,32 @@ from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.check import flattened
 from inception_zoo.errors import ZooError
+from inception_zoo.runs import REASON, record_failure
 from inception_zoo.sweeps import quoted
 
-PATIENCE = 30  # seconds for which the first rank may wait for one that has failed
-_ranks: list[subprocess.Popen] = []  # the others of the job that runs
+PATIENCE = 15  # seconds for which the first rank may wait for one that has failed
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a rank that was asked to end, as all of them are then
+_ranks: list["Rank"] = []  # the others of the job that runs
+
+
+class Rank(subprocess.Popen):
+    """A process of the job beside the first."""
+
+    def __init__(self, number: int, config: Path, folder: Path) -> None:
+        self.number, self.place = number, config.parent / f"rank{number}.txt"
+        environment = {**os.environ, "LOCAL_RANK": str(number), REASON: str(self.place)}
+        environment.pop("HYDRA_FULL_ERROR", None)  # set by our own main, which the rank runs too
+        super().__init__(_command(config, folder, number), env=environment)
+
+    @property
+    def fault(self) -> str | None:
+        """Why it ended by itself, if it failed."""
+        status = self.poll()
+        if not status or status in STOPPED:
+            return None
+        reason = self.place.read_text() if self.place.exists() else ""
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"process {self.number} of this job {f'failed: {reason}' if reason else how}"
 
 
 class JobLauncher(_SubprocessScriptLauncher):
@@ -50,12 +73,9 @@ class JobLauncher(_SubprocessScriptLauncher):
         self._config = tempfile.TemporaryDirectory(prefix="inception_zoo_")
         config = Path(self._config.name) / "job.yaml"
         OmegaConf.save(self.cfg, config)
-        for rank in range(1, self.num_processes):
-            environment = {**os.environ, "LOCAL_RANK": str(rank)}
-            environment.pop("HYDRA_FULL_ERROR", None)  # set by our own main, which the rank runs too
-            _ranks.append(subprocess.Popen(_command(config, self.folder, rank), env=environment))
+        _ranks.extend(Rank(number, config, self.folder) for number in range(1, self.num_processes))
         # `self.procs` stays empty: Lightning kills this process, and a sweep with it, as soon as one of those has failed.
-        threading.Thread(target=_watch, args=[list(_ranks)], daemon=True).start()
+        threading.Thread(target=_watch, args=[list(_ranks), self.folder], daemon=True).start()
 
 
 def _command(config: Path, folder: Path, rank: int) -> list[str]:
@@ -64,32 +84,49 @@ def _command(config: Path, folder: Path, rank: int) -> list[str]:
     return [sys.executable, "-m", "inception_zoo.app", *where, *overrides]
 
 
-def _watch(ranks: list[subprocess.Popen]) -> None:
+def _watch(ranks: list[Rank], folder: Path) -> None:
     """Kill the job where a rank has failed and this one does not learn of it: it would wait for ever."""
-    while not any(rank.poll() for rank in ranks):
-        if all(rank.poll() == 0 for rank in ranks):
+    while not (faults := [rank.fault for rank in ranks if rank.fault]):
+        if all(rank.poll() is not None for rank in ranks):
             return
         time.sleep(1)
     time.sleep(PATIENCE)
     if ranks[0] in _ranks:
-        print(f"error: a process of this job has failed, and this one waited {PATIENCE} s for it", file=sys.stderr)
+        print(f"error: {faults[0]}, and the first waited {PATIENCE} s for it", file=sys.stderr)
+        record_failure(folder, faults[0])
         for rank in ranks:
             rank.kill()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def end_ranks(failed: bool) -> None:
-    """Wait for the ranks that this job started; end them where the job failed or they do not end by themselves."""
+def end_ranks(error: BaseException | None) -> BaseException | None:
+    """Wait for the ranks that this job started; end them where the job failed or they do not end by themselves.
+
+    Returns:
+        `error`; or, where that only says that another rank is gone, what happened to that.
+    """
     ranks = list(_ranks)
     _ranks.clear()
+    if isinstance(error, Exception) and _is_of_the_group(error):
+        until = time.monotonic() + 5
+        while not any(rank.fault for rank in ranks) and time.monotonic() < until:
+            time.sleep(0.1)
+        if fault := next((rank.fault for rank in ranks if rank.fault), None):
+            error = ZooError(fault)
     for process in ranks:
         try:
-            if failed:
+            if error:
                 process.terminate()
-            process.wait(timeout=3 if failed else 30)  # what has failed may wait for the others for ever
+            process.wait(timeout=3 if isinstance(error, Exception) else 30)  # what has failed may wait for ever
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    return error
+
+
+def _is_of_the_group(error: Exception) -> bool:
+    """Whether an error is of the connection to the other ranks."""
+    return isinstance(error, torch.distributed.DistError) or bool(re.search("(?i)gloo|nccl|connection", str(error)))
 
 
 class SameConfig(Callback):

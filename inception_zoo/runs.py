@@ -1,6 +1,7 @@
 """A run's results.json, from its start to its end: what it is, how it went, and why if it did not finish."""
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.ranks import is_first
@@ -16,7 +19,11 @@ from inception_zoo.secrets import redacted
 
 RESULTS = "results.json"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")  # of a run folder's `checkpoints`, in the order that it goes on from
+REASON = "INCEPTION_ZOO_REASON"  # variable: the file where a process that is not the first says why it failed
 DONE = ("finished", "pruned")  # states of runs that there is no more to do for
+
+
+_claimed: dict[Path, FileLock] = {}
 
 
 class Pruned(Exception):  # noqa: N818 -- it is none
@@ -26,6 +33,9 @@ class Pruned(Exception):  # noqa: N818 -- it is none
 @contextmanager
 def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
     """Yields what will stand in results.json, to be filled; `state` and `reason` follow from how the block ends."""
+    writes = is_first()
+    if writes:
+        claim(folder)
     results: dict[str, Any] = {
         "state": "running",
         "reason": None,
@@ -33,7 +43,6 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
         **known,
     }
     started = time.perf_counter()
-    writes = is_first()
     if writes:
         _write(folder, results)
     end: BaseException | None = None
@@ -49,6 +58,44 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
         results["minutes"] = (time.perf_counter() - started) / 60
         if writes:
             _write(folder, results)
+            release(folder)
+        elif place := os.environ.get(REASON):
+            Path(place).write_text(results["reason"] or "")
+
+
+def claim(folder: Path) -> None:
+    """Let no other job into a run folder until `release`, or the end of this process, however it comes.
+
+    Raises:
+        ZooError: another is in it.
+    """
+    if folder in _claimed:
+        return
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ZooError(f"hydra.run.dir={folder}: another job is running in this folder; wait for it, or give another") from None
+    except OSError as error:
+        raise ZooError(f"hydra.run.dir={folder} cannot be written: {error.strerror}") from None
+    _claimed[folder] = lock
+
+
+def release(folder: Path) -> None:
+    if lock := _claimed.pop(folder, None):
+        lock.release()
+
+
+def check_free(folder: Path) -> None:
+    """ZooError if a training that begins in `folder` would overwrite the checkpoints of another."""
+    if any(folder.glob("checkpoints/*.ckpt")):
+        raise ZooError(f"hydra.run.dir={folder} holds a run already; ckpt=last goes on with it, or give another folder")
+
+
+def record_failure(folder: Path, reason: str) -> None:
+    """For a job that is about to be killed."""
+    _write(folder, {**read_results(folder), "state": "failed", "reason": reason})
 
 
 def ending(error: BaseException | None) -> tuple[str, str | None]:

@@ -101,7 +101,7 @@ class Safekeeping(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:  # the weights of a bad last step must not become the best
-            self._look_after(trainer, pl_module, due=False)
+            self._look_after(trainer, pl_module, due=False, between=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look_after(trainer, pl_module, due=True)
@@ -115,15 +115,17 @@ class Safekeeping(Callback):
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         self._end_if_asked()
 
-    def _look_after(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> None:
-        """Save, roll back or end, if any process has reason to: then all do."""
-        now = due or self.signal is not None or pl_module.device.type == "cpu"
-        # the GPU is not waited for at every step
-        bad = self._first_bad() if now or len(self.losses) >= trainer.log_every_n_steps else None  # type: ignore[attr-defined]
-        saves, signum, diverges = self._largest(due, self.signal or 0, bad is not None)
+    def _look_after(self, trainer: Trainer, pl_module: LightningModule, due: bool, between: bool = True) -> None:
+        """Save (only `between` steps, when all is logged), roll back or end, if any process has reason to: then all do."""
+        saves, signum = self._largest(due, self.signal or 0)
+        bad, diverges = None, 0
+        every = 1 if pl_module.device.type == "cpu" else trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if saves or signum or len(self.losses) >= every:  # a GPU is not waited for at every step
+            bad = self._first_bad()
+            (diverges,) = self._largest(bad is not None)
         if diverges or ((saves or signum) and not _finite(pl_module)):
             self._diverged(trainer, pl_module, bad)
-        elif saves or signum:
+        elif between and (saves or signum):
             self._save(trainer)
         if signum:
             self.signal = signum
@@ -180,25 +182,27 @@ class Safekeeping(Callback):
         return next(step for step in losses if not step[2].isfinite())
 
     def _diverged(self, trainer: Trainer, pl_module: LightningModule, bad: tuple[int, float, Tensor] | None) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        mine = None
+        mine, rate = None, trainer.optimizers[0].param_groups[0]["lr"]
         if bad:
             number, rate, loss = bad
             images = trainer.datamodule.training_rows(trainer.current_epoch, number)  # type: ignore[attr-defined]
-            mine = f"the loss is {loss.item()} in epoch {trainer.current_epoch}, batch {number} ({images})"
-        reasons: list[Any] = [mine]
+            mine = (
+                f"the loss is {loss.item()} in epoch {trainer.current_epoch}, batch {number}, at learning rate {rate:g}",
+                images,
+            )
+        found: list[Any] = [mine]
         if self.group is not None:
-            reasons = [None] * trainer.world_size
-            torch.distributed.all_gather_object(reasons, mine, group=self.group)
-        reason = next(filter(None, reasons), f"a weight is not finite after {trainer.global_step} steps")
-        reason = f"{reason}, at learning rate {rate:g}"
+            found = [None] * trainer.world_size
+            torch.distributed.all_gather_object(found, mine, group=self.group)
+        nowhere = f"a weight is not finite after {trainer.global_step} steps, at learning rate {rate:g}", "unknown"
+        reason, images = next(filter(None, found), nowhere)
         good = self.last if self.is_whole else None
         if self.on_nan == "stop" or not good or self.done_rollbacks >= self.rollbacks:
             tried = f" after {self.done_rollbacks} rollbacks" if self.done_rollbacks else ""
             hint = (
                 "callbacks.last.on_nan=rollback goes on from it at a lower rate" if good and not tried else "lower optimizer.lr"
             )
-            raise ZooError(f"{reason}{tried}; last good checkpoint: {good or 'none'}; {hint}")
+            raise ZooError(f"{reason}{tried}; last good checkpoint: {good or 'none'}; {hint}; images of the batch: {images}")
         self.done_rollbacks += 1
         self._roll_back(trainer, pl_module, good)
         say("%s: back to the weights of %s, at %g of the rate (%d of %d)", reason, good, *self._share())

@@ -66,6 +66,8 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and progress notes
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
+    warnings.filterwarnings("ignore", ".*exists and is not empty")  # a run goes on in its folder
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # its order is, see data/module.py
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
         if stands := progress(folder):
@@ -231,22 +233,25 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def leaving_nothing_behind() -> Iterator[None]:
     """Close the job's W&B run and process group, and restore the environment: the next job of a sweep starts clean."""
-    environment, words, end = dict(os.environ), sys.argv[1:], None
+    environment, words = dict(os.environ), sys.argv[1:]
+    end: BaseException | None = None
     sys.argv[1:] = redacted(words)  # W&B keeps the command line
     meet_anew()
     try:
         yield
     except BaseException as error:
         end = error
-        raise
     finally:
-        end_ranks(failed=not isinstance(end, Pruned | None))
+        pruned = end if isinstance(end, Pruned) else None
+        end = end_ranks(None if pruned else end) or pruned
         close(*ending(end))
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         sys.argv[1:] = words
         os.environ.clear()
         os.environ.update(environment)
+    if end:
+        raise end
 
 
 def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], results: Mapping[str, Any]) -> Trainer:
