@@ -165,7 +165,7 @@ class Classifier(L.LightningModule):
     def _steps_of_an_epoch(self) -> int:
         """Not from `Trainer.estimated_stepping_batches`: that sets the data up before Lightning knows where a run goes on."""
         trainer: Any = self.trainer
-        batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches
+        batches, limit = len(trainer.fit_loop._data_source.dataloader()), trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from inception_zoo.data.stream import BEFORE
 from inception_zoo.durable import sweep_up
 from inception_zoo.errors import ZooError
 from inception_zoo.metrics_file import CSVLogger
@@ -154,6 +155,9 @@ class Safekeeping(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
         epoch, batch = epochs["current"]["processed"], batches["current"]["completed"]
+        is_read = batches["current"]["ready"] > batch  # the next batch, already
+        loaders = loops["state_dict"].get("combined_loader", [])
+        loops["state_dict"]["combined_loader"] = [state.get(BEFORE, state) if is_read else state for state in loaders]
         if batch >= trainer.num_training_batches:
             epoch, batch = epochs["current"]["started"], 0
         begun = epoch + (batch > 0)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset
 
 STORES = ("s3://", "gs://", "azure://", "local:")  # the last: a folder that is treated as a store
+BEFORE = "before"  # key of the state of a loader, see Epochs.state_dict
 PATIENCE = 600  # seconds for another process to download the chunk that this one needs, too
 
 
@@ -131,7 +132,7 @@ class Epochs:
     def __init__(self, make: Callable[[int], "StreamingDataLoader"], workers: int) -> None:
         self._make, self._resumed = make, False
         self.loader = make(workers)
-        self._state = self.loader.state_dict()
+        self._before = self.loader.state_dict()
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -142,7 +143,7 @@ class Epochs:
         self.loader.restore, self._resumed = self._resumed, False
         batches = iter(self.loader)
         while True:
-            self._state = self.loader.state_dict()  # checkpoints are taken when the next batch is there already
+            self._before = self.loader.state_dict()
             try:
                 batch = next(batches)
             except StopIteration:
@@ -150,7 +151,8 @@ class Epochs:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        return self._state
+        """With the state before the batch that was read last, for checkpoints that are taken before it is used."""
+        return {**self.loader.state_dict(), BEFORE: self._before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         was = state["dataset"]
