@@ -2,14 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data
+MINUTES ?= 5
 JOBS ?= 2 # tests at a time, a thread each: two that take all cores would wait for each other
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data browser run test test-slow check bench
+.PHONY: help setup data browser run test test-slow test-faults fuzz check bench
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## environment in .venv, with the versions of constraints.txt (about 2 minutes, 6 GB)
 
@@ -44,6 +45,12 @@ test: setup data browser ## the test suite, without the slow cases
 
 test-slow: setup data ## the slow cases: real training, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
+
+test-faults: setup ## runs are killed, starved and lied to, and must end as if nothing had been (15 minutes; FAULTS="--seed 2 --write")
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py $(FAULTS)
+
+fuzz: setup ## random rows, configs, command lines and damaged files, for MINUTES=5
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 check: setup ## format, lint, types
 	$(BIN)/ruff format --check .

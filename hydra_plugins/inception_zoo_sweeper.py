@@ -9,14 +9,16 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweepe
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.nets import ZOO, find_net
 from inception_zoo.ranks import by_torchrun
 from inception_zoo.runs import DONE, read_results
+from inception_zoo.secrets import redacted, save_redacted
 from inception_zoo.sweeps import begin, words_of
 from inception_zoo.variants import BLOCKS
 
@@ -32,6 +34,21 @@ class GridSweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, params)
         self.jobs = jobs
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """As Hydra's, which would write the words and the config with their secrets."""
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        words = parser.parse_overrides([*self._parse_config(), *arguments])
+        batches = self.split_arguments(words, self.max_batch_size)
+        save_redacted(self.config, Path(self.config.hydra.sweep.dir) / "multirun.yaml")
+        returns: list[Sequence[JobReturn]] = []
+        for batch in batches:
+            self.validate_batch_is_legal(batch)
+            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
+            for job in returns[-1]:
+                _ = job.return_value  # raises the error of one that failed
+        return returns
 
     def split_arguments(  # type: ignore[override]  # a static method there
         self, overrides: list[Override], max_batch_size: int | None
@@ -62,7 +79,7 @@ class GridSweeper(BasicSweeper):
 
 def _is_done(folder: Path, job: Sequence[str]) -> bool:
     """Whether a job has nothing left to do; ZooError if its folder is that of another."""
-    own = sorted(word for word in job if not word.startswith("hydra"))
+    own = sorted(redacted([word for word in job if not word.startswith("hydra")]))
     if (folder / ".hydra").exists() and own != sorted(words_of(folder)):
         raise ZooError(
             f"hydra.sweep.dir={folder.parent} holds another sweep, whose job {folder.name} differs; give another folder"
@@ -132,7 +149,7 @@ class OptunaSweeper(Sweeper):
         folder = Path(self.conf.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         study = open_study(self.node, folder, searching=True)
-        OmegaConf.save(self.conf, folder / "multirun.yaml")
+        save_redacted(self.conf, folder / "multirun.yaml")
         begin(folder, self.n_trials, fails_again=False)
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             found = read_results(folder / str(trial.number))

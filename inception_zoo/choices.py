@@ -3,11 +3,11 @@
 Facts about a network stand in its table (`inception_zoo/nets`); every default here is "as the table says".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, did_you_mean, raise_all, shown
 from inception_zoo.nets.table import Net
 from inception_zoo.variants import find_variant, is_rows
 
@@ -51,40 +51,45 @@ class Choices:
     def of(cls, net: Net, chosen: Mapping[str, Any]) -> "Choices":
         """The chosen values, with the table's where nothing was chosen; ZooError for a value that cannot be."""
         names = [f.name for f in fields(cls)]
-        for key in chosen:
-            if key not in names:
-                raise ZooError(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, names)}")
+        unknown = [key for key in chosen if key not in names]
+        raise_all(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, names)}" for key in unknown)
         table = {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": {}}
         choices = cls(**{**table, **{key: value for key, value in chosen.items() if value is not None}})
         choices.check(net)
         return choices
 
     def check(self, net: Net) -> None:
+        """ZooError for all that is wrong with the values."""
+        raise_all(f"{net.name}: {mistake}" for mistake in self._mistakes(net))
+
+    def _mistakes(self, net: Net) -> Iterator[str]:
         for key, valid in VALID.items():
             value = getattr(self, key)
             if value not in valid:
-                raise ZooError(f"{net.name}: {key}={value} is unknown; {did_you_mean(value, valid)}")
+                yield f"{key}={shown(value)} is unknown; {did_you_mean(value, valid)}"
         if not _is_number(self.width) or not 0 < self.width <= 16:
-            raise ZooError(f"{net.name}: width={self.width} must be a number above 0, at most 16")
+            yield f"width={shown(self.width)} must be a number above 0, at most 16"
         for key in ("dropout", "drop_path"):
             value = getattr(self, key)
             if not _is_number(value) or not 0 <= value < 1:
-                raise ZooError(f"{net.name}: {key}={value} must be a number from 0 to below 1")
+                yield f"{key}={shown(value)} must be a number from 0 to below 1"
         if self.residual_scale is not None and not _is_scale(self.residual_scale):
-            raise ZooError(f"{net.name}: residual_scale={self.residual_scale} must be a number above 0, at most 1")
+            yield f"residual_scale={shown(self.residual_scale)} must be a number above 0, at most 1"
         if not isinstance(self.aux, bool):
-            raise ZooError(f"{net.name}: aux={self.aux} must be true or false")
-        if self.aux and not net.aux:
-            raise ZooError(f"{net.name}: aux=true, but this network has no auxiliary head; leave aux out")
+            yield f"aux={shown(self.aux)} must be true or false"
+        elif self.aux and not net.aux:
+            yield "aux=true, but this network has no auxiliary head; leave aux out"
         if not isinstance(self.blocks, Mapping):
-            raise ZooError(f"{net.name}: blocks={self.blocks} must map endpoints or stages to rows")
+            yield f"blocks={shown(self.blocks)} must map endpoints or stages to rows"
+            return
         for key, choice in self.blocks.items():
             if key not in net.names:
-                raise ZooError(f"{net.name}: blocks.{key} is no stage or endpoint; {did_you_mean(key, net.names)}")
+                yield f"blocks.{shown(key)} is no stage or endpoint; {did_you_mean(key, net.names)}"
+                continue
             try:
                 _check_block(choice)
             except ZooError as error:
-                raise ZooError(f"{net.name}: blocks.{key}={choice}: {error}") from None
+                yield f"blocks.{key}={shown(choice)}: {error}"
 
 
 def _check_block(choice: Any) -> None:
@@ -93,7 +98,8 @@ def _check_block(choice: Any) -> None:
         find_variant(choice)
     elif isinstance(choice, Mapping):
         if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", "relu", "shortcut"}:
-            raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {', '.join(choice)}")
+            keys = ", ".join(map(shown, choice))
+            raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {keys}")
         if not is_rows(choice["rows"]):
             raise ZooError("rows must be a list of rows, like ['1x1 64']")
         if not _is_scale(choice["scale"]):
@@ -119,19 +125,24 @@ def model_config(net: Net) -> dict[str, Any]:
 
 def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any) -> None:
     """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
+    raise_all(f"{net.name}: {mistake}" for mistake in _loading_mistakes(net, weights, adapt, freeze, compile))
+
+
+def _loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any) -> Iterator[str]:
     if weights is not None and (not isinstance(weights, str) or not weights):
-        raise ZooError(f"{net.name}: weights={weights} must be a file, a run folder, or a name such as {EXAMPLE}")
+        yield f"weights={shown(weights)} must be a file, a run folder, or a name such as {EXAMPLE}"
     if not isinstance(adapt, Sequence) or isinstance(adapt, str):
-        raise ZooError(f"{net.name}: adapt={adapt} must be a list of {', '.join(ADAPT)}")
-    for part in adapt:
-        if part not in ADAPT:
-            raise ZooError(f"{net.name}: adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
-    if adapt and weights is None:
-        raise ZooError(f"{net.name}: adapt={','.join(adapt)}, but there are no weights to adapt; set weights")
+        yield f"adapt={shown(adapt)} must be a list of {', '.join(ADAPT)}"
+    else:
+        unknown = [part for part in adapt if not isinstance(part, str) or part not in ADAPT]
+        for part in unknown:
+            yield f"adapt={shown(part)} is unknown; {did_you_mean(part, ADAPT)}"
+        if adapt and not unknown and weights is None:
+            yield f"adapt={','.join(adapt)}, but there are no weights to adapt; set weights"
     if not isinstance(compile, bool):
-        raise ZooError(f"{net.name}: compile={compile} must be true or false")
+        yield f"compile={shown(compile)} must be true or false"
     if freeze is not None and freeze not in net.names[1:]:
-        raise ZooError(f"{net.name}: freeze={freeze} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}")
+        yield f"freeze={shown(freeze)} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}"
 
 
 def _is_number(value: Any) -> bool:

@@ -55,7 +55,7 @@ Op = Conv | Pool | Lrn
 Step = tuple[Op, ...]
 Row = tuple[Step, ...]
 
-_OP = re.compile(r"(max|avg)?(?:([1-9]\d*)x([1-9]\d*))?(?:/([1-9]\d*))?([vc])?(?:\s+(\d+))?")
+_OP = re.compile(r"(max|avg)?(?:([1-9]\d{0,4})x([1-9]\d{0,4}))?(?:/([1-9]\d{0,4}))?([vc])?(?:\s+(\d{1,6}))?", re.ASCII)
 
 
 def _suffix(stride: int, edge: str) -> str:
@@ -93,7 +93,7 @@ def _op(token: str) -> Op:
         raise ZooError(f"token '{token}': a convolution needs a kernel and a number of channels, such as '3x3 64'")
     if not kind and edge == "c":
         raise ZooError(f"token '{token}': only pools have a ceil mode 'c'")
-    if channels == "0":
+    if channels and not int(channels):
         raise ZooError(f"token '{token}': no channel is left for this branch")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):
         raise ZooError(f"token '{token}': an even kernel cannot be padded to keep the size; add 'v'")

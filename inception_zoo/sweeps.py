@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from inception_zoo.errors import ZooError
 from inception_zoo.ranks import is_first
 from inception_zoo.runs import DONE, read_results
-from inception_zoo.secrets import redacted
+from inception_zoo.secrets import HIDDEN, redacted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,10 +43,8 @@ def begin(folder: Path, jobs: int, fails_again: bool = True) -> None:
     if not is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {"argv": sys.argv[1:], "cwd": str(Path.cwd()), "jobs": jobs, "fails_again": fails_again}
-    path = folder / SWEEP
-    path.touch(mode=0o600)  # the words may hold secrets
-    path.write_text(json.dumps(asked, indent=1))
+    asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": jobs, "fails_again": fails_again}
+    (folder / SWEEP).write_text(json.dumps(asked, indent=1))
     _begun.append(folder)
 
 
@@ -54,7 +52,7 @@ def resumed(words: Sequence[str]) -> list[str]:
     """The command line as it is, or in place of `sweep.resume=FOLDER` that which the sweep in FOLDER was started with.
 
     Raises:
-        ZooError: there is no sweep, it was started elsewhere, or other words stand beside it.
+        ZooError: there is no sweep, it was started elsewhere or with a secret, or other words stand beside it.
     """
     folders = [Path(word.removeprefix(RESUME)) for word in words if word.startswith(RESUME)]
     if not folders or folders[-1] == Path("null"):
@@ -68,6 +66,11 @@ def resumed(words: Sequence[str]) -> list[str]:
     if asked["cwd"] != str(Path.cwd()):
         raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, for its paths start there")
     words = [word for word in asked["argv"] if not word.startswith("hydra.sweep.dir=")]
+    if hidden := next((word for word in words if HIDDEN in word), None):
+        raise ZooError(
+            f"{RESUME}{folder}: '{hidden}' held a secret, which is not kept; repeat the command with hydra.sweep.dir={folder}, "
+            "and in a new sweep give it as '${oc.env:NAME}', which is"
+        )
     # beside the other overrides: argparse takes them in one place only
     first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
     return [*words[:first], f"hydra.sweep.dir={quoted(folder)}", *words[first:]]
@@ -109,19 +112,19 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
     """What the jobs of a sweep have recorded, with their folder's name and overrides, in the order of their numbers."""
     found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
     return [
-        {"job": job.name, "overrides": redacted(overrides_of(job)), "state": "finished", **read_results(job)} for job in found
+        {"job": job.name, "overrides": overrides_of(words_of(job)), "state": "finished", **read_results(job)} for job in found
     ]
 
 
 def words_of(folder: Path) -> list[str]:
-    """The overrides that a run was composed with; none if it never was."""
+    """The overrides that a run was composed with, secrets redacted; none if it never was."""
     path = folder / ".hydra" / "overrides.yaml"
-    return list(OmegaConf.to_container(OmegaConf.load(path))) if path.exists() else []  # type: ignore[arg-type]
+    return redacted(list(OmegaConf.to_container(OmegaConf.load(path)))) if path.exists() else []  # type: ignore[arg-type]
 
 
-def overrides_of(folder: Path) -> dict[str, str]:
-    """The same by key, without those of the sweep itself."""
-    pairs = (word.partition("=") for word in words_of(folder))
+def overrides_of(words: Iterable[str]) -> dict[str, str]:
+    """Words by key, without those of the sweep itself."""
+    pairs = (word.partition("=") for word in words)
     return {key: value for key, _, value in pairs if not key.startswith("sweep.")}
 
 

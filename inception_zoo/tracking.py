@@ -1,28 +1,32 @@
 """What a run tells Weights & Biases beside its metrics: what it is, what it saw, what its folder holds, and how it ended.
 
-None of this may end a training: what cannot be logged is a warning in one line.
+None of this may end a training: what cannot be logged is a warning in one line, and so is the end of W&B itself.
 """
 
 import csv
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import wraps
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from PIL import Image
 from torchvision.utils import make_grid
 
 from inception_zoo.drawing import network_figure
+from inception_zoo.errors import ZooError, one_line
 from inception_zoo.evaluation import as_pictures
 from inception_zoo.runs import reason_of
 from inception_zoo.secrets import redacted
@@ -38,6 +42,86 @@ UNTAGGED = ("ckpt=", "data.root=", "hydra.", "logger", "sweep.")  # words that s
 TAG = 64  # characters that W&B allows
 CELLS = 10_000  # rows that W&B draws
 SAMPLES = 32
+PATIENCE = 60  # seconds at the end for what stays here; a run that is online has `finish_timeout` of its own, too
+
+
+class Nowhere:
+    """In place of a W&B run that was lost: takes everything."""
+
+    def __getattr__(self, name: str) -> "Nowhere":
+        return self
+
+    def __call__(self, *args: Any, **more: Any) -> "Nowhere":
+        return self
+
+
+NOWHERE = Nowhere()
+
+
+def _going_on(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of the logger, whose errors end W&B and not the training."""
+
+    @wraps(method)
+    def tried(self: "WandbLogger", *args: Any, **more: Any) -> None:
+        if self.is_lost:
+            return
+        try:
+            method(self, *args, **more)
+        except Exception as error:
+            _lose(error)
+
+    return tried
+
+
+class WandbLogger(loggers.WandbLogger):
+    """Lightning's, without which a training goes on: after an error of W&B's nothing more is sent to it.
+
+    Args:
+        **more: Lightning's own, without their secrets.
+    """
+
+    def __init__(self, save_dir: str, settings: Any = None, **more: Any) -> None:
+        super().__init__(save_dir=save_dir, settings=settings, **redacted(more))
+        self._wandb_init.pop("anonymous", None)  # Lightning gives it always, and W&B warns of it
+
+    @property
+    def is_lost(self) -> bool:
+        return self._experiment is not None and self._experiment is not _current()
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run; ZooError if W&B does not take its settings."""
+        import wandb
+
+        if self.is_lost:
+            return NOWHERE
+        try:
+            return super().experiment
+        except wandb.errors.UsageError as error:
+            raise ZooError(f"logger.wandb: {one_line(error)}") from None
+        except Exception as error:
+            _lose(error)
+            self._experiment = NOWHERE  # type: ignore[assignment]
+            return NOWHERE
+
+    log_metrics = _going_on(loggers.WandbLogger.log_metrics)
+    log_hyperparams = _going_on(loggers.WandbLogger.log_hyperparams)
+    after_save_checkpoint = _going_on(loggers.WandbLogger.after_save_checkpoint)
+    finalize = _going_on(loggers.WandbLogger.finalize)
+
+
+def _lose(error: Exception) -> None:
+    """Let go of W&B's run and service, so that neither the end of this process nor the next job of a sweep waits for them."""
+    import wandb
+    from wandb.sdk.lib import module
+
+    log.warning("W&B is lost, and the run goes on without it; its CSV has all metrics: %s", reason_of(error))
+    with suppress(Exception):
+        wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]  # what hangs would be waited for
+    with suppress(Exception):
+        wandb.teardown()
+    module.unset_globals()
 
 
 def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, Any]:
@@ -109,7 +193,7 @@ class Tracking(Callback):
 
 
 def _run_of(trainer: Trainer) -> "wandb.Run":
-    return next(logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger))
+    return next(logger.experiment for logger in trainer.loggers if isinstance(logger, loggers.WandbLogger))
 
 
 def _log(run: "wandb.Run", step: int, **content: Any) -> None:
@@ -212,7 +296,27 @@ def close(state: str, reason: str | None = None) -> None:
         return
     with _warned("how the run ended"):
         run.summary.update({"state": state, "reason": reason})
-        run.finish(exit_code=EXIT_CODES[state])
+        limit = PATIENCE + (0 if run.offline else run.settings.finish_timeout)
+        _within(limit, lambda: run.finish(exit_code=EXIT_CODES[state]))
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """TimeoutError if `call` takes longer, which then goes on behind our back; else its own error."""
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            call()
+        except Exception as error:
+            errors.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer for {seconds:g} seconds")
+    if errors:
+        raise errors[0]
 
 
 def _current() -> "wandb.Run | None":
@@ -224,5 +328,7 @@ def _current() -> "wandb.Run | None":
 def _warned(what: str) -> Iterator[None]:
     try:
         yield
+    except (ConnectionError, TimeoutError) as error:
+        _lose(error)
     except Exception as error:
         log.warning("W&B did not get %s: %s", what, reason_of(error))

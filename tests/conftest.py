@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,14 @@ def lines(text):
 
 
 def processes_of(folder):
+    """The command lines of the processes that have this folder in it, or that are in this folder."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = path.read_bytes()
+            command, where = (process / "cmdline").read_bytes(), (process / "cwd").readlink()
         except OSError:
             continue
-        if str(folder).encode() in command:
+        if str(folder).encode() in command or where.is_relative_to(folder):
             found.append(command)
     return found
 
@@ -52,27 +54,61 @@ def _inspected(folder, *flags):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """Runs `python WORDS` in a folder: in a fork of the zygote, which spares the imports, or `fresh`, as a user's shell does.
+
+    It is fresh, too, where a fork would not do the same: with a PYTHONPATH, or with other words than a script or a module.
+    """
+    zygote = None
+
+    def run(*words, folder, env=(), stdin="", timeout=300, fresh=False):
+        nonlocal zygote
+        words, files = list(map(str, words)), tmp_path_factory.mktemp("command")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
+        environment = {**inherited, "COLUMNS": "200", **dict(env)}
+        # Files, not pipes: a pipe would wait for every process that a job left behind.
+        given, *outputs = (files / name for name in ("stdin", "stdout", "stderr"))
+        given.write_text(stdin)
+        if fresh or "PYTHONPATH" in dict(env) or not (words[0] == "-m" or words[0].endswith(".py")):
+            command = [sys.executable, *words]
+            with given.open() as read, outputs[0].open("w") as out, outputs[1].open("w") as err:
+                streams = {"stdin": read, "stdout": out, "stderr": err}
+                status = subprocess.run(command, cwd=folder, env=environment, timeout=timeout, **streams).returncode
+        else:
+            if zygote is None:
+                command = [sys.executable, Path(__file__).with_name("zygote.py")]
+                own = {**inherited, "TMPDIR": str(tmp_path_factory.mktemp("zygote"))}
+                zygote = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            asked = {"words": words, "folder": str(folder), "environment": environment, "files": str(files), "timeout": timeout}
+            print(json.dumps(asked), file=zygote.stdin, flush=True)
+            status = int(zygote.stdout.readline())
+        return subprocess.CompletedProcess(words, status, *(path.read_text() for path in outputs))
+
+    yield run
+    if zygote:
+        zygote.communicate()
+
+
 @pytest.fixture
-def zoo(tmp_path):
+def zoo(python, tmp_path):
     """Runs `python run.py` as a user does, in an empty folder; the data of the checkout is given by its path."""
 
-    def run(*overrides, script=(str(ROOT / "run.py"),), timeout=300, env=()):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
-        # Files, not pipes: a pipe would wait for every process that a job left behind.
-        with (tmp_path / "stdout.txt").open("w+") as out, (tmp_path / "stderr.txt").open("w+") as err:
-            command, where = [sys.executable, *script, *overrides], {**environment, "COLUMNS": "200", **dict(env)}
-            done = subprocess.run(
-                command, cwd=tmp_path, env=where, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=timeout
-            )
-        texts = [(tmp_path / f"{name}.txt").read_text() for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(command, done.returncode, *texts)
+    def run(*overrides, script=(ROOT / "run.py",), **options):
+        return python(*script, *overrides, folder=tmp_path, **options)
 
     return run
 
 
 @pytest.fixture
+def cli(zoo):
+    """The same for `inception-zoo`."""
+    return partial(zoo, script=("-m", "inception_zoo.cli"))
+
+
+@pytest.fixture
 def mistake(tmp_path):
-    """As `zoo`, for what ends before training: in a fork of this process, which has imported torch and Lightning already."""
+    """As `zoo`, or a function of the test's own, for what ends before training: in a fork of this process."""
     from inception_zoo import app, train  # noqa: F401
 
     def run(*words, main=app.main, env=()):

@@ -1,44 +1,35 @@
 import json
 import re
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-from inception_zoo.cli import main
 from inception_zoo.nets import ZOO
 
-COMMAND = [sys.executable, "-m", "inception_zoo.cli"]
 
-
-def call(*arguments):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=None)
-
-
-def test_list_shows_the_published_figures():
-    done = call("list")
+def test_list_shows_the_published_figures(cli):
+    done = cli("list")
     assert done.returncode == 0
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["inception_v3"] == ["21.2", "/", "5.6", "23.83", "27.16", "5.71", "299", "75/39/21"]
     assert rows["bn_inception"][3:6] == ["11.30", "–", "2.03"]
 
 
-def test_list_names_the_blocks_to_swap_in():
-    done = call("list", "--json")
+def test_list_names_the_blocks_to_swap_in(cli):
+    done = cli("list", "--json")
     listed = json.loads(done.stdout)
     assert [net["name"] for net in listed["networks"]] == list(ZOO)
     assert {"parallel", "residual_expanded", "reduction_pool"} <= set(listed["variants"]) and all(listed["variants"].values())
 
 
-def test_the_readmes_table_is_the_zoo_as_counted():
+def test_the_readmes_table_is_the_zoo_as_counted(cli):
     rows = {}
     for line in (ROOT / "README.md").read_text().splitlines():
         if match := re.match(r"\| `(\w+)`(?: \(`\w+`\))? \|", line):
             rows[match[1]] = [cell.strip() for cell in line.strip("|").split("|")][2:]
-    for net in json.loads(call("list", "--json").stdout)["networks"]:
+    for net in json.loads(cli("list", "--json").stdout)["networks"]:
         aux = f"{net['params_with_aux'] / 1e6:.2f} M" if net["aux"] else "–"
         costs = f"{net['params'] / 1e6:.2f} M", aux, f"{net['macs'] / 1e9:.2f} G"
         assert rows[net["name"]][:5] == [net["error"], *costs, str(net["image_size"])]
@@ -56,8 +47,8 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_describe_equals_the_published_figures(name):
-    described = json.loads(call("describe", name, "--json").stdout)
+def test_describe_equals_the_published_figures(cli, name):
+    described = json.loads(cli("describe", name, "--json").stdout)
     total, parts = described["total"], described["endpoints"]
     heads, classifier = described["aux"].values(), described["classifier"]
     for key in ("params", "macs", "saved"):
@@ -70,10 +61,10 @@ def test_describe_equals_the_published_figures(name):
         assert saved is None or total["saved"] / 2**20 == pytest.approx(saved, rel=2e-3)
 
 
-def test_the_first_block_beside_a_single_convolution():
+def test_the_first_block_beside_a_single_convolution(cli):
     """FACTS.md: about 0.16 M and 128 M, where one 3x3 has 0.44 M and 346 M, one 5x5 1.22 M and 963 M."""
     (block,) = (
-        e for e in json.loads(call("describe", "googlenet", "--json").stdout)["endpoints"] if e["name"] == "inception_3a"
+        e for e in json.loads(cli("describe", "googlenet", "--json").stdout)["endpoints"] if e["name"] == "inception_3a"
     )
     assert (block["params"], block["macs"]) == (163_328 + 368, 163_328 * 28 * 28)  # 368 biases
     assert block["conv3x3"] == {"params": 442_368 + 256, "macs": 346_816_512}
@@ -82,8 +73,8 @@ def test_the_first_block_beside_a_single_convolution():
     assert block["output"] == [256, 28, 28] and block["field"] == [59, 59]
 
 
-def test_describe_shows_what_is_swapped():
-    done = call(
+def test_describe_shows_what_is_swapped(cli):
+    done = cli(
         "describe", "inception_v3", "model.blocks.grid17=residual", 'blocks.mixed_7c=["1x1 1024","avg > 1x1 1024"]', "width=0.5"
     )
     assert done.returncode == 0, done.stderr
@@ -92,14 +83,12 @@ def test_describe_shows_what_is_swapped():
     assert "projected to 384, x 0.1, added" in done.stdout
 
 
-def test_describe_puts_two_networks_side_by_side():
-    done = call(
-        "describe", "--diff", "inception_v3", "inception_v3", "blocks.grid17=residual", "blocks.mixed_6a=reduction_pool"
-    )
+def test_describe_puts_two_networks_side_by_side(cli):
+    done = cli("describe", "--diff", "inception_v3", "inception_v3", "blocks.grid17=residual", "blocks.mixed_6a=reduction_pool")
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "mixed_6b  768 x 17x17" in line)
     assert "mixed_6b *  768 x 17x17" in line
-    one, other = json.loads(call("describe", "--diff", "inception_v3", "inception_v4", "--json").stdout)
+    one, other = json.loads(cli("describe", "--diff", "inception_v3", "inception_v4", "--json").stdout)
     assert (one["name"], other["name"]) == ("inception_v3", "inception_v4")
 
 
@@ -117,9 +106,9 @@ def test_the_picture_names_every_stage_and_what_is_swapped(name, tmp_path):
         assert any(text.endswith(f"   {choice}") for text in texts for choice in blocks.values()) == bool(blocks)
 
 
-def test_describe_draws(tmp_path):
+def test_describe_draws(cli, tmp_path):
     for name in ("net.svg", "net.png"):
-        done = call("describe", "googlenet", "blocks.grid14=residual", "--draw", str(tmp_path / name))
+        done = cli("describe", "googlenet", "blocks.grid14=residual", "--draw", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
     assert ElementTree.parse(tmp_path / "net.svg").getroot().tag.endswith("svg")
     with Image.open(tmp_path / "net.png") as picture:
@@ -148,14 +137,14 @@ def test_describe_draws(tmp_path):
         (["inception_v3", "--draw", "no/net.svg"], "--draw no/net.svg: there is no folder no"),
     ],
 )
-def test_a_wrong_description_is_one_line(arguments, message):
-    done = call("describe", *arguments)
+def test_a_wrong_description_is_one_line(cli, arguments, message):
+    done = cli("describe", *arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-def test_bench_times_us_and_the_peer_in_one_run():
-    done = call("bench", "inception_v4", "--image-size", "96", "--batch", "2", "--rounds", "2")
+def test_bench_times_us_and_the_peer_in_one_run(cli):
+    done = cli("bench", "inception_v4", "--image-size", "96", "--batch", "2", "--rounds", "2")
     assert done.returncode == 0, done.stderr
     rows = [line.split("  ") for line in done.stdout.splitlines() if "inception_zoo" in line or "timm" in line]
     assert [row[0].split()[0] for row in rows] == ["train", "train", "train", "eval", "eval", "eval"]
@@ -163,24 +152,24 @@ def test_bench_times_us_and_the_peer_in_one_run():
 
 
 @pytest.mark.parametrize("arguments", [["bench", "inception_v5"], ["lst"]])
-def test_mistakes_end_in_status_2(arguments):
-    done = call(*arguments)
+def test_mistakes_end_in_status_2(cli, arguments):
+    done = cli(*arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
-def test_parity_is_measured_from_the_command_line():
-    done = call("parity", "timm inception_v3, without aux", "--json")
+def test_parity_is_measured_from_the_command_line(cli):
+    done = cli("parity", "timm inception_v3, without aux", "--json")
     assert done.returncode == 0, done.stderr
     (proof,) = json.loads(done.stdout).values()
     assert proof["round_trip"] and max(proof["training"].values()) < 1e-5
-    done = call("parity", "timm inception_v5")
+    done = cli("parity", "timm inception_v5")
     assert done.returncode == 2 and "'timm inception_v5' is no pair; did you mean 'timm inception_v4'?" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["data=digits", "augmentation=trivial", "augmentation.mixup=0.5"], ["data=imagefolder"]])
-def test_data_show_draws_a_row_for_each_image(words, tmp_path, image_tree):
+def test_data_show_draws_a_row_for_each_image(cli, words, tmp_path, image_tree):
     words = words + ([f"data.root={image_tree}"] if "data=imagefolder" in words else [])
-    done = call(
+    done = cli(
         "data", "show", *words, "data.image_size=96", "--out", str(tmp_path / "sheet.png"), "--images", "3", "--draws", "4"
     )
     assert done.returncode == 0, done.stderr
@@ -201,17 +190,17 @@ def test_data_show_draws_a_row_for_each_image(words, tmp_path, image_tree):
         ),
     ],
 )
-def test_data_show_names_mistakes_in_one_line(words, message, mistake):
-    done = mistake("data", "show", *words, main=main)
+def test_data_show_names_mistakes_in_one_line(cli, words, message):
+    done = cli("data", "show", *words)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_data_optimize_names_mistakes_in_one_line(tmp_path, mistake):
+def test_data_optimize_names_mistakes_in_one_line(cli, tmp_path):
     for arguments, message in (
         ((tmp_path / "nowhere", tmp_path / "out"), "there is no folder 'train' in it"),
         ((tmp_path, tmp_path / "out", "--chunk-size", "lots"), "no folder 'train'"),
     ):
-        done = mistake("data", "optimize", *arguments, main=main)
+        done = cli("data", "optimize", *arguments)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()

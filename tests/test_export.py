@@ -1,8 +1,5 @@
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +34,6 @@ DATA = {
     "std": [0.376],
     "seed": 1,
 }
-
-
-def call(*arguments):
-    command = [sys.executable, "-m", "inception_zoo.cli", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,11 +132,11 @@ def test_batchnorm_stays_where_it_is_not_to_be_folded(tmp_path):
     assert "BatchNormalization" in {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
 
-def test_the_command_writes_a_program_without_auxiliary_heads(tmp_path):
+def test_the_command_writes_a_program_without_auxiliary_heads(cli, tmp_path):
     model, path = small("inception_v3"), tmp_path / "net.pt2"
     assert model.aux
     save_model(model, tmp_path / "net.safetensors")
-    done = call(tmp_path / "net.safetensors", path)
+    done = cli("export", tmp_path / "net.safetensors", path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "digit 0, digit 1" in done.stdout and "mean 0.3; std 0.4" in " ".join(done.stdout.split())
     extra = {"inception_zoo.json": ""}
@@ -201,9 +193,9 @@ def measured(output):
     return {m[1]: (float(m[2]), float(m[3])) for m in re.finditer(r"^\W*(fp32|int8) +([\d.]+) +([\d.]+) +[\d,]+", output, re.M)}
 
 
-def test_int8_keeps_the_accuracy_in_a_quarter_of_the_size(trained, tmp_path):
+def test_int8_keeps_the_accuracy_in_a_quarter_of_the_size(cli, trained, tmp_path):
     folder, model = trained
-    done = call(folder / "digits.ckpt", tmp_path / "digits.onnx", "--int8", "--calibration-images", "128")
+    done = cli("export", folder / "digits.ckpt", tmp_path / "digits.onnx", "--int8", "--calibration-images", "128")
     assert done.returncode == 0, done.stderr
     assert "calibrated on 128 training images; accuracy on 359 test images" in " ".join(done.stdout.split())
     (before, large), (after, little) = (measured(done.stdout)[name] for name in ("fp32", "int8"))
@@ -239,11 +231,11 @@ def write_folder(root, count=30):
         Image.fromarray(source.test.images[i, 0].numpy()).resize((28, 28)).save(root / CLASSES[label] / f"{i}.png")
 
 
-def test_int8_from_a_folder_of_images(trained, tmp_path):
+def test_int8_from_a_folder_of_images(cli, trained, tmp_path):
     folder, _ = trained
     write_folder(tmp_path / "images")
     arguments = ["--int8", "--images", tmp_path / "images", "--calibration-images", "20"]
-    done = call(folder / "digits.safetensors", tmp_path / "net.onnx", *arguments)
+    done = cli("export", folder / "digits.safetensors", tmp_path / "net.onnx", *arguments)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "calibrated on 20 images; accuracy on 30 images, those of the calibration among them" in said
@@ -302,9 +294,9 @@ def test_data_that_a_checkpoint_may_not_ask_for(trained, changes, message, tmp_p
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_tampered_checkpoint_ends_in_one_line(trained, tmp_path):
+def test_a_tampered_checkpoint_ends_in_one_line(cli, trained, tmp_path):
     ckpt = tampered(trained[0], tmp_path, source={"_target_": "os.system", "_args_": [f"touch {tmp_path / 'ran'}"]})
-    done = call(ckpt, tmp_path / "net.onnx", "--int8")
+    done = cli("export", ckpt, tmp_path / "net.onnx", "--int8")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "'os.system'" in done.stderr and not (tmp_path / "ran").exists() and not (tmp_path / "net.onnx").exists()
 
@@ -331,8 +323,8 @@ def test_a_file_that_cannot_be_written(name, int8, message):
         (["net.onnx", "--images", "pictures"], "--images pictures is for --int8"),
     ],
 )
-def test_a_wrong_order_is_one_line_before_anything_is_read(arguments, message):
-    done = call("there_is_no_such.ckpt", *arguments)
+def test_a_wrong_order_is_one_line_before_anything_is_read(cli, arguments, message):
+    done = cli("export", "there_is_no_such.ckpt", *arguments)
     assert done.returncode == 2 and done.stdout == "" and done.stderr == f"error: {message}\n"
 
 

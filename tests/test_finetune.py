@@ -77,8 +77,8 @@ def test_unfreeze_wants_an_epoch():
         ),
     ],
 )
-def test_a_mistake_about_rates_or_unfreezing_is_one_line(overrides, message, mistake):
-    done = mistake(*SMALL, *overrides)
+def test_a_mistake_about_rates_or_unfreezing_is_one_line(zoo, overrides, message):
+    done = zoo(*SMALL, *overrides)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
 
 
@@ -164,7 +164,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line_before_torch_is_loaded(case, zoo, tmp_path):
     overrides, message = MISTAKES[case]
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
-    done = zoo(*SMALL, *overrides, env={"PYTHONPATH": str(tmp_path)}.items())
+    done = zoo(*SMALL, *overrides, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
     assert "Traceback" not in done.stderr
 
@@ -176,8 +176,8 @@ def test_a_mistake_is_one_line_before_torch_is_loaded(case, zoo, tmp_path):
         (["data.per_class=500"], "data.per_class=500: class 0 has only"),
     ],
 )
-def test_a_mistake_about_the_data_is_one_line(overrides, message, mistake):
-    done = mistake(*SMALL, *overrides, "logger=csv")
+def test_a_mistake_about_the_data_is_one_line(zoo, overrides, message):
+    done = zoo(*SMALL, *overrides, "logger=csv")
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
 
 

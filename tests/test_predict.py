@@ -32,15 +32,9 @@ NAMES = [f"class[{letter}]" for letter in "abcdefghij"]  # in brackets, as Rich'
 WIDE = Preprocessing(28, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 32)
 
 
-def spawn(*arguments, folder, stdin=""):
-    """The command as a process of its own: what threads, pipes and exit statuses really do."""
-    words = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, cwd=folder, input=stdin, timeout=120)
-
-
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """The same within this process, which saves loading torch."""
+    """The command within this process."""
 
     def run(*arguments, folder, stdin=""):
         monkeypatch.chdir(folder)
@@ -334,8 +328,8 @@ def test_the_table_shows_names_as_they_are(call, checkpoint, photos, tmp_path):
     assert "photos/a[red].png" in done.stdout
 
 
-def test_bad_images_are_passed_over(checkpoint, photos, bad, tmp_path):
-    done = spawn(checkpoint, "bad", "photos/b.png", "--format", "csv", "--output", "out.csv", folder=tmp_path)
+def test_bad_images_are_passed_over(cli, checkpoint, photos, bad, tmp_path):
+    done = cli("predict", checkpoint, "bad", "photos/b.png", "--format", "csv", "--output", "out.csv")
     assert done.returncode == 1 and "bomb.png: more than" in done.stderr
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
         ["skipped", str(p.relative_to(tmp_path))] for p in sorted(bad.iterdir())

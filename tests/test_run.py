@@ -16,8 +16,8 @@ def run_folder(tmp_path):
     return folder
 
 
-def test_fit_then_test_then_resume(zoo, mistake, tmp_path):
-    fit = zoo(*SMALL)
+def test_fit_then_test_then_resume(zoo, tmp_path):
+    fit = zoo(*SMALL, fresh=True)
     assert fit.returncode == 0, fit.stderr
     folder = run_folder(tmp_path)
     results = json.loads((folder / "results.json").read_text())
@@ -59,11 +59,11 @@ def test_fit_then_test_then_resume(zoo, mistake, tmp_path):
     assert len(list(folder.glob("csv/version_*/metrics.csv"))) == 2  # what was logged before is still there
 
     for change, key in (("seed=2", "seed=1"), ("optimizer=sgd", "optimizer._target_=torch.optim.AdamW")):
-        changed = mistake(*SMALL, "ckpt=last", change)
+        changed = zoo(*SMALL, "ckpt=last", change)
         assert changed.returncode == 2
         assert f"was trained with {key}" in lines(changed.stderr)[-1] or "optimizer" in lines(changed.stderr)[-1]
 
-    other = mistake(*SMALL, "task=test", f"ckpt={folder}", "model.width=0.5")
+    other = zoo(*SMALL, "task=test", f"ckpt={folder}", "model.width=0.5")
     assert other.returncode == 2
     assert "holds googlenet and does not fit the chosen model" in lines(other.stderr)[-1]
 
@@ -80,14 +80,15 @@ def test_last_is_the_last_epoch_and_best_the_best(zoo, tmp_path):
 def test_two_processes_one_folder_one_run(zoo, tmp_path, fashion_mnist_root):
     done = zoo(
         "model=inception_v3",
-        "model.width=0.5",
+        "model.width=0.25",
         "trainer.devices=2",
         "trainer.max_epochs=1",
-        "trainer.limit_train_batches=4",
+        "trainer.limit_train_batches=2",
         "trainer.limit_val_batches=2",
         "trainer.limit_test_batches=2",
         "data.batch_size=8",
         f"data.root={fashion_mnist_root}",
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert "MEMBER: 2/2" in done.stdout + done.stderr
@@ -135,7 +136,7 @@ def test_the_second_cycle_on_fashion_mnist_starts_from_the_first(zoo, tmp_path, 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["model=inception_v4", "--cfg", "job"]])
 def test_help_and_config_do_not_import_torch(flags, zoo, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
-    done = zoo(*flags, env={"PYTHONPATH": str(tmp_path)}.items())
+    done = zoo(*flags, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert "inception_v4" in done.stdout or "googlenet" in done.stdout
     assert not (tmp_path / "outputs").exists()
@@ -149,7 +150,7 @@ def test_the_wheel_carries_the_configs(zoo, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     script = ("-P", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); from inception_zoo.cli import main; main()")
-    environment = {"PYTHONPATH": str(site)}.items()  # for the second rank
+    environment = {"PYTHONPATH": str(site)}  # for the second rank
     where = zoo("-P", "-c", "import inception_zoo; print(inception_zoo.__file__)", script=(), env=environment)
     assert where.stdout.startswith(str(site))
     listed = zoo("list", script=script)

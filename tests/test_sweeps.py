@@ -20,7 +20,6 @@ from optuna.trial import TrialState
 
 from hydra_plugins.inception_zoo_sweeper import _distribution
 from inception_zoo import ZooError
-from inception_zoo.cli import main
 from inception_zoo.runs import Pruned, read_results, recorded, unfinished_checkpoint
 from inception_zoo.sweeps import progress, resumed
 
@@ -41,7 +40,7 @@ def results_of(folder, jobs):
     return [read_results(folder / str(job)) for job in range(jobs)]
 
 
-def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, mistake, visit, tmp_path):
+def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, cli, visit, tmp_path):
     done = zoo("-m", "trainer.devices=1,2", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "sweep"
@@ -63,17 +62,17 @@ def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, mistake, vi
     assert [job["test/top1"] for job in table] == [float(row["test/top1"]) for row in rows] == [r["test/top1"] for r in results]
     assert "sweep folder: sweep" in done.stdout
 
-    written = mistake("report", "sweep", main=main)
+    written = cli("report", "sweep")
     assert written.returncode == 0 and "report: report.html (4 runs in 2 groups)" in written.stderr
     page = visit(tmp_path / "report.html")  # which fails if the page asks a network, or logs an error
     assert page.locator("#board tbody tr").count() == 2 and "n = 2" in page.locator("#board tbody").inner_text()
 
 
-def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, mistake, tmp_path):
+def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, tmp_path):
     (tmp_path / "bad.py").write_text(BAD)
     words = ["+callbacks.bad={_target_: bad.Bad, seed: '${seed}'}", "trainer.devices=2", *SMALL, "hydra.sweep.dir=sweep"]
     sweep = tmp_path / "sweep"
-    done = zoo("-m", "seed=2,3", *words, env={"TMPDIR": str(tmp_path)}.items())
+    done = zoo("-m", "seed=2,3", *words, env={"TMPDIR": str(tmp_path)})
     assert done.returncode == 1
     assert [r["state"] for r in results_of(sweep, 2)] == ["failed", "finished"]
     assert read_results(sweep / "0")["reason"] == "RuntimeError: seed 2 is unlucky"
@@ -85,7 +84,7 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
 
     (tmp_path / "bad.py").write_text(BAD.replace("seed == 2", "seed == 4"))
     before = results_of(sweep, 2)
-    other = mistake("-m", "seed=4,5", *words)
+    other = zoo("-m", "seed=4,5", *words)
     assert other.returncode == 2 and "error: hydra.sweep.dir=sweep holds another sweep, whose job 0 differs" in other.stderr
     again = zoo("-m", "sweep.resume=sweep")
     assert again.returncode == 0, again.stderr
@@ -93,7 +92,7 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
     assert [r["state"] for r in after] == ["finished"] * 2 and after[1] == before[1]
 
 
-def test_an_interrupted_sweep_goes_on_in_mid_job(tmp_path):
+def test_an_interrupted_sweep_goes_on_in_mid_job(zoo, tmp_path):
     command = [sys.executable, ROOT / "run.py", "-m", "trainer.devices=1,2", *SMALL, "trainer.max_epochs=12", "logger=csv"]
     sweep = tmp_path / "sweep"
     with (tmp_path / "log").open("w") as log:
@@ -106,9 +105,7 @@ def test_an_interrupted_sweep_goes_on_in_mid_job(tmp_path):
     assert [r["state"] for r in results_of(sweep, 2)] == ["finished", "interrupted"]
     assert processes_of(tmp_path) == []
     first = read_results(sweep / "0")
-    done = subprocess.run(
-        [sys.executable, ROOT / "run.py", "-m", "sweep.resume=sweep"], cwd=tmp_path, capture_output=True, text=True, timeout=200
-    )
+    done = zoo("-m", "sweep.resume=sweep")
     assert done.returncode == 0, done.stderr
     assert results_of(sweep, 2)[1]["state"] == "finished" and read_results(sweep / "0") == first
     with (sweep / "1/csv/version_1/metrics.csv").open() as file:
@@ -222,8 +219,8 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
         (["model=googlenet,inceptoin_v3"], "error: model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_one_line(words, message, mistake, tmp_path):
-    done = mistake(*words, *SMALL) if words[0].startswith("sweep=") else mistake("-m", *words, *SMALL)
+def test_a_sweep_that_cannot_be_is_one_line(zoo, words, message, tmp_path):
+    done = zoo(*words, *SMALL) if words[0].startswith("sweep=") else zoo("-m", *words, *SMALL)
     assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
     assert not list(tmp_path.rglob("results.*"))
 
@@ -239,8 +236,8 @@ def test_a_sweep_that_cannot_be_is_one_line(words, message, mistake, tmp_path):
         (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
     ],
 )
-def test_a_search_that_cannot_be_is_one_line(words, message, mistake):
-    done = mistake("-m", "hydra/sweeper=optuna", *words, *SMALL)
+def test_a_search_that_cannot_be_is_one_line(zoo, words, message):
+    done = zoo("-m", "hydra/sweeper=optuna", *words, *SMALL)
     assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
 
 

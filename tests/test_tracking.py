@@ -4,46 +4,52 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import wandb
-from conftest import ROOT, SMALL, wandb_records, wandb_run
+from conftest import ROOT, SMALL, lines, wandb_records, wandb_run
 from hydra.conf import HydraConf, JobConf, OverridesConf, RuntimeConf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from inception_zoo.dashboard import as_json, write_dashboard
+from inception_zoo.report.page import write_report
 from inception_zoo.secrets import is_secret, redacted
-from inception_zoo.tracking import TABLES, close, identity, log_folder
+from inception_zoo.sweeps import words_of
+from inception_zoo.tracking import TABLES, WandbLogger, _within, close, identity, log_folder
 
 SECRET = "correct-horse-battery"
 WHOLE = ["trainer.limit_test_batches=null"]  # 359 images, which one process and two share out differently
 
 
-def job(folder, *words):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
-    command = [sys.executable, ROOT / "run.py", *words, *SMALL, *WHOLE]
-    environment["ZOO_TEST_TOKEN"] = SECRET
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture(scope="module")
+def job(python, tmp_path_factory):
+    """A run in a folder of this module's."""
+    folder = tmp_path_factory.mktemp("tracked")
+
+    def run(*words):
+        done = python(ROOT / "run.py", *words, *SMALL, *WHOLE, folder=folder, env={"ZOO_TEST_TOKEN": SECRET})
+        assert done.returncode == 0, done.stderr
+        assert "W&B did not get" not in done.stdout + done.stderr
+        return folder
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(job):
     """The folder of the one job, on two processes, of a sweep."""
-    folder = tmp_path_factory.mktemp("tracked")
     words = [
         "logger.wandb.job_type=try",
         "logger.wandb.notes='to look at'",
         "trainer.default_root_dir=/${oc.env:ZOO_TEST_TOKEN}",
     ]
-    done = job(folder, "-m", "model=inception_v1", "trainer.devices=2", "hydra.sweep.dir=blocks", *words)
-    assert "W&B did not get" not in done.stdout + done.stderr
-    return folder / "blocks/0"
+    return job("-m", "model=inception_v1", "trainer.devices=2", "hydra.sweep.dir=blocks", *words) / "blocks/0"
 
 
 class Read:
@@ -120,9 +126,8 @@ def test_the_tables_are_those_of_the_folder(run, swept):
     assert all(file.is_relative_to(swept) for file in files)
 
 
-def test_one_process_finds_what_two_found(swept):
-    job(swept.parent.parent, "task=test", "ckpt=blocks/0", "hydra.run.dir=one", "logger=csv")
-    one = swept.parent.parent / "one"
+def test_one_process_finds_what_two_found(swept, job):
+    one = job("task=test", "ckpt=blocks/0", "hydra.run.dir=one", "logger=csv") / "one"
     for name in ("worst.csv", "calibration.csv", "per_class.csv", "confusion.csv"):
         assert (one / name).read_bytes() == (swept / name).read_bytes()
     pictures = {path.name: path.read_bytes() for path in one.glob("worst/*.png")}
@@ -200,6 +205,89 @@ def test_a_run_ends_as_it_ended_whatever_its_folder_lacks(state, reason, code, t
     assert found.summary["parameters"] == 7
 
 
+PLANTED = {  # where a secret may come from → what may stand nowhere
+    "a variable": "variable-of-the-environment",
+    "a key": "typed-on-the-command-line",
+    "a key of a service": "AKIA" + "ABCDEFGHIJKLMNOP",
+    "a token of a service": "hf_" + "abcdefghij" * 3,
+    "a password in an address": "sesame-open-yourself",
+}
+
+
+def test_secrets_of_the_command_line_stand_nowhere(zoo, tmp_path):
+    """Not in a file of a sweep, nor of its job, nor on the screen, nor on the page; and the sweep says what it lacks."""
+    variable, key, service, token, password = PLANTED.values()
+    words = [
+        f"+logger.wandb.config.api_key={key}",
+        f"logger.wandb.notes='{service} of {token} at s3://me:{password}@host/set'",
+        f"trainer.default_root_dir=/tmp/{variable}",
+    ]
+    done = zoo("-m", "hydra.sweep.dir=sweep", *SMALL, *words, env={"STORE_TOKEN": variable})
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "sweep"
+    write_report([sweep], tmp_path / "report.html", pytest.fail)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"multirun.yaml", "sweep.json", "hydra.yaml", "overrides.yaml", "resolved.yaml", "last.ckpt"} <= {
+        f.name for f in files
+    }
+    found = {(name, path) for path in files for name, secret in PLANTED.items() if secret.encode() in path.read_bytes()}
+    assert found == set()
+    assert f"{words[0].partition('=')[0]}=***" in words_of(sweep / "0")
+    again = zoo("-m", "hydra.sweep.dir=sweep", *SMALL, *words, env={"STORE_TOKEN": variable})
+    assert again.returncode == 0 and "Epoch 0" not in again.stdout, again.stderr  # its one job is known, and done
+    resumed = zoo("-m", "sweep.resume=sweep")
+    assert resumed.returncode == 2 and "held a secret, which is not kept" in lines(resumed.stderr)[-1]
+
+
+def test_keys_are_known_by_their_looks(monkeypatch):
+    hidden = {
+        "key AKIAABCDEFGHIJKLMNOP, used": "key ***, used",
+        "ghp_" + "a1" * 18: "***",
+        "github_pat_" + "a1" * 20: "***",
+        "https://" + "a1" * 15 + "@host/x": "https://:***@host/x",
+        "AIza" + "a1" * 17: "***",
+        "xoxb-1234567890-abc": "***",
+        "wandb_v1_" + "a1" * 20: "***",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc": "***",
+        "-----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY-----\n": "***\n",
+        "at https://h/x?token=abcdef&size=3": "at https://h/x?token=***&size=3",
+        "model=a,+store.password=hunter2,seed=1": "model=a,+store.password=***,seed=1",
+        "{'api_key': 'abc', 'a': 1}": "{'api_key': ***, 'a': 1}",
+        "+store.token=a,b c": "+store.token=***",
+    }
+    assert {text: redacted(text) for text in hidden} == hidden
+    for text in (
+        "46651a4" + "0" * 33,
+        "store.token=${oc.env:TOKEN}",
+        "num_tokens=12345",
+        "s3://bucket/a:b@c",
+        "hf_hub",
+        "sk-learn",
+    ):
+        assert redacted(text) == text
+    assert redacted("store.token=${oc.env:TOKEN,abc}") == "store.token=***"  # a default is one
+
+
+def test_logs_and_last_words_hold_no_secret(tmp_path):
+    code = """
+import logging, sys
+from inception_zoo.secrets import guard
+guard()
+logging.basicConfig(stream=sys.stdout)
+try:
+    raise ValueError("password=hunter2")
+except ValueError:
+    logging.exception("at %s", "s3://me:sesame@host")
+logging.error("%d", "no number")
+raise KeyError("token=abcdef")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "ValueError: password=***" in said and "at s3://me:***@host" in said
+    assert "KeyError: 'token=***" in said
+    assert not any(secret in done.stdout + lines(done.stderr)[-1] for secret in ("sesame", "abcdef"))
+
+
 def named(view):
     """(where it must be, its name) for everything that the JSON of a workspace wants to draw."""
     if isinstance(view, list):
@@ -253,3 +341,49 @@ def test_without_a_login_the_dashboard_is_a_file(tmp_path, monkeypatch):
     assert "wandb login" in said
     sections = json.loads((tmp_path / "board.json").read_text())["spec"]["section"]["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections][:3] == ["learning", "speed", "errors"]
+
+
+def test_a_training_goes_on_where_wandb_is_killed(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
+    words = [*SMALL, "trainer.max_epochs=4", "hydra.run.dir=run"]
+    with (tmp_path / "out.txt").open("w") as out:
+        job = subprocess.Popen([sys.executable, ROOT / "run.py", *words], cwd=tmp_path, env=environment, stdout=out, stderr=out)
+        metrics = tmp_path / "run/csv/version_0/metrics.csv"
+        while not (metrics.exists() and "\n1," in metrics.read_text()) and job.poll() is None:
+            time.sleep(0.1)
+        os.kill(service_of(job.pid), signal.SIGKILL)
+        status = job.wait(timeout=120)
+    said = (tmp_path / "out.txt").read_text()
+    assert status == 0, said
+    assert said.count("W&B is lost, and the run goes on without it") == 1 and "W&B did not get" not in said
+    assert "Traceback" not in said
+    assert {row["epoch"] for row in rows(metrics) if row["val/top1"]} == {"0", "1", "2", "3"}
+    assert json.loads((tmp_path / "run/results.json").read_text())["state"] == "finished"
+
+
+def service_of(pid):
+    children = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    (service,) = [child for child in children if b"wandb-core" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return service
+
+
+def test_what_wandb_never_answers_is_not_waited_for():
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"no answer for 0\.1 seconds"):
+        _within(0.1, lambda: time.sleep(2))
+    assert time.monotonic() - started < 1
+    with pytest.raises(OSError, match="gone"):
+        _within(1, lambda: (_ for _ in ()).throw(OSError("gone")))
+
+
+def test_a_run_of_wandbs_that_cannot_begin_is_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    settings = wandb.Settings(init_timeout=2, silent=True)
+    logger = WandbLogger(save_dir=str(tmp_path), settings=settings, notes="s3://me:sesame@host")
+    logger.experiment.summary.update({"a": 1})
+    logger.log_metrics({"a": 1.0}, 1)
+    logger.finalize("success")
+    said = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking"]
+    assert len(said) == 1 and said[0].startswith("W&B is lost") and wandb.run is None
+    assert logger._wandb_init["notes"] == "s3://me:***@host"

@@ -3,15 +3,12 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from inception_zoo import ZooError, create_model, export_weights, load_model, load_weights, save_model
-from inception_zoo.cli import main
 from inception_zoo.parity import difference
 from inception_zoo.preprocessing import HALF, IMAGENET, Preprocessing
 from inception_zoo.weights.files import read_weights, write_weights
@@ -19,12 +16,7 @@ from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.mapping import recognize
 from inception_zoo.weights.normalization import fold_normalization
 
-COMMAND = [sys.executable, "-m", "inception_zoo.cli"]
 PLAIN = {"aux": False, "width": 0.25}
-
-
-def call(*arguments, **environment):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def drawn(name, *args, **choices):
@@ -275,20 +267,20 @@ class Evil:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".pt", ".bin"])
-def test_a_pickle_that_would_run_code_is_refused(suffix, tmp_path, mistake):
+def test_a_pickle_that_would_run_code_is_refused(cli, suffix, tmp_path):
     """Whatever its name, its path and the environment say."""
     file, force = tmp_path / f"weights{suffix}", {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     torch.save({"state_dict": Evil()}, file)
-    done = mistake("convert", file, tmp_path / "out.safetensors", main=main, env=force)
+    done = cli("convert", file, tmp_path / "out.safetensors", env=force)
     assert done.returncode == 2 and "cannot be read" in done.stderr and done.stderr.count("\n") == 1
     bare = tmp_path / f"bare{suffix}"
     bare.write_bytes(pickle.dumps(Evil()))
-    done = mistake("predict", bare, __file__, main=main, env=force)
+    done = cli("predict", bare, __file__, env=force)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert not list(Path.cwd().glob("pwned")) and not list(tmp_path.glob("pwned"))
 
 
-def test_a_strangers_card_runs_no_code(googlenet, tmp_path, mistake):
+def test_a_strangers_card_runs_no_code(cli, googlenet, tmp_path):
     (tmp_path / "stranger.py").write_text("open('pwned', 'w')\ndef block(c_in, c_out, level): return [f'1x1 {c_out}']\n")
     path = tmp_path / "model.safetensors"
     state, card = {k: v.clone() for k, v in googlenet.state_dict().items()}, None
@@ -298,7 +290,7 @@ def test_a_strangers_card_runs_no_code(googlenet, tmp_path, mistake):
     card["model"]["blocks"] = {"grid14": "stranger.block"}
     write_weights(path, state, json.dumps(card))
     for arguments in (["predict", path, path], ["describe", path], ["convert", path, tmp_path / "o.safetensors"]):
-        done = mistake(*arguments, main=main)
+        done = cli(*arguments)
         assert done.returncode == 2 and "needs the function stranger.block, which would run code" in done.stderr, arguments
     assert not (tmp_path / "pwned").exists()
 
@@ -525,37 +517,36 @@ def test_names_that_are_not(model, weights, message):
         create_model(model, aux=False, weights=weights)
 
 
-def test_without_a_network_a_download_is_one_line(tmp_path):
+def test_without_a_network_a_download_is_one_line(cli, tmp_path):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9") | {
         "no_proxy": "",
         "NO_PROXY": "",
     }
-    done = call(
+    done = cli(
         "convert",
         "torchvision:IMAGENET1K_V1",
         tmp_path / "o.safetensors",
         "--model",
         "inception_v3",
-        TORCH_HOME=str(tmp_path),
-        **nowhere,
+        env={"TORCH_HOME": str(tmp_path), **nowhere},
     )
     assert done.returncode == 2 and "could not be downloaded (URLError); is there a network?" in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == done.stderr.splitlines()[-1:]
     assert "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth" in done.stderr
 
 
-def test_convert_there_and_back(tmp_path):
+def test_convert_there_and_back(cli, tmp_path):
     googlenet = drawn("googlenet_bn", 10, 3, aux=False)
     own, theirs, back = tmp_path / "own.safetensors", tmp_path / "tv.pth", tmp_path / "back.safetensors"
     save_model(googlenet, own)
     for arguments in ([own, theirs, "--to", "torchvision"], [theirs, back, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]):
-        done = call("convert", *arguments)
+        done = cli("convert", *arguments)
         assert done.returncode == 0, done.stderr
         assert "googlenet_bn, layout" in done.stdout and "sha256" in done.stdout
     again = load_model(back)
     assert torch.equal(logits(again, 1, 3, 64, 64), logits(googlenet, 1, 3, 64, 64))
     assert again.preprocessing.mean == HALF[0] and again.provenance.layout == "torchvision"
-    described = json.loads(call("describe", back, "--json").stdout)
+    described = json.loads(cli("describe", back, "--json").stdout)
     assert described["weights"]["provenance"]["source"] == str(theirs) and described["num_classes"] == 10
 
 
@@ -575,9 +566,9 @@ def test_convert_there_and_back(tmp_path):
         (["OWN", "o.safetensors", "--mean", "0.5", "--std", "0.5"], "reads 3 channels here"),
     ],
 )
-def test_a_wrong_conversion_is_one_line_and_writes_nothing(googlenet, arguments, message, tmp_path):
+def test_a_wrong_conversion_is_one_line_and_writes_nothing(cli, googlenet, arguments, message, tmp_path):
     save_model(googlenet, tmp_path / "own.safetensors")
     words = [word.replace("OWN", "own.safetensors") for word in arguments]
-    done = subprocess.run([*COMMAND, "convert", *words], capture_output=True, text=True, cwd=tmp_path)
+    done = cli("convert", *words)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["own.safetensors"]

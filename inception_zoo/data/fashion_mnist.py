@@ -1,6 +1,7 @@
 """Fashion-MNIST: Xiao et al., arXiv 1708.07747. 60,000 training and 10,000 test images of clothing, 28x28, gray."""
 
 import gzip
+import math
 import sys
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from inception_zoo.errors import ZooError, fail
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+LARGEST = 60_000 * 28 * 28  # bytes of the largest file's data
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -27,10 +29,15 @@ def fashion_mnist(root: str) -> Source:
         ZooError: the files are nowhere and cannot be downloaded, or one is damaged.
     """
     folder = find(Path(root)) or download(Path(root))
-    train, test = (
-        Images(read_idx(folder, images).unsqueeze(1), read_idx(folder, labels).long()) for images, labels in FILES.values()
-    )
+    train, test = (_split(folder, *names) for names in FILES.values())
     return Source("fashion_mnist", train, test, CLASSES)
+
+
+def _split(folder: Path, images: str, labels: str) -> Images:
+    pixels, numbers = read_idx(folder, images), read_idx(folder, labels)
+    if pixels.shape[1:] != (28, 28) or numbers.shape != pixels.shape[:1]:
+        raise ZooError(f"{folder}: {images} {tuple(pixels.shape)} and {labels} {tuple(numbers.shape)} are not Fashion-MNIST's")
+    return Images(pixels.unsqueeze(1), numbers.long())
 
 
 def find(root: Path) -> Path | None:
@@ -59,12 +66,16 @@ def read_idx(folder: Path, name: str) -> Tensor:
     """One file of the IDX format: two zero bytes, a type (8 is uint8), the number of dimensions, their sizes, the data."""
     path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        dims = np.frombuffer(data, ">i4", count=data[3], offset=4).tolist()
-        values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-        if data[:3] != b"\0\0\x08":
-            raise ValueError("no IDX header")
-        return torch.from_numpy(values.reshape(dims).copy())
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4)
+            if head[:3] != b"\0\0\x08":
+                raise ValueError("no IDX header")
+            dims = np.frombuffer(file.read(4 * head[3]), ">u4", count=head[3]).tolist()
+            size = math.prod(dims)
+            values = file.read(min(size, LARGEST) + 1)  # no more than it should have, whatever it unpacks to
+        if len(values) != size:
+            raise ValueError(f"it should have {size:,} values")
+        return torch.from_numpy(np.frombuffer(values, np.uint8).reshape(dims).copy())
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ZooError(f"{path}: damaged or no IDX file ({error}); delete it and run `make data`") from None
 

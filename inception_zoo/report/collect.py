@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -27,6 +27,11 @@ FIGURES = {  # of results.json → the name on the page
     "train/images_per_second": "speed",
     "minutes": "minutes",
 }
+READ = ("*.json", "*.csv", ".hydra/*.yaml", "csv/*/*.csv")  # of a run folder, which may be a stranger's
+BYTES = 2**28  # of one of these files
+DEPTH = 100  # of a config
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is ten times as fast
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
 CURVES = ("val/top1", "train/loss", "val/loss")
 # Keys of a config that say where a run wrote or which of a series it was, not what it did.
 PLACES = {"dirpath", "save_dir", "default_root_dir", "folder", "output_dir"}
@@ -84,6 +89,8 @@ def collect(folders: Sequence[Path], warn: Callable[[str], None]) -> list[Run]:
             runs.append(read_run(path, str(path.relative_to(above))))
         except ZooError as error:
             faults.append(str(error))
+        except Exception as error:  # a stranger's folder may hold anything
+            faults.append(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]})")
     if not runs:
         raise ZooError(faults[0] + (f" (and {len(faults) - 1} more that cannot be read)" if faults[1:] else ""))
     for fault in faults:
@@ -108,12 +115,14 @@ def _natural(path: Path) -> list[Any]:
 
 def read_run(folder: Path, name: str) -> Run:
     """ZooError names the file, and the row or key, that cannot be read. The page goes to others: secrets are left out."""
+    for path in (path for pattern in READ for path in folder.glob(pattern)):
+        _check_file(folder, path)
     results = redacted(_results(folder / RESULTS))
-    composed, resolved = (redacted(_yaml(folder / ".hydra" / file)) for file in ("config.yaml", "resolved.yaml"))
-    try:
-        overrides = redacted(overrides_of(folder))
-    except (yaml.YAMLError, AttributeError, ValueError):
-        raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged; it must be a list of words") from None
+    composed, resolved = (redacted(_yaml(folder / ".hydra" / file, {})) for file in ("config.yaml", "resolved.yaml"))
+    words = _yaml(folder / ".hydra" / "overrides.yaml", [])
+    if not all(isinstance(word, str) for word in words):
+        raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged; it must be a list of words")
+    overrides = overrides_of(redacted(words))
     flat = as_words(composed)
     curves = read_curves(folder)
     figures = {short: _number(results, key, folder) for key, short in FIGURES.items()}
@@ -125,9 +134,9 @@ def read_run(folder: Path, name: str) -> Run:
         folder=folder,
         name=name,
         state=results["state"],
-        reason=results.get("reason"),
+        reason=_line(results, "reason", folder),
         seed=int(seed) if str(seed).isdecimal() else None,
-        started=results.get("started"),
+        started=_line(results, "started", folder),
         model=str(results.get("model") or flat.get("model.name") or overrides.get("model", "–")),
         swapped=str(results.get("swapped") or "") or _swapped(flat),
         image_size=int(_number(results, "image_size", folder) or 0) or None,
@@ -138,6 +147,16 @@ def read_run(folder: Path, name: str) -> Run:
         config=_comparable(as_words(resolved) or flat),
         is_resolved=bool(resolved),
     )
+
+
+def _check_file(folder: Path, path: Path) -> None:
+    """ZooError for what would bring another file of this machine onto the page, or fill its memory."""
+    if not path.resolve().is_relative_to(folder):
+        raise ZooError(f"{path} links to a file outside of the run folder")
+    if not path.is_file():
+        raise ZooError(f"{path} is no file")
+    if path.stat().st_size > BYTES:
+        raise ZooError(f"{path} is larger than {BYTES // 2**20} MiB")
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -164,21 +183,42 @@ def _number(results: Mapping[str, Any], key: str, folder: Path) -> float | None:
     return _finite(value)
 
 
+def _line(results: Mapping[str, Any], key: str, folder: Path) -> str | None:
+    value = results.get(key)
+    if not isinstance(value, str | None):
+        raise ZooError(f"{folder / RESULTS}: {key} must be a line of text")
+    return value
+
+
 def _finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def _yaml(path: Path, missing: Kind) -> Kind:
+    """What a file holds, of the kind of `missing`, which is returned where there is no file."""
     if not path.exists():
-        return {}
+        return missing
     try:
-        with path.open() as file:
-            found = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C's is ten times as fast
+        text = path.read_text()
+        _check_yaml(text)
+        found = yaml.load(text, LOADER)
     except (yaml.YAMLError, ValueError) as error:
         raise ZooError(f"{path} is damaged: {one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise ZooError(f"{path} is damaged: it must be a mapping of keys")
+    if not isinstance(found, type(missing)):
+        kind = "a mapping of keys" if isinstance(missing, dict) else "a list of words"
+        raise ZooError(f"{path} is damaged: it must be {kind}")
     return found
+
+
+def _check_yaml(text: str) -> None:
+    """ValueError for what no run writes: references, a few lines of which make billions of values, and an endless depth."""
+    depth = 0
+    for event in yaml.parse(text, LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"a run's own has no reference such as *{event.anchor}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise ValueError(f"nested more than {DEPTH} deep")
 
 
 def as_words(config: Mapping[str, Any]) -> dict[str, str]:

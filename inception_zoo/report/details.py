@@ -5,6 +5,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from inception_zoo.weights.card import Card
 
 MATRIX = 50  # classes of a confusion matrix that is drawn; of larger ones the most confused pairs are listed
 PAIRS = 50
+WORST = 24  # pictures
 PICTURE = 96  # px, the longer side
 
 
@@ -33,6 +35,8 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
             warn(f"{error}; it is left out")
         except OSError as error:
             warn(f"{path} cannot be read ({error.strerror}); it is left out")
+        except Exception as error:  # a stranger's file may hold anything
+            warn(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]}); it is left out")
     return details
 
 
@@ -58,14 +62,16 @@ def _per_class(path: Path) -> list[list[Any]]:
 
 def _calibration(path: Path) -> list[list[Any]]:
     found = numbers_of(path, ["bin_low", "bin_high", "images", "accuracy", "confidence"])
+    if None in (edge for row in found for edge in row[:2]):
+        raise ZooError(f"{path}: bin_low and bin_high must be numbers")
     return [list(map(_short, row)) for row in found]
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:
     figures = ("probability", "probability_of_label", "loss")
-    numbers = numbers_of(path, figures)
+    rows = zip(rows_of(path, ["picture", "label", "predicted", *figures]), numbers_of(path, figures), strict=True)
     found = []
-    for (number, row), values in zip(rows_of(path, ["picture", "label", "predicted", *figures]), numbers, strict=True):
+    for (number, row), values in islice(rows, WORST):
         picture = (path.parent / row["picture"]).resolve()
         if path.parent.resolve() not in picture.parents or not picture.is_file():
             raise ZooError(f"{path}, row {number}: there is no picture {row['picture']} in the run folder")
@@ -76,15 +82,15 @@ def _worst(path: Path) -> list[dict[str, Any]]:
 
 def _data_uri(path: Path) -> str:
     """The picture made small and written anew, so that nothing but pixels comes along."""
-    from PIL import Image
+    from inception_zoo.pictures import open_picture
 
     try:
-        with Image.open(path) as image:
-            image.thumbnail((PICTURE, PICTURE))
-            small = io.BytesIO()
-            image.convert("RGB").save(small, "WEBP", quality=80)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        picture = open_picture(path, "RGB")
+    except ZooError:
         raise ZooError(f"{path} is no picture that can be read") from None
+    picture.thumbnail((PICTURE, PICTURE))
+    small = io.BytesIO()
+    picture.save(small, "WEBP", quality=80)
     return f"data:image/webp;base64,{b64encode(small.getvalue()).decode()}"
 
 
@@ -116,13 +122,16 @@ def _size(run: Run) -> int | None:
 
 
 def network_picture(run: Run) -> str:
-    """A run's network as small SVG; ZooError if its config cannot be built, or names code that is not ours."""
+    """A run's network as small SVG; ZooError if its config cannot be built, names foreign code, or asks for variables."""
     import matplotlib
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    config = {key: run.composed.get(key) for key in ("model", "data")}
+    if "${oc." in str(config):
+        raise ZooError(f"{run.folder}/.hydra/config.yaml asks for variables of the environment")
     try:
-        model: Any = OmegaConf.to_container(OmegaConf.create(run.composed)["model"], resolve=True)
+        model: Any = OmegaConf.to_container(OmegaConf.create(config)["model"], resolve=True)
         size = run.image_size or _size(run)
         assert size is not None  # it has a key
         Card(model).check_code(run.folder, trust=False)

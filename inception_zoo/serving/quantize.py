@@ -25,20 +25,11 @@ from inception_zoo.errors import ZooError
 from inception_zoo.network import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
+from inception_zoo.targets import DATA, named
 from inception_zoo.weights.files import METADATA, resolve
 from inception_zoo.weights.saving import card_of
 
 BATCH = 32
-TARGETS = (  # all that a checkpoint's data may name: it is a stranger's file, and what it names is called
-    "inception_zoo.data.ImageData",
-    *(
-        f"inception_zoo.data.{name}"
-        for name in (
-            *("fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100", "digits.digits", "synthetic.synthetic"),
-            *("imagefolder.imagefolder", "imagenet.imagenet", "stream.stream"),
-        )
-    ),
-)
 # Mul and Pow, which norm=lrn and residual scales are made of, stay in fp32.
 OPS = ("Conv", "Gemm", "Concat", "MaxPool", "AveragePool", "Add", "Relu")
 
@@ -116,24 +107,12 @@ def _data_config(path: Path) -> dict[str, Any]:
         found = parameters.get("data") if isinstance(parameters, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
-    for target in _targets(found):
-        if target not in TARGETS:
-            raise ZooError(f"{path}: its data would run '{target}', which is refused; valid: {', '.join(TARGETS)}")
+    for _, target in named(found):
+        if target not in DATA:
+            raise ZooError(f"{path}: its data would run '{target}', which is refused; valid: {', '.join(DATA)}")
     if "${" in str(found):  # would be resolved here, an environment variable say
         raise ZooError(f"{path}: its data hold '${{', which a run's own do not; give --images FOLDER")
     return dict(found)
-
-
-def _targets(value: Any) -> Iterator[Any]:
-    """Whatever Hydra would call, at any depth."""
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            yield value["_target_"]
-        for item in value.values():
-            yield from _targets(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _targets(item)
 
 
 def folder_samples(folder: Path, model: Inception, count: int) -> Samples:

@@ -108,7 +108,9 @@ def _check_zip(path: Path) -> None:
         f"its part '{packed}' is compressed": packed is not None,
         f"its part '{outside}' is named as if it lay elsewhere": outside is not None,
         "its parts claim more bytes than it has": sum(part.file_size for part in parts) > path.stat().st_size,
-        "it ends in a comment": bool(comment),  # in which another list of parts could hide
+        # Where others may look for another list of parts:
+        "it begins with something else": min((part.header_offset for part in parts), default=0) > 0,
+        "it ends in a comment": bool(comment),
     }
     if fault := next((fault for fault, found in faults.items() if found), None):
         raise ZooError(f"{path} was not written by torch: {fault}; it is not read")

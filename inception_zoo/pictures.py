@@ -1,0 +1,66 @@
+"""Image files, which strangers may have made, to pictures in memory. Needs no torch."""
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from inception_zoo.errors import ZooError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # PIL has decoders of more, one of which starts Ghostscript
+OBLONG = 100  # longer over shorter side; beyond it, resizing the shorter side would fill the memory
+BYTES = 2**30  # of a file; twice what PIL's limit of pixels makes in 16 bits
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # once: threads must not change the filters under each other
+
+
+def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.Image:
+    """The first picture of a file, upright, in PIL's `mode`; 16 bits are scaled to 8, transparency lies over white.
+
+    Args:
+        file: its path, or its bytes.
+        mode: `L` or `RGB`.
+        small: of a JPEG an eighth of the sides is enough: all of it is still read, in a third of the time.
+
+    Raises:
+        ZooError: why it cannot be read, without its name.
+    """
+    try:
+        if _bytes(file) > BYTES:
+            raise ZooError(f"larger than {BYTES // 2**20:,} MiB")
+        with Image.open(file, formats=FORMATS) as image:
+            if max(image.size) > OBLONG * min(image.size):
+                raise ZooError(f"one side is more than {OBLONG} times the other")
+            if small:
+                image.draft(None, (1, 1))
+            return _eight_bits(ImageOps.exif_transpose(image)).convert(mode)
+    except ZooError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ZooError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except FileNotFoundError:
+        raise ZooError("no such file") from None
+    except Exception as error:  # PIL's decoders raise many kinds
+        reason = "damaged, or no image" if _bytes(file) else "is empty"
+        raise ZooError(f"{reason} ({type(error).__name__})") from None
+
+
+def _bytes(file: Path | BytesIO) -> int:
+    """What is there to be read; 1 of what is no file, such as a folder."""
+    return file.getbuffer().nbytes if isinstance(file, BytesIO) else file.stat().st_size if file.is_file() else 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16 bits scaled to 8, where PIL would cut them off; transparency over white, as a page shows it."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ZooError("floating-point pixels have no known range")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        page = Image.new("RGBA", image.size, "white")
+        page.alpha_composite(image.convert("RGBA"))
+        return page
+    return image
