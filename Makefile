@@ -7,7 +7,7 @@ JOBS ?= 2 # tests at a time, a thread each: two that take all cores would wait f
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data browser run test test-slow test-faults fuzz check bench
+.PHONY: help setup data browser run test test-slow test-faults fuzz check audit bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,10 +52,29 @@ test-faults: setup ## runs are killed, starved and lied to, and must end as if n
 fuzz: setup ## random rows, configs, command lines and damaged files, for MINUTES=5
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
-check: setup ## format, lint, types
+check: setup audit ## format, lint, types, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: setup ## known vulnerabilities of what is installed, as far as the service that knows them can be reached
+	@$(BIN)/pip check
+	@rm -f .venv/audit.json
+	@$(BIN)/pip-audit --local --progress-spinner off -f json -o .venv/audit.json 2>.venv/audit.log || true
+	@$(BIN)/python -c "$$JUDGE"
+
+define JUDGE
+import json, pathlib, sys
+file = pathlib.Path(".venv/audit.json")
+if not file.exists() or not file.stat().st_size:
+    sys.exit(print("warning: no audit:", pathlib.Path(".venv/audit.log").read_text().strip().splitlines()[-1][:150]))
+packages = json.loads(file.read_text())["dependencies"]
+known = [package for package in packages if "vulns" in package]
+print(f"{'' if known else 'warning: '}{len(known)} of {len(packages)} packages are known to the service that was asked")
+bad = [f"{each['name']} {each['version']}: {one['id']}, fixed in {one['fix_versions']}" for each in known for one in each["vulns"]]
+sys.exit("\n".join(bad) or 0)
+endef
+export JUDGE
 
 bench: setup ## images/s of every network here, beside torchvision's and timm's
 	$(BIN)/inception-zoo bench

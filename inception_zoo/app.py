@@ -269,7 +269,7 @@ def composed(words: Sequence[str]) -> Iterator[dict[str, Any]]:
     from hydra import compose, initialize_config_dir
 
     register_groups()
-    with one_line_errors():
+    with one_line_errors(list(words)):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", list(words))
         groups = {key: _plain(cfg[key]) for key in ("data", "augmentation", "model")}
@@ -282,8 +282,12 @@ def wants_traceback() -> bool:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the program in a line for each thing that the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+def one_line_errors(words: list[str] | None = None) -> Iterator[None]:
+    """End the program in a line for each thing that the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead.
+
+    Args:
+        words: that Hydra composes by; those of the command line when left out.
+    """
     try:
         yield
     except CAUGHT as error:
@@ -291,7 +295,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         if REASON in os.environ:  # the first process of the job says it
             sys.exit(2)
-        fail(*explain_all(error))
+        fail(*explain_all(error, words))
 
 
 def check_flags() -> None:
@@ -313,14 +317,14 @@ def check_flags() -> None:
         raise ZooError("--experimental-rerun reads a pickle, which may run anything; repeat the command instead")
 
 
-def explain_all(error: Exception) -> list[str]:
+def explain_all(error: Exception, words: list[str] | None = None) -> list[str]:
     """A line for each mistake: where Hydra stops at the first word that it cannot place, the others are told as well."""
     if isinstance(error, ZooError):
         text = str(error)
         return [explain(error)] if text.startswith("Caught ZooError") else messages_of(error)
     if isinstance(error, ConfigCompositionException | OverrideParseException):
         try:
-            return _wrong_words("Ambiguous" in str(error)) or [explain(error)]
+            return _wrong_words(words, several="Ambiguous" in str(error)) or [explain(error)]
         except CAUGHT:  # the configs are at fault, not the words
             pass
     return [explain(error)]
@@ -359,17 +363,18 @@ def _no_key(key: str, keys: Sequence[str]) -> str:
     return f"{key} is no key of the config; {hint}{others}"
 
 
-def _wrong_words(several: bool = False, keys: bool = True) -> list[str]:
-    """A message for each word of the command line that is unreadable, or names an option or a key that there is not.
+def _wrong_words(words: list[str] | None = None, several: bool = False, keys: bool = True) -> list[str]:
+    """A message for each word that is unreadable, or names an option or a key that there is not.
 
     Args:
+        words: those of the command line when left out.
         several: whether words with several values are wrong, too.
         keys: whether keys are looked at; in a sweep each job may have others.
     """
-    args = get_args_parser().parse_args()
+    args = get_args_parser().parse_args(words)
     if args.config_path or args.config_name:  # not ours
         return []
-    loader = _loader()
+    loader = _loader(args.config_dir)
     parser = OverridesParser.create(config_loader=loader)
     found, chosen, others = [], [], []
     for word in args.overrides:
@@ -403,13 +408,12 @@ def _wrong_words(several: bool = False, keys: bool = True) -> list[str]:
     ]
 
 
-def _loader() -> ConfigLoaderImpl:
-    """Of the configs that the command line reads."""
-    args = get_args_parser().parse_args()
+def _loader(added: str | None = None) -> ConfigLoaderImpl:
+    """Of our configs, and those in a folder of the user's."""
     path = create_config_search_path(str(CONF))
-    if args.config_dir:
+    if added:
         schema = path.get_path().pop()
-        path.append("command-line", f"file://{Path(args.config_dir).absolute()}")
+        path.append("command-line", f"file://{Path(added).absolute()}")
         path.append(schema.provider, schema.path)
     return ConfigLoaderImpl(path)
 

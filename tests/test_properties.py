@@ -27,7 +27,7 @@ ENDPOINTS = [(name, block) for name, net in ZOO.items() for block in make_plan(n
 
 def examples(count):
     slow = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-    phases = [Phase.generate, Phase.shrink]
+    phases = [Phase.explicit, Phase.generate, Phase.shrink]
     how = {"derandomize": not FUZZ, "database": None, "deadline": None, "phases": phases, "suppress_health_check": slow}
     return settings(max_examples=count, **how)
 

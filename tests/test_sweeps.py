@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from hydra_plugins.inception_zoo_sweeper import _distribution
 from inception_zoo import ZooError
-from inception_zoo.runs import Pruned, read_results, recorded, unfinished_checkpoint
+from inception_zoo.runs import Pruned, is_interrupted, read_results, recorded
 from inception_zoo.sweeps import progress, resumed
 
 BAD = """
@@ -104,12 +104,19 @@ def test_an_interrupted_sweep_goes_on_in_mid_job(zoo, tmp_path):
         assert job.wait(60) != 0
     assert [r["state"] for r in results_of(sweep, 2)] == ["finished", "interrupted"]
     assert processes_of(tmp_path) == []
-    first = read_results(sweep / "0")
+    first, begun = read_results(sweep / "0"), speeds(sweep / "1")
     done = zoo("-m", "sweep.resume=sweep")
     assert done.returncode == 0, done.stderr
     assert results_of(sweep, 2)[1]["state"] == "finished" and read_results(sweep / "0") == first
-    with (sweep / "1/csv/version_1/metrics.csv").open() as file:
-        assert "0" not in {row["epoch"] for row in csv.DictReader(file)}  # the first epoch was not trained again
+    assert begun[:1] == speeds(sweep / "1")[:1] != []  # the first epoch was not trained again
+    assert [epoch for epoch, _ in speeds(sweep / "1")] == list(map(str, range(12)))
+
+
+def speeds(folder):
+    """What no two trainings have in common: (epoch, images/s)."""
+    with (folder / "csv/version_0/metrics.csv").open() as file:
+        rows = csv.DictReader(file)
+        return [(row["epoch"], row["train/images_per_second"]) for row in rows if row.get("train/images_per_second")]
 
 
 def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
@@ -263,7 +270,7 @@ def test_a_run_records_how_it_ends(tmp_path):
             assert state in ("failed", "interrupted")
         found = read_results(folder)
         assert (found["state"], found["reason"], found["seed"], found["val/top1_best"]) == (state, reasons[state], 3, 0.5)
-        assert bool(unfinished_checkpoint(folder)) == (state in ("failed", "interrupted"))
+        assert is_interrupted(folder) == (state in ("failed", "interrupted"))
 
 
 def test_where_a_sweep_is(tmp_path):

@@ -467,11 +467,7 @@ COMMANDS = {  # words of `inception-zoo`, environment, what the one line says
     "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt cannot be read"),
     "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt cannot be read"),
     "no ONNX": (["predict", "text.onnx", "image.png"], {}, "text.onnx is no readable ONNX file"),
-    "an address to train from": (
-        ["run", *SMALL, "model.weights=http://127.0.0.1:9/a.pth"],
-        {},
-        ADDRESS,
-    ),
+    "an address to train from": (["run", *SMALL, "model.weights=http://127.0.0.1:9/a.pth"], {}, "a.pth does not exist"),
     "an address to test": (
         ["run", *SMALL, "task=test", "ckpt=http://127.0.0.1:9/a.ckpt"],
         {},
@@ -479,7 +475,6 @@ COMMANDS = {  # words of `inception-zoo`, environment, what the one line says
     ),
     "code to train from": (["run", *SMALL, "model.weights=evil.ckpt"], {}, "evil.ckpt cannot be read"),
     "code to go on from": (["run", *SMALL, "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt"),
-    "code to test": (["run", *SMALL, "task=test", "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt"),
     "a key that is none": (
         ["run", *SMALL, "logger.wandb.offline=false"],
         {"WANDB_API_KEY": "short"},
