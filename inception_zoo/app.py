@@ -224,7 +224,7 @@ def others_go_on(folder: Path) -> Iterator[None]:
         if isinstance(error, CAUGHT) and not wants_traceback():
             say([f"job {folder.name}: {message}" for message in explain_all(error)])
         else:
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def check_optimizer(hydra: HydraConf) -> None:

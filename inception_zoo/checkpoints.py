@@ -15,7 +15,7 @@ from inception_zoo.errors import ZooError
 from inception_zoo.runs import CHECKPOINTS
 from inception_zoo.secrets import redacted
 from inception_zoo.weights.card import Card
-from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.files import METADATA, load_pickle
 
 log = logging.getLogger(__name__)
 FREE = ("data.root", "data.source", "data.workers", "data.eval_batch_size", "data.crops")  # change nothing that is learned
@@ -47,7 +47,7 @@ class WholeCheckpoints(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -74,7 +74,9 @@ class _Written:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, its tensors still on the disk; ZooError if it is damaged, or would run code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return load_pickle(path, mmap=True)
+    except ZooError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ZooError(f"ckpt={path} is no readable checkpoint ({type(error).__name__})") from None
 
@@ -132,8 +134,9 @@ def find_checkpoint(
         path = found
     if not path.is_file():
         raise ZooError(f"ckpt={ckpt}: {path} does not exist; give a checkpoint, a run folder, or `last`")
+    read_checkpoint(path)
     if not is_whole_zip(path):
-        raise ZooError(f"ckpt={path} is no readable checkpoint: it is damaged, or something else")
+        raise ZooError(f"ckpt={path} is no readable checkpoint: it is damaged")
     return path
 
 

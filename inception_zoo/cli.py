@@ -15,7 +15,7 @@ from inception_zoo.choices import VALID
 from inception_zoo.cost import plan_cost
 from inception_zoo.describe import describe, diff_table, network_table, weights_table
 from inception_zoo.drawing import check_picture, draw_network
-from inception_zoo.errors import ZooError, fail
+from inception_zoo.errors import ZooError, fail, messages_of
 from inception_zoo.nets import ALIASES, ZOO
 from inception_zoo.nets.table import Net
 from inception_zoo.overrides import Named, networks_of
@@ -362,7 +362,7 @@ def main() -> None:
     try:
         app()
     except ZooError as error:
-        fail(str(error))
+        fail(*messages_of(error))
 
 
 if __name__ == "__main__":

@@ -141,4 +141,4 @@ def commit_of_the_code() -> str | None:
 def _write(folder: Path, results: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / RESULTS) as temporary:  # others read it while the run goes on
-        temporary.write_text(json.dumps(results, indent=1))
+        temporary.write_text(json.dumps(redacted(results), indent=1))

@@ -42,6 +42,7 @@ from inception_zoo.runs import Pruned, commit_of_the_code, ending
 from inception_zoo.secrets import redacted
 from inception_zoo.sweeps import progress
 from inception_zoo.tracking import Tracking, close, identity, log_folder
+from inception_zoo.weights.files import load_pickle
 from inception_zoo.weights.saving import save_model
 
 SHOWN = (
@@ -190,7 +191,7 @@ def test(trainer: Trainer, module: Classifier, data: ImageData, ckpt: Path | Non
     """
     metrics: dict[str, float] = {}
     if ckpt:
-        checkpoint = torch.load(ckpt, map_location="cpu", weights_only=True)
+        checkpoint = load_pickle(ckpt)
         if raw := checkpoint.get("current_model_state"):
             module.load_state_dict(raw)
             module.test_name = "test_raw"

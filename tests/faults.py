@@ -510,6 +510,8 @@ def main() -> None:
     verdicts = []
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(bench.reference, kinds))
+        different = {reference["last"] for reference in bench.references.values()}
+        assert len(different) == len(kinds), "kinds of run that differ have the same weights: nothing would be seen here"
         for verdict in pool.map(lambda task: judge(bench, *task), tasks):
             how = f"lost {verdict.lost}" if verdict.lost is not None else f"FAILED: {verdict.reason}"
             print(f"{verdict.fault} ({', '.join(map(str, verdict.arguments))}): {how}", flush=True)

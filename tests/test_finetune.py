@@ -108,7 +108,15 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     unfreeze = ["+callbacks.unfreeze._target_=inception_zoo.finetune.Unfreeze", "+callbacks.unfreeze.epoch=1"]
     check = ["+callbacks.same._target_=my_check.Same", "trainer.max_epochs=2", "data.per_class=20", "data.batch_size=16"]
     check.append("trainer.limit_test_batches=null")
-    done = zoo(*plain, HALVES["second"], *tune, *unfreeze, *check, "hydra.run.dir=second")
+    done = zoo(
+        *plain,
+        HALVES["second"],
+        *tune,
+        *unfreeze,
+        *check,
+        "hydra.run.dir=second",
+        env={"INCEPTION_ZOO_TARGETS": "my_check.Same"}.items(),
+    )
     assert done.returncode == 0, done.stderr + done.stdout[-3000:]
     for rank in "01":
         lines = (tmp_path / f"trained-{rank}.txt").read_text().splitlines()

@@ -26,7 +26,7 @@ from inception_zoo.network import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
 from inception_zoo.targets import DATA, named
-from inception_zoo.weights.files import METADATA, resolve
+from inception_zoo.weights.files import METADATA, load_pickle, resolve
 from inception_zoo.weights.saving import card_of
 
 BATCH = 32
@@ -103,7 +103,7 @@ def _data_config(path: Path) -> dict[str, Any]:
     """The `data` of a checkpoint's config, safe to instantiate."""
     found: Any = None
     if path.suffix == ".ckpt":
-        parameters = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters")
+        parameters = load_pickle(path, mmap=True).get("hyper_parameters")
         found = parameters.get("data") if isinstance(parameters, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
