@@ -15,6 +15,14 @@ from inception_zoo.data.fashion_mnist import CLASSES, FILES, fashion_mnist
 from inception_zoo.data.synthetic import synthetic
 
 
+def at(epoch=0, batch=0, **more):
+    """As much of a Trainer as the DataModule asks, about to train a batch."""
+    progress = SimpleNamespace(current=SimpleNamespace(completed=batch))
+    fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    known = {"world_size": 1, "global_rank": 0, "testing": False, "lightning_module": SimpleNamespace(dtype=torch.float32)}
+    return SimpleNamespace(current_epoch=epoch, fit_loop=fit_loop, **{**known, **more})
+
+
 def data_module(source=digits, **changes):
     options = {
         "num_classes": 10,
@@ -139,8 +147,7 @@ def test_only_training_batches_are_augmented():
     batch = next(iter(module.val_dataloader()))
     plain = batch[0].float() / 255
     for training in (False, True):
-        lightning_module = SimpleNamespace(dtype=torch.float32)
-        module.trainer = SimpleNamespace(training=training, testing=False, current_epoch=0, lightning_module=lightning_module)
+        module.trainer = at(training=training)
         assert torch.equal(module.on_after_batch_transfer(batch, 0)[0], plain) is not training
 
 
@@ -164,18 +171,20 @@ def test_evaluation_deals_every_image_once_in_the_same_batches(count, size, worl
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_training_shares_out_an_order_of_the_epoch(world_size):
-    def order(epoch):
+    def order(epoch, begun=0):
         shares = []
         for rank in range(world_size):
             module = data_module()
             module.setup()
-            module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, current_epoch=epoch)
+            module.trainer = at(epoch, begun, world_size=world_size, global_rank=rank)
             shares.append([batch[0] for batch in module.train_dataloader()])
         assert len({len(share) for share in shares}) == 1
         return [torch.stack([share[step].sum(0) for share in shares]).sum(0) for step in range(len(shares[0]))]
 
     first, again, second = order(0), order(0), order(1)
     assert all(map(torch.equal, first, again)) and not all(map(torch.equal, first, second))
+    rest = order(1, begun=3)  # a run that goes on in mid-epoch
+    assert len(rest) == len(second) - 3 and all(map(torch.equal, rest, second[3:]))
 
 
 def test_progressive_resolution_by_epoch():
@@ -183,11 +192,8 @@ def test_progressive_resolution_by_epoch():
     assert [module.training_size(epoch) for epoch in range(7)] == [32, 32, 16, 16, 16, 24, 24]
     module.setup()
     batch = next(iter(module.val_dataloader()))
-    lightning_module = SimpleNamespace(dtype=torch.float32)
     for epoch, training, side in ((1, True, 32), (2, True, 16), (2, False, 32), (6, True, 24)):
-        module.trainer = SimpleNamespace(
-            training=training, testing=False, current_epoch=epoch, lightning_module=lightning_module
-        )
+        module.trainer = at(epoch, training=training)
         assert module.on_after_batch_transfer(batch, 0)[0].shape == (25, 1, side, side)
 
 
@@ -228,7 +234,7 @@ def test_a_batch_larger_than_the_training_set():
 def test_images_and_labels_must_match(tmp_path):
     write_set(tmp_path)
     write_idx(tmp_path / f"{FILES['test'][1]}.gz", torch.arange(11) % 10)
-    with pytest.raises(ZooError, match="fashion_mnist: 12 test images, but 11 labels"):
+    with pytest.raises(ZooError, match="are not Fashion-MNIST's"):
         fashion_mnist(str(tmp_path)).check(10, 1)
 
 

@@ -108,7 +108,7 @@ def test_an_interrupted_sweep_goes_on_in_mid_job(zoo, tmp_path):
     done = zoo("-m", "sweep.resume=sweep")
     assert done.returncode == 0, done.stderr
     assert results_of(sweep, 2)[1]["state"] == "finished" and read_results(sweep / "0") == first
-    assert "checkpoint: sweep/1/checkpoints/last.ckpt" in done.stdout + done.stderr
+    assert f"checkpoint: {sweep}/1/checkpoints/last.ckpt" in done.stdout + done.stderr
     after = speeds(sweep / "1")
     assert after[: len(begun)] == begun and [epoch for epoch, _ in after] == list(map(str, range(12)))  # none trained again
 
