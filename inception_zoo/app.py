@@ -44,6 +44,7 @@ from inception_zoo.variants import BLOCKS
 
 _PACKAGE = Path(__file__).resolve().parent
 TRACEBACK = "INCEPTION_ZOO_TRACEBACK"  # set by `main`: whether the user gave HYDRA_FULL_ERROR
+DIGITS = 4300  # of an integer that Python reads
 CAUGHT = (ZooError, HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)  # what a user can mend
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())  # wheel, checkout
 
@@ -315,6 +316,9 @@ def check_flags() -> None:
         raise ZooError("--resolve is for --cfg and --help")
     if args.experimental_rerun:
         raise ZooError("--experimental-rerun reads a pickle, which may run anything; repeat the command instead")
+    for word in args.overrides:
+        if re.search(rf"\d{{{DIGITS + 1}}}", word):  # Python refuses to read it, in the middle of Hydra's parser
+            raise ZooError(f"{word[:40]}…: a number has at most {DIGITS} digits")
 
 
 def explain_all(error: Exception, words: list[str] | None = None) -> list[str]:

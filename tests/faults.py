@@ -448,26 +448,41 @@ def can_mount() -> bool:
         return not done.returncode and not subprocess.run(["umount", folder], capture_output=True).returncode
 
 
-# The table of faults: a name, what is done, and the arguments of each of its runs
+# The table of faults: what is done, what must come of it, and the arguments of each of its runs
 
-FAULTS: dict[str, tuple[Callable[..., int], Sequence[tuple]]] = {
-    "kill -9 in mid-epoch": (killed, [(kind, "step") for kind in KINDS for _ in range(2)]),
-    "kill -9 in validation": (killed, [(kind, "validation") for kind in KINDS]),
-    "kill -9 while saving": (killed, [(kind, "saving") for kind in KINDS]),
-    "kill -9, TMPDIR on another disk": (killed, [(kind, "saving", "/dev/shm") for kind in KINDS]),
-    "full disk": (full_disk, [("fp32", "tmpfs")]),
-    "file size limit": (full_disk, [("fp32", "rlimit")]),
-    "read-only folder": (read_only, [("fp32",)]),
-    "SIGTERM": (asked, [(kind, signal.SIGTERM) for kind in ("fp32", "workers", "2 processes")]),
-    "SIGINT": (asked, [(kind, signal.SIGINT) for kind in ("bf16", "2 processes")]),
-    "one of two processes raises": (one_raises, [("2 processes",)]),
-    "one of two processes killed": (one_killed, [("2 processes", "job.name=rank1", "SIGKILL")]),
-    "a data worker killed": (one_killed, [("workers", "run.py", "DataLoader worker")]),
-    "W&B's service killed": (wandb_killed, [("fp32",)]),
-    "W&B unreachable": (wandb_unreachable, [("fp32",)]),
-    "the clock jumps, files are older": (clock, [("fp32", -3), ("fp32", 3)]),
-    "last.ckpt damaged": (damaged, [("fp32", how) for how in ("flipped", "cut", "empty", "garbage")]),
-    "two jobs in one folder": (two_jobs, [("fp32",), ("fp32", "ckpt=last")]),
+SAME = "goes on to the same bits"
+FAULTS: dict[str, tuple[Callable[..., int], str, Sequence[tuple]]] = {
+    "kill -9 in mid-epoch": (killed, SAME, [(kind, "step") for kind in KINDS for _ in range(2)]),
+    "kill -9 in validation": (killed, SAME, [(kind, "validation") for kind in KINDS]),
+    "kill -9 while saving": (killed, SAME, [(kind, "saving") for kind in KINDS]),
+    "kill -9, TMPDIR on another disk": (killed, SAME, [(kind, "saving", "/dev/shm") for kind in KINDS]),
+    "full disk": (full_disk, f"error line, last.ckpt whole; with space again {SAME}", [("fp32", "tmpfs")]),
+    "file size limit": (full_disk, f"error line, last.ckpt whole; without it {SAME}", [("fp32", "rlimit")]),
+    "read-only folder": (read_only, f"error line, last.ckpt whole; writable again {SAME}", [("fp32",)]),
+    "SIGTERM": (
+        asked,
+        f"exit 143, interrupted; {SAME}",
+        [(kind, signal.SIGTERM) for kind in ("fp32", "workers", "2 processes")],
+    ),
+    "SIGINT": (asked, f"exit 130, interrupted; {SAME}", [(kind, signal.SIGINT) for kind in ("bf16", "2 processes")]),
+    "one of two processes raises": (one_raises, f"ends within 30 s with its error; {SAME}", [("2 processes",)]),
+    "one of two processes killed": (
+        *(one_killed, f"ends within 45 s, says which; {SAME}"),
+        [("2 processes", "job.name=rank1", "SIGKILL")],
+    ),
+    "a data worker killed": (one_killed, f"ends within 45 s, says so; {SAME}", [("workers", "run.py", "DataLoader worker")]),
+    "W&B's service killed": (wandb_killed, "goes on to exit 0 and the same bits", [("fp32",)]),
+    "W&B unreachable": (wandb_unreachable, "ends in one line, or goes on to the same bits; no long wait", [("fp32",)]),
+    "the clock jumps, files are older": (clock, SAME, [("fp32", -3), ("fp32", 3)]),
+    "last.ckpt damaged": (
+        *(damaged, "says so, goes on from previous.ckpt to the same bits"),
+        [("fp32", how) for how in ("flipped", "cut", "empty", "garbage")],
+    ),
+    "two jobs in one folder": (
+        two_jobs,
+        "the second refused in one line, exit 2; the first to the same bits",
+        [("fp32",), ("fp32", "ckpt=last")],
+    ),
 }
 
 
@@ -480,7 +495,7 @@ class Verdict:
 
 
 def judge(bench: Bench, fault: str, number: int) -> Verdict:
-    function, runs = FAULTS[fault]
+    function, _, runs = FAULTS[fault]
     name = f"{list(FAULTS).index(fault):02}_{number}"
     try:
         lost = function(bench, name, random.Random(f"{bench.seed} {name}"), *runs[number])
@@ -505,8 +520,8 @@ def main() -> None:
     chosen = [fault for fault in FAULTS if options.only in fault]
     left_out = ["full disk", "read-only folder"] if os.geteuid() == 0 and not can_mount() else []
     left_out += ["full disk"] if os.geteuid() else []
-    tasks = [(fault, number) for fault in chosen if fault not in left_out for number in range(len(FAULTS[fault][1]))]
-    kinds = sorted({FAULTS[fault][1][number][0] for fault, number in tasks})
+    tasks = [(fault, number) for fault in chosen if fault not in left_out for number in range(len(FAULTS[fault][2]))]
+    kinds = sorted({FAULTS[fault][2][number][0] for fault, number in tasks})
     verdicts = []
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(bench.reference, kinds))
@@ -535,7 +550,7 @@ def summary(fault: str, verdicts: Sequence[Verdict]) -> tuple[str, str, str, str
         return fault, "0", "–", "not possible here: it needs mount"
     failed = [verdict for verdict in verdicts if verdict.lost is None]
     lost = max((verdict.lost for verdict in verdicts if verdict.lost is not None), default=math.nan)
-    good = "exits as it should, the same bits" if not failed else f"{len(failed)} of {len(verdicts)} failed: {failed[0].reason}"
+    good = FAULTS[fault][1] if not failed else f"{len(failed)} of {len(verdicts)} failed: {failed[0].reason}"
     return fault, str(len(verdicts)), str(lost), good
 
 

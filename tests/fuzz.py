@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 import zipfile
-from contextlib import redirect_stderr
+from contextlib import chdir, redirect_stderr
 from functools import cache
 from pathlib import Path
 
@@ -23,16 +23,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import test_properties
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import given, seed
 from hypothesis import strategies as st
-from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 from test_properties import examples, rows
 
-from inception_zoo import app, create_model, load_model
-from inception_zoo.check import check
+from inception_zoo import app, create_model, load_model, runs
 from inception_zoo.errors import ZooError
 from inception_zoo.notation import show
 from inception_zoo.weights.files import METADATA, write_weights
@@ -76,7 +75,7 @@ PIECES = [
     "\\",
     " ",
 ]
-PIECES += ["${seed}", "${nothing}", "${oc.env:HOME}", "${", "???", "é", "\n", "\0", "9" * 5000, "_target_", "hydra.job.name"]
+PIECES += ["${seed}", "${nothing}", "${oc.env:HOME}", "${", "???", "é", "\n", "9" * 5000, "_target_", "hydra.job.name"]
 
 
 @st.composite
@@ -93,30 +92,32 @@ def words(draw):
 @examples(100)
 @given(st.lists(words(), min_size=1, max_size=4))
 def any_words_make_a_config_or_lines_that_say_why(overrides):
-    sys.argv[1:] = overrides
     said = io.StringIO()
-    try:
-        with redirect_stderr(said), app.one_line_errors():
-            _compose_and_check(overrides)
-    except SystemExit as end:
-        assert end.code == 2
-        lines = said.getvalue().splitlines()
-        assert lines and all(line.startswith("error: ") and line.isprintable() for line in lines), lines
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stderr(said):
+        os.environ["HOME"] = folder  # words may write there
+        sys.argv[1:] = overrides
+        try:
+            with app.one_line_errors():
+                _as_far_as_the_check(overrides)
+            return
+        except SystemExit as end:
+            assert end.code == 2
+        finally:
+            for claimed in list(runs._claimed):
+                runs.release(claimed)
+    lines = said.getvalue().splitlines()
+    assert lines and all(line.startswith("error: ") and line.isprintable() for line in lines), lines
 
 
-def _compose_and_check(overrides):
-    """What a job does before it imports torch."""
+def _as_far_as_the_check(overrides):
+    """What a command does before it imports torch."""
     app.register_groups()
-    with initialize_config_dir(str(app.CONF), version_base="1.3"):
-        cfg = compose("config", overrides, return_hydra_config=True)
-    with open_dict(cfg):
-        cfg.hydra.runtime.output_dir = "folder"
-    HydraConfig.instance().set_config(cfg)
-    hydra = HydraConfig.get()
-    with open_dict(cfg):
-        del cfg["hydra"]
-    check(OmegaConf.to_container(cfg, resolve=True))
-    app.check_optimizer(hydra)
+    app.trust_words(overrides)
+    app.check_flags()
+    GlobalHydra.instance().clear()
+    hydra = app.CheckedHydra.create_main_hydra2("fuzz", create_config_search_path(str(app.CONF)))
+    hydra.acts = True
+    hydra.compose_config("config", get_args_parser().parse_args(overrides).overrides, RunMode.RUN)
 
 
 # Files of weights

@@ -224,6 +224,7 @@ COMMANDS = {  # as they are typed
     "--cfg jobs": ["invalid choice: 'jobs'"],
     "-m --cfg job": ["--multirun and --cfg go not together"],
     "--resolve": ["--resolve is for --cfg"],
+    f"seed={'9' * 5000}": ["a number has at most 4300 digits"],
     "--experimental-rerun x.pickle": ["--experimental-rerun reads a pickle"],
     "--config-dir nowhere": ["nowhere' not found"],
     "--config-dir . experiment=torn": ["torn.yaml"],
