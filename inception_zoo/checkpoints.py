@@ -170,12 +170,12 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
     return Card.of(card) if card else None
 
 
-def precision_of(path: Path) -> str:
-    """What a run was trained in, where it was left to the hardware."""
+def precision_of(path: Path) -> str | None:
+    """What a run was trained in, if its checkpoint says it."""
     try:
         return str(read_checkpoint(path)["hyper_parameters"]["trainer"]["precision"])
     except (KeyError, TypeError):
-        raise ZooError(f"ckpt={path} does not say its precision; give trainer.precision") from None
+        return None
 
 
 def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str] | None) -> None:

@@ -119,7 +119,7 @@ def _lose(error: Exception) -> None:
     log.warning("W&B is lost, and the run goes on without it; its CSV has all metrics: %s", reason_of(error))
     with suppress(Exception):
         wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]  # what hangs would be waited for
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):  # it would end this program with the status that the service was killed with
         wandb.teardown()
     module.unset_globals()
 

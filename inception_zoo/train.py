@@ -208,8 +208,8 @@ def resolved(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[DictConf
     ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder, interrupted)
     config["ckpt"] = str(ckpt) if ckpt else None
     if cfg.trainer.precision == "auto":
-        if ckpt and cfg.task == "fit":
-            precision, why = precision_of(ckpt), "as before"
+        if known := precision_of(ckpt) if ckpt else None:  # a speed that is measured again may come out otherwise
+            precision, why = known, "as the checkpoint's run"
         else:
             precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
