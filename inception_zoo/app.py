@@ -137,11 +137,11 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
             key: {"dir": str(node[key].dir)},
         }
         checks = [lambda: check_hydra(own), lambda: check_folder(f"hydra.{key}.dir", folder)]
-        if not single:
-            checks.append(lambda: raise_all(_wrong_words(keys=False)))  # not when their job's turn comes
         if single:
             job = _plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
             checks.append(lambda: check_job(job, node, cfg))
+        else:
+            checks.append(lambda: raise_all(_wrong_words(keys=False)))  # not when their job's turn comes
         _run_all(checks, cfg)
         if single and is_first():
             if cfg.task == "fit" and cfg.ckpt is None:

@@ -10,7 +10,7 @@ from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, r
 from inception_zoo.nets import find_net
 from inception_zoo.plan import Plan, make_plan
 from inception_zoo.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, OPTIONS, SPECIAL, USUAL, Options, Rule
-from inception_zoo.targets import refused_blocks, refused_logging, refused_targets, refused_variables
+from inception_zoo.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
 from inception_zoo.weights.sources import check_library, is_name
 
 
@@ -88,15 +88,13 @@ def _references(node: Any, key: str = "") -> Iterator[str]:
     """What would still be resolved when it is used, and could become anything then."""
     if isinstance(node, str) and "${" in node:
         yield f"{key}={shown(node)} must hold no '${{' once it is resolved"
-    pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in pairs:
+    for name, child in children(node):
         yield from _references(child, f"{key}.{name}" if key else str(name))
 
 
 def _options_of(node: Any, prefix: str = "") -> Iterator[str]:
     """The mistakes in the options of whatever is called, at any depth."""
-    pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in pairs:
+    for name, child in children(node):
         key = f"{prefix}{name}"
         target = child.get("_target_") if isinstance(child, Mapping) else None
         rules = OPTIONS.get(target) if isinstance(target, str) else None

@@ -39,21 +39,17 @@ class _Writer(ExperimentWriter):
 
     def keep(self, kept: Any) -> None:
         """The rows that are to stay; one that was cut off in the middle does not."""
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if _is_whole(row) and kept(row)]
-            self._rewrite(rows)
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        if not self.path.exists():
+            return
         with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        self._rewrite(rows)
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+            rows = [row for row in csv.DictReader(file) if _is_whole(row) and kept(row)]
         with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self.keep(lambda row: True)
 
 
 def _is_whole(row: dict[Any, Any]) -> bool:

@@ -172,8 +172,9 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # of Hydra's partial; read where layers differ
         optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias))
-        epoch_steps = self._steps_of_an_epoch()
-        scheduler = self.scheduler(optimizer, steps=epoch_steps * max(1, self.trainer.max_epochs or 1), epoch_steps=epoch_steps)
+        epoch_steps, most = self._steps_of_an_epoch(), self.trainer.max_steps
+        steps = epoch_steps * max(1, self.trainer.max_epochs or 1)
+        scheduler = self.scheduler(optimizer, steps=steps if most == -1 else min(steps, most), epoch_steps=epoch_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

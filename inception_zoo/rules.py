@@ -246,6 +246,15 @@ OF_MUON: Options = {
     "betas": BETAS,
     **MORE,
 }
+OF_RMSPROP: Options = {
+    "lr": LR,
+    "alpha": SHARE,
+    "eps": number(0),
+    "momentum": SHARE,
+    "weight_decay": number(0),
+    **dict.fromkeys(("centered", "decoupled_decay", "corrected_weight_decay", "lr_in_momentum", "caution"), FLAG),
+    "foreach": FLAG | NULL,
+}
 OF_TRANSFORMS: Options = {"p": SHARE | list_of(number(0)) | NULL, **MORE}
 SIZE = SIDE | list_of(SIDE, 2)
 JITTER = number(0) | list_of(number(0), 2, rising=True) | NULL
@@ -315,18 +324,8 @@ OPTIONS: dict[str, Options] = {
     },
     "torch.optim.Adam": {**OF_ADAM, "decoupled_weight_decay": FLAG},
     "torch.optim.AdamW": OF_ADAM,
-    "timm.optim.RMSpropTF": (
-        rmsprop := {
-            "lr": LR,
-            "alpha": SHARE,
-            "eps": number(0),
-            "momentum": SHARE,
-            "weight_decay": number(0),
-            **dict.fromkeys(("centered", "decoupled_decay", "corrected_weight_decay", "lr_in_momentum", "caution"), FLAG),
-            "foreach": FLAG | NULL,
-        }
-    ),
-    "timm.optim.rmsprop_tf.RMSpropTF": rmsprop,
+    "timm.optim.RMSpropTF": OF_RMSPROP,
+    "timm.optim.rmsprop_tf.RMSpropTF": OF_RMSPROP,
     "timm.optim.Muon": OF_MUON,
     "timm.optim.muon.Muon": OF_MUON,
     "inception_zoo.schedules.constant": NONE,

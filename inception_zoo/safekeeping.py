@@ -23,11 +23,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from inception_zoo.data.stream import BEFORE
-from inception_zoo.durable import sweep_up
+from inception_zoo.durable import sweep_up, whole_file
 from inception_zoo.errors import ZooError
 from inception_zoo.metrics_file import CSVLogger
+from inception_zoo.runs import CHECKPOINTS
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, _ = CHECKPOINTS
 say = rank_zero_only(logging.getLogger(__name__).warning)
 
 
@@ -209,10 +210,15 @@ class Safekeeping(Callback):
             raise ZooError(f"{reason}{tried}; last good checkpoint: {good or 'none'}; {hint}; images of the batch: {images}")
         self.done_rollbacks += 1
         self._roll_back(trainer, pl_module, good)
-        say("%s: back to the weights of %s, at %g of the rate (%d of %d)", reason, good, *self._share())
-
-    def _share(self) -> tuple[float, int, int]:
-        return self.rate_factor**self.done_rollbacks, self.done_rollbacks, self.rollbacks
+        share = self.rate_factor**self.done_rollbacks
+        say(
+            "%s: back to the weights of %s, at %g of the rate (%d of %d)",
+            reason,
+            good,
+            share,
+            self.done_rollbacks,
+            self.rollbacks,
+        )
 
     def _roll_back(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         """The weights, their average and the optimizer's state of a checkpoint; the schedule goes on, lower."""
@@ -221,14 +227,16 @@ class Safekeeping(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 callback.on_load_checkpoint(trainer, pl_module, checkpoint)
-        now = [[dict(group, params=None) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        rates = ("lr", "initial_lr", "max_lr", "min_lr")
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        lower = [
+            {key: value * self.rate_factor if key in rates else value for key, value in group.items() if key != "params"}
+            for group in groups
+        ]
         trainer.strategy.load_optimizer_state_dict(checkpoint)
-        for optimizer, groups in zip(trainer.optimizers, now, strict=True):
-            for group, was in zip(optimizer.param_groups, groups, strict=True):
-                group |= {key: value for key, value in was.items() if key != "params"}
-                for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-                    if key in group:
-                        group[key] *= self.rate_factor
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for group, options in zip(groups, lower, strict=True):
+            group |= options
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             scheduler.base_lrs = [rate * self.rate_factor for rate in scheduler.base_lrs]
@@ -266,13 +274,9 @@ def _finite(module: LightningModule) -> bool:
 
 def _link(path: Path, name: Path) -> None:
     """Give a file that is there a second name, which another has until then."""
-    temporary = name.with_name(f".{name.name}.link")
-    temporary.unlink(missing_ok=True)
-    try:
+    with whole_file(name) as temporary:
+        temporary.unlink()
         try:
             temporary.hardlink_to(path)
         except OSError:  # a file system without links
             shutil.copyfile(path, temporary)
-        temporary.replace(name)
-    except OSError as error:
-        raise ZooError(f"{name} cannot be written: {error.strerror}") from error

@@ -100,7 +100,7 @@ def trust_words(words: Sequence[str]) -> None:
 
 def named(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Key and value of every `_target_`, at any depth."""
-    for name, child in _children(node):
+    for name, child in children(node):
         inner = f"{key}.{name}" if key else str(name)
         if name == "_target_" and isinstance(node, Mapping):
             yield inner, child
@@ -131,7 +131,7 @@ def refused_blocks(blocks: Any, key: str = "model.blocks") -> list[str]:
 def refused_logging(node: Any, key: str) -> list[str]:
     """A message for each class or object that a config of Python's logging may not name."""
     found = []
-    for name, child in _children(node):
+    for name, child in children(node):
         inner = f"{key}.{name}"
         called = name in ("class", "()") and isinstance(node, Mapping)
         if (called or (isinstance(child, str) and "://" in child.partition(" ")[0])) and (
@@ -148,7 +148,8 @@ def refused_variables(variables: Any, key: str = "hydra.job.env_set") -> list[st
     return [f"{key}.{name} is not allowed; set {name} before you start" for name in names if _FOR_OTHERS.match(name)]
 
 
-def _children(node: Any) -> Iterator[tuple[Any, Any]]:
+def children(node: Any) -> Iterator[tuple[Any, Any]]:
+    """What stands in a mapping or list, by key or number; nothing stands in anything else."""
     if isinstance(node, Mapping):
         yield from node.items()
     elif isinstance(node, list | tuple):

@@ -209,3 +209,21 @@ def test_gradients_before_clipping_and_the_memory_of_this_training(batch, tmp_pa
     assert logged == pytest.approx({1: norms.seen[3], 3: norms.seen[7]}) and min(logged.values()) > 0.01
     (peak,) = [float(row["train/peak_memory_gib"]) for row in rows if row["train/peak_memory_gib"]]
     assert 0.1 < peak < before - 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 12), ({"accumulate_grad_batches": 3}, 6), ({"limit_train_batches": 0.5}, 6), ({"max_steps": 4}, 4)],
+)
+def test_a_schedule_is_as_long_as_the_training(options, steps, batch):
+    asked, images = [], (batch[0][:2, :, :48, :48], batch[1][:2])
+
+    def schedule(optimizer, steps, epoch_steps):
+        asked.append((steps, epoch_steps))
+        return constant(optimizer, steps, epoch_steps)
+
+    module = Classifier(create_model("googlenet", 4, 1, width=0.1), partial(torch.optim.SGD, lr=0.0), schedule, 0.0, {})
+    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=3, limit_val_batches=0, **quiet, **options)
+    trainer.fit(module, DataLoader([images] * 4, batch_size=None))
+    assert asked == [(steps, {12: 4, 6: 2, 4: 4}[steps])] and trainer.global_step == steps

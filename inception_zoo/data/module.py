@@ -159,9 +159,11 @@ class ImageData(L.LightningDataModule):
         if isinstance(split, Stream):
             return split.loader(self.in_channels, self._training_view, size, self._workers, self.seed)
         dataset = split.dataset(self.in_channels, self._training_view, self.seed)
-        epoch, batch = self._place
-        order = Order(dataset, size, self._world_size, self._rank, self.seed, epoch, batch)
-        return DataLoader(dataset, size, sampler=order, drop_last=True, **self._loading(split))
+        return DataLoader(dataset, size, sampler=self._order(*self._place), drop_last=True, **self._loading(split))
+
+    def _order(self, epoch: int, batch: int) -> "Order":
+        size = self.batch_size // self._world_size
+        return Order(self.splits["train"], size, self._world_size, self._rank, self.seed, epoch, batch)
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -172,11 +174,10 @@ class ImageData(L.LightningDataModule):
 
     def training_rows(self, epoch: int, batch: int) -> str:
         """Which images this process had in a batch, as a message says it."""
-        split, size = self.splits["train"], self.batch_size // self._world_size
+        split = self.splits["train"]
         if isinstance(split, Stream):
             return "of a stream"
-        order = Order(split.dataset(self.in_channels, _as_it_is), size, self._world_size, self._rank, self.seed, epoch, batch)
-        rows = [row % len(split) for row in islice(order, size)]
+        rows = [row % len(split) for row in islice(self._order(epoch, batch), self.batch_size // self._world_size)]
         if isinstance(split, Files):
             return ", ".join(str(split.paths[row]) for row in rows)
         return f"training images {', '.join(map(str, rows))}"
@@ -267,9 +268,9 @@ class Order(DistributedSampler):
     the epoch, too: workers that live on from one epoch to the next learn of it in no other way. See `Split.dataset`.
     """
 
-    def __init__(self, dataset: Any, size: int, world_size: int, rank: int, seed: int, epoch: int, begun: int) -> None:
-        super().__init__(dataset, world_size, rank, shuffle=True, seed=seed, drop_last=True)
-        self.images, self.first, self.done = len(dataset), epoch, begun * size
+    def __init__(self, split: Any, size: int, world_size: int, rank: int, seed: int, epoch: int, begun: int) -> None:
+        super().__init__(split, world_size, rank, shuffle=True, seed=seed, drop_last=True)
+        self.images, self.first, self.done = len(split), epoch, begun * size
         self.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from inception_zoo.errors import ZooError
-from inception_zoo.pictures import SUFFIXES as SUFFIXES
 from inception_zoo.pictures import open_picture
 
 MODES = {1: "L", 3: "RGB"}  # PIL's names, by number of channels
