@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
+from inception_zoo import memory
 from inception_zoo.geometry import out_channels, out_size, padding
 from inception_zoo.nets.table import Aux, Residual
 from inception_zoo.notation import Conv, Lrn, Op, Row, parse
@@ -37,6 +38,8 @@ def norm(plan: Plan, channels: int) -> nn.Module | None:
 class ConvUnit(nn.Sequential):
     """Convolution, normalization and, unless `linear`, activation."""
 
+    lean = False
+
     def __init__(self, plan: Plan, channels: int, op: Conv, linear: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, op.width, op.kernel, op.stride, padding(op), bias=plan.bias)
@@ -45,16 +48,78 @@ class ConvUnit(nn.Sequential):
         if not linear:
             self.act = activation(plan)
 
+    def forward(self, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
+        """`pool`, an average, comes after the convolution: see `Steps`."""
+        return memory.convolve(x, self, pool, self.lean) if memory.recording(self) else super().forward(x)
+
+
+class MaxPool(nn.MaxPool2d):
+    lean = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return memory.pooled(x, self, super().forward, self.lean) if memory.recording(self) else super().forward(x)
+
+
+class AvgPool(nn.AvgPool2d):
+    lean = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return memory.pooled(x, self, super().forward, self.lean) if memory.recording(self) else super().forward(x)
+
+
+class Steps(nn.Sequential):
+    """The steps of a row. An average pool before a 1x1 is computed after it, where there are fewer channels: the same sums."""
+
+    def opens_with_matrix(self, x: Tensor) -> bool:
+        """Whether the first step is a 1x1 convolution by our kernels, which other rows' can be joined to: one product."""
+        unit = self[0]
+        return isinstance(unit, ConvUnit) and _is_matrix(unit.conv) and memory.takes_kernels(x, unit)
+
+    def forward(self, x: Tensor, begin: int = 0) -> Tensor:
+        steps = list(self)[begin:]
+        while steps:
+            step = steps.pop(0)
+            if steps and _commute(step, steps[0]) and memory.recording(self) and memory.takes_kernels(x, steps[0]):
+                x = steps.pop(0)(x, step)
+            else:
+                x = step(x)
+        return x
+
+
+def _commute(pool: nn.Module, unit: nn.Module) -> bool:
+    """Whether the grid stays in both, and the convolution is but a matrix."""
+    if not isinstance(pool, nn.AvgPool2d) or not isinstance(unit, ConvUnit):
+        return False
+    keeps = all(k == 2 * p + 1 and s == 1 for k, s, p in memory.windows(pool))
+    return keeps and _is_matrix(unit.conv)
+
+
+def _is_matrix(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.bias is None
+
 
 class Concat(nn.ModuleList):
     """Every branch reads the same maps; the outputs are concatenated over channels: "filter concat"."""
 
+    lean = False
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([branch(x) for branch in self], 1) if len(self) > 1 else self[0](x)
+        if len(self) == 1:
+            return self[0](x)
+        if not memory.recording(self):
+            return torch.cat([branch(x) for branch in self], 1)
+        opening = [i for i, branch in enumerate(self) if isinstance(branch, Steps) and branch.opens_with_matrix(x)]
+        if len(opening) < 2:
+            opening = []
+        opened = dict(zip(opening, memory.openers(x, [self[i][0] for i in opening], self.lean) if opening else (), strict=True))
+        parts = [branch(opened[i], 1) if i in opened else branch(x) for i, branch in enumerate(self)]
+        return memory.concatenated(parts, self.lean)
 
 
 class ResidualBlock(nn.Module):
     """``activation(x + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figures 10 to 20)."""
+
+    lean = False
 
     def __init__(self, plan: Plan, block: Block, residual: Residual, concat: Concat) -> None:
         super().__init__()
@@ -67,7 +132,11 @@ class ResidualBlock(nn.Module):
         self.scale = residual.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        branches = self.drop(self.project(self.concat(x)))
+        joined = self.concat(x)
+        if memory.recording(self) and isinstance(self.drop, nn.Identity) and isinstance(self.act, nn.ReLU | nn.Identity):
+            relu = isinstance(self.act, nn.ReLU)
+            return memory.residual(self.shortcut(x), joined, self.project, self.scale, relu, self.lean)
+        branches = self.drop(self.project(joined))
         return self.act(torch.add(self.shortcut(x), branches, alpha=self.scale))
 
 
@@ -107,12 +176,12 @@ def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
     if isinstance(op, Lrn):
         return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
     if op.kind == "max":
-        return nn.MaxPool2d(op.kernel, op.stride, padding(op), ceil_mode=op.edge == "c")
-    return nn.AvgPool2d(op.kernel, op.stride, padding(op), op.edge == "c", plan.net.count_padding)
+        return MaxPool(op.kernel, op.stride, padding(op), ceil_mode=op.edge == "c")
+    return AvgPool(op.kernel, op.stride, padding(op), op.edge == "c", plan.net.count_padding)
 
 
-def build_row(plan: Plan, row: Row, channels: int) -> nn.Sequential:
-    steps = nn.Sequential()
+def build_row(plan: Plan, row: Row, channels: int) -> Steps:
+    steps = Steps()
     for step in row:
         ops = [build_op(plan, op, channels) for op in step]
         steps.append(ops[0] if len(ops) == 1 else Concat(ops))
