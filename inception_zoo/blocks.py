@@ -70,28 +70,23 @@ class AvgPool(nn.AvgPool2d):
 class Steps(nn.Sequential):
     """The steps of a row. An average pool before a 1x1 is computed after it, where there are fewer channels: the same sums."""
 
-    def opens_with_matrix(self, x: Tensor) -> bool:
-        """Whether the first step is a 1x1 convolution by our kernels, which other rows' can be joined to: one product."""
-        unit = self[0]
-        return isinstance(unit, ConvUnit) and _is_matrix(unit.conv) and memory.takes_kernels(x, unit)
-
     def forward(self, x: Tensor, begin: int = 0) -> Tensor:
         steps = list(self)[begin:]
         while steps:
             step = steps.pop(0)
-            if steps and _commute(step, steps[0]) and memory.recording(self) and memory.takes_kernels(x, steps[0]):
+            unit = steps[0] if steps else None
+            if isinstance(unit, ConvUnit) and _commute(step, unit) and memory.recording(self) and memory.takes_kernels(x, unit):
                 x = steps.pop(0)(x, step)
             else:
                 x = step(x)
         return x
 
 
-def _commute(pool: nn.Module, unit: nn.Module) -> bool:
-    """Whether the grid stays in both, and the convolution is but a matrix."""
-    if not isinstance(pool, nn.AvgPool2d) or not isinstance(unit, ConvUnit):
+def _commute(pool: nn.Module, unit: ConvUnit) -> bool:
+    """Whether `pool` is an average that keeps the grid, and the convolution is but a matrix."""
+    if not isinstance(pool, nn.AvgPool2d):
         return False
-    keeps = all(k == 2 * p + 1 and s == 1 for k, s, p in memory.windows(pool))
-    return keeps and _is_matrix(unit.conv)
+    return _is_matrix(unit.conv) and all(k == 2 * p + 1 and s == 1 for k, s, p in memory.windows(pool))
 
 
 def _is_matrix(conv: nn.Conv2d) -> bool:
@@ -108,12 +103,16 @@ class Concat(nn.ModuleList):
             return self[0](x)
         if not memory.recording(self):
             return torch.cat([branch(x) for branch in self], 1)
-        opening = [i for i, branch in enumerate(self) if isinstance(branch, Steps) and branch.opens_with_matrix(x)]
-        if len(opening) < 2:
-            opening = []
-        opened = dict(zip(opening, memory.openers(x, [self[i][0] for i in opening], self.lean) if opening else (), strict=True))
-        parts = [branch(opened[i], 1) if i in opened else branch(x) for i, branch in enumerate(self)]
+        first = {branch: unit for branch in self if (unit := _opening_matrix(branch, x))}
+        opened = dict(zip(first, memory.joined(x, list(first.values()), self.lean), strict=True)) if len(first) > 1 else {}
+        parts = [branch(opened[branch], 1) if branch in opened else branch(x) for branch in self]
         return memory.concatenated(parts, self.lean)
+
+
+def _opening_matrix(branch: nn.Module, x: Tensor) -> ConvUnit | None:
+    """A row's first step, if it is a 1x1 by our kernels: those of several rows are joined to one matrix product."""
+    unit = branch[0] if isinstance(branch, Steps) else None
+    return unit if isinstance(unit, ConvUnit) and _is_matrix(unit.conv) and memory.takes_kernels(x, unit) else None
 
 
 class ResidualBlock(nn.Module):

@@ -194,7 +194,7 @@ def _check_weights(cfg: Mapping[str, Any]) -> None:
     """The weights can be had, and go with what else is chosen about them."""
     model = cfg["model"]
     net, weights = find_net(model["name"]), model["weights"]
-    check_loading(net, weights, model["adapt"], model["freeze"], model["compile"])
+    check_loading(net, weights, model["adapt"], model["freeze"], model["compile"], model["memory"])
     if weights is None:
         return
     if is_name(weights):
@@ -237,11 +237,19 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
         check_image_size(model, key, size)
 
 
+def _check_memory(cfg: Mapping[str, Any]) -> None:
+    if cfg["model"]["memory"] == "minimal" and cfg["trainer"]["sync_batchnorm"]:
+        raise ZooError(
+            "model.memory=minimal runs segments again, and trainer.sync_batchnorm=true would count them twice; take lean"
+        )
+
+
 CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
     (("task", "ckpt"), _check_task),
     (("data",), _check_data),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),
-    (("model.name", "model.weights", "model.adapt", "model.freeze", "model.compile"), _check_weights),
+    (("model.name", "model.weights", "model.adapt", "model.freeze", "model.compile", "model.memory"), _check_weights),
+    (("model.memory", "trainer.sync_batchnorm"), _check_memory),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("optimizer",), _check_nesterov),
     (("model.name", "callbacks"), _check_unfreeze),

@@ -16,6 +16,7 @@ LOADING: dict[str, Any] = {  # not of the network, but of what it starts from an
     "adapt": [],  # where the weights differ, see ADAPT
     "freeze": None,  # the last endpoint, or stage, that training leaves as it is
     "compile": False,  # by torch.compile: faster on GPUs once the first steps are over
+    "memory": "plain",  # lean, minimal: training keeps less of the forward pass and computes more
 }
 EXAMPLE = "timm:inception_v4.tf_in1k"  # of weights by name
 ADAPT = {  # what loaded weights may lack, or have otherwise
@@ -24,6 +25,7 @@ ADAPT = {  # what loaded weights may lack, or have otherwise
     "aux": "auxiliary heads drawn anew",
     "blocks": "swapped blocks drawn anew",
 }
+MEMORY = ("plain", "lean", "minimal")
 VALID = {
     "norm": ("none", "lrn", "batch", "group"),
     "stem": ("imagenet", "medium", "small"),
@@ -123,12 +125,12 @@ def model_config(net: Net) -> dict[str, Any]:
     }
 
 
-def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any) -> None:
+def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> None:
     """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
-    raise_all(f"{net.name}: {mistake}" for mistake in _loading_mistakes(net, weights, adapt, freeze, compile))
+    raise_all(f"{net.name}: {mistake}" for mistake in _loading_mistakes(net, weights, adapt, freeze, compile, memory))
 
 
-def _loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any) -> Iterator[str]:
+def _loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> Iterator[str]:
     if weights is not None and (not isinstance(weights, str) or not weights):
         yield f"weights={shown(weights)} must be a file, a run folder, or a name such as {EXAMPLE}"
     if not isinstance(adapt, Sequence) or isinstance(adapt, str):
@@ -141,6 +143,10 @@ def _loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: 
             yield f"adapt={','.join(adapt)}, but there are no weights to adapt; set weights"
     if not isinstance(compile, bool):
         yield f"compile={shown(compile)} must be true or false"
+    if memory not in MEMORY:
+        yield f"memory={shown(memory)} is unknown; {did_you_mean(memory, MEMORY)}"
+    elif compile is True and memory != "plain":
+        yield f"memory={memory} with compile=true: what is compiled decides itself what it keeps; leave one of them out"
     if freeze is not None and freeze not in net.names[1:]:
         yield f"freeze={shown(freeze)} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}"
 

@@ -36,6 +36,12 @@ class Maker:
     def __call__(self, *kept: Tensor) -> Tensor:
         return self.made if self.made is not None else self.make(*kept)
 
+    def into(self, out: Tensor, *kept: Tensor) -> None:
+        if self.made is None and isinstance(self.make, _Renormalize):
+            self.make(kept[0], kept[1], out)
+        else:
+            out.copy_(self(*kept))
+
     def serve(self, *kept: Tensor) -> Tensor:
         """For one of the users."""
         made = self(*kept)
@@ -79,7 +85,8 @@ class Source:
         ctx.save_for_backward(*kept, *others)
 
     def load(self, ctx: Any) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        return ctx.saved_tensors[: self.count], ctx.saved_tensors[self.count :]
+        saved = ctx.saved_tensors  # read once: a segment runs for it
+        return saved[: self.count], saved[self.count :]
 
     def maps(self, kept: Sequence[Tensor]) -> Tensor:
         return self.maker.serve(*kept) if self.maker else kept[0]
@@ -102,12 +109,13 @@ class Unit:
 
 
 def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
-    """What each unit makes of the same maps, in one step of autograd. Several must be 1x1 and normalized: one matrix product."""
+    """What each unit makes of the same maps, in one step of autograd. Several must be 1x1 and normalized: one product."""
     parameters = [p for u in units for p in (u.conv.weight, u.conv.bias, *((u.norm.weight, u.norm.bias) if u.norm else ()))]
     made = list(_Convolve.apply(x.to(_dtype(x)), units, Source(x), *parameters))
-    maps, (c, *affines) = made[: len(units)], made[len(units) :] or (None,)
-    if lean:
-        for y, affine, u, part in zip(maps, affines, units, _parts(units), strict=False):
+    maps, rest = made[: len(units)], made[len(units) :]
+    if lean and rest:
+        c, *affines = rest
+        for y, affine, u, part in zip(maps, affines, units, _parts(units), strict=True):
             annotate(y, (c, affine), _Renormalize(u.relu, part))
     return maps
 
@@ -117,14 +125,18 @@ class _Renormalize:
     relu: bool
     part: slice
 
-    def __call__(self, c: Tensor, affine: Tensor) -> Tensor:
-        return kernels.normalize(c[:, self.part], affine, self.relu)
+    def __call__(self, c: Tensor, affine: Tensor, out: Tensor | None = None) -> Tensor:
+        return kernels.normalize(c[:, self.part], affine, self.relu, out)
 
 
 def _parts(units: Sequence[Unit]) -> list[slice]:
-    """The channels of each unit, one after the other."""
-    ends = list(accumulate(u.conv.out_channels for u in units))
-    return [slice(end - u.conv.out_channels, end) for u, end in zip(units, ends, strict=True)]
+    """The channels of each unit."""
+    return _spans([u.conv.out_channels for u in units])
+
+
+def _spans(lengths: Sequence[int]) -> list[slice]:
+    """What follows one after the other."""
+    return [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def _dtype(maps: Tensor) -> torch.dtype:
@@ -140,7 +152,7 @@ class _Convolve(torch.autograd.Function):
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([_times(u.conv.bias.to(x.dtype), u.scale) for u in units])  # type: ignore[union-attr]
         with torch.autocast(x.device.type, enabled=False):
-            c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)  # type: ignore[arg-type]
+            c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)
         if first.pool is not None:
             c = kernels.average_pool(_channels_last(c), *_pooled(first.pool, c))
         if first.norm is None:
@@ -171,7 +183,7 @@ class _Convolve(torch.autograd.Function):
         g = g.to(w.dtype)
         if first.pool is not None:
             g = kernels.average_pool_backward(g, *_pooled(first.pool, g))
-        gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, first))
+        gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, units))
         found: list[Tensor | None] = []
         for index, (u, part) in enumerate(zip(units, _parts(units), strict=True)):
             found += [None if each is None else _times(each[part].to(u.conv.weight.dtype), u.scale) for each in (gw, gb)]
@@ -189,10 +201,10 @@ def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
     return w
 
 
-def _needed(ctx: Any, first: Unit) -> tuple[bool, bool, bool]:
+def _needed(ctx: Any, units: Sequence[Unit]) -> tuple[bool, bool, bool]:
     """Which gradients of input, weights and biases are asked for."""
-    x, _, _, weight, *_ = ctx.needs_input_grad
-    return x, weight, first.conv.bias is not None and first.conv.bias.requires_grad
+    biases = [u.conv.bias for u in units if u.conv.bias is not None]
+    return ctx.needs_input_grad[0], any(u.conv.weight.requires_grad for u in units), any(b.requires_grad for b in biases)
 
 
 def _times(tensor: Tensor, scale: float) -> Tensor:
@@ -238,10 +250,11 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        pool, axes = ctx.pool, _axes(ctx.pool, ctx.shape)
-        if isinstance(pool, nn.AvgPool2d):
-            return kernels.average_pool_backward(g, *axes, bool(pool.count_include_pad)), None
-        return kernels.max_pool_backward(g, *ctx.saved_tensors, *axes), None
+        h, w = _axes(ctx.pool, ctx.shape)
+        if isinstance(ctx.pool, nn.AvgPool2d):
+            return kernels.average_pool_backward(g, h, w, bool(ctx.pool.count_include_pad)), None
+        (which,) = ctx.saved_tensors
+        return kernels.max_pool_backward(g, which, h, w), None
 
 
 def windows(pool: nn.MaxPool2d | nn.AvgPool2d) -> list[tuple[int, int, int]]:
@@ -269,21 +282,20 @@ def by_kernels(maps: Tensor) -> bool:
     return _dtype(maps) in kernels.DTYPES and kernels.ready(maps)
 
 
-def convolve(x: Tensor, parts: nn.Sequential, pool: nn.AvgPool2d | None, lean: bool) -> Tensor:
+def convolve(x: Tensor, parts: Any, pool: nn.AvgPool2d | None, lean: bool) -> Tensor:
     """Convolution, normalization and activation (`parts.conv`, `.norm`, `.act`, of which the last two may be missing)."""
-    conv, norm, act = (getattr(parts, name, None) for name in ("conv", "norm", "act"))
-    assert isinstance(conv, nn.Conv2d)
+    norm, act = (getattr(parts, name, None) for name in ("norm", "act"))
     if takes_kernels(x, parts):
-        return run_units(x, [Unit(conv, norm, act is not None, pool)], lean)[0]
-    if not lean:
+        return run_units(x, [Unit(parts.conv, norm, act is not None, pool)], lean)[0]
+    if not lean or _is_changed(parts) or isinstance(norm, nn.SyncBatchNorm):  # which would meet the other processes again
         return nn.Sequential.forward(parts, x)
-    (c,) = run_units(x, [Unit(conv)], lean)
+    (c,) = run_units(x, [Unit(parts.conv)], lean)
     if norm is None and isinstance(act, nn.ReLU):  # whose result is all that it keeps
         y = F.relu(c)
         return annotate(y, (y,), lambda y: y)
     if norm is None and act is None:
         return c
-    parameters = list(parts.parameters())[sum(1 for _ in conv.parameters()) :]
+    parameters = list(parts.parameters())[sum(1 for _ in parts.conv.parameters()) :]
     return rerun(c, lambda c: _finish(parts, c, track=True), lambda c: _finish(parts, c, track=False), parameters)
 
 
@@ -300,7 +312,15 @@ def _finish(parts: nn.Sequential, c: Tensor, track: bool) -> Tensor:
         return c if act is None else act(c)
 
 
-def openers(x: Tensor, parts: Sequence[nn.Sequential], lean: bool) -> list[Tensor]:
+def _is_changed(parts: nn.Sequential) -> bool:
+    """Whether a user has put another convolution in, or hooks, which are called with modules only."""
+    hooked = any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in parts.modules()
+    )
+    return type(getattr(parts, "conv", None)) is not nn.Conv2d or hooked
+
+
+def joined(x: Tensor, parts: Sequence[nn.Sequential], lean: bool) -> list[Tensor]:
     """What 1x1 convolutions with kernels of ours (see `takes_kernels`) make of the same maps."""
     return run_units(x, [Unit(part.conv, part.norm, hasattr(part, "act")) for part in parts], lean)  # type: ignore[arg-type]
 
@@ -308,6 +328,8 @@ def openers(x: Tensor, parts: Sequence[nn.Sequential], lean: bool) -> list[Tenso
 def takes_kernels(x: Tensor, parts: nn.Sequential) -> bool:
     """Whether `convolve` takes our kernels: batch statistics, and ReLU or nothing after it."""
     norm, act = getattr(parts, "norm", None), getattr(parts, "act", None)
+    if _is_changed(parts):
+        return False
     usual = type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.momentum is not None
     return usual and (act is None or isinstance(act, nn.ReLU)) and by_kernels(x)
 
@@ -316,9 +338,7 @@ def pooled(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, usual: Maps, lean: bool
     """What `pool` makes of maps; `usual` is PyTorch's way."""
     if not by_kernels(x) or not x.is_contiguous(memory_format=torch.channels_last):
         return rerun(x, usual, usual) if lean else usual(x)
-    y = _Pool.apply(x, pool)
-    recipe = recipe_of(x) if lean else None
-    return annotate(y, recipe.kept, _Again(recipe.make, lambda maps: _Pool.apply(maps, pool))) if recipe else y
+    return _Pool.apply(x, pool)  # and kept: to pool again would take longer than all the rest
 
 
 class _Again:
@@ -360,16 +380,18 @@ def concatenated(parts: Sequence[Tensor], lean: bool) -> Tensor:
     recipes = [recipe_of(part) for part in parts]
     if not lean or not any(recipes):
         return y
-    makes = [(recipe.make, len(recipe.kept)) if recipe else (lambda x: x, 1) for recipe in recipes]
-    kept = [t for part, recipe in zip(parts, recipes, strict=True) for t in (recipe.kept if recipe else (part,))]
-    return annotate(y, kept, lambda *kept: torch.cat([make(*some) for make, some in _dealt(makes, kept)], 1))
+    kept = [recipe.kept if recipe else (part,) for part, recipe in zip(parts, recipes, strict=True)]
+    makes = [recipe.make if recipe else Maker(lambda x: x) for recipe in recipes]
+    shape, y_dtype = y.shape, y.dtype
+    widths, counts = [part.shape[1] for part in parts], [len(each) for each in kept]
 
+    def join(*kept: Tensor) -> Tensor:
+        joined = torch.empty(shape, dtype=y_dtype, device=kept[0].device, memory_format=torch.channels_last)
+        for make, channels, some in zip(makes, _spans(widths), _spans(counts), strict=True):
+            make.into(joined[:, channels], *kept[some])
+        return joined
 
-def _dealt(makes: Sequence[tuple[Any, int]], kept: Sequence[Tensor]) -> Iterator[tuple[Any, Sequence[Tensor]]]:
-    start = 0
-    for make, count in makes:
-        yield make, kept[start : start + count]
-        start += count
+    return annotate(y, [t for each in kept for t in each], join)
 
 
 def residual(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: bool, lean: bool) -> Tensor:
@@ -406,7 +428,8 @@ class _Sum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         if ctx.relu:
-            y = ctx.maker.serve(*ctx.saved_tensors) if ctx.maker else ctx.saved_tensors[0]
+            kept = ctx.saved_tensors
+            y = ctx.maker.serve(*kept) if ctx.maker else kept[0]
             g = torch.ops.aten.threshold_backward(g, y, 0)
         return g, g, None, None
 

@@ -28,6 +28,7 @@ def create_model(
     adapt: Sequence[str] = (),
     freeze: str | None = None,
     compile: bool = False,
+    memory: str = "plain",
     **choices: Any,
 ) -> Inception:
     """Build a network of the zoo, with random weights or with those that are given.
@@ -41,6 +42,7 @@ def create_model(
         adapt: what may differ from the weights: `head`, `input`, `aux`, `blocks`.
         freeze: the last endpoint that training leaves as it is, with all before it; see `Inception.freeze`.
         compile: run it by `torch.compile`, see `Inception.compiled`.
+        memory: what training keeps for the backward pass: `plain`, `lean` or `minimal`; see `inception_zoo.memory`.
         **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
             `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.choices.Choices`.
 
@@ -51,6 +53,7 @@ def create_model(
     if weights is not None:
         pretrain(model, weights, adapt)
     model.freeze(freeze)
+    model.remember(memory)
     return model.compiled() if compile else model
 
 

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from inception_zoo.blocks import AuxHead, build_block
+from inception_zoo.choices import MEMORY
+from inception_zoo.cost import segments
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.initialization import initialize
+from inception_zoo.memory import recording, segment
 from inception_zoo.plan import Plan
 from inception_zoo.preprocessing import Preprocessing
 
@@ -38,6 +41,7 @@ class Inception(nn.Module):
         self.preprocessing: Preprocessing | None = None
         self.classes: list[str] | None = None
         self.provenance: Provenance | None = None
+        self.memory = "plain"
         self.frozen: list[str] = []  # endpoints, from the first on
         for block in plan.blocks:
             self.add_module(block.name, build_block(plan, block))
@@ -51,14 +55,13 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) → logits (N, classes), in training and in evaluation."""
-        for block in self.plan.blocks:
-            x = self.get_submodule(block.name)(x)
-        return self._classify(x)
+        *_, (_, maps) = self._ends(x)
+        return self._classify(maps)
 
     def outputs(self, x: Tensor) -> Outputs:
         """Images (N, in_channels, H, W) → logits and auxiliary logits, for the training loss."""
         aux, maps = {}, x
-        for name, maps in self._walk(x):
+        for name, maps in self._ends(x):
             if name in self.aux:
                 aux[name] = self.aux[name](maps)
         return Outputs(self._classify(maps), aux)
@@ -98,6 +101,24 @@ class Inception(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has: not what was compiled, which is bound to this network."""
         return {key: value for key, value in super().__getstate__().items() if key != "outputs"}
+
+    def remember(self, memory: str) -> None:
+        """What training keeps for the backward pass, see `inception_zoo.memory`; ZooError if it is no mode."""
+        if memory not in MEMORY:
+            raise ZooError(f"{self.plan.net.name}: memory={memory} is unknown; {did_you_mean(memory, MEMORY)}")
+        self.memory = memory
+        for module in self.modules():
+            if hasattr(module, "lean"):
+                module.lean = memory != "plain"  # type: ignore[assignment]
+
+    def _ends(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The maps that are there in any mode: after every block, or after every segment of what keeps no more."""
+        if self.memory != "minimal" or not recording(self):
+            yield from self._walk(x)
+            return
+        for names in segments(self.plan, (x.shape[-2], x.shape[-1])):
+            x = segment(nn.Sequential(*map(self.get_submodule, names)), x)
+            yield names[-1], x
 
     def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         for block in self.plan.blocks:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from inception_zoo.choices import VALID
+from inception_zoo.choices import MEMORY, VALID
 from inception_zoo.errors import nearest, shown
 from inception_zoo.nets import ALIASES, ZOO
 from inception_zoo.preprocessing import CROPS, INTERPOLATIONS
@@ -121,6 +121,7 @@ KEYS = {
     "model.adapt": list_of(NAME),
     "model.freeze": NAME | NULL,
     "model.compile": FLAG,
+    "model.memory": one_of(*MEMORY),
 }
 GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger")
 
