@@ -1,0 +1,29 @@
+"""What was asked for on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inception_zoo.bench.contenders import Case
+
+
+@dataclass(frozen=True)
+class Options:
+    rounds: int
+    networks: tuple[str, ...] = ()  # all that have peers when left out
+    batch: int | None = None
+    image_size: int | None = None
+    data_root: Path = Path("data")  # of Fashion-MNIST
+
+    def cases(self) -> "dict[str, Case]":
+        """By what the figures are named: the network, and the input where that is not the usual one.
+
+        Raises:
+            ZooError: a network cannot take such an input.
+        """
+        from inception_zoo.bench.contenders import CASES, case_of
+
+        sizes = {" batch ": self.batch, " px ": self.image_size}
+        unusual = "".join(f"{unit}{size}" for unit, size in sizes.items() if size)
+        return {f"{name}{unusual}": case_of(name, self.batch, self.image_size) for name in self.networks or CASES}
