@@ -33,7 +33,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     console = Console(width=max(Console().width, 128))
     results.add(provenance(options.rounds))
     console.print(tables.provenance_line(results.runs[-1]), highlight=False)
-    if not options.networks:
+    if options.are_usual:
         results.drop(sections)
     for section in sections:
         print(f"measuring {section} …", file=sys.stderr)

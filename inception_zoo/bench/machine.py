@@ -49,7 +49,7 @@ def gemm_peak(precision: torch.dtype) -> float:
     return max(_gemm(size, precision) for size in sizes)
 
 
-def _gemm(size: int, precision: torch.dtype, seconds: float = 1.0) -> float:
+def _gemm(size: int, precision: torch.dtype, seconds: float = 0.5) -> float:
     a, b = (torch.randn(size, size, device=device()).to(precision) for _ in range(2))
     out = torch.empty_like(a)
     times: list[float] = []

@@ -7,6 +7,7 @@ from torch.autograd.profiler import profile
 from inception_zoo.bench.contenders import Case, Contender, contenders, device
 from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.options import Options
+from inception_zoo.bench.others import served
 from inception_zoo.bench.turns import Figure, Measured, contested, in_turns
 
 PROFILED = "inception_v3"
@@ -28,6 +29,8 @@ def evaluation(options: Options) -> Measured:
         every = {each.label: each for each in contenders(case)}
         turns = {label: each.evaluates(case) for label, each in every.items()}
         yield from _with_shares(f"evaluation/{name}", case, every, turns, options.rounds)
+    if options.are_usual:
+        yield from served(options)
 
 
 def _with_shares(

@@ -16,6 +16,11 @@ class Options:
     image_size: int | None = None
     data_root: Path = Path("data")  # of Fashion-MNIST
 
+    @property
+    def are_usual(self) -> bool:
+        """Whether all networks are measured, on their usual input."""
+        return not (self.networks or self.batch or self.image_size)
+
     def cases(self) -> "dict[str, Case]":
         """By what the figures are named: the network, and the input where that is not the usual one.
 
