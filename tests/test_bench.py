@@ -120,9 +120,9 @@ def test_the_largest_batch_is_found_by_bisection(largest):
 
 def test_a_line_is_fitted_to_the_upper_half_and_departs_below():
     points = {x: 3 * x**2 for x in (1, 2, 4, 8, 16, 32)}
-    line = Line("power", points | {2: 24})
+    line = Line("power", points | {2: 24}, "s")
     assert line.slope == pytest.approx(2) and line.at(64) == pytest.approx(3 * 64**2) and line.departs == 2
-    line = Line("linear", {x: 1 + 2 * x for x in (1, 2, 3, 4)})
+    line = Line("linear", {x: 1 + 2 * x for x in (1, 2, 3, 4)}, "s")
     assert (line.start, line.slope, line.departs) == (pytest.approx(1), pytest.approx(2), None)
 
 

@@ -11,7 +11,7 @@ from inception_zoo.bench import tables
 from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
-from inception_zoo.bench.sections import SECTIONS, measure
+from inception_zoo.bench.sections import ON_DATA, SECTIONS, measure
 from inception_zoo.errors import ZooError
 
 
@@ -30,6 +30,8 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     before = read(old, "--compare") if old else None
     results = read(keep, "--json") if keep and keep.exists() else Results()
     options.cases()
+    if set(sections) & set(ON_DATA):
+        options.fashion_mnist()
     console = Console(width=max(Console().width, 128))
     results.add(provenance(options.rounds))
     console.print(tables.provenance_line(results.runs[-1]), highlight=False)

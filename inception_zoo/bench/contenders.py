@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from inception_zoo.bench.tutorial import Tutorial
 from inception_zoo.choices import Choices
 from inception_zoo.devices import auto_precision
-from inception_zoo.errors import ZooError, check_installed, did_you_mean
+from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets import ZOO
 from inception_zoo.nets.table import Net
 from inception_zoo.network import Inception
@@ -172,7 +172,6 @@ def fast_precision() -> torch.dtype:
 def _peer(library: str, name: str) -> nn.Module:
     if library == "d2l":
         return Tutorial()
-    check_installed(library, "dev", "bench compares with peers, and")
     with torch.device("meta"):  # skips a slow initialization: speed does not depend on the weights
         if library == "torchvision":
             import torchvision

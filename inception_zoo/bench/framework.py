@@ -20,11 +20,10 @@ from torch.nn import functional as F
 
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, in_turns
-from inception_zoo.data.fashion_mnist import find
 from inception_zoo.errors import ZooError
 from inception_zoo.targets import VARIABLE
 
-STEPS = 40  # of an epoch
+STEPS, EPOCHS = 30, 3
 JOB = (  # the main job, of which validation and test are not measured
     *("experiment=quickstart", f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=1"),
     *("trainer.limit_test_batches=1", "logger=csv", "~callbacks.progress", "~callbacks.summary"),
@@ -32,9 +31,7 @@ JOB = (  # the main job, of which validation and test are not measured
 
 
 def measure(options: Options) -> Measured:
-    if not (data := find(options.data_root)):
-        raise ZooError(f"--data-root {options.data_root}: no Fashion-MNIST, which `framework` trains on; run `make data`")
-    words = (*JOB, f"data.root={data.absolute()}")
+    words = (*JOB, f"data.root={options.fashion_mnist()}")
     bare = f"+callbacks.bare._target_={__name__}.{BareLoop.__name__}"
     with job(*words, bare, f"trainer.max_epochs={options.rounds + 1}", threads=None) as folder:
         found = {"inception_zoo": _speeds(folder), "bare PyTorch": json.loads((folder / BareLoop.FILE).read_text())}
@@ -42,12 +39,12 @@ def measure(options: Options) -> Measured:
         yield f"framework/loop/{label}", Figure("images/s", values[1:])  # the first epoch warms up
     cores = os.cpu_count() or 1
     if cores > 1 and not torch.cuda.is_available():
-        epochs = 4
+        short = partial(_speed, *words, f"trainer.max_epochs={EPOCHS}")
         contest = {
-            f"{cores} processes": partial(_speed, *words, f"trainer.max_epochs={epochs}", f"trainer.devices={cores}"),
-            "1 process": partial(_speed, *words, f"trainer.max_epochs={epochs}", threads=cores),
+            f"{cores} processes": partial(short, f"trainer.devices={cores}"),
+            "1 process": partial(short, threads=cores),
         }
-        for label, values in in_turns(contest, -(-options.rounds // 2)).items():
+        for label, values in in_turns(contest, options.rounds, warm_up=False).items():  # each is a process of its own
             yield f"framework/processes/{label}", Figure("images/s", values)
 
 

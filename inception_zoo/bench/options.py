@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inception_zoo.errors import ZooError
+
 if TYPE_CHECKING:
     from inception_zoo.bench.contenders import Case
 
@@ -20,6 +22,14 @@ class Options:
     def are_usual(self) -> bool:
         """Whether all networks are measured, on their usual input."""
         return not (self.networks or self.batch or self.image_size)
+
+    def fashion_mnist(self) -> Path:
+        """The folder that holds it; ZooError if none does."""
+        from inception_zoo.data.fashion_mnist import find
+
+        if not (folder := find(self.data_root)):
+            raise ZooError(f"--data-root {self.data_root} holds no Fashion-MNIST; run `make data`")
+        return folder.absolute()
 
     def cases(self) -> "dict[str, Case]":
         """By what the figures are named: the network, and the input where that is not the usual one.

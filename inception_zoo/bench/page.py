@@ -45,7 +45,7 @@ def write_page(results: Results, folder: Path) -> None:
                 figure.savefig(folder / f"{section}.svg", metadata={"Date": None})
                 text += [f"![{section}]({section}.svg)", ""]
         if section == "scaling":
-            text += [markdown(("axis", "seconds of a step", "departs by more than 10 % at"), _laws(figures)), ""]
+            text += [markdown(("axis", "cost: a step in s, or MiB", "departs by more than 10 % at"), _laws(figures)), ""]
         text += [markdown(COLUMNS, every), ""]
         if section == "roofline":
             text += [" ".join(ASSUMED.split()), ""]
@@ -60,11 +60,12 @@ def _laws(figures: Figures) -> list[tuple[str, ...]]:
     ]
 
 
-def _axes(count: int, height: float = 3.2) -> tuple[Any, list[Any]]:
+def _axes(count: int, lines: int = 1) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.4 * count, height), layout="constrained", facecolor="white")
-    axes = [figure.add_subplot(1, count, number + 1) for number in range(count)]
+    columns = -(-count // lines)
+    figure = Figure(figsize=(3.4 * columns, 3.2 * lines), layout="constrained", facecolor="white")
+    axes = [figure.add_subplot(lines, columns, number + 1) for number in range(count)]
     for each in axes:
         each.grid(alpha=0.3)
         each.spines[["top", "right"]].set_visible(False)
@@ -113,14 +114,16 @@ def _scaling(figures: Figures) -> Any:
     every = dict(lines(figures))
     if not every:
         return None
-    figure, axes = _axes(len(every))
+    figure, axes = _axes(len(every), lines=2)
     for each, (name, line) in zip(axes, every.items(), strict=True):
-        xs = list(line.seconds)
-        each.plot(xs, list(line.seconds.values()), "o", color=OURS)
+        xs = list(line.points)
+        each.plot(xs, list(line.points.values()), "o", color=OURS)
         each.plot(xs, [line.at(x) for x in xs], color=INK, linewidth=0.8)
         if line.law == "power":
             each.set(xscale="log", yscale="log")
-        each.set(title=f"{name}: {line}", xlabel=name.split()[-1], ylabel="seconds of a step")
+            each.set_xticks(xs, [f"{x:g}" for x in xs], minor=False)
+            each.set_xticks([], minor=True)
+        each.set(title=f"{name}: {line}", ylabel="seconds of a step" if line.unit == "s" else "MiB")
         each.title.set_fontsize(9)
     return figure
 
@@ -129,10 +132,10 @@ def _roofline(figures: Figures) -> Any:
     bandwidth = figures.get("roofline/peak/bandwidth")
     if not bandwidth:
         return None
-    figure, (axes,) = _axes(1, 4.0)
-    figure.set_figwidth(7)
+    figure, (axes,) = _axes(1)
+    figure.set_size_inches(7, 4)
     peaks = {key.rpartition("/")[2]: each.median for key, each in figures.items() if each.unit == "FLOP/s"}
-    xs = [2.0**power for power in range(-1, 11)]
+    xs = [2.0 ** (power / 16) for power in range(-16, 161)]
     for name, peak in peaks.items():
         axes.plot(xs, [min(peak, x * bandwidth.median) / 1e9 for x in xs], label=f"{name} GEMM peak, copy bandwidth")
     most = max(peaks.values())

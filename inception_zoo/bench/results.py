@@ -32,7 +32,7 @@ class Results:
 
     def save(self, path: Path) -> None:
         used = sorted({self.run_of[name] for name in self.figures})
-        figures = {name: _plain(self.figures[name], used.index(self.run_of[name])) for name in sorted(self.figures)}
+        figures = {name: _plain(self.figures[name], used.index(self.run_of[name])) for name in self.figures}
         path.write_text(json.dumps({"runs": [self.runs[number] for number in used], "figures": figures}, indent=1) + "\n")
 
 

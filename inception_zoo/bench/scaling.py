@@ -20,6 +20,7 @@ POINTS: Mapping[str, tuple[float, ...]] = {
     "depth": (0, 2, 4, 8, 12),  # more blocks like the last of the 17x17 grid
 }
 LAWS = {"batch": "linear", "resolution": "power", "width": "power", "depth": "linear"}
+MEMORY = ", memory"
 AWAY = 0.1  # of the line: a departure
 
 
@@ -35,11 +36,11 @@ def measure(options: Options) -> Measured:
             del turns
             for point, case in cases.items():
                 if axis == "batch":
-                    yield f"scaling/{name} batch, memory/{point:g}", Figure("bytes", [peak(case, Contender())])
+                    yield f"scaling/{name} batch{MEMORY}/{point:g}", Figure("bytes", [peak(case, Contender())])
                 else:
                     images = case.images(3).to(device(), memory_format=Contender().layout)
                     saved = saved_bytes(Contender().build(case), images)
-                    yield f"scaling/{name} {axis}, memory/{point:g}", Figure("bytes/image", [saved])
+                    yield f"scaling/{name} {axis}{MEMORY}/{point:g}", Figure("bytes/image", [saved])
 
 
 def _case(name: str, axis: str, point: float) -> Case:
@@ -63,30 +64,34 @@ def deeper(net: Net, more: int) -> Net:
 
 
 def lines(figures: Figures) -> Iterator[tuple[str, "Line"]]:
-    """The line through every axis that was measured."""
+    """The line through every axis that was measured: seconds of a step, and MiB of memory."""
     found: dict[str, dict[float, float]] = {}
     for key, figure in figures.items():
         section, group, *label = key.split("/")
-        if section == "scaling" and ", memory" not in group:
+        if section == "scaling":
             found.setdefault(group, {})[float(label[0])] = figure.median
-    for group, rates in found.items():
-        axis = group.split()[-1]
-        points = {x: (x if axis == "batch" else BATCH) / rate for x, rate in sorted(rates.items())}
-        yield group, Line(LAWS[axis], points)
+    for group, medians in found.items():
+        axis = group.removesuffix(MEMORY).split()[-1]
+        if group.endswith(MEMORY):
+            yield group, Line(LAWS[axis], {x: size / 2**20 for x, size in sorted(medians.items())}, "MiB")
+        else:
+            steps = {x: (x if axis == "batch" else BATCH) / rate for x, rate in sorted(medians.items())}
+            yield group, Line(LAWS[axis], steps, "s")
 
 
 class Line:
-    """Seconds of a step at each point, and the law that the upper half of the points obeys.
+    """A cost at each point, and the law that the upper half of the points obeys.
 
     Args:
-        law: ``linear``, seconds = a + b x, or ``power``, seconds = a x^b.
-        seconds: by x, in order.
+        law: ``linear``, cost = a + b x, or ``power``, cost = a x^b.
+        points: the cost by x, in order.
+        unit: of the cost.
     """
 
-    def __init__(self, law: str, seconds: Mapping[float, float]) -> None:
-        self.law, self.seconds = law, dict(seconds)
-        upper = list(self.seconds)[len(self.seconds) // 2 :] if len(self.seconds) > 3 else list(self.seconds)
-        x, y = np.array(upper), np.array([self.seconds[each] for each in upper])
+    def __init__(self, law: str, points: Mapping[float, float], unit: str) -> None:
+        self.law, self.points, self.unit = law, dict(points), unit
+        upper = list(self.points)[len(self.points) // 2 :] if len(self.points) > 3 else list(self.points)
+        x, y = np.array(upper), np.array([self.points[each] for each in upper])
         if law == "power":
             x, y = np.log(x), np.log(y)
         self.slope, self.start = map(float, np.polyfit(x, y, 1))
@@ -97,9 +102,9 @@ class Line:
     @property
     def departs(self) -> float | None:
         """The largest point below which the line is off by more than a tenth; None if it holds everywhere."""
-        return next((x for x, y in reversed(self.seconds.items()) if abs(y / self.at(x) - 1) > AWAY), None)
+        return next((x for x, y in reversed(self.points.items()) if abs(y / self.at(x) - 1) > AWAY), None)
 
     def __str__(self) -> str:
         if self.law == "power":
             return f"∝ x^{self.slope:.2f}"
-        return f"{self.start * 1000:.0f} ms + {self.slope * 1000:.1f} ms x"
+        return f"{self.start:.3g} + {self.slope:.3g} x {self.unit}"

@@ -11,7 +11,6 @@ from pathlib import Path
 import inception_zoo
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, in_turns
-from inception_zoo.data.fashion_mnist import find
 from inception_zoo.errors import ZooError
 from inception_zoo.targets import VARIABLE
 
@@ -20,8 +19,7 @@ RUN = [sys.executable, *([str(CHECKOUT / "run.py")] if (CHECKOUT / "run.py").exi
 
 
 def measure(options: Options) -> Measured:
-    if not (data := find(options.data_root)):
-        raise ZooError(f"--data-root {options.data_root}: no Fashion-MNIST, which `startup` trains on; run `make data`")
+    data = options.fashion_mnist()
     contest = {
         "run.py --help": _command(*RUN, "--help"),
         "run.py --cfg job": _command(*RUN, "--cfg", "job"),
@@ -61,7 +59,7 @@ def _first_step(data: Path) -> float:
         mark = Path(folder) / "mark"
         target = "inception_zoo.bench.framework.FirstStep"
         callback = [f"+callbacks.first._target_={target}", f"+callbacks.first.mark={mark}"]
-        words = ["experiment=quickstart", f"data.root={data.absolute()}", *callback]
+        words = ["experiment=quickstart", f"data.root={data}", *callback]
         environment = {**os.environ, VARIABLE: target}
         start = time.time()
         done = subprocess.run([*RUN, *words], cwd=folder, env=environment, capture_output=True, text=True)

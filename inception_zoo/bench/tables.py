@@ -74,4 +74,4 @@ def provenance_line(run: Mapping) -> str:
     hardware, versions = run["hardware"], run["versions"]
     device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     names = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"{device}, {hardware['threads']} threads; {names}; commit {run['commit']}; {run['date']}; {run['rounds']} rounds"
+    return f"{device}, {hardware['threads']} threads; {names}; commit {run['commit']}; {run['date']}; rounds: {run['rounds']}"

@@ -32,15 +32,13 @@ Figures = Mapping[str, Figure]
 Measured = Iterator[tuple[str, Figure]]  # as they come
 
 
-def in_turns(contest: Contest, rounds: int) -> dict[str, list[float]]:
-    """What each turn returns, of all rounds but the first, which warms up."""
+def in_turns(contest: Contest, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """What each turn returns, of all rounds but the one that warms up."""
     found: dict[str, list[float]] = {label: [] for label in contest}
-    for number in range(rounds + 1):
+    for _ in range(rounds + warm_up):
         for label, turn in contest.items():
-            value = turn()
-            if number:
-                found[label].append(value)
-    return found
+            found[label].append(turn())
+    return {label: values[warm_up:] for label, values in found.items()}
 
 
 def rates(contest: Contest, rounds: int) -> dict[str, list[float]]:
