@@ -77,4 +77,5 @@ endef
 export JUDGE
 
 bench: setup data ## speed and memory beside the peers, the targets (25 minutes; SECTIONS="training memory")
+	@mkdir -p experiments/benchmarks
 	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json --page

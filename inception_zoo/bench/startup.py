@@ -25,13 +25,15 @@ def measure(options: Options) -> Measured:
         "run.py --cfg job": _command(*RUN, "--cfg", "job"),
         "import torch": _command(sys.executable, "-c", "import torch"),
         "import inception_zoo": _command(sys.executable, "-c", "import inception_zoo"),
+        "import create_model": _command(sys.executable, "-c", "from inception_zoo import create_model"),
         "first step of make run": lambda: _making_sure() + _first_step(data),
     }
     found = in_turns(contest, options.rounds)
     for label, values in found.items():
         yield f"startup/{label}", Figure("s", values)
-    both = zip(found["import inception_zoo"], found["import torch"], strict=True)
-    yield "startup/import inception_zoo beyond torch", Figure("s", [ours - torch for ours, torch in both])
+    for label in ("import inception_zoo", "import create_model"):
+        beyond = [ours - torch for ours, torch in zip(found[label], found["import torch"], strict=True)]
+        yield f"startup/{label} beyond torch", Figure("s", beyond)
 
 
 def _command(*words: str) -> Callable[[], float]:
