@@ -13,7 +13,7 @@ from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layer
 from inception_zoo.bench.scaling import Line, deeper
 from inception_zoo.bench.sections import SECTIONS
 from inception_zoo.bench.tables import rows
-from inception_zoo.bench.targets import SHARE, TARGETS, Target
+from inception_zoo.bench.targets import PEER, SHARE, TARGETS, Target
 from inception_zoo.bench.turns import Figure, in_turns, rates
 from inception_zoo.cost import plan_cost
 from inception_zoo.nets import ZOO
@@ -55,10 +55,15 @@ def test_a_ratio_is_taken_round_by_round():
         (">=", 0.85, [("b", SHARE)], "not measured"),
         (">=", 0.1, [("a", "b"), ("a", "c")], "not measured"),
         (">=", 0.1, [("c", None)], "not measured"),
+        (">=", 2.0, [("data/x/inception_zoo", PEER)], "met"),
+        (">=", 2.0, [("data/y/inception_zoo", PEER)], "not measured"),
     ],
 )
 def test_a_verdict_follows_from_the_figures(sense, bound, pairs, verdict):
     figures = {"a": Figure("images/s", [4, 4, 9], share=0.9), "b": Figure("images/s", [2, 2, 3])}
+    figures |= {
+        f"data/{name}": figures[like] for name, like in {"x/inception_zoo": "a", "x/peer": "b", "y/inception_zoo": "a"}.items()
+    }
     assert Target("", sense, bound, pairs).verdict(figures) == verdict
 
 
@@ -66,7 +71,7 @@ def test_every_target_is_of_a_section_and_of_contenders_that_there_are():
     assert len({target.name for target in TARGETS}) == len(TARGETS)
     labels = {name: {each.label for each in contenders(case)} for name, case in CASES.items()}
     for target in TARGETS:
-        for figure in {part for pair in target.pairs for part in pair} - {None, SHARE}:
+        for figure in {part for pair in target.pairs for part in pair} - {None, PEER, SHARE}:
             section, group, label = figure.split("/") if figure.count("/") == 2 else (figure.split("/")[0], None, None)
             assert section in SECTIONS
             assert section != "training" or label in labels[group.split()[0]]

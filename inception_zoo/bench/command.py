@@ -30,7 +30,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     before = read(old, "--compare") if old else None
     results = read(keep, "--json") if keep and keep.exists() else Results()
     options.cases()
-    if set(sections) & set(ON_DATA):
+    if options.are_usual and set(sections) & set(ON_DATA):
         options.fashion_mnist()
     console = Console(width=max(Console().width, 128))
     results.add(provenance(options.rounds))

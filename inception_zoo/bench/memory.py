@@ -99,11 +99,13 @@ def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[
 
         def fits(batch: int, contender: Contender = contender) -> bool:
             try:
-                return peak(replace(case, batch=batch), contender) <= gib * 2**30
+                taken = peak(replace(case, batch=batch), contender)
             except ZooError as error:
                 if "out of memory" in str(error) or "allocate" in str(error) or "killed" in str(error):
                     return False
                 raise
+            print(f"{_label(contender)}, batch {batch}: {taken / 2**30:.2f} GiB", file=sys.stderr)
+            return taken <= gib * 2**30
 
         yield _label(contender), largest_batch(fits)
 
