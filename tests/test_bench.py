@@ -183,6 +183,7 @@ def test_a_small_bench_from_end_to_end(cli, tmp_path):
         (["training", "--json", "nowhere/results.json"], "there is no folder nowhere"),
         (["training", "--compare", "nothing.json"], "--compare nothing.json: No such file"),
         (["--fit", "4"], "--fit 4 takes one network, not 0"),
+        (["inception_v3", "--fit", "1e6"], "--fit 1e+06: this machine has"),
     ],
 )
 def test_a_wrong_bench_is_one_line(cli, words, message):

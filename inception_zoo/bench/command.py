@@ -66,8 +66,10 @@ def run_fit(networks: Sequence[str], gib: float, image_size: int | None, keep: P
     """Print the largest batches that fit into `gib` GiB; ZooError unless one network is named."""
     if len(networks) != 1:
         raise ZooError(f"--fit {gib:g} takes one network, not {len(networks)}: bench --fit {gib:g} inception_v3")
-    from inception_zoo.bench.memory import fit
+    from inception_zoo.bench.memory import fit, memory_of_device
 
+    if gib * 2**30 > (there := memory_of_device()):
+        raise ZooError(f"--fit {gib:g}: this machine has {there / 2**30:.0f} GiB; give less")
     found = {}
     for label, batch in fit(networks[0], gib, image_size):
         found[label] = batch

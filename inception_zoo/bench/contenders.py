@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_zoo.bench.tutorial import Tutorial
-from inception_zoo.choices import Choices
+from inception_zoo.choices import LOADING, Choices
 from inception_zoo.devices import auto_precision
 from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.models import create_model
 from inception_zoo.nets import ZOO
 from inception_zoo.nets.table import Net
 from inception_zoo.network import Inception
@@ -101,7 +102,11 @@ class Contender:
     def build(self, case: Case) -> nn.Module:
         """In training mode, on the device."""
         if self.library == OURS:
-            model: nn.Module = Inception(replace(case, choices={**case.choices, **self.choices}).plan)
+            choices = {"aux": False, **case.choices, **self.choices}
+            if case.net is ZOO[case.net.name]:
+                model: nn.Module = create_model(case.net.name, case.num_classes, case.in_channels, **choices)
+            else:  # a table of the bench's own
+                model = Inception(make_plan(case.net, case.num_classes, case.in_channels, **choices))
         else:
             model = _peer(self.library, case.peers[self.library])
         return model.to(device(), memory_format=self.layout).train()  # type: ignore[call-overload]
@@ -152,11 +157,11 @@ def contenders(case: Case) -> Iterator[Contender]:
 
 def modes() -> list[str]:
     """The memory modes that our networks have."""
-    return list(MODES) if any(each.name == "memory" for each in fields(Choices)) else ["plain"]
+    return list(MODES) if "memory" in {*LOADING, *(each.name for each in fields(Choices))} else ["plain"]
 
 
 def of_mode(mode: str) -> Contender:
-    return Contender(choices={"memory": mode}) if "memory" in {each.name for each in fields(Choices)} else Contender()
+    return Contender(choices={"memory": mode} if mode != "plain" else {})
 
 
 @cache

@@ -1,6 +1,7 @@
 """Memory of training: what autograd keeps for the backward pass, what a process takes, what batch fits."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -108,6 +109,13 @@ def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[
             return taken <= gib * 2**30
 
         yield _label(contender), largest_batch(fits)
+
+
+def memory_of_device() -> int:
+    """Bytes of the GPU, or of this machine."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def used() -> int:
