@@ -40,12 +40,14 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     for section in sections:
         print(f"measuring {section} …", file=sys.stderr)
         measured = Results([results.runs[-1]])
-        for name, figure in measure(section, options):
-            measured.put(name, figure)
-            results.put(name, figure)
-        if keep:
-            results.save(keep)
-        console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
+        try:
+            for name, figure in measure(section, options):
+                measured.put(name, figure)
+                results.put(name, figure)
+        finally:  # what was measured before an error, or Ctrl-C, is not lost
+            if keep:
+                results.save(keep)
+            console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
     mine = [row for row in tables.target_rows(results.figures) if row[-1] != "not measured"]
     every = list(tables.target_rows(results.figures)) if len(sections) == len(SECTIONS) else mine
     if every:
