@@ -76,5 +76,6 @@ sys.exit("\n".join(bad) or 0)
 endef
 export JUDGE
 
-bench: setup ## images/s of every network here, beside torchvision's and timm's
-	$(BIN)/inception-zoo bench
+bench: setup data ## speed and memory beside the peers, the targets (25 minutes; SECTIONS="training memory")
+	@mkdir -p experiments/benchmarks
+	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json --page

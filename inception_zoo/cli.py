@@ -244,29 +244,36 @@ def export_network(
 
 
 @app.command("bench")
-def bench_networks(
-    names: Annotated[list[str] | None, typer.Argument(help="networks; all that have a peer when left out")] = None,
-    batch: Annotated[int, typer.Option(min=1)] = 8,
+def bench_machine(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION | NETWORK]...", help="all sections, and all that have peers")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="timed turns of each contender, of which the median counts")] = 5,
+    batch: Annotated[int | None, typer.Option(min=2, help="images; each network's own when left out")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels; the usual input when left out")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="timed turns of each contender")] = 5,
+    data_root: Annotated[Path, typer.Option(help="folder of Fashion-MNIST")] = Path("data"),
+    keep: Annotated[Path | None, typer.Option("--json", help="keep the figures; those of these sections are replaced")] = None,
+    compare: Annotated[Path | None, typer.Option(help="older figures, to show new over old")] = None,
+    page: Annotated[bool, typer.Option("--page", help="README.md and pictures beside the figures")] = False,
+    fit: Annotated[
+        float | None, typer.Option(min=0.1, help="GiB: the largest batch of one network that trains in them")
+    ] = None,
 ) -> None:
-    """Images per second here, beside torchvision's and timm's: fp32, medians of turns taken A B A B."""
-    import torch
+    """Speed and memory here, beside torchvision's, timm's and the tutorial's, in turns A B A B; and the project's targets.
 
-    from inception_zoo.bench import PEERS, bench
+    Sections: training, memory, evaluation, framework, data, startup, scaling, roofline.
+    """
+    from inception_zoo.bench.sections import sorted_out
 
-    Console().print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, fp32, batch {batch}, {rounds} rounds")
-    for name in names or PEERS:
-        results = list(bench(name, batch, image_size, rounds))
-        ours = {result.phase: result.median for result in results if result.contender == "inception_zoo"}
-        table = Table(box=box.SIMPLE_HEAD, title=name, title_justify="left", pad_edge=False)
-        for column in ("phase", "contender", "images/s", "spread", "ours is times as fast"):
-            table.add_column(column, justify="left" if column in ("phase", "contender") else "right", no_wrap=True)
-        for result in results:
-            spread = f"{min(result.rates):.1f}–{max(result.rates):.1f}"
-            ratio = f"{ours[result.phase] / result.median:.2f}"
-            table.add_row(result.phase, result.contender, f"{result.median:.1f}", spread, ratio)
-        Console().print(table)
+    sections, networks = sorted_out(words or [], sized=fit is None and bool(batch or image_size))
+    from inception_zoo.bench.command import run as run_bench
+    from inception_zoo.bench.command import run_fit
+    from inception_zoo.bench.options import Options
+
+    if fit is not None:
+        run_fit(networks, fit, image_size, keep)
+    else:
+        run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare, page)
 
 
 @app.command("parity")

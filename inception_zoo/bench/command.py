@@ -1,0 +1,80 @@
+"""The command: what is measured is shown as it comes, kept as JSON, and compared."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from inception_zoo.bench import tables
+from inception_zoo.bench.machine import provenance
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.results import Results, compare, read
+from inception_zoo.bench.sections import ON_DATA, SECTIONS, measure
+from inception_zoo.errors import ZooError
+
+
+def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path | None, page: bool) -> None:
+    """Measure sections and print their tables, then the targets.
+
+    Args:
+        keep: a file of results, in which the sections' older figures are replaced.
+        old: a file of results to compare with.
+        page: write README.md and pictures beside `keep`.
+    """
+    if page and not keep:
+        raise ZooError("--page writes its page beside the results; give --json, too")
+    if keep and not keep.parent.is_dir():
+        raise ZooError(f"--json {keep}: there is no folder {keep.parent}")
+    before = read(old, "--compare") if old else None
+    results = read(keep, "--json") if keep and keep.exists() else Results()
+    options.cases()
+    if options.are_usual and set(sections) & set(ON_DATA):
+        options.fashion_mnist()
+    console = Console(width=max(Console().width, 128))
+    results.add(provenance(options.rounds))
+    console.print(tables.provenance_line(results.runs[-1]), highlight=False)
+    if options.are_usual:
+        results.drop(sections)
+    for section in sections:
+        print(f"measuring {section} …", file=sys.stderr)
+        measured = Results([results.runs[-1]])
+        try:
+            for name, figure in measure(section, options):
+                measured.put(name, figure)
+                results.put(name, figure)
+        finally:  # what was measured before an error, or Ctrl-C, is not lost
+            if keep:
+                results.save(keep)
+            console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
+    mine = [row for row in tables.target_rows(results.figures) if row[-1] != "not measured"]
+    every = list(tables.target_rows(results.figures)) if len(sections) == len(SECTIONS) else mine
+    if every:
+        console.print(tables.table("targets", tables.TARGET_COLUMNS, every))
+    if before:
+        ratios, warnings = compare(results, before)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        console.print(tables.compared(ratios))
+    if keep and page:
+        from inception_zoo.bench.page import write_page
+
+        write_page(results, keep.parent)
+        print(f"page: {keep.parent / 'README.md'}", file=sys.stderr)
+
+
+def run_fit(networks: Sequence[str], gib: float, image_size: int | None, keep: Path | None) -> None:
+    """Print the largest batches that fit into `gib` GiB; ZooError unless one network is named."""
+    if len(networks) != 1:
+        raise ZooError(f"--fit {gib:g} takes one network, not {len(networks)}: bench --fit {gib:g} inception_v3")
+    from inception_zoo.bench.memory import fit, memory_of_device
+
+    if gib * 2**30 > (there := memory_of_device()):
+        raise ZooError(f"--fit {gib:g}: this machine has {there / 2**30:.0f} GiB; give less")
+    found = {}
+    for label, batch in fit(networks[0], gib, image_size):
+        found[label] = batch
+        print(f"{networks[0]} {label}: batch {batch} within {gib:g} GiB" if batch else f"{label}: not one image fits")
+    if keep:
+        keep.write_text(json.dumps({"network": networks[0], "gib": gib, "batch": found}, indent=1) + "\n")

@@ -1,0 +1,193 @@
+"""Who is compared on what: our networks and their peers, each ready to train or to evaluate."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inception_zoo.bench.tutorial import Tutorial
+from inception_zoo.choices import LOADING, Choices
+from inception_zoo.devices import auto_precision
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.models import create_model
+from inception_zoo.nets import ZOO
+from inception_zoo.nets.table import Net
+from inception_zoo.network import Inception
+from inception_zoo.plan import Plan, make_plan
+
+MODES = ("plain", "lean", "minimal")  # of memory
+OURS = "inception_zoo"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of ours, the input that it is measured on, and its peers."""
+
+    name: str
+    net: Net
+    batch: int
+    image_size: int
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    peers: Mapping[str, str] = field(default_factory=dict)  # library → the network's name there
+    num_classes: int = 1000
+    in_channels: int = 3
+
+    @property
+    def plan(self) -> Plan:
+        return make_plan(self.net, self.num_classes, self.in_channels, **{"aux": False, **self.choices})
+
+    def images(self, batch: int | None = None) -> Tensor:
+        shape = batch or self.batch, self.in_channels, self.image_size, self.image_size
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def labels(self) -> Tensor:
+        return torch.arange(self.batch) % self.num_classes
+
+
+TUTORIAL = {  # as conf/experiment/tutorial.yaml
+    "norm": "none",
+    "dropout": 0.0,
+    "init": "xavier",
+    "blocks": {f"pool{n}": ["max/2"] for n in (1, 2, 3, 4)},
+}
+CASES = {
+    "googlenet_bn": Case("googlenet_bn", ZOO["googlenet_bn"], 16, 224, peers={"torchvision": "googlenet"}),
+    "inception_v3": Case(
+        "inception_v3", ZOO["inception_v3"], 8, 299, peers={"torchvision": "inception_v3", "timm": "inception_v3"}
+    ),
+    "inception_v4": Case("inception_v4", ZOO["inception_v4"], 8, 299, peers={"timm": "inception_v4"}),
+    "inception_resnet_v2_slim": Case(
+        "inception_resnet_v2_slim", ZOO["inception_resnet_v2_slim"], 8, 299, peers={"timm": "inception_resnet_v2"}
+    ),
+    "tutorial": Case("tutorial", ZOO["googlenet"], 128, 96, TUTORIAL, {"d2l": "GoogLeNet"}, 10, 1),
+}
+
+
+def case_of(name: str, batch: int | None = None, image_size: int | None = None) -> Case:
+    """The case of a network of the zoo, or of the tutorial; ZooError if there is none, or the input is too small for it."""
+    if name in CASES:
+        case = CASES[name]
+    else:
+        if name not in ZOO:
+            raise ZooError(f"'{name}' is no network; {did_you_mean(name, [*CASES, *ZOO])}")
+        case = Case(name, ZOO[name], 8, ZOO[name].image_size)
+    case = replace(case, batch=batch or case.batch, image_size=image_size or case.image_size)
+    case.plan.shapes(case.image_size)
+    return case
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A library's form of a network. As shipped: fp32 and contiguous. Tuned: in the precision of ours, channels_last."""
+
+    library: str = OURS
+    tuned: bool = True
+    choices: Mapping[str, Any] = field(default_factory=dict)  # of ours, beside the case's
+
+    @property
+    def label(self) -> str:
+        if self.library != OURS:
+            return f"{self.library} tuned" if self.tuned else self.library
+        return str(self.choices["memory"]) if "memory" in self.choices else OURS
+
+    @property
+    def precision(self) -> torch.dtype:
+        return fast_precision() if self.tuned else torch.float32
+
+    def build(self, case: Case) -> nn.Module:
+        """In training mode, on the device."""
+        if self.library == OURS:
+            choices = {"aux": False, **case.choices, **self.choices}
+            if case.net is ZOO[case.net.name]:
+                model: nn.Module = create_model(case.net.name, case.num_classes, case.in_channels, **choices)
+            else:  # a table of the bench's own
+                model = Inception(make_plan(case.net, case.num_classes, case.in_channels, **choices))
+        else:
+            model = _peer(self.library, case.peers[self.library])
+        return model.to(device(), memory_format=self.layout).train()  # type: ignore[call-overload]
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.tuned else torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        half = self.precision == torch.bfloat16
+        return torch.autocast(device().type, torch.bfloat16) if half else nullcontext()
+
+    def trains(self, case: Case) -> Callable[[], float]:
+        """A turn of training: forward, cross entropy, backward and an SGD step on one batch. It returns the images."""
+        model = self.build(case)
+        images, labels = case.images().to(device(), memory_format=self.layout), case.labels().to(device())
+        fused = {"fused": True} if self.tuned else {}
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, **fused)
+
+        def turn() -> float:
+            with self.autocast():
+                loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return len(images)
+
+        return turn
+
+    def evaluates(self, case: Case) -> Callable[[], float]:
+        """A turn of evaluation on one batch. It returns the images."""
+        model, images = self.build(case).eval(), case.images().to(device(), memory_format=self.layout)
+
+        def turn() -> float:
+            with torch.inference_mode(), self.autocast():
+                model(images)
+            return len(images)
+
+        return turn
+
+
+def contenders(case: Case) -> Iterator[Contender]:
+    """Ours, then each peer as shipped and tuned."""
+    yield Contender()
+    for library in case.peers:
+        yield from (Contender(library, tuned) for tuned in (False, True))
+
+
+def modes() -> list[str]:
+    """The memory modes that our networks have."""
+    return list(MODES) if "memory" in {*LOADING, *(each.name for each in fields(Choices))} else ["plain"]
+
+
+def of_mode(mode: str) -> Contender:
+    return Contender(choices={"memory": mode} if mode != "plain" else {})
+
+
+@cache
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def fast_precision() -> torch.dtype:
+    return torch.bfloat16 if auto_precision("auto")[0] == "bf16-mixed" else torch.float32
+
+
+def _peer(library: str, name: str) -> nn.Module:
+    if library == "d2l":
+        return Tutorial()
+    with torch.device("meta"):  # skips a slow initialization: speed does not depend on the weights
+        if library == "torchvision":
+            import torchvision
+
+            model = torchvision.models.get_model(name, weights=None, aux_logits=False, init_weights=False)
+        else:
+            import timm
+
+            model = timm.create_model(name)
+    model = model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        # Signal of a usual size everywhere: denormal numbers are many times slower on CPUs.
+        tensor.fill_(1) if tensor.dim() < 2 else nn.init.kaiming_normal_(tensor)
+    return model

@@ -1,0 +1,115 @@
+"""What the framework costs: `run.py` beside a plain PyTorch loop in the same process, and two processes beside one."""
+
+import copy
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.nn import functional as F
+
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.turns import Figure, Measured, in_turns
+from inception_zoo.errors import ZooError
+from inception_zoo.targets import VARIABLE
+
+STEPS, EPOCHS = 30, 3
+JOB = (  # the main job, of which validation and test are not measured
+    *("experiment=quickstart", f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=1"),
+    *("trainer.limit_test_batches=1", "logger=csv", "~callbacks.progress", "~callbacks.summary"),
+)
+
+
+def measure(options: Options) -> Measured:
+    words = (*JOB, f"data.root={options.fashion_mnist()}")
+    bare = f"+callbacks.bare._target_={__name__}.{BareLoop.__name__}"
+    with job(*words, bare, f"trainer.max_epochs={options.rounds + 1}", threads=None) as folder:
+        found = {"inception_zoo": _speeds(folder), "bare PyTorch": json.loads((folder / BareLoop.FILE).read_text())}
+    for label, values in found.items():
+        yield f"framework/loop/{label}", Figure("images/s", values[1:])  # the first epoch warms up
+    cores = os.cpu_count() or 1
+    if cores > 1 and not torch.cuda.is_available():
+        short = partial(_speed, *words, f"trainer.max_epochs={EPOCHS}")
+        contest = {
+            f"{cores} processes": partial(short, f"trainer.devices={cores}"),
+            "1 process": partial(short, threads=cores),
+        }
+        for label, values in in_turns(contest, options.rounds, warm_up=False).items():  # each is a process of its own
+            yield f"framework/processes/{label}", Figure("images/s", values)
+
+
+class BareLoop(Callback):
+    """After each epoch of the Trainer's, the same network learns from the same images in a plain PyTorch loop."""
+
+    FILE = "bare.json"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.model: Any = copy.deepcopy(pl_module.model)
+        self.optimizer = pl_module.optimizer(self.model.parameters())  # type: ignore[operator, union-attr]
+        self.rates: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:
+        data, count, start = trainer.datamodule, 0, time.perf_counter()
+        half = str(trainer.precision).startswith("bf16")
+        for number, batch in enumerate(data.train_dataloader()):
+            if number == trainer.num_training_batches:
+                break
+            images, labels = data.prepared(batch, training=True)
+            with torch.autocast(images.device.type, torch.bfloat16) if half else nullcontext():
+                loss = F.cross_entropy(self.model(images), labels)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            count += len(labels)
+        self.rates.append(count / (time.perf_counter() - start))
+        (Path(trainer.default_root_dir) / self.FILE).write_text(json.dumps(self.rates))
+
+
+class FirstStep(Callback):
+    """Ends the process after its first training step, of which the file `mark` keeps the time."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = Path(mark)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.mark.touch()
+        os._exit(0)
+
+
+@contextmanager
+def job(*words: str, threads: int | None = 1) -> Iterator[Path]:
+    """The folder of a job that `run.py` has run; ZooError with its last line if it failed.
+
+    Args:
+        threads: of each process; as many as this process has when left out.
+    """
+    with tempfile.TemporaryDirectory(prefix="inception_zoo_bench_") as folder:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads or torch.get_num_threads())}
+        environment[VARIABLE] = f"{__name__}.{BareLoop.__name__}"
+        command = [sys.executable, "-m", "inception_zoo.app", *words, f"hydra.run.dir={folder}/run"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+        if done.returncode:
+            raise ZooError(f"run.py {' '.join(words)}: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
+        yield Path(folder) / "run"
+
+
+def _speed(*words: str, threads: int = 1) -> float:
+    """Images/s of a run, the median of its epochs but the first."""
+    with job(*words, threads=threads) as folder:
+        return Figure("images/s", _speeds(folder)[1:]).median
+
+
+def _speeds(folder: Path) -> list[float]:
+    with next(folder.glob("csv/**/metrics.csv")).open() as file:
+        found = [row.get("train/images_per_second") for row in csv.DictReader(file)]
+    return [float(value) for value in found if value]

@@ -1,0 +1,73 @@
+"""This machine: what it is, and the most that it does. Every speed is told as a share of that, too."""
+
+import os
+import platform
+import re
+import time
+from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inception_zoo.bench.contenders import device
+from inception_zoo.bench.turns import Figure, seconds_of
+from inception_zoo.cost import plan_cost
+from inception_zoo.plan import Plan
+from inception_zoo.runs import commit_of_the_code
+
+LIBRARIES = ("torch", "torchvision", "timm", "lightning", "onnxruntime")
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def hardware() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    gpu = torch.cuda.get_device_name() if device().type == "cuda" else None
+    cpu = model[1] if model else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def provenance(rounds: int) -> dict[str, Any]:
+    """What a result has to say of where it comes from."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return {"hardware": hardware(), "versions": versions, "commit": commit_of_the_code(), "date": now, "rounds": rounds}
+
+
+@cache
+def gemm_peak(precision: torch.dtype) -> float:
+    """FLOP/s of the fastest matrix product that was found here, over sizes and repetitions."""
+    sizes = (1024, 2048) if device().type == "cpu" else (4096, 8192)
+    return max(_gemm(size, precision) for size in sizes)
+
+
+def _gemm(size: int, precision: torch.dtype, seconds: float = 0.5) -> float:
+    a, b = (torch.randn(size, size, device=device()).to(precision) for _ in range(2))
+    out = torch.empty_like(a)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        times.append(seconds_of(lambda: torch.mm(a, b, out=out)))
+    return 2 * size**3 / min(times)
+
+
+@cache
+def bandwidth() -> float:
+    """Bytes/s that a copy reads and writes, of tensors that no cache holds."""
+    source = torch.ones(2**27, device=device())  # 512 MiB
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source)) for _ in range(7))
+
+
+def with_share(figure: Figure, plan: Plan, image_size: int, precision: torch.dtype, training: bool) -> Figure:
+    """A figure in images/s with its share of the GEMM peak; a multiply-add is 2 FLOPs, and training costs 3 forwards."""
+    flops = 2 * plan_cost(plan, image_size).macs * (3 if training else 1)
+    return Figure(figure.unit, figure.values, figure.median * flops / gemm_peak(precision))

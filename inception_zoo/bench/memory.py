@@ -1,0 +1,139 @@
+"""Memory of training: what autograd keeps for the backward pass, what a process takes, what batch fits."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from inception_zoo.bench.contenders import Case, Contender, case_of, contenders, device, modes, of_mode
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.turns import Figure, Measured, contested
+from inception_zoo.errors import ZooError
+
+
+def measure(options: Options) -> Measured:
+    """Bytes saved for the backward pass, peak memory of a real step, and what the memory modes cost in time."""
+    for name, case in options.cases().items():
+        if case.net.norm != "batch":  # the tutorial's has nothing to recompute
+            continue
+        peers = [each for each in contenders(case) if each.library != "inception_zoo" and each.tuned]
+        every = [*map(of_mode, modes()), *peers]
+        for each in every:
+            count = saved_bytes(each.build(case), case.images(3).to(device(), memory_format=each.layout))
+            yield f"memory/{name}/saved/{_label(each)}", Figure("bytes/image", [count])
+        for each in every:
+            yield f"memory/{name}/peak/{_label(each)}", Figure("bytes", [peak(case, each)])
+        turns = {mode: of_mode(mode).trains(case) for mode in modes()}
+        yield from contested(f"memory/{name}/speed", turns, options.rounds)
+
+
+def _label(contender: Contender) -> str:
+    """Memory is told in fp32 and in one layout; "plain" is our default."""
+    return str(contender.choices.get("memory", "plain")) if contender.library == "inception_zoo" else contender.library
+
+
+def saved_bytes(model: nn.Module, images: Tensor) -> int:
+    """Bytes that autograd keeps of each image for the backward pass, of any network in training.
+
+    Each storage counts once. What does not grow with the batch (weights, statistics) does not count.
+
+    Args:
+        images: a batch (N, C, H, W) of at least three.
+    """
+    fewer = images[:-1].clone(memory_format=torch.preserve_format)  # a slice would keep the storage of all
+    return _kept(model, images) - _kept(model, fewer)
+
+
+def _kept(model: nn.Module, images: Tensor) -> int:
+    held: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage()._cdata] = tensor  # held, so that its identity is not given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(images)
+    del logits
+    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+
+
+def peak(case: Case, contender: Contender) -> int:
+    """Most bytes that two training steps take, in a process of their own; of a GPU, what torch allocated there."""
+    words = {"name": case.name, "batch": case.batch, "image_size": case.image_size, "contender": asdict(contender)}
+    command = [sys.executable, "-m", "inception_zoo.bench.memory", json.dumps(words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ZooError(
+            f"{case.name}, {contender.label}, batch {case.batch}: {(done.stderr.strip() or 'killed').splitlines()[-1]}"
+        )
+    return int(done.stdout.split()[-1])
+
+
+def largest_batch(fits: Callable[[int], bool]) -> int:
+    """By doubling, then bisection; 0 if not even one image fits."""
+    if not fits(1):
+        return 0
+    low = 1
+    while fits(2 * low):
+        low *= 2
+    high = 2 * low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[str, int]]:
+    """The largest batch of each memory mode, and of the tuned peers, whose training step stays within `gib` GiB."""
+    case = case_of(name, image_size=image_size)
+    peers = (each for each in contenders(case) if each.library != "inception_zoo" and each.tuned)
+    for contender in (*map(of_mode, modes()), *peers):
+
+        def fits(batch: int, contender: Contender = contender) -> bool:
+            try:
+                taken = peak(replace(case, batch=batch), contender)
+            except ZooError as error:
+                if "out of memory" in str(error) or "allocate" in str(error) or "killed" in str(error):
+                    return False
+                raise
+            print(f"{_label(contender)}, batch {batch}: {taken / 2**30:.2f} GiB", file=sys.stderr)
+            return taken <= gib * 2**30
+
+        yield _label(contender), largest_batch(fits)
+
+
+def memory_of_device() -> int:
+    """Bytes of the GPU, or of this machine."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def used() -> int:
+    """The most bytes that this process has used: resident, or allocated on its GPU."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError):  # getrusage would count what the parent had when it started this process
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _child(name: str, batch: int, image_size: int, contender: dict) -> None:
+    turn = Contender(**contender).trains(case_of(name, batch, image_size))
+    for _ in range(2):  # the optimizer's state is there from the second on
+        turn()
+    print(used())
+
+
+if __name__ == "__main__":
+    _child(**json.loads(sys.argv[1]))

@@ -1,0 +1,160 @@
+"""The page of the results: README.md with every table, and its pictures, made from results.json alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from inception_zoo.bench.results import Results
+from inception_zoo.bench.roofline import CONCAT, GPU_BATCH, H100, OPTIMIZER, PASSES
+from inception_zoo.bench.scaling import lines
+from inception_zoo.bench.sections import SECTIONS
+from inception_zoo.bench.tables import COLUMNS, TARGET_COLUMNS, markdown, provenance_line, rows, target_rows
+from inception_zoo.bench.targets import NAMES
+from inception_zoo.bench.turns import Figures
+
+INK, OURS, SHIPPED, TUNED = "#263238", "#1e88e5", "#cfd8dc", "#90a4ae"
+ASSUMED = f"""Projections are no measurements. A step of training on one GPU is bounded layer by layer: a convolution takes
+its FLOPs (three products of 2 x multiply-adds) at {H100.flops / 1e12:.0f} TFLOP/s bf16 or its bytes (each
+product reads and writes its maps and weights once, 2 bytes a number) at {H100.bandwidth / 1e12:.2f} TB/s,
+whichever is more; BatchNorm and ReLU pass over each map {PASSES} times, concatenations {CONCAT} times, the
+optimizer moves {OPTIMIZER} bytes a weight. Pools, losses and the data pipeline cost nothing. The network is
+taken to reach the same share of its bound as it was measured to reach here, at a batch of {GPU_BATCH} a GPU.
+Gradients are summed in fp32 by rings, {H100.node / 1e9:.0f} GB/s each way within a node of {H100.node_size} and
+{H100.network / 1e9:.0f} GB/s a GPU between nodes, hidden behind the backward pass (two thirds of a step) as far
+as that goes, or not at all. The peaks are the vendor's figures: 989 TFLOP/s bf16 dense, 3.35 TB/s, NVLink 900
+GB/s, InfiniBand 400 Gb/s."""
+
+
+def write_page(results: Results, folder: Path) -> None:
+    """Write README.md and the pictures into `folder`, of the sections that were measured."""
+    figures = results.figures
+    text = ["# Benchmarks", "", "Made by `inception-zoo bench --page` from `results.json`; do not edit.", ""]
+    text += ["## Targets", "", markdown(TARGET_COLUMNS, target_rows(figures)), ""]
+    text += ["Ratios are medians of rounds taken in turns A B A B; of several peers the worst counts.", ""]
+    for section in SECTIONS:
+        every = list(rows(figures, section))
+        if not every:
+            continue
+        text += [f"## {section}", ""]
+        if draw := PICTURES.get(section):
+            with matplotlib.rc_context({"svg.hashsalt": section}):
+                figure = draw(figures)
+            if figure:
+                figure.savefig(folder / f"{section}.svg", metadata={"Date": None})
+                text += [f"![{section}]({section}.svg)", ""]
+        if section == "scaling":
+            text += [markdown(("axis", "cost: a step in s, or MiB", "departs by more than 10 % at"), _laws(figures)), ""]
+        text += [markdown(COLUMNS, every), ""]
+        if section == "roofline":
+            text += [" ".join(ASSUMED.split()), ""]
+        runs = sorted({results.run_of[name] for name in figures if name.startswith(f"{section}/")})
+        text += [*(f"{provenance_line(results.runs[number])}." for number in runs), ""]
+    (folder / "README.md").write_text("\n".join(text))
+
+
+def _laws(figures: Figures) -> list[tuple[str, ...]]:
+    return [
+        (name, str(line), "nowhere" if line.departs is None else f"{line.departs:g} and below") for name, line in lines(figures)
+    ]
+
+
+def _axes(count: int, lines: int = 1) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = -(-count // lines)
+    figure = Figure(figsize=(3.4 * columns, 3.2 * lines), layout="constrained", facecolor="white")
+    axes = [figure.add_subplot(lines, columns, number + 1) for number in range(count)]
+    for each in axes:
+        each.grid(alpha=0.3)
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _bars(figures: Figures, section: str) -> Any:
+    """Images/s of each network, a bar for each contender."""
+    groups = {name: f"{section}/{name}/" for name in (*NAMES, "tutorial")}
+    found = {
+        name: {key.removeprefix(prefix): figure for key, figure in figures.items() if key.startswith(prefix)}
+        for name, prefix in groups.items()
+    }
+    found = {name: bars for name, bars in found.items() if bars}
+    if not found:
+        return None
+    figure, axes = _axes(len(found))
+    for each, (name, bars) in zip(axes, found.items(), strict=True):
+        colours = [OURS if label == "inception_zoo" else TUNED if label.endswith("tuned") else SHIPPED for label in bars]
+        heights = [bar.median for bar in bars.values()]
+        off = [
+            [bar.median - min(bar.values) for bar in bars.values()],
+            [max(bar.values) - bar.median for bar in bars.values()],
+        ]
+        each.barh(list(bars), heights, xerr=off, color=colours, ecolor=INK)
+        each.invert_yaxis()
+        each.set(title=NAMES.get(name, name), xlabel="images/s")
+    return figure
+
+
+def _memory(figures: Figures) -> Any:
+    names = [name for name in NAMES if any(key.startswith(f"memory/{name}/saved/") for key in figures)]
+    if not names:
+        return None
+    figure, axes = _axes(len(names))
+    for each, name in zip(axes, names, strict=True):
+        prefix = f"memory/{name}/saved/"
+        bars = {key.removeprefix(prefix): figure.median / 2**20 for key, figure in figures.items() if key.startswith(prefix)}
+        each.barh(list(bars), list(bars.values()), color=[OURS if k in ("plain", "lean", "minimal") else TUNED for k in bars])
+        each.invert_yaxis()
+        each.set(title=NAMES[name], xlabel="MiB per image saved for backward")
+    return figure
+
+
+def _scaling(figures: Figures) -> Any:
+    every = dict(lines(figures))
+    if not every:
+        return None
+    figure, axes = _axes(len(every), lines=2)
+    for each, (name, line) in zip(axes, every.items(), strict=True):
+        xs = list(line.points)
+        each.plot(xs, list(line.points.values()), "o", color=OURS)
+        each.plot(xs, [line.at(x) for x in xs], color=INK, linewidth=0.8)
+        if line.law == "power":
+            each.set(xscale="log", yscale="log")
+            each.set_xticks(xs, [f"{x:g}" for x in xs], minor=False)
+            each.set_xticks([], minor=True)
+        each.set(title=f"{name}: {line}", ylabel="seconds of a step" if line.unit == "s" else "MiB")
+        each.title.set_fontsize(9)
+    return figure
+
+
+def _roofline(figures: Figures) -> Any:
+    bandwidth = figures.get("roofline/peak/bandwidth")
+    if not bandwidth:
+        return None
+    figure, (axes,) = _axes(1)
+    figure.set_size_inches(7, 4)
+    peaks = {key.rpartition("/")[2]: each.median for key, each in figures.items() if each.unit == "FLOP/s"}
+    xs = [2.0 ** (power / 16) for power in range(-16, 161)]
+    for name, peak in peaks.items():
+        axes.plot(xs, [min(peak, x * bandwidth.median) / 1e9 for x in xs], label=f"{name} GEMM peak, copy bandwidth")
+    most = max(peaks.values())
+    for key, intensity in figures.items():
+        group, _, label = key.rpartition("/")
+        reached = figures.get(f"{group}/reached")
+        if label == "intensity" and reached and reached.share is not None:
+            point = intensity.median, reached.share * most / 1e9
+            axes.plot(*point, "o", color=OURS)
+            axes.annotate(group.removeprefix("roofline/"), point, xytext=(4, -10), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs for each byte of a training step", ylabel="GFLOP/s")
+    axes.legend(frameon=False)
+    return figure
+
+
+PICTURES: Mapping[str, Any] = {
+    "training": lambda figures: _bars(figures, "training"),
+    "evaluation": lambda figures: _bars(figures, "evaluation"),
+    "memory": _memory,
+    "scaling": _scaling,
+    "roofline": _roofline,
+}

@@ -1,0 +1,70 @@
+"""Figures with where they come from, as JSON: a section that is measured again takes the place of its older figures."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.bench.turns import Figure
+from inception_zoo.errors import ZooError
+
+
+@dataclass
+class Results:
+    """Figures by name, and the number of the run that each comes from."""
+
+    runs: list[dict[str, Any]] = field(default_factory=list)  # hardware, versions, commit, date, rounds
+    figures: dict[str, Figure] = field(default_factory=dict)
+    run_of: dict[str, int] = field(default_factory=dict)
+
+    def add(self, run: Mapping[str, Any]) -> None:
+        self.runs.append(dict(run))
+
+    def put(self, name: str, figure: Figure) -> None:
+        """A figure of the last run."""
+        self.figures[name], self.run_of[name] = figure, len(self.runs) - 1
+
+    def drop(self, sections: Iterable[str]) -> None:
+        """Forget the figures of whole sections."""
+        prefixes = tuple(f"{section}/" for section in sections)
+        self.figures = {name: figure for name, figure in self.figures.items() if not name.startswith(prefixes)}
+
+    def save(self, path: Path) -> None:
+        used = sorted({self.run_of[name] for name in self.figures})
+        figures = {name: _plain(self.figures[name], used.index(self.run_of[name])) for name in self.figures}
+        path.write_text(json.dumps({"runs": [self.runs[number] for number in used], "figures": figures}, indent=1) + "\n")
+
+
+def read(path: Path, option: str) -> Results:
+    """ZooError unless the file holds results that `save` has written."""
+    try:
+        plain = json.loads(path.read_text())
+        figures = {name: Figure(each["unit"], each["values"], each.get("share")) for name, each in plain["figures"].items()}
+        return Results(plain["runs"], figures, {name: each["run"] for name, each in plain["figures"].items()})
+    except OSError as error:
+        raise ZooError(f"{option} {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ZooError(f"{option} {path} holds no results of `inception-zoo bench`") from None
+
+
+def compare(new: Results, old: Results) -> tuple[dict[str, float], list[str]]:
+    """The median of each figure over the older one, and what makes the comparison unfair."""
+    common = [name for name in new.figures if name in old.figures]
+    warnings = []
+    for key in ("hardware", "versions"):
+        pairs = ((new.runs[new.run_of[name]][key], old.runs[old.run_of[name]][key]) for name in common)
+        if different := next(((a, b) for a, b in pairs if a != b), None):
+            now, then = ({k: v for k, v in each.items() if different[0].get(k) != different[1].get(k)} for each in different)
+            warnings.append(f"other {key} then: {_words(then)}; now: {_words(now)}")
+    return {name: new.figures[name].median / old.figures[name].median for name in common if old.figures[name].median}, warnings
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) or "nothing"
+
+
+def _plain(figure: Figure, run: int) -> dict[str, Any]:
+    known = {"share": figure.share} if figure.share is not None else {}
+    values = {"median": figure.median, "low": min(figure.values), "high": max(figure.values), "values": figure.values}
+    return {"unit": figure.unit, **values, **known, "run": run}

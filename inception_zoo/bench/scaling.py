@@ -1,0 +1,110 @@
+"""How the cost of training grows: with the batch, the resolution, the width, the depth."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from inception_zoo.bench.contenders import Case, Contender, case_of, device
+from inception_zoo.bench.machine import with_share
+from inception_zoo.bench.memory import peak, saved_bytes
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.turns import Figure, Figures, Measured, contested
+from inception_zoo.nets.table import Net
+
+BATCH = 4  # where it is not what grows
+POINTS: Mapping[str, tuple[float, ...]] = {
+    "batch": (1, 2, 4, 8, 16, 32),
+    "resolution": (75, 107, 149, 224, 299, 373, 448),
+    "width": (0.25, 0.5, 0.75, 1, 1.5, 2),
+    "depth": (0, 2, 4, 8, 12),  # more blocks like the last of the 17x17 grid
+}
+LAWS = {"batch": "linear", "resolution": "power", "width": "power", "depth": "linear"}
+MEMORY = ", memory"
+AWAY = 0.1  # of the line: a departure
+
+
+def measure(options: Options) -> Measured:
+    for name in options.networks or ("inception_v3",):
+        for axis, points in POINTS.items():
+            cases = {point: _case(name, axis, point) for point in points}
+            cases = {point: case for point, case in cases.items() if case.plan.fits(case.image_size)}
+            turns = {f"{point:g}": Contender().trains(case) for point, case in cases.items()}
+            for key, figure in contested(f"scaling/{name} {axis}", turns, options.rounds):
+                case = cases[float(key.rpartition("/")[2])]
+                yield key, with_share(figure, case.plan, case.image_size, Contender().precision, training=True)
+            del turns
+            for point, case in cases.items():
+                if axis == "batch":
+                    yield f"scaling/{name} batch{MEMORY}/{point:g}", Figure("bytes", [peak(case, Contender())])
+                else:
+                    images = case.images(3).to(device(), memory_format=Contender().layout)
+                    saved = saved_bytes(Contender().build(case), images)
+                    yield f"scaling/{name} {axis}{MEMORY}/{point:g}", Figure("bytes/image", [saved])
+
+
+def _case(name: str, axis: str, point: float) -> Case:
+    case = case_of(name, BATCH)
+    if axis == "batch":
+        return replace(case, batch=int(point))
+    if axis == "resolution":
+        return replace(case, image_size=int(point))
+    if axis == "width":
+        return replace(case, choices={**case.choices, "width": point})
+    return replace(case, net=deeper(case.net, int(point)))
+
+
+def deeper(net: Net, more: int) -> Net:
+    """The network with the last block of its last but one stage repeated, which keeps its grid and its channels."""
+    stage = list(net.stages)[-2]
+    blocks = dict(net.stages[stage])
+    last = list(blocks)[-1]
+    blocks |= {f"{last}_{number}": blocks[last] for number in range(more)}
+    return replace(net, stages={**net.stages, stage: blocks})
+
+
+def lines(figures: Figures) -> Iterator[tuple[str, "Line"]]:
+    """The line through every axis that was measured: seconds of a step, and MiB of memory."""
+    found: dict[str, dict[float, float]] = {}
+    for key, figure in figures.items():
+        section, group, *label = key.split("/")
+        if section == "scaling":
+            found.setdefault(group, {})[float(label[0])] = figure.median
+    for group, medians in found.items():
+        axis = group.removesuffix(MEMORY).split()[-1]
+        if group.endswith(MEMORY):
+            yield group, Line(LAWS[axis], {x: size / 2**20 for x, size in sorted(medians.items())}, "MiB")
+        else:
+            steps = {x: (x if axis == "batch" else BATCH) / rate for x, rate in sorted(medians.items())}
+            yield group, Line(LAWS[axis], steps, "s")
+
+
+class Line:
+    """A cost at each point, and the law that the upper half of the points obeys.
+
+    Args:
+        law: ``linear``, cost = a + b x, or ``power``, cost = a x^b.
+        points: the cost by x, in order.
+        unit: of the cost.
+    """
+
+    def __init__(self, law: str, points: Mapping[float, float], unit: str) -> None:
+        self.law, self.points, self.unit = law, dict(points), unit
+        upper = list(self.points)[len(self.points) // 2 :] if len(self.points) > 3 else list(self.points)
+        x, y = np.array(upper), np.array([self.points[each] for each in upper])
+        if law == "power":
+            x, y = np.log(x), np.log(y)
+        self.slope, self.start = map(float, np.polyfit(x, y, 1))
+
+    def at(self, x: float) -> float:
+        return float(np.exp(self.start) * x**self.slope) if self.law == "power" else self.start + self.slope * x
+
+    @property
+    def departs(self) -> float | None:
+        """The largest point below which the line is off by more than a tenth; None if it holds everywhere."""
+        return next((x for x, y in reversed(self.points.items()) if abs(y / self.at(x) - 1) > AWAY), None)
+
+    def __str__(self) -> str:
+        if self.law == "power":
+            return f"∝ x^{self.slope:.2f}"
+        return f"{self.start:.3g} + {self.slope:.3g} x {self.unit}"

@@ -1,0 +1,55 @@
+"""What can be measured, by name. Nothing heavy loads before it is asked for."""
+
+from collections.abc import Iterable
+from importlib import import_module
+
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.turns import Measured
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.nets import ALIASES, ZOO
+
+SECTIONS = {  # section → the function in this package
+    "training": "networks.training",
+    "memory": "memory.measure",
+    "evaluation": "networks.evaluation",
+    "framework": "framework.measure",
+    "data": "others.data",
+    "startup": "startup.measure",
+    "scaling": "scaling.measure",
+    "roofline": "roofline.measure",
+}
+ON_DATA = ("evaluation", "framework", "data", "startup")  # on Fashion-MNIST
+SIZED = ("training", "memory", "evaluation", "roofline")  # for any network, and any input
+NAMED = (*SIZED, "scaling")  # for any network
+
+
+def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], list[str]]:
+    """Words → sections and networks: all sections without a word, training and evaluation where only networks are named.
+
+    Args:
+        sized: whether a batch or an image size is given.
+
+    Raises:
+        ZooError: a word that is neither, or a section that takes no network or no size.
+    """
+    sections, networks = [], []
+    names = [*ZOO, *ALIASES, "tutorial"]
+    for word in words:
+        if word in SECTIONS:
+            sections.append(word)
+        elif word in names:
+            networks.append(ALIASES.get(word, word))
+        else:
+            raise ZooError(f"'{word}' is no section and no network; {did_you_mean(word, [*SECTIONS, *names])}")
+    sections = sections or (["training", "evaluation"] if networks else list(SECTIONS))
+    for section in sections:
+        if networks and section not in NAMED:
+            raise ZooError(f"{section} takes no network; leave {', '.join(networks)} out")
+        if sized and section not in SIZED:
+            raise ZooError(f"{section} takes no --batch and no --image-size, which are for {', '.join(SIZED)}; name those")
+    return sections, networks
+
+
+def measure(section: str, options: Options) -> Measured:
+    module, _, function = SECTIONS[section].partition(".")
+    yield from getattr(import_module(f"{__package__}.{module}"), function)(options)

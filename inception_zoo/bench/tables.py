@@ -1,0 +1,77 @@
+"""Figures as tables: for the terminal, and for the page of the results."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from rich import box
+from rich.table import Table
+
+from inception_zoo.bench.targets import TARGETS
+from inception_zoo.bench.turns import Figures
+
+Row = tuple[str, ...]
+UNITS = {"bytes": (2**30, "GiB"), "bytes/image": (2**20, "MiB/image"), "FLOP/s": (1e9, "GFLOP/s"), "bytes/s": (1e9, "GB/s")}
+OURS = ("inception_zoo", "plain")  # labels that others are compared with
+SENSE = {">=": "≥", "<=": "≤"}
+COLUMNS = ("figure", "contender", "median", "spread", "unit", "of GEMM peak", "ours over it")
+TARGET_COLUMNS = ("target", "bound", "measured", "spread", "verdict")
+COLOURS = {"met": "green", "missed": "bold red", "not measured": "dim"}
+
+
+def rows(figures: Figures, section: str) -> Iterator[Row]:
+    """A row for each figure of a section, with ours over each as a ratio."""
+    for name, figure in figures.items():
+        if not name.startswith(f"{section}/"):
+            continue
+        group, _, label = name.rpartition("/")
+        ours = next((figures[f"{group}/{each}"] for each in OURS if f"{group}/{each}" in figures), None)
+        ratio = f"{ours.over(figure).median:.2f}" if ours and figure.median else "–"
+        share = f"{figure.share:.0%}" if figure.share is not None else "–"
+        low, high = number(min(figure.values), figure.unit), number(max(figure.values), figure.unit)
+        spread = f"{low} to {high}" if len(figure.values) > 1 else "–"
+        unit = UNITS.get(figure.unit, (1, figure.unit))[1]
+        yield group.removeprefix(f"{section}/"), label, number(figure.median, figure.unit), spread, unit, share, ratio
+
+
+def target_rows(figures: Figures) -> Iterator[Row]:
+    for target in TARGETS:
+        measured = target.measured(figures)
+        value, spread = "–", "–"
+        if measured:
+            value = f"{measured.median:.3f}"
+            if len(measured.values) > 1:
+                spread = f"{min(measured.values):.3f} to {max(measured.values):.3f}"
+        yield target.name, f"{SENSE[target.sense]} {target.bound:g}", value, spread, target.verdict(figures)
+
+
+def number(value: float, unit: str) -> str:
+    """Three digits."""
+    value /= UNITS.get(unit, (1, unit))[0]
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
+    """For the terminal: words to the left, figures to the right."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="left" if column in ("figure", "contender", "target", "unit", "verdict") else "right")
+    for row in every:
+        made.add_row(*(f"[{COLOURS[cell]}]{cell}" if cell in COLOURS else cell for cell in row))
+    return made
+
+
+def markdown(columns: Row, every: Iterable[Row]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *every]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def compared(ratios: Mapping[str, float]) -> Table:
+    rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
+    return table("new over old", ("figure", "ratio"), rows)
+
+
+def provenance_line(run: Mapping) -> str:
+    """Hardware, versions, commit, date and rounds in one line."""
+    hardware, versions = run["hardware"], run["versions"]
+    device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
+    names = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"{device}, {hardware['threads']} threads; {names}; commit {run['commit']}; {run['date']}; rounds: {run['rounds']}"
