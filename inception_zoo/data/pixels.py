@@ -10,19 +10,17 @@ from inception_zoo.preprocessing import Preprocessing
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → float, ``(pixel / 255 - mean) / std``, on the images' device."""
-    mean, std = _statistics(images, preprocessing)
-    return images.float().div(255).sub(mean).div(std)
+    scales, shifts = zip(
+        *((1 / (255 * std), mean / std) for mean, std in zip(preprocessing.mean, preprocessing.std)), strict=True
+    )
+    scale, shift = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (scales, shifts))
+    return images.to(torch.float32, copy=True).mul_(scale).sub_(shift)  # every pass over a batch counts
 
 
 def denormalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """What the network reads, (…, C, H, W) → pixels from 0 to 1."""
-    mean, std = _statistics(images, preprocessing)
-    return (images * std + mean).clamp(0, 1)
-
-
-def _statistics(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return mean, std
+    return (images * std + mean).clamp(0, 1)
 
 
 def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -32,6 +30,8 @@ def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def centre(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → (…, C, S, S): the shorter side resized, the centre cropped."""
+    if image.shape[-2:] == (preprocessing.image_size,) * 2 and preprocessing.resize == preprocessing.image_size:
+        return image
     return T.center_crop(resize_shorter(image, preprocessing.resize, preprocessing), [preprocessing.image_size] * 2)
 
 

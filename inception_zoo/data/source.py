@@ -60,8 +60,8 @@ class _Rows(Dataset):
         return len(self.images)
 
     def __getitems__(self, index: list[int]) -> Batch:
-        rows = self.images[torch.tensor(index) % len(self)]
-        return rows.images, rows.labels
+        rows = torch.tensor(index) % len(self)
+        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)  # copies whole images
 
 
 @dataclass(frozen=True)
