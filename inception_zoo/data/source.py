@@ -83,6 +83,12 @@ class Files:
         return _Read(self, channels, view, seed)
 
 
+def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """Views of images (…, C, H, W) and their labels as one batch, channels last, as decoders and networks have them."""
+    images, labels = zip(*items, strict=True)
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), torch.stack(labels)
+
+
 class _Read(Dataset):
     def __init__(self, files: Files, channels: int, view: View, seed: int) -> None:
         self.files, self.channels, self.view, self.seed = files, channels, view, seed
