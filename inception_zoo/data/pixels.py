@@ -10,9 +10,8 @@ from inception_zoo.preprocessing import Preprocessing
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → float, ``(pixel / 255 - mean) / std``, on the images' device."""
-    scales, shifts = zip(
-        *((1 / (255 * std), mean / std) for mean, std in zip(preprocessing.mean, preprocessing.std)), strict=True
-    )
+    pairs = list(zip(preprocessing.mean, preprocessing.std, strict=True))
+    scales, shifts = [1 / (255 * std) for _, std in pairs], [mean / std for mean, std in pairs]
     # As a row of an image, in its order of channels: three numbers at a time would be slow where channels are last.
     row = torch.empty_like(images[:1, ..., :1, :] if images.dim() > 3 else images[:, :1], dtype=torch.float32)
     scale, shift = (row.clone().copy_(torch.tensor(values).view(-1, 1, 1)) for values in (scales, shifts))
