@@ -69,6 +69,8 @@ guard()
 OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
 OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
 OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
+# Hydra copies its store for each group that it looks into, 117 times for --help; what it loads from there is a copy anyway.
+ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
 _configure_logging = logging_config.configure_logging
 
 

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
 from inception_zoo import memory
 from inception_zoo.geometry import out_channels, out_size, padding
@@ -126,7 +125,7 @@ class ResidualBlock(nn.Module):
         self.project = nn.Conv2d(block.joined, block.c_out, 1)
         one = Conv((1, 1), 1, "", block.c_out)
         self.shortcut = ConvUnit(plan, block.c_in, one, linear=True) if residual.shortcut else nn.Identity()
-        self.drop = StochasticDepth(residual.drop_path, "row") if residual.drop_path else nn.Identity()
+        self.drop = _drop_path(residual.drop_path) if residual.drop_path else nn.Identity()
         self.act = activation(plan) if residual.relu else nn.Identity()
         self.scale = residual.scale
 
@@ -137,6 +136,12 @@ class ResidualBlock(nn.Module):
             return memory.residual(self.shortcut(x), joined, self.project, self.scale, relu, self.lean)
         branches = self.drop(self.project(joined))
         return self.act(torch.add(self.shortcut(x), branches, alpha=self.scale))
+
+
+def _drop_path(rate: float) -> nn.Module:
+    from torchvision.ops import StochasticDepth  # as long an import as torch's
+
+    return StochasticDepth(rate, "row")
 
 
 class AuxHead(nn.Module):

@@ -36,7 +36,10 @@ def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.
                 raise ZooError(f"one side is more than {OBLONG} times the other")
             if small:
                 image.draft(None, (1, 1))
-            return _eight_bits(ImageOps.exif_transpose(image)).convert(mode)
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            upright = _eight_bits(image)
+            return upright if upright.mode == mode else upright.convert(mode)  # which copies in any case
     except ZooError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -13,4 +13,6 @@ def seed_all(*place: int | str) -> None:
     number = int.from_bytes(digest)
     random.seed(number)
     np.random.seed(number)
-    torch.manual_seed(number)
+    # Without an accelerator torch.manual_seed notes the call and a traceback for each kind there might be, and keeps them.
+    seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+    seed(number)

@@ -1,11 +1,16 @@
+import copy
 import json
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
 from conftest import ROOT
+from hydra.core.config_store import ConfigStore
 from PIL import Image
 
+from inception_zoo.app import register_groups
 from inception_zoo.nets import ZOO
 
 
@@ -204,3 +209,30 @@ def test_data_optimize_names_mistakes_in_one_line(cli, tmp_path):
         done = cli("data", "optimize", *arguments)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()
+
+
+HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "wandb", "scipy", "matplotlib", "sklearn", "timm", "litdata"}
+SWIFT = {
+    "help": ("run.py", "--help"),
+    "the config": ("run.py", "--cfg", "job", "experiment=inception_v3_imagenet", "data.root=nowhere"),
+    "a mistake": ("run.py", "model=inception_v5"),
+    "list": ("-m", "inception_zoo.cli", "list"),
+    "the data": ("-m", "inception_zoo.data.fashion_mnist", "data"),
+}
+
+
+@pytest.mark.parametrize("case", SWIFT)
+def test_what_only_looks_loads_nothing_heavy(case):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *SWIFT[case]], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "inception_zoo" in imported and not HEAVY & imported
+    assert done.returncode == (2 if case == "a mistake" else 0)
+
+
+def test_hydra_copies_what_it_loads_from_a_store_that_is_not_copied():
+    register_groups()
+    store = ConfigStore.instance()
+    copy.deepcopy(store).load("model/googlenet.yaml").node.width = 7
+    assert copy.deepcopy(store) is store and store.load("model/googlenet.yaml").node.width == 1.0

@@ -362,6 +362,6 @@ def test_importing_the_package_and_the_tables_is_light():
         "import sys, inception_zoo, inception_zoo.plan, inception_zoo.cost, inception_zoo.check, inception_zoo.nets\n"
         "assert not {'torch', 'lightning', 'hydra', 'wandb', 'omegaconf'} & set(sys.modules)\n"
         "inception_zoo.create_model('googlenet', 10, width=0.25)\n"
-        "assert 'torch' in sys.modules and not {'lightning', 'hydra', 'wandb'} & set(sys.modules)"
+        "assert 'torch' in sys.modules and not {'torchvision', 'lightning', 'hydra', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,19 @@
 """Sources of images, one file each, and the DataModule that serves them."""
 
-from inception_zoo.data.augmentation import Augmentation
-from inception_zoo.data.module import ImageData
-from inception_zoo.data.source import Files, Images, Source
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from inception_zoo.data.augmentation import Augmentation
+    from inception_zoo.data.module import ImageData
+    from inception_zoo.data.source import Files, Images, Source
+
+_HOMES = {"Augmentation": "augmentation", "Files": "source", "ImageData": "module", "Images": "source", "Source": "source"}
 __all__ = ["Augmentation", "Files", "ImageData", "Images", "Source"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning loads on first use: `make data` looks for files in a tenth of a second.
+    if name in _HOMES:
+        return getattr(import_module(f"inception_zoo.data.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'inception_zoo.data' has no attribute '{name}'")

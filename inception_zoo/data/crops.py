@@ -33,7 +33,7 @@ def views(image: Tensor, preprocessing: Preprocessing, crops: int = 1, flip: boo
         found = list(T.five_crop(resize_shorter(image, shorter, preprocessing), [size, size]))
     else:
         found = [centre(image, preprocessing)]
-    stack = torch.stack(found)
+    stack = torch.stack(found) if len(found) > 1 else found[0][None]
     return torch.cat([stack, stack.flip(-1)]) if flip or crops > 1 else stack
 
 

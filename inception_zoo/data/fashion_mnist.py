@@ -2,16 +2,18 @@
 
 import gzip
 import math
+import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from inception_zoo.data.source import Images, Source
 from inception_zoo.errors import ZooError, fail
+
+if TYPE_CHECKING:  # `main` does without torch, and so does `make data`
+    from torch import Tensor
+
+    from inception_zoo.data.source import Images, Source
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -22,18 +24,22 @@ FILES = {
 }
 
 
-def fashion_mnist(root: str) -> Source:
+def fashion_mnist(root: str) -> "Source":
     """Read the set from `root`, else from the Debian package's folder, else download it into `root`.
 
     Raises:
         ZooError: the files are nowhere and cannot be downloaded, or one is damaged.
     """
+    from inception_zoo.data.source import Source
+
     folder = find(Path(root)) or download(Path(root))
     train, test = (_split(folder, *names) for names in FILES.values())
     return Source("fashion_mnist", train, test, CLASSES)
 
 
-def _split(folder: Path, images: str, labels: str) -> Images:
+def _split(folder: Path, images: str, labels: str) -> "Images":
+    from inception_zoo.data.source import Images
+
     pixels, numbers = read_idx(folder, images), read_idx(folder, labels)
     if pixels.shape[1:] != (28, 28) or numbers.shape != pixels.shape[:1]:
         raise ZooError(f"{folder}: {images} {tuple(pixels.shape)} and {labels} {tuple(numbers.shape)} are not Fashion-MNIST's")
@@ -62,21 +68,23 @@ def download(root: Path) -> Path:
     return root / "FashionMNIST" / "raw"
 
 
-def read_idx(folder: Path, name: str) -> Tensor:
+def read_idx(folder: Path, name: str) -> "Tensor":
     """One file of the IDX format: two zero bytes, a type (8 is uint8), the number of dimensions, their sizes, the data."""
+    import torch
+
     path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4)
             if head[:3] != b"\0\0\x08":
                 raise ValueError("no IDX header")
-            dims = np.frombuffer(file.read(4 * head[3]), ">u4", count=head[3]).tolist()
+            dims = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
             size = math.prod(dims)
             values = file.read(min(size, LARGEST) + 1)  # no more than it should have, whatever it unpacks to
         if len(values) != size:
             raise ValueError(f"it should have {size:,} values")
-        return torch.from_numpy(np.frombuffer(values, np.uint8).reshape(dims).copy())
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        return torch.frombuffer(bytearray(values), dtype=torch.uint8).view(dims)
+    except (OSError, EOFError, ValueError, IndexError, struct.error, zlib.error) as error:
         raise ZooError(f"{path}: damaged or no IDX file ({error}); delete it and run `make data`") from None
 
 

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as T
 from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
 from inception_zoo.data.pixels import centre, normalize
-from inception_zoo.data.source import Batch, Files, Images, Source, Split, View
+from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.preprocessing import Preprocessing
@@ -213,7 +213,12 @@ class ImageData(L.LightningDataModule):
         if split.in_memory:
             return {"collate_fn": _as_it_is}
         workers = self._workers
-        return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        return {
+            "collate_fn": collate,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
     @property
     def _workers(self) -> int:

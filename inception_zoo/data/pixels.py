@@ -10,19 +10,18 @@ from inception_zoo.preprocessing import Preprocessing
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → float, ``(pixel / 255 - mean) / std``, on the images' device."""
-    mean, std = _statistics(images, preprocessing)
-    return images.float().div(255).sub(mean).div(std)
+    pairs = list(zip(preprocessing.mean, preprocessing.std, strict=True))
+    scales, shifts = [1 / (255 * std) for _, std in pairs], [mean / std for mean, std in pairs]
+    # As a row of an image, in its order of channels: three numbers at a time would be slow where channels are last.
+    row = torch.empty_like(images[:1, ..., :1, :] if images.dim() > 3 else images[:, :1], dtype=torch.float32)
+    scale, shift = (row.clone().copy_(torch.tensor(values).view(-1, 1, 1)) for values in (scales, shifts))
+    return images.to(torch.float32, copy=True).mul_(scale).sub_(shift)
 
 
 def denormalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """What the network reads, (…, C, H, W) → pixels from 0 to 1."""
-    mean, std = _statistics(images, preprocessing)
-    return (images * std + mean).clamp(0, 1)
-
-
-def _statistics(images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return mean, std
+    return (images * std + mean).clamp(0, 1)
 
 
 def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -32,6 +31,8 @@ def prepare(image: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def centre(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 (…, C, H, W) → (…, C, S, S): the shorter side resized, the centre cropped."""
+    if image.shape[-2:] == (preprocessing.image_size,) * 2 and preprocessing.resize == preprocessing.image_size:
+        return image
     return T.center_crop(resize_shorter(image, preprocessing.resize, preprocessing), [preprocessing.image_size] * 2)
 
 

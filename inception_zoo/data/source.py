@@ -60,8 +60,8 @@ class _Rows(Dataset):
         return len(self.images)
 
     def __getitems__(self, index: list[int]) -> Batch:
-        rows = self.images[torch.tensor(index) % len(self)]
-        return rows.images, rows.labels
+        rows = torch.tensor(index) % len(self)
+        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)  # copies whole images
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,12 @@ class Files:
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
         return _Read(self, channels, view, seed)
+
+
+def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """Views of images (…, C, H, W) and their labels as one batch, channels last, as decoders and networks have them."""
+    images, labels = zip(*items, strict=True)
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), torch.stack(labels)
 
 
 class _Read(Dataset):
