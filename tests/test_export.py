@@ -16,7 +16,7 @@ from inception_zoo.data import ImageData
 from inception_zoo.data.digits import digits
 from inception_zoo.nets import ZOO
 from inception_zoo.preprocessing import Preprocessing
-from inception_zoo.serving import export, quantize
+from inception_zoo.serving import export, folding, quantize
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.saving import card_of
@@ -75,11 +75,15 @@ def difference(model, logits, n=5):
     return float((ours - logits(images)).abs().max() / ours.abs().max())
 
 
-@pytest.mark.parametrize(("name", "choices"), [("inception_resnet_v1", {}), ("googlenet", {"norm": "batch"})])
+RESIDUAL = {"blocks": {"all": "residual_expanded"}}  # forks, and sums of every kind
+FOLDED = [("inception_resnet_v1", {}), ("googlenet", {"norm": "batch", **RESIDUAL}), ("inception_v3", {}), ("inception_v4", {})]
+
+
+@pytest.mark.parametrize(("name", "choices"), FOLDED)
 def test_folding_leaves_no_batchnorm_and_the_same_logits(name, choices):
     model = small(name, **choices)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = export.fold_batchnorm(model)
+    folded = folding.fold(model)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     assert difference(model, lambda images: folded(images).detach()) < 1e-4
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
@@ -88,9 +92,57 @@ def test_folding_leaves_no_batchnorm_and_the_same_logits(name, choices):
 @pytest.mark.parametrize("norm", ["group", "none"])
 def test_folding_leaves_what_is_no_batchnorm(norm):
     model = small(norm=norm)
-    folded = export.fold_batchnorm(model)
+    folded = folding.fold(model)
     assert folded.state_dict().keys() == model.state_dict().keys()
     assert difference(model, lambda images: folded(images).detach()) == 0
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "inception_v4"])  # with and without padded zeros in the average
+def test_average_pools_come_after_their_1x1_convolutions(name):
+    model = small(name)
+    pooled = {}
+    for kind, network in {"as built": model, "folded": folding.fold(model)}.items():
+        pools = [layer for layer in network.modules() if isinstance(layer, nn.AvgPool2d)]
+        channels = []
+        for pool in pools:
+            pool.register_forward_hook(lambda _, inputs, __, channels=channels: channels.append(inputs[0].shape[1]))
+        network(images_for(model, 1))
+        pooled[kind] = channels
+    assert len(pooled["folded"]) == len(pooled["as built"]) > 3
+    assert all(after < before for before, after in zip(pooled["as built"], pooled["folded"], strict=True))
+
+
+OTHERS = [
+    ("googlenet", {}),
+    ("googlenet", {"norm": "group", "activation": "silu"}),
+    ("inception_resnet_v2", {"activation": "elu"}),
+]
+
+
+@pytest.mark.parametrize(("name", "choices"), [*FOLDED, *OTHERS])
+@torch.inference_mode()
+def test_fused_is_the_network_at_any_size(name, choices):
+    model = small(name, **choices)
+    fused = folding.fuse(model)
+    assert not any(isinstance(layer, nn.Conv2d) for layer in fused.modules())
+    size = model.preprocessing.image_size
+    near = 1e-3 if choices.get("norm") == "group" else 1e-4  # a group has few values at such sizes, some of them equal
+    for n, pixels in ((5, size), (2, size + 32)):  # the weights were laid out for the first
+        images = torch.randn(n, 1, pixels, pixels)
+        for endpoint, maps in model.endpoints(images).items():
+            assert (maps - fused.endpoints(images)[endpoint]).abs().max() < near * maps.abs().max(), endpoint
+        assert (model(images) - fused(images)).abs().max() < near * model(images).abs().max()
+
+
+@torch.inference_mode()
+def test_fused_in_bf16_rounds_as_autocast_does():
+    model = small("inception_resnet_v1")
+    images, fused = images_for(model, 16), folding.fuse(model, torch.bfloat16)
+    exact, ours = model(images), fused(images.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        usual = model(images)
+    assert ours.dtype == torch.bfloat16
+    assert 0 < (exact - ours).norm() < 1.5 * (exact - usual).norm()
 
 
 SLOW = {"inception_resnet_v2", "inception_resnet_v2_slim"}  # the blocks of inception_resnet_v1, twice and thrice as many

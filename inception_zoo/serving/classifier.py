@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from inception_zoo.models import load_model
 from inception_zoo.network import Inception
 from inception_zoo.preprocessing import Preprocessing, Stated
 from inception_zoo.serving.export import open_onnx, run_onnx
+from inception_zoo.serving.folding import fuse
 from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 
@@ -51,7 +53,7 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None
             raise ZooError(f"{path} reads images of {fixed} pixels only, not of {stated.image_size}")
     else:
         model = load_model(path, trust=trust)
-        logits, classes, channels, known = _without_gradients(model), model.classes, model.plan.in_channels, model.preprocessing
+        logits, classes, channels, known = _evaluated(model), model.classes, model.plan.in_channels, model.preprocessing
         labels, size = model.plan.num_classes, model.plan.net.image_size
     known = (stated or Stated()).over(known, size, path)
     if model:
@@ -62,12 +64,12 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None
     return Classifier(path, logits, names, channels, known, model)
 
 
-def _without_gradients(model: Inception) -> Callable[[Tensor], Tensor]:
-    model.to(memory_format=torch.channels_last)
+def _evaluated(model: Inception) -> Callable[[Tensor], Tensor]:
+    fused = cache(lambda: fuse(model))  # at the first images: not all who open a file have some
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model(images.contiguous(memory_format=torch.channels_last))
+            return fused()(images.contiguous(memory_format=torch.channels_last))
 
     return logits
 

@@ -13,12 +13,11 @@ import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inception_zoo.blocks import ConvUnit
 from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
 from inception_zoo.network import Inception
+from inception_zoo.serving import folding
 from inception_zoo.weights.files import METADATA, SUFFIXES
 from inception_zoo.weights.saving import card_of
 
@@ -49,21 +48,6 @@ def check_out(path: Path, int8: bool = False) -> None:
                 raise ZooError(f"{path}: ONNX needs the package {package}: pip install 'inception-zoo[export]'") from None
 
 
-def fold_batchnorm(model: Inception) -> Inception:
-    """A copy in evaluation mode, each BatchNorm multiplied into the convolution before it. The logits stay the same.
-
-    Other normalizations depend on the image and stay.
-    """
-    folded = deepcopy(model).eval()
-    for unit in list(folded.modules()):
-        if isinstance(unit, ConvUnit) and isinstance(norm := getattr(unit, "norm", None), nn.BatchNorm2d):
-            conv = unit.conv
-            assert isinstance(conv, nn.Conv2d)
-            unit.conv = fuse_conv_bn_eval(conv, norm)
-            del unit.norm
-    return folded
-
-
 def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
     """Write `model` as ONNX: `images` (N, C, S, S), normalized, of any N and its preprocessing's S, to `logits` (N, classes).
 
@@ -72,7 +56,7 @@ def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
     Args:
         model: must know its preprocessing.
         path: ends in .onnx.
-        fold: multiply BatchNorms into the convolutions.
+        fold: multiply BatchNorms into the convolutions and more, see `folding.fold`.
 
     Returns:
         The largest difference between onnxruntime's logits and the network's, over the largest logit.
@@ -126,7 +110,7 @@ def _served(model: Inception, path: Path, fold: bool) -> tuple[Inception, Tensor
     """The part of a copy of `model` that gives the logits, and images for it. Two: of one, torch would make a constant."""
     if model.preprocessing is None:
         raise ZooError(f"{path}: the network does not know its preprocessing; set mean, std and image size")
-    served = fold_batchnorm(model) if fold else deepcopy(model).eval()
+    served = folding.fold(model) if fold else deepcopy(model).eval()
     served.to(memory_format=torch.contiguous_format)
     served.aux = nn.ModuleDict()
     served.requires_grad_(False)

@@ -1,0 +1,119 @@
+"""A network as evaluation needs it: the same logits from fewer and cheaper steps."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from inception_zoo.blocks import ConvUnit, ResidualBlock
+from inception_zoo.network import Inception
+
+
+class Bias(nn.Module):
+    """Adds a number to each channel."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone().view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+def fold(model: Inception) -> Inception:
+    """A copy in evaluation mode with the same logits, of PyTorch's own layers.
+
+    Each BatchNorm is multiplied into the convolution before it (other normalizations depend on the image and stay), and an
+    average pool before a 1x1 convolution comes after it, where there are fewer channels: both are linear, so they commute.
+    """
+    folded = deepcopy(model).eval()
+    for unit in list(folded.modules()):
+        if isinstance(unit, ConvUnit) and isinstance(norm := getattr(unit, "norm", None), nn.BatchNorm2d):
+            assert isinstance(unit.conv, nn.Conv2d)
+            unit.conv = fuse_conv_bn_eval(unit.conv, norm)
+            del unit.norm
+    for row in list(folded.modules()):
+        if isinstance(row, nn.Sequential) and not isinstance(row, ConvUnit):
+            for i in range(len(row) - 1):
+                _pool_later(row, i)
+    return folded
+
+
+def _pool_later(row: nn.Sequential, i: int) -> None:
+    """Let an average pool at `i` come after a 1x1 convolution at `i + 1`, if that has no more outputs than inputs."""
+    pool, unit = row[i], row[i + 1]
+    if not (isinstance(pool, nn.AvgPool2d) and pool.stride == 1 and isinstance(unit, ConvUnit)):
+        return
+    conv = unit.conv
+    assert isinstance(conv, nn.Conv2d)
+    if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.out_channels <= conv.in_channels:
+        layers = {name: layer for name, layer in unit.named_children() if name != "conv"}
+        if conv.bias is not None:
+            # After the pool: at the border it averages padded zeros in, and would shrink what is added before.
+            layers = {"bias": Bias(conv.bias), **layers}
+            conv.bias = None
+        row[i] = conv
+        row[i + 1] = nn.Sequential()
+        for name, layer in {"pool": pool, **layers}.items():
+            row[i + 1].add_module(name, layer)
+
+
+class OneCall(nn.Module):
+    """A convolution with its bias, its ReLU and its residual sum as one call of oneDNN."""
+
+    def __init__(self, conv: nn.Conv2d, relu: bool, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = conv.weight.detach() * scale
+        self.bias = None if conv.bias is None else conv.bias.detach() * scale
+        self.place = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self.relu = relu
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if not self.weight.is_mkldnn:  # oneDNN's own layout, which depends on the size; it is right for any, if not as fast
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.place, list(x.shape))
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return convolve(x, self.weight, self.bias, *self.place, "relu" if self.relu else "none", [], "")
+        relu = "relu" if self.relu else None
+        return convolve.binary(x, other, self.weight, self.bias, *self.place, "add", 1.0, relu, [], None)
+
+
+class Sum(nn.Module):
+    """A residual block whose projection, sum and ReLU are one call."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        relu = isinstance(block.act, nn.ReLU)
+        self.concat, self.shortcut = block.concat, block.shortcut
+        self.project = OneCall(block.project, relu, block.scale)
+        self.act = nn.Identity() if relu else block.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.project(self.concat(x), self.shortcut(x)))
+
+
+def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
+    """`fold`, in `dtype` and channels_last, where each convolution and what follows it are one call of oneDNN.
+
+    For images of `dtype`, without gradients. On a GPU, or where PyTorch has no oneDNN, it is the folded network.
+    """
+    fused = fold(model).requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if fused.fc.weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        _fuse(fused)
+    return fused
+
+
+def _fuse(parent: nn.Module) -> None:
+    children = list(parent.named_children())
+    for (name, child), (after, follower) in zip(children, [*children[1:], ("", None)], strict=False):
+        if isinstance(child, nn.Conv2d):
+            relu = isinstance(follower, nn.ReLU)
+            setattr(parent, name, OneCall(child, relu))
+            if relu:
+                setattr(parent, after, nn.Identity())
+            continue
+        if isinstance(child, ResidualBlock):
+            child = Sum(child)
+            setattr(parent, name, child)
+        _fuse(child)
