@@ -148,13 +148,6 @@ def test_a_wrong_description_is_one_line(cli, arguments, message):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-def test_bench_times_us_and_the_peer_in_one_run(cli):
-    done = cli("bench", "inception_v4", "--image-size", "96", "--batch", "2", "--rounds", "2")
-    assert done.returncode == 0, done.stderr
-    rows = [line.split("  ") for line in done.stdout.splitlines() if "inception_zoo" in line or "timm" in line]
-    assert [row[0].split()[0] for row in rows] == ["train", "train", "train", "eval", "eval", "eval"]
-    assert all(float(row[-1]) > 0 for row in rows) and rows[0][-1].strip() == "1.00"
-
 
 @pytest.mark.parametrize("arguments", [["bench", "inception_v5"], ["lst"]])
 def test_mistakes_end_in_status_2(cli, arguments):
