@@ -148,7 +148,6 @@ def test_a_wrong_description_is_one_line(cli, arguments, message):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-
 @pytest.mark.parametrize("arguments", [["bench", "inception_v5"], ["lst"]])
 def test_mistakes_end_in_status_2(cli, arguments):
     done = cli(*arguments)
