@@ -11,6 +11,7 @@ from inception_zoo.nets import ALIASES, ZOO
 SECTIONS = {  # section → the function in this package
     "training": "networks.training",
     "memory": "memory.measure",
+    "choices": "choices.measure",
     "evaluation": "networks.evaluation",
     "framework": "framework.measure",
     "data": "others.data",

@@ -10,7 +10,7 @@ from inception_zoo.bench.turns import Figures
 
 Row = tuple[str, ...]
 UNITS = {"bytes": (2**30, "GiB"), "bytes/image": (2**20, "MiB/image"), "FLOP/s": (1e9, "GFLOP/s"), "bytes/s": (1e9, "GB/s")}
-OURS = ("inception_zoo", "plain")  # labels that others are compared with
+OURS = ("inception_zoo", "plain", "with", "fused", "64")  # labels that others are compared with
 SENSE = {">=": "≥", "<=": "≤"}
 COLUMNS = ("figure", "contender", "median", "spread", "unit", "of GEMM peak", "ours over it")
 TARGET_COLUMNS = ("target", "bound", "measured", "spread", "verdict")
