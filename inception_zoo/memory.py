@@ -9,7 +9,7 @@ gradients are the same in every mode, to rounding. On CPUs our own kernels do th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -139,9 +139,15 @@ def _spans(lengths: Sequence[int]) -> list[slice]:
     return [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
+def _in_its_own_type(maps: Tensor) -> AbstractContextManager[Any]:
+    device = maps.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def _dtype(maps: Tensor) -> torch.dtype:
     device = maps.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else maps.dtype
+    known = torch.amp.is_autocast_available(device)  # not for meta
+    return torch.get_autocast_dtype(device) if known and torch.is_autocast_enabled(device) else maps.dtype
 
 
 class _Convolve(torch.autograd.Function):
@@ -151,7 +157,7 @@ class _Convolve(torch.autograd.Function):
         ctx.units, ctx.source = units, source
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([_times(u.conv.bias.to(x.dtype), u.scale) for u in units])  # type: ignore[union-attr]
-        with torch.autocast(x.device.type, enabled=False):
+        with _in_its_own_type(x):
             c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)
         if first.pool is not None:
             c = kernels.average_pool(_channels_last(c), *_pooled(first.pool, c))
@@ -279,7 +285,7 @@ def _pooled(pool: nn.AvgPool2d, x: Tensor) -> tuple[kernels.Axis, kernels.Axis, 
 
 
 def by_kernels(maps: Tensor) -> bool:
-    return _dtype(maps) in kernels.DTYPES and kernels.ready(maps)
+    return kernels.ready(maps) and _dtype(maps) in kernels.DTYPES
 
 
 def convolve(x: Tensor, parts: Any, pool: nn.AvgPool2d | None, lean: bool) -> Tensor:
@@ -302,7 +308,7 @@ def convolve(x: Tensor, parts: Any, pool: nn.AvgPool2d | None, lean: bool) -> Te
 def _finish(parts: nn.Sequential, c: Tensor, track: bool) -> Tensor:
     """Normalization and activation, neither of them in place of `c`."""
     norm, act = (getattr(parts, name, None) for name in ("norm", "act"))
-    with torch.autocast(c.device.type, enabled=False):
+    with _in_its_own_type(c):
         if isinstance(norm, nn.BatchNorm2d) and norm.training and not track:
             c = F.batch_norm(c, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
         elif norm is not None:

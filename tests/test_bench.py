@@ -177,7 +177,7 @@ def test_a_small_bench_from_end_to_end(cli, tmp_path):
     [
         (["trainig"], "'trainig' is no section and no network; did you mean 'training'?"),
         (["startup", "inception_v3"], "startup takes no network; leave inception_v3 out"),
-        (["--batch", "4"], "framework takes no --batch and no --image-size"),
+        (["--batch", "4"], "choices takes no --batch and no --image-size"),
         (["training", "inception_v3", "--image-size", "40"], "the 2x2 grid is smaller than the kernel"),
         (["training", "--page"], "give --json, too"),
         (["training", "--json", "nowhere/results.json"], "there is no folder nowhere"),
