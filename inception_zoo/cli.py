@@ -136,7 +136,7 @@ def predict_images(
     output: Annotated[Path | None, typer.Option(help="a file in place of standard output")] = None,
     top: Annotated[int, typer.Option(min=1, help="classes to show of each image")] = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    crops: Annotated[int, typer.Option(help="1, 10 or 144 views of each image, averaged, as the papers evaluate")] = 1,
+    crops: Annotated[int, typer.Option(help="1, 2, 10 or 144 views of each image, averaged, as the papers evaluate")] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="average over the image and its mirror")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first image that cannot be read")] = False,
     explain: Annotated[Path | None, typer.Option(help="a folder for pictures: which branch looked where (Grad-CAM)")] = None,

@@ -8,7 +8,7 @@ from typing import Any
 from inception_zoo.errors import ZooError, check_whole
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-CROPS = (1, 10, 144)  # views of an image that an evaluation can average
+CROPS = (1, 2, 10, 144)  # views of an image that an evaluation can average
 
 
 @dataclass(frozen=True)

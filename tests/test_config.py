@@ -163,7 +163,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["decay_norm_and_bias=2"], "decay_norm_and_bias=2 must be true or false"),
         (["data.flip=2"], "data.flip=2 must be"),
         (["data.crop_pct=0"], "data.crop_pct=0 must be"),
-        (["data.crops=5"], "data.crops=5 must be one of 1, 10, 144"),
+        (["data.crops=5"], "data.crops=5 must be one of 1, 2, 10, 144"),
         (["data.workers=-1"], "data.workers=-1 must be"),
         (["data.eval_batch_size=0"], "data.eval_batch_size=0 must be"),
         (["data.progressive=[96]"], "data.progressive=[96] must be epochs and sides"),

@@ -197,7 +197,7 @@ def test_progressive_resolution_by_epoch():
         assert module.on_after_batch_transfer(batch, 0)[0].shape == (25, 1, side, side)
 
 
-@pytest.mark.parametrize("crops", [1, 10])
+@pytest.mark.parametrize("crops", [1, 2, 10])
 def test_several_views_of_each_image(crops):
     module = data_module(image_size=28, crops=crops)
     module.setup()

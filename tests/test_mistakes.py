@@ -106,7 +106,7 @@ VALUES = {
     "data.mean=[nan]": ["data.mean=[nan] must be"],
     "data.interpolation=cubic": ["did you mean 'bicubic'?"],
     "data.crop_pct=0": ["data.crop_pct=0 must be a number above 0, at most 1"],
-    "data.crops=2": ["data.crops=2 must be one of 1, 10, 144"],
+    "data.crops=3": ["data.crops=3 must be one of 1, 2, 10, 144"],
     "data.flip=2": ["data.flip=2 must be a number of at least 0 and at most 1"],
     "data.workers=-1": ["data.workers=-1 must be"],
     "data.workers=auto": ["data.workers=auto must be"],

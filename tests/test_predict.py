@@ -364,7 +364,7 @@ def test_a_reader_that_leaves_gets_no_traceback(checkpoint, photos, tmp_path):
     ("options", "message"),
     [
         (["--format", "cvs"], "did you mean 'csv'?"),
-        (["--crops", "5"], "crops=5 must be one of 1, 10, 144"),
+        (["--crops", "5"], "crops=5 must be one of 1, 2, 10, 144"),
         (["--mean", "a,b"], "--mean=a,b must be numbers"),
         (["--output", "no/out.csv"], "--output no/out.csv: there is no folder no"),
         (["--layer", "inception_5b"], "--layer inception_5b is for --explain"),

@@ -44,7 +44,7 @@ class ImageData(L.LightningDataModule):
         crop_pct: share of the resized image's shorter side that the centre crop of evaluation has, as 0.875 is 224 of 256.
         interpolation: `bilinear` or `bicubic`, antialiased; `nearest`.
         eval_batch_size: of validation and test, in each process, whatever their number; divided by `crops`.
-        crops: views of each image that the test averages: 1, 10 or 144, see `inception_zoo.data.crops`.
+        crops: views of each image that the test averages: 1, 2, 10 or 144, see `inception_zoo.data.crops`.
         workers: processes that read and decode for each process that trains; its share of the cores when left out.
         progressive: epoch → side in pixels of the training images from that epoch on; `image_size` before and without.
         classes: labels of the source that are used, labelled 0, 1, … in this order; all when left out.
