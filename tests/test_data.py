@@ -206,9 +206,9 @@ def test_several_views_of_each_image(crops):
     for testing in (False, True):
         module.trainer = SimpleNamespace(testing=testing, **trainer)
         images, _ = module.on_after_batch_transfer(batch, 0)
-        assert images.shape == ((25, 10, 1, 28, 28) if testing and crops == 10 else (25, 1, 28, 28))
+        assert images.shape == ((25, crops, 1, 28, 28) if testing and crops > 1 else (25, 1, 28, 28))
     module.trainer = SimpleNamespace(world_size=1, global_rank=0)
-    assert len(next(iter(module.test_dataloader()))[0]) == (44 if crops == 1 else 6)  # fewer images with more views of each
+    assert len(next(iter(module.test_dataloader()))[0]) == {1: 44, 2: 32, 10: 6}[crops]  # fewer images with more views of each
 
 
 @pytest.mark.parametrize(

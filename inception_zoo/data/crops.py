@@ -19,8 +19,9 @@ def check_crops(crops: int) -> None:
 def views(image: Tensor, preprocessing: Preprocessing, crops: int = 1, flip: bool = False) -> Tensor:
     """uint8 (…, C, H, W) → (V, …, C, S, S), not normalized yet.
 
-    `crops` 1: the centre. 2: and its mirror. 10: the corners, the centre, and their mirrors (AlexNet, section 4.1). 144: at four scales the left,
-    centre and right square (top, centre, bottom); of each the corners, the centre and the whole, and their mirrors.
+    `crops` 1: the centre. 2: and its mirror. 10: the corners, the centre, and their mirrors (AlexNet, section 4.1). 144: at
+    four scales the left, centre and right square (top, centre, bottom); of each the corners, the centre and the whole, and
+    their mirrors.
     `flip` adds the mirror to a single crop; the others have theirs.
     """
     check_crops(crops)
