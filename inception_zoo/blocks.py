@@ -48,7 +48,7 @@ class ConvUnit(nn.Sequential):
             self.act = activation(plan)
 
     def forward(self, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
-        """`pool`, an average, comes after the convolution: see `Steps`."""
+        """`pool`, an average, comes after the convolution: see `memory.run_steps`."""
         return memory.convolve(x, self, pool, self.lean) if memory.recording(self) else super().forward(x)
 
 
@@ -67,29 +67,15 @@ class AvgPool(nn.AvgPool2d):
 
 
 class Steps(nn.Sequential):
-    """The steps of a row. An average pool before a 1x1 is computed after it, where there are fewer channels: the same sums."""
+    """A row's steps, from the one that is numbered `begin` on."""
 
     def forward(self, x: Tensor, begin: int = 0) -> Tensor:
         steps = list(self)[begin:]
-        while steps:
-            step = steps.pop(0)
-            unit = steps[0] if steps else None
-            if isinstance(unit, ConvUnit) and _commute(step, unit) and memory.recording(self) and memory.takes_kernels(x, unit):
-                x = steps.pop(0)(x, step)
-            else:
-                x = step(x)
+        if memory.recording(self):
+            return memory.run_steps(steps, x)
+        for step in steps:
+            x = step(x)
         return x
-
-
-def _commute(pool: nn.Module, unit: ConvUnit) -> bool:
-    """Whether `pool` is an average that keeps the grid, and the convolution is but a matrix."""
-    if not isinstance(pool, nn.AvgPool2d):
-        return False
-    return _is_matrix(unit.conv) and all(k == 2 * p + 1 and s == 1 for k, s, p in memory.windows(pool))
-
-
-def _is_matrix(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.bias is None
 
 
 class Concat(nn.ModuleList):
@@ -100,18 +86,9 @@ class Concat(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         if len(self) == 1:
             return self[0](x)
-        if not memory.recording(self):
-            return torch.cat([branch(x) for branch in self], 1)
-        first = {branch: unit for branch in self if (unit := _opening_matrix(branch, x))}
-        opened = dict(zip(first, memory.joined(x, list(first.values()), self.lean), strict=True)) if len(first) > 1 else {}
-        parts = [branch(opened[branch], 1) if branch in opened else branch(x) for branch in self]
-        return memory.concatenated(parts, self.lean)
-
-
-def _opening_matrix(branch: nn.Module, x: Tensor) -> ConvUnit | None:
-    """A row's first step, if it is a 1x1 by our kernels: those of several rows are joined to one matrix product."""
-    unit = branch[0] if isinstance(branch, Steps) else None
-    return unit if isinstance(unit, ConvUnit) and _is_matrix(unit.conv) and memory.takes_kernels(x, unit) else None
+        if memory.recording(self):
+            return memory.run_branches(self, x, self.lean)
+        return torch.cat([branch(x) for branch in self], 1)
 
 
 class ResidualBlock(nn.Module):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from inception_zoo import ZooError, create_model, kernels
 from inception_zoo.choices import MEMORY
 from inception_zoo.cost import segments
-from inception_zoo.memory import recipe_of, windows
+from inception_zoo.memory.pools import windows
+from inception_zoo.memory.recipes import recipe_of
 
 CHANNELS_LAST = {"memory_format": torch.channels_last}
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no C++ compiler here")

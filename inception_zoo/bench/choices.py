@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from inception_zoo import blocks, kernels
+from inception_zoo import kernels
 from inception_zoo.bench.contenders import CASES, Case, Contender, device, fast_precision
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Contest, Measured, contested
+from inception_zoo.memory import layers
 from inception_zoo.models import create_model
 
 WITHOUT = {  # choice → what takes its place, where a network is trained without it
     "kernels of our own": (kernels, "library", lambda: None),
-    "1x1 convolutions joined": (blocks, "_opening_matrix", lambda branch, x: None),
-    "average pool after its 1x1": (blocks, "_commute", lambda pool, unit: False),
+    "1x1 convolutions joined": (layers, "opening", lambda branch, x: None),
+    "average pool after its 1x1": (layers, "commute", lambda pool, unit: False),
 }
 NETWORKS = ("googlenet_bn", "inception_v3")
 KEPT = "with"

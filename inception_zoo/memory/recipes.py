@@ -1,0 +1,77 @@
+"""Maps that can be made again: what is kept of them, and how they are made of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Make = Callable[..., Tensor]
+
+
+class Maker:
+    """Makes maps again, once for all who read them: they stay until the last of `users` has them."""
+
+    def __init__(self, make: Make) -> None:
+        self.make, self.users = make, 0
+        self.made: Tensor | None = None
+
+    def __call__(self, *kept: Tensor) -> Tensor:
+        return self.made if self.made is not None else self.make(*kept)
+
+    def into(self, out: Tensor, *kept: Tensor) -> None:
+        """As a call, but written to `out`."""
+        write = getattr(self.make, "into", None)
+        if self.made is None and write:
+            write(out, *kept)
+        else:
+            out.copy_(self(*kept))
+
+    def serve(self, *kept: Tensor) -> Tensor:
+        """For one of the users."""
+        made = self(*kept)
+        self.users -= 1
+        self.made = made if self.users > 0 else None
+        return made
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The tensors that maps can be made of; `version` tells whether somebody has changed the maps since."""
+
+    make: Maker
+    kept: tuple[Tensor, ...]
+    version: int
+
+
+def annotate(maps: Tensor, kept: Sequence[Tensor], make: Make) -> Tensor:
+    maps.recipe = Recipe(Maker(make), tuple(t.detach() for t in kept), maps._version)  # type: ignore[attr-defined]
+    return maps
+
+
+def recipe_of(maps: Tensor) -> Recipe | None:
+    recipe = getattr(maps, "recipe", None)
+    return recipe if recipe and recipe.version == maps._version else None
+
+
+class Source:
+    """What a function reads, as it keeps it: the maps, or what their recipe needs."""
+
+    def __init__(self, maps: Tensor) -> None:
+        recipe = recipe_of(maps)
+        self.maker = recipe.make if recipe else None
+        self._kept = recipe.kept if recipe else None
+        if self.maker:
+            self.maker.users += 1
+
+    def save(self, ctx: Any, maps: Tensor, *others: Tensor) -> None:
+        kept, self._kept = self._kept or (maps,), None  # from here on the tensors are autograd's alone
+        self.count = len(kept)
+        ctx.save_for_backward(*kept, *others)
+
+    def load(self, ctx: Any) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        saved = ctx.saved_tensors  # read once: a segment runs for it
+        return saved[: self.count], saved[self.count :]
+
+    def maps(self, kept: Sequence[Tensor]) -> Tensor:
+        return self.maker.serve(*kept) if self.maker else kept[0]
