@@ -116,9 +116,17 @@ class _Convolve(torch.autograd.Function):
         gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, units))
         found: list[Tensor | None] = []
         for index, (u, part) in enumerate(zip(units, _parts(units), strict=True)):
-            found += [None if each is None else times(each[part].to(u.conv.weight.dtype), u.scale) for each in (gw, gb)]
+            found += [_for(own, each, part, u.scale) for own, each in ((u.conv.weight, gw), (u.conv.bias, gb))]
             found += [each.to(u.norm.weight.dtype) for each in norms[index]] if norms else []
         return gx, None, None, *found
+
+
+def _for(own: Tensor | None, gradients: Tensor | None, part: slice, scale: float) -> Tensor | None:
+    """A parameter's part of the gradients, in its type and with its strides, as DistributedDataParallel wants them."""
+    if own is None or gradients is None:
+        return None
+    gradient = torch.empty_like(own).copy_(gradients[part])
+    return gradient if scale == 1 else gradient.mul_(scale)
 
 
 def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
