@@ -1,11 +1,13 @@
 """Image files, which strangers may have made, to pictures in memory. Needs no torch."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from inception_zoo.errors import ZooError
 
@@ -28,18 +30,22 @@ def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.
     Raises:
         ZooError: why it cannot be read, without its name.
     """
+    with checked(file) as image:
+        if small:
+            image.draft(None, (1, 1))
+        return upright(image, mode)
+
+
+@contextmanager
+def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
+    """An image file whose header says nothing bad, to be decoded within; ZooError, as `open_picture`'s, if it cannot be."""
     try:
         if _bytes(file) > BYTES:
             raise ZooError(f"larger than {BYTES // 2**20:,} MiB")
         with Image.open(file, formats=FORMATS) as image:
             if max(image.size) > OBLONG * min(image.size):
                 raise ZooError(f"one side is more than {OBLONG} times the other")
-            if small:
-                image.draft(None, (1, 1))
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-            upright = _eight_bits(image)
-            return upright if upright.mode == mode else upright.convert(mode)  # which copies in any case
+            yield image
     except ZooError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -49,6 +55,19 @@ def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.
     except Exception as error:  # PIL's decoders raise many kinds
         reason = "damaged, or no image" if _bytes(file) else "is empty"
         raise ZooError(f"{reason} ({type(error).__name__})") from None
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """Decode an open image, as the camera was held."""
+    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    pixels = _eight_bits(image)
+    return pixels if pixels.mode == mode else pixels.convert(mode)  # which copies in any case
+
+
+def is_plain_jpeg(image: Image.Image, mode: str) -> bool:
+    """Whether any decoder of JPEGs gives what `upright` would."""
+    return image.format == "JPEG" and image.mode == mode and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def _bytes(file: Path | BytesIO) -> int:

@@ -85,7 +85,9 @@ class Files:
 
 def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
     """Views of images (…, C, H, W) and their labels as one batch, channels last, as decoders and networks have them."""
-    images, labels = zip(*items, strict=True)
+    images, labels = (list(each) for each in zip(*items, strict=True))
+    if images[0].dim() < 3:  # what a view made is no image
+        return torch.stack(images), torch.stack(labels)
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), torch.stack(labels)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from inception_zoo.data.reading import decode_image
-from inception_zoo.data.source import Batch, Source, View
+from inception_zoo.data.source import Batch, Source, View, collate
 from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.seeding import seed_all
 
@@ -109,7 +109,9 @@ class Stream:
             chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
             # Not persistent: workers that live on do not learn of the next epoch.
             pinned = torch.cuda.is_available()
-            return StreamingDataLoader(chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned)
+            return StreamingDataLoader(
+                chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned, collate_fn=collate
+            )
 
         return Epochs(make, workers)
 
