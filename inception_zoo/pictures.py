@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from inception_zoo.errors import ZooError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # PIL has decoders of more, one of which starts Ghostscript
 OBLONG = 100  # longer over shorter side; beyond it, resizing the shorter side would fill the memory
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap the sides
 BYTES = 2**30  # of a file; twice what PIL's limit of pixels makes in 16 bits
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # once: threads must not change the filters under each other
@@ -65,9 +67,28 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
     return pixels if pixels.mode == mode else pixels.convert(mode)  # which copies in any case
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width that `upright` will give an open image."""
+    return image.size if _orientation(image) in SIDEWAYS else (image.height, image.width)
+
+
 def is_plain_jpeg(image: Image.Image, mode: str) -> bool:
     """Whether any decoder of JPEGs gives what `upright` would."""
-    return image.format == "JPEG" and image.mode == mode and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    return image.format == "JPEG" and image.mode == mode and _orientation(image) == 1
+
+
+def reduce_jpeg(image: Image.Image, times: float) -> int:
+    """Have an open JPEG decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is at least 1/`times`; what is below the line."""
+    width, height = image.size
+    # The smaller picture's last pixels may be of fewer than the others; turned, it would begin with them.
+    if times < 2 or (_orientation(image) != 1 and (width % 8 or height % 8)):
+        return 1
+    drafted = image.draft(None, (ceil(width / times), ceil(height / times)))  # None: no JPEG
+    return round(width / drafted[1][2]) if drafted else 1
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _bytes(file: Path | BytesIO) -> int:

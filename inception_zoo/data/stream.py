@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -186,9 +187,8 @@ class _Decode:
         place = f"{self.split.root}: {name}"
         if not 0 <= label < len(self.split.classes):
             raise ZooError(f"{place}: has label {label}, but there are {len(self.split.classes)} classes")
-        image = decode_image(BytesIO(data), self.channels, place)
         seed_all(self.seed, self.chunks.current_epoch if self.chunks else 0, name)
-        return self.view(image), torch.tensor(label)
+        return self.view(partial(decode_image, BytesIO(data), self.channels, place)), torch.tensor(label)
 
 
 class _Indexed(Dataset):
