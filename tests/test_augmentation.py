@@ -1,5 +1,7 @@
 """Every image has its own draw, and what is carried out on a batch is what torchvision does to one image."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -8,6 +10,7 @@ from torchvision.transforms.v2 import functional as T
 from inception_zoo import ZooError
 from inception_zoo.data import Augmentation
 from inception_zoo.data.batched import FORMS, apply_to_batch
+from inception_zoo.data.reading import part_of
 from inception_zoo.evaluation import soft_accuracy
 from inception_zoo.preprocessing import Preprocessing
 
@@ -86,9 +89,9 @@ def test_other_transforms_draw_for_each_image_too(transform):
 def test_of_a_picture_what_evaluation_sees_unless_a_crop_is_drawn():
     picture = images(1, height=40, width=60)[0]
     centre = T.center_crop(T.resize(picture, [28], antialias=True), [24, 24])
-    assert torch.equal(Augmentation().of_picture(picture, SQUARE), centre)
+    assert torch.equal(Augmentation().of_picture(partial(part_of, picture), SQUARE), centre)
     cropped = Augmentation(crop=v2.RandomResizedCrop(24, antialias=True), transforms={"off": None})
-    assert cropped.of_picture(picture, SQUARE).shape == (3, 24, 24) and cropped.transforms == []
+    assert cropped.of_picture(partial(part_of, picture), SQUARE).shape == (3, 24, 24) and cropped.transforms == []
 
 
 @pytest.mark.parametrize("how", ["bicubic", "nearest"])

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +16,28 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.transforms import v2
 
 from inception_zoo import ZooError
-from inception_zoo.data import inspection
+from inception_zoo.data import Augmentation, inspection
 from inception_zoo.data.cifar import cifar10, cifar100
 from inception_zoo.data.imagefolder import imagefolder
 from inception_zoo.data.imagenet import imagenet
 from inception_zoo.data.inspection import inspect
-from inception_zoo.data.reading import fault, read_image
+from inception_zoo.data.reading import _jpeg, fault, read_image
 from inception_zoo.data_layout import count_classes
+from inception_zoo.preprocessing import Preprocessing
 
 
 def picture(path, mode="RGB", size=(12, 10), seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
+
+
+def blurred(width, height):
+    small = np.random.default_rng(0).integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def tree(root, *splits, classes=("cat", "dog"), each=2):
@@ -165,6 +173,43 @@ def test_a_wrong_layout_is_named_before_anything_is_decoded(case, root, decoded)
 
 
 # Files
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}, {"quality": 20}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_has_the_pixels_that_pil_gives(mode, options, tmp_path):
+    path, channels = tmp_path / "a.jpg", len(mode)
+    Image.fromarray(blurred(61, 47)).convert(mode).save(path, **options)
+    expected = torch.from_numpy(np.array(Image.open(path))).view(47, 61, channels).permute(2, 0, 1)
+    assert torch.equal(_jpeg(path, channels), expected) and torch.equal(read_image(path, channels), expected)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "how"),
+    [
+        (1, (399, 301), "bilinear"),
+        (1, (399, 301), "bicubic"),
+        (6, (400, 304), "bilinear"),
+        (3, (399, 301), "bilinear"),  # this and the next are not decoded at a smaller scale
+        (1, (399, 301), "nearest"),
+    ],
+)
+def test_a_part_of_a_large_jpeg_is_that_of_the_whole(orientation, size, how, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(blurred(*size)).save(tmp_path / "a.jpg", exif=exif)
+    read = partial(read_image, tmp_path / "a.jpg", 3)
+    augmentation, square = Augmentation(v2.RandomResizedCrop(48)), Preprocessing(48, (0.5,) * 3, (0.5,) * 3, 48, how)
+    augmentation.interpolate(how)
+    same = 0
+    for seed in range(24):
+        torch.manual_seed(seed)
+        found = augmentation.of_picture(read, square)
+        torch.manual_seed(seed)
+        expected = augmentation.crop(read())
+        assert (found.float() - expected.float()).abs().mean() < 3  # of a box one pixel aside: more than 5
+        same += torch.equal(found, expected)
+    assert same == 24 if how == "nearest" or orientation == 3 else 0 < same < 12
 
 
 def test_every_bad_file_is_found_in_one_pass(root, cache):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from inception_zoo import ZooError
 from inception_zoo.data.optimize import optimize_folder
-from inception_zoo.data.source import Files, Images, Source
+from inception_zoo.data.source import Files, Images, Source, collate
 from inception_zoo.data.stream import stream
 
 TRAIN, VAL, BATCH = 61, 17, 4
@@ -31,8 +31,8 @@ def folder(root, count):
     return Files(root, np.array(paths), torch.arange(count) % 3)
 
 
-def number_of(image):
-    return (image[0, 0, 0] / 4).round().long()
+def number_of(read):
+    return (read()[0, 0, 0] / 4).round().long()
 
 
 def numbers(loader, batches=None):
@@ -99,12 +99,20 @@ def test_every_image_has_its_index(written, workers):
 
 
 def test_images_are_decoded_as_files_are(files, written):
-    here, there = files.val.dataset(1, _as_it_is), stream(str(written)).val.dataset(1, _as_it_is)
+    here, there = files.val.dataset(1, _whole), stream(str(written)).val.dataset(1, _whole)
     assert all(torch.equal(here[i][0], there[i][0]) and here[i][1] == there[i][1] for i in range(VAL))
 
 
-def _as_it_is(image):
-    return image
+def _whole(read):
+    return read()
+
+
+def test_batches_of_files_and_of_streams_have_channels_last(files, written):
+    first, labels = next(iter(stream(str(written)).train.loader(3, _whole, BATCH, 0, seed=1)))
+    numbers = (first[:, 0, 0, 0] / 4).round().long()
+    second, _ = collate([files.train.dataset(3, _whole)[int(number)] for number in numbers])
+    assert torch.equal(first, second) and labels.tolist() == (numbers % 3).tolist() and first.shape == (BATCH, 3, 16, 16)
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in (first, second))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

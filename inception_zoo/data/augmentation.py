@@ -1,6 +1,8 @@
 """Augmentation: torchvision's transforms, drawn anew for every image, in workers or over whole batches on the device."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from inception_zoo.data.batched import apply_to_batch
 from inception_zoo.data.pixels import centre
+from inception_zoo.data.reading import Part, Read, part_of
 from inception_zoo.data.source import Batch
 from inception_zoo.errors import ZooError, check_number, one_line
 from inception_zoo.preprocessing import Preprocessing
@@ -53,12 +56,21 @@ class Augmentation:
         if isinstance(self.crop, v2.RandomResizedCrop):
             self.crop.interpolation = InterpolationMode(how)
 
-    def of_picture(self, image: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """One uint8 image (C, H, W) of any size → (C, S, S)."""
-        image = self.crop(image) if self.crop else centre(image, preprocessing)
+    def of_picture(self, read: Read, preprocessing: Preprocessing) -> Tensor:
+        """One picture of any size → uint8 (C, S, S)."""
+        if type(self.crop) is v2.RandomResizedCrop:  # drawn before the picture is decoded
+            image = read(self._part)
+        else:
+            image = self.crop(read()) if self.crop else centre(read(), preprocessing)
         for transform in self.transforms:
             image = transform(image)
         return image
+
+    def _part(self, height: int, width: int) -> Part:
+        """The crop as torchvision draws it of a picture of that size."""
+        crop: Any = self.crop
+        drawn = crop.make_params([torch.empty(1, height, width, device="meta")])
+        return Part(**drawn, size=crop.size, interpolation=InterpolationMode(crop.interpolation), antialias=crop.antialias)
 
     def of_batch(self, images: Tensor) -> Tensor:
         """uint8 images (N, C, S, S) → the same shape, each with its own draw."""
@@ -87,7 +99,7 @@ class Augmentation:
         c, h, w = image.shape
         size = preprocessing.image_size
         try:
-            after = self.of_picture(image, preprocessing)
+            after = self.of_picture(partial(part_of, image), preprocessing)
         except (ValueError, RuntimeError, TypeError) as error:
             raise ZooError(f"augmentation: {one_line(error)} (of an image of {w}x{h} px)") from None
         if after.shape != (c, size, size):

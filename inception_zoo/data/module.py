@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as T
 from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
 from inception_zoo.data.pixels import centre, normalize
+from inception_zoo.data.reading import Read
 from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
@@ -119,7 +120,7 @@ class ImageData(L.LightningDataModule):
         elif isinstance(split, Stream):  # from a store, where a chunk would have to be downloaded for it
             image = torch.zeros(self.in_channels, *[self.preprocessing.resize] * 2, dtype=torch.uint8)
         else:
-            image = split.dataset(self.in_channels, _as_it_is)[0][0]
+            image = split.dataset(self.in_channels, _whole)[0][0]
         self.augmentation.check(image, self.preprocessing, self.batch_size // world_size)
 
     def _held_out(self, data: Source) -> tuple[Split, Split]:
@@ -301,8 +302,12 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _views_first(image: Tensor, preprocessing: Preprocessing, crops: int) -> Tensor:
-    seen = views(image, preprocessing, crops)
+def _whole(read: Read) -> Tensor:
+    return read()
+
+
+def _views_first(read: Read, preprocessing: Preprocessing, crops: int) -> Tensor:
+    seen = views(read(), preprocessing, crops)
     return seen[0] if crops == 1 else seen
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from inception_zoo.data.reading import MODES, read_image
+from inception_zoo.data.reading import MODES, Read, read_image
 from inception_zoo.errors import ZooError
 from inception_zoo.seeding import seed_all
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,); after mixup and cutmix labels (N, classes)
-View = Callable[[Tensor], Tensor]  # one uint8 image (C, H, W) → the uint8 tensor that is stacked into a batch
+View = Callable[[Read], Tensor]  # reads an image, whole or in part → the uint8 tensor that is stacked into a batch
 
 
 class Split(Protocol):
@@ -26,7 +27,7 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
-        """By index: view(image), label. What is in memory gives whole batches, and leaves `view` alone.
+        """By index: what `view` makes of the image, label. What is in memory gives whole batches, and leaves `view` alone.
 
         Index i + e * len(self) is image i as epoch e sees it: what the view draws follows from the seed and the index.
         """
@@ -85,7 +86,9 @@ class Files:
 
 def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
     """Views of images (…, C, H, W) and their labels as one batch, channels last, as decoders and networks have them."""
-    images, labels = zip(*items, strict=True)
+    images, labels = (list(each) for each in zip(*items, strict=True))
+    if images[0].dim() < 3:  # what a view made is no image
+        return torch.stack(images), torch.stack(labels)
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), torch.stack(labels)
 
 
@@ -98,9 +101,9 @@ class _Read(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         row = index % len(self)
-        image = read_image(self.files.root / str(self.files.paths[row]), self.channels)
+        read = partial(read_image, self.files.root / str(self.files.paths[row]), self.channels)
         seed_all(self.seed, index)
-        return self.view(image), self.files.labels[row]
+        return self.view(read), self.files.labels[row]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from inception_zoo.data.reading import decode_image
-from inception_zoo.data.source import Batch, Source, View
+from inception_zoo.data.source import Batch, Source, View, collate
 from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.seeding import seed_all
 
@@ -109,7 +110,9 @@ class Stream:
             chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
             # Not persistent: workers that live on do not learn of the next epoch.
             pinned = torch.cuda.is_available()
-            return StreamingDataLoader(chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned)
+            return StreamingDataLoader(
+                chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned, collate_fn=collate
+            )
 
         return Epochs(make, workers)
 
@@ -184,9 +187,8 @@ class _Decode:
         place = f"{self.split.root}: {name}"
         if not 0 <= label < len(self.split.classes):
             raise ZooError(f"{place}: has label {label}, but there are {len(self.split.classes)} classes")
-        image = decode_image(BytesIO(data), self.channels, place)
         seed_all(self.seed, self.chunks.current_epoch if self.chunks else 0, name)
-        return self.view(image), torch.tensor(label)
+        return self.view(partial(decode_image, BytesIO(data), self.channels, place)), torch.tensor(label)
 
 
 class _Indexed(Dataset):
