@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,5 +15,10 @@ def seed_all(*place: int | str) -> None:
     random.seed(number)
     np.random.seed(number)
     # Without an accelerator torch.manual_seed notes the call and a traceback for each kind there might be, and keeps them.
-    seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+    seed = torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed
     seed(number)
+
+
+@cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()  # which asks the driver each time
