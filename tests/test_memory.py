@@ -101,7 +101,7 @@ POOLS = [(3, 2, 0, True), (3, 1, 1, False), (2, 2, 0, True), (3, 2, 1, False)]
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels", [8, 16, 40])
+@pytest.mark.parametrize("channels", [8, 16, 40, 64])
 @pytest.mark.parametrize(("kernel", "stride", "pad", "ceil"), POOLS)
 def test_pools(dtype, channels, kernel, stride, pad, ceil):
     torch.manual_seed(0)

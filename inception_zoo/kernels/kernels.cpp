@@ -328,6 +328,86 @@ void max_pool_backward(const T* g, const uint8_t* which, long n, long channels, 
     }
 }
 
+// bf16 as it lies, thirty-two channels at a time: half the work of converting it first.
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
+typedef uint8_t ManyBytes __attribute__((vector_size(2 * LANES)));
+typedef int8_t ManySigned __attribute__((vector_size(2 * LANES)));
+
+// As integers bf16 are in the order of their values, once the negative ones are turned around. NaN is above all.
+inline Shorts in_order(Shorts x) { return (x & 0x7fff) > 0x7f80 ? Shorts{} + 0x7fff : x ^ ((x >> 15) & 0x7fff); }
+
+void max_pool(const bf16* x, long n, long channels, Axis h, Axis w, bf16* y, uint8_t* which) {
+    if (channels % (2 * LANES)) return max_pool<bf16>(x, n, channels, h, w, y, which);
+#pragma omp parallel for collapse(2) schedule(static)
+    for (long image = 0; image < n; image++)
+        for (long oh = 0; oh < h.out; oh++)
+            for (long ow = 0; ow < w.out; ow++) {
+                const bf16* from = x + (image * h.in * w.in) * channels;
+                const long top = h.origin(oh), left = w.origin(ow), at = ((image * h.out + oh) * w.out + ow) * channels;
+                const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
+                for (long c = 0; c < channels; c += 2 * LANES) {
+                    Shorts best = Shorts{} - 0x7fff - 1, found = Shorts{};
+                    for (long ih = h0; ih < h1; ih++)
+                        for (long iw = w0; iw < w1; iw++) {
+                            Shorts v;
+                            memcpy(&v, from + (ih * w.in + iw) * channels + c, sizeof v);
+                            v = in_order(v);
+                            const Shorts better = v > best;
+                            best = better ? v : best;
+                            found = better ? Shorts{} + short((ih - top) * w.kernel + iw - left) : found;
+                        }
+                    best ^= (best >> 15) & 0x7fff;
+                    memcpy(y + at + c, &best, sizeof best);
+                    const ManyBytes narrow = __builtin_convertvector(found, ManyBytes);
+                    memcpy(which + at + c, &narrow, sizeof narrow);
+                }
+            }
+}
+
+// What was not chosen is masked out; each word of two channels is summed as its lower half, shifted up, and its upper half.
+inline void add_chosen(const bf16* g, const uint8_t* which, int here, Lanes& low, Lanes& high) {
+    ManyBytes found;
+    memcpy(&found, which, sizeof found);
+    Words pairs;
+    memcpy(&pairs, g, sizeof pairs);
+    const ManySigned chosen = found == (uint8_t)here;
+    pairs &= (Words)__builtin_convertvector(chosen, Shorts);
+    low += (Lanes)(pairs << 16);
+    high += (Lanes)(pairs & 0xffff0000);
+}
+
+inline void store_pairs(bf16* p, Lanes low, Lanes high) {
+    const auto rounded = [](Lanes v) {
+        const Words w = (Words)v;
+        return v == v ? w + 0x7fff + ((w >> 16) & 1) : w;
+    };
+    const Words pairs = (rounded(low) >> 16) | (rounded(high) & 0xffff0000);
+    memcpy(p, &pairs, sizeof pairs);
+}
+
+void max_pool_backward(const bf16* g, const uint8_t* which, long n, long channels, Axis h, Axis w, bf16* gx) {
+    if (channels % (2 * LANES)) return max_pool_backward<bf16>(g, which, n, channels, h, w, gx);
+#pragma omp parallel
+    {
+        std::vector<Lanes> sum(lanes_of(channels));
+#pragma omp for collapse(2) schedule(static)
+        for (long image = 0; image < n; image++)
+            for (long ih = 0; ih < h.in; ih++)
+                for (long iw = 0; iw < w.in; iw++) {
+                    std::fill(sum.begin(), sum.end(), Lanes{});
+                    for (long oh = h.first(ih); oh <= h.last(ih); oh++)
+                        for (long ow = w.first(iw); ow <= w.last(iw); ow++) {
+                            const long at = ((image * h.out + oh) * w.out + ow) * channels;
+                            const int here = (ih - h.origin(oh)) * w.kernel + iw - w.origin(ow);
+                            for (long c = 0; c < channels; c += 2 * LANES)
+                                add_chosen(g + at + c, which + at + c, here, sum[c / LANES], sum[c / LANES + 1]);
+                        }
+                    bf16* to = gx + ((image * h.in + ih) * w.in + iw) * channels;
+                    for (long c = 0; c < channels; c += 2 * LANES) store_pairs(to + c, sum[c / LANES], sum[c / LANES + 1]);
+                }
+    }
+}
+
 template <class T>
 void average_pool(const T* x, long n, long channels, Axis h, Axis w, bool count_padding, T* y) {
     const auto rows = h.shares(count_padding), columns = w.shares(count_padding);
