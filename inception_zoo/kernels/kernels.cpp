@@ -333,8 +333,13 @@ typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
 typedef uint8_t ManyBytes __attribute__((vector_size(2 * LANES)));
 typedef int8_t ManySigned __attribute__((vector_size(2 * LANES)));
 
-// As integers bf16 are in the order of their values, once the negative ones are turned around. NaN is above all.
-inline Shorts in_order(Shorts x) { return (x & 0x7fff) > 0x7f80 ? Shorts{} + 0x7fff : x ^ ((x >> 15) & 0x7fff); }
+// Integers in the order of the values, of which both zeros are one, and NaN is above all; and back.
+inline Shorts in_order(Shorts x) {
+    const Shorts magnitude = x & 0x7fff;
+    return magnitude > 0x7f80 ? Shorts{} + 0x7fff : x < 0 ? -magnitude : x;
+}
+
+inline Shorts as_bits(Shorts ordered) { return ordered < 0 ? -ordered | Shorts{} - 0x7fff - 1 : ordered; }
 
 void max_pool(const bf16* x, long n, long channels, Axis h, Axis w, bf16* y, uint8_t* which) {
     if (channels % (2 * LANES)) return max_pool<bf16>(x, n, channels, h, w, y, which);
@@ -356,7 +361,7 @@ void max_pool(const bf16* x, long n, long channels, Axis h, Axis w, bf16* y, uin
                             best = better ? v : best;
                             found = better ? Shorts{} + short((ih - top) * w.kernel + iw - left) : found;
                         }
-                    best ^= (best >> 15) & 0x7fff;
+                    best = as_bits(best);
                     memcpy(y + at + c, &best, sizeof best);
                     const ManyBytes narrow = __builtin_convertvector(found, ManyBytes);
                     memcpy(which + at + c, &narrow, sizeof narrow);
