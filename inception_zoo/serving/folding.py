@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from inception_zoo import kernels
 from inception_zoo.blocks import ConvUnit, ResidualBlock
+from inception_zoo.memory.pools import AnyPool, Pool
 from inception_zoo.network import Inception
 
 
@@ -79,6 +81,19 @@ class OneCall(nn.Module):
         return convolve.binary(x, other, self.weight, self.bias, *self.place, "add", 1.0, relu, [], None)
 
 
+class Pooled(nn.Module):
+    """A pool by our kernels, where they are."""
+
+    def __init__(self, pool: AnyPool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        if kernels.ready(x) and x.is_contiguous(memory_format=torch.channels_last):
+            return Pool.apply(x, self.pool)
+        return self.pool(x)
+
+
 class Sum(nn.Module):
     """A residual block whose projection, sum and ReLU are one call."""
 
@@ -94,7 +109,7 @@ class Sum(nn.Module):
 
 
 def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
-    """`fold`, in `dtype` and channels_last, where each convolution and what follows it are one call of oneDNN.
+    """`fold`, in `dtype` and channels_last: each convolution with what follows it is one call of oneDNN, and pools are ours.
 
     For images of `dtype`, without gradients. On a GPU, or where PyTorch has no oneDNN, it is the folded network.
     """
@@ -112,6 +127,9 @@ def _fuse(parent: nn.Module) -> None:
             setattr(parent, name, OneCall(child, relu))
             if relu:
                 setattr(parent, after, nn.Identity())
+            continue
+        if isinstance(child, nn.MaxPool2d | nn.AvgPool2d):
+            setattr(parent, name, Pooled(child))
             continue
         if isinstance(child, ResidualBlock):
             child = Sum(child)
