@@ -1,8 +1,8 @@
 """What each choice below the network gains on this device: a step of training with it, beside one without it, in turns."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -12,7 +12,6 @@ from inception_zoo.bench.contenders import CASES, Case, Contender, device, fast_
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Contest, Measured, contested
 from inception_zoo.memory import layers
-from inception_zoo.models import create_model
 
 WITHOUT = {  # choice → what takes its place, where a network is trained without it
     "kernels of our own": (kernels, "library", lambda: None),
@@ -34,52 +33,20 @@ def measure(options: Options) -> Measured:
 def _contests(case: Case) -> Iterator[tuple[str, Contest]]:
     turn = Contender().trains(case)
     for what, (module, attribute, instead) in WITHOUT.items():
-        yield what, {KEPT: turn, "without": _while(_set(module, attribute, instead), turn)}
-    yield "torch.compile", {"without": turn, KEPT: _compiled(case)}
+        yield what, {KEPT: turn, "without": _without(turn, module, attribute, instead)}
+    yield "torch.compile", {"without": turn, KEPT: Contender(choices={"compile": True}).trains(case)}
     yield "optimizer", {name: _optimizer(case, **how) for name, how in OPTIMIZERS.items()}
 
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {"fused": {"fused": True}, "foreach": {"foreach": True}, "loop": {"foreach": False}}
 
 
-def _while(change: Callable[[], AbstractContextManager[None]], turn: Callable[[], float]) -> Callable[[], float]:
+def _without(turn: Callable[[], float], module: Any, attribute: str, instead: Any) -> Callable[[], float]:
     def changed() -> float:
-        with change():
+        with patch.object(module, attribute, instead):
             return turn()
 
     return changed
-
-
-def _set(module: Any, attribute: str, value: Any) -> Callable[[], AbstractContextManager[None]]:
-    @contextmanager
-    def change() -> Iterator[None]:
-        before = getattr(module, attribute)
-        setattr(module, attribute, value)
-        try:
-            yield
-        finally:
-            setattr(module, attribute, before)
-
-    return change
-
-
-def _compiled(case: Case) -> Callable[[], float]:
-    """PyTorch's own modules by `torch.compile`, forward and backward; the first turn compiles."""
-    model: Any = create_model(case.net.name, case.num_classes, aux=False, compile=True)
-    model.to(device(), memory_format=torch.channels_last)
-    images, labels = case.images().to(device(), memory_format=torch.channels_last), case.labels().to(device())
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
-
-    def turn() -> float:
-        half = fast_precision() == torch.bfloat16
-        with torch.autocast(device().type, torch.bfloat16) if half else nullcontext():
-            loss = nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return len(images)
-
-    return turn
 
 
 def _optimizer(case: Case, **how: Any) -> Callable[[], float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inception_zoo.bench.tutorial import Tutorial
-from inception_zoo.choices import LOADING, Choices
 from inception_zoo.devices import auto_precision
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import create_model
@@ -20,7 +19,6 @@ from inception_zoo.nets.table import Net
 from inception_zoo.network import Inception
 from inception_zoo.plan import Plan, make_plan
 
-MODES = ("plain", "lean", "minimal")  # of memory
 OURS = "inception_zoo"
 
 
@@ -153,11 +151,6 @@ def contenders(case: Case) -> Iterator[Contender]:
     yield Contender()
     for library in case.peers:
         yield from (Contender(library, tuned) for tuned in (False, True))
-
-
-def modes() -> list[str]:
-    """The memory modes that our networks have."""
-    return list(MODES) if "memory" in {*LOADING, *(each.name for each in fields(Choices))} else ["plain"]
 
 
 def of_mode(mode: str) -> Contender:

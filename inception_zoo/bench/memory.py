@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from inception_zoo.bench.contenders import Case, Contender, case_of, contenders, device, modes, of_mode
+from inception_zoo.bench.contenders import Case, Contender, case_of, contenders, device, of_mode
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
+from inception_zoo.choices import MEMORY
 from inception_zoo.errors import ZooError
 
 
@@ -26,13 +27,13 @@ def measure(options: Options) -> Measured:
         if case.net.norm != "batch":  # the tutorial's has nothing to recompute
             continue
         peers = [each for each in contenders(case) if each.library != "inception_zoo" and each.tuned]
-        every = [*map(of_mode, modes()), *peers]
+        every = [*map(of_mode, MEMORY), *peers]
         for each in every:
             count = saved_bytes(each.build(case), case.images(3).to(device(), memory_format=each.layout))
             yield f"memory/{name}/saved/{_label(each)}", Figure("bytes/image", [count])
         for each in every:
             yield f"memory/{name}/peak/{_label(each)}", Figure("bytes", [peak(case, each)])
-        turns = {mode: of_mode(mode).trains(case) for mode in modes()}
+        turns = {mode: of_mode(mode).trains(case) for mode in MEMORY}
         yield from contested(f"memory/{name}/speed", turns, options.rounds)
 
 
@@ -96,7 +97,7 @@ def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[
     """The largest batch of each memory mode, and of the tuned peers, whose training step stays within `gib` GiB."""
     case = case_of(name, image_size=image_size)
     peers = (each for each in contenders(case) if each.library != "inception_zoo" and each.tuned)
-    for contender in (*map(of_mode, modes()), *peers):
+    for contender in (*map(of_mode, MEMORY), *peers):
 
         def fits(batch: int, contender: Contender = contender) -> bool:
             try:

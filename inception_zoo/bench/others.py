@@ -5,7 +5,6 @@ what is no speed, as ``(name, Figure)``.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Measured, contested
@@ -20,8 +19,6 @@ def served(options: Options) -> Measured:
 
 
 def _of(file: str, section: str, options: Options) -> Measured:
-    if find_spec(f"{__package__}.{file}") is None:
-        return
     module = import_module(f"{__package__}.{file}")
     for name, contest in module.contests(options.data_root).items():
         yield from contested(f"{section}/{name.removeprefix(f'{section}/')}", contest, options.rounds)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inception_zoo.durable import whole_file
+from inception_zoo.errors import ZooError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def library() -> ctypes.CDLL | None:
             with whole_file(file) as temporary:
                 subprocess.run([compiler, *FLAGS, SOURCE, "-o", temporary], check=True, capture_output=True, text=True)
         return ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ZooError, subprocess.CalledProcessError) as error:
         words = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip().splitlines()
         log.warning(
             "the CPU kernels cannot be made (%s): PyTorch's own are taken, which are slower", words[0] if words else "?"

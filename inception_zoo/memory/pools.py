@@ -19,7 +19,7 @@ class Pool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, pool: AnyPool) -> Tensor:
         ctx.pool, ctx.shape = pool, x.shape
         if isinstance(pool, nn.AvgPool2d):
-            return kernels.average_pool(x, *pool_arguments(pool, x))
+            return kernels.average_pool(x, *pool_arguments(pool, x.shape))
         y, which = kernels.max_pool(x, *_axes(pool, x.shape))
         ctx.save_for_backward(which)
         return y
@@ -27,10 +27,10 @@ class Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        h, w = _axes(ctx.pool, ctx.shape)
         if isinstance(ctx.pool, nn.AvgPool2d):
-            return kernels.average_pool_backward(g, h, w, bool(ctx.pool.count_include_pad)), None
+            return kernels.average_pool_backward(g, *pool_arguments(ctx.pool, ctx.shape)), None
         (which,) = ctx.saved_tensors
+        h, w = _axes(ctx.pool, ctx.shape)
         return kernels.max_pool_backward(g, which, h, w), None
 
 
@@ -50,6 +50,6 @@ def _axes(pool: AnyPool, shape: Sequence[int]) -> list[kernels.Axis]:
     return axes
 
 
-def pool_arguments(pool: nn.AvgPool2d, x: Tensor) -> tuple[kernels.Axis, kernels.Axis, bool]:
-    h, w = _axes(pool, x.shape)
+def pool_arguments(pool: nn.AvgPool2d, shape: Sequence[int]) -> tuple[kernels.Axis, kernels.Axis, bool]:
+    h, w = _axes(pool, shape)
     return h, w, bool(pool.count_include_pad)

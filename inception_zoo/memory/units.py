@@ -84,7 +84,7 @@ class _Convolve(torch.autograd.Function):
         with in_its_own_type(x):
             c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)
         if first.pool is not None:
-            c = kernels.average_pool(channels_last(c), *pool_arguments(first.pool, c))
+            c = kernels.average_pool(channels_last(c), *pool_arguments(first.pool, c.shape))
         if first.norm is None:
             source.save(ctx, x, w)
             return (c,)
@@ -112,7 +112,7 @@ class _Convolve(torch.autograd.Function):
                 norms.append(kernels.batch_norm_backward(each, c[:, part], affine, u.relu, g[:, part]))
         g = g.to(w.dtype)
         if first.pool is not None:
-            g = kernels.average_pool_backward(g, *pool_arguments(first.pool, g))
+            g = kernels.average_pool_backward(g, *pool_arguments(first.pool, g.shape))
         gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, units))
         found: list[Tensor | None] = []
         for index, (u, part) in enumerate(zip(units, _parts(units), strict=True)):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inception_zoo import kernels
+from inception_zoo import memory
 from inception_zoo.blocks import ConvUnit, ResidualBlock
-from inception_zoo.memory.pools import AnyPool, Pool
+from inception_zoo.memory.pools import AnyPool
 from inception_zoo.network import Inception
 
 
@@ -89,9 +89,7 @@ class Pooled(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        if kernels.ready(x) and x.is_contiguous(memory_format=torch.channels_last):
-            return Pool.apply(x, self.pool)
-        return self.pool(x)
+        return memory.pooled(x, self.pool, self.pool, lean=False)
 
 
 class Sum(nn.Module):
