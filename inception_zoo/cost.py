@@ -4,6 +4,7 @@ Multiply-adds are those of convolutions and fully connected layers, per image, w
 papers and model zoos publish.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inception_zoo.geometry import Size, out_channels, out_size
@@ -74,7 +75,8 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
     shapes, groups, room = plan.shapes(size), [[]], 0  # type: ignore[var-annotated]
     stem, most, grid = plan.blocks[0].stage, 0, size
     for block, after in zip(plan.blocks, (*plan.blocks[1:], None), strict=True):
-        given = sum(_given(row, block.c_in, grid) for row in block.rows)
+        convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
+        given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
         grid = shapes[block.name][1:]
         if block.stage == stem:
             most += given
@@ -87,29 +89,23 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
     return [group for group in groups if group]
 
 
-def _given(row: Row, channels: int, grid: Size) -> int:
-    """Elements of the maps that a row's convolutions give, of one image."""
-    total = 0
-    for step in row:
-        after = out_size((step,), grid)
-        total += sum(op.width * after[0] * after[1] for op in step if isinstance(op, Conv))
-        channels, grid = out_channels((step,), channels), after
-    return total
-
-
 def linear_cost(c_in: int, c_out: int) -> Cost:
     return Cost(c_in * c_out + c_out, c_in * c_out)
 
 
 def _row_cost(plan: Plan, row: Row, channels: int, grid: Size) -> Cost:
-    total = Cost(0, 0)
+    costs = (_conv_cost(plan, c_in, op, after) for c_in, op, _, after in convolutions(row, channels, grid))
+    return sum(costs, Cost(0, 0))
+
+
+def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Conv, Size, Size]]:
+    """Every convolution of a row that reads `channels` maps of `grid`: channels read, itself, the grids before and after."""
     for step in row:
         after = out_size((step,), grid)
         for op in step:
             if isinstance(op, Conv):
-                total += _conv_cost(plan, channels, op, after)
+                yield channels, op, grid, after
         channels, grid = out_channels((step,), channels), after
-    return total
 
 
 def _conv_cost(plan: Plan, channels: int, op: Conv, after: Size) -> Cost:

@@ -11,8 +11,9 @@ from inception_zoo.bench.contenders import Contender
 from inception_zoo.bench.machine import PRECISIONS, bandwidth, gemm_peak, with_share
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
-from inception_zoo.geometry import Size, out_channels, out_size
-from inception_zoo.notation import Conv, Row
+from inception_zoo.cost import convolutions
+from inception_zoo.geometry import Size
+from inception_zoo.notation import Conv
 from inception_zoo.plan import Plan
 
 PASSES = (
@@ -83,7 +84,7 @@ def layers(plan: Plan, image_size: int) -> list[Layer]:
     grid = (image_size, image_size)
     for block in plan.blocks:
         for row in block.rows:
-            found += _row(row, block.c_in, grid)
+            found += (_conv(*each) for each in convolutions(row, block.c_in, grid))
         if block.residual:
             found.append(_conv(block.joined, Conv((1, 1), 1, "", block.c_out), grid, grid))
             if block.residual.shortcut:
@@ -91,13 +92,6 @@ def layers(plan: Plan, image_size: int) -> list[Layer]:
         grid = block.out_size(grid)
     c_in, classes = plan.blocks[-1].c_out, plan.num_classes
     return [*found, Layer(c_in * classes, c_in, c_in * classes, classes)]
-
-
-def _row(row: Row, channels: int, grid: Size) -> Iterator[Layer]:
-    for step in row:
-        after = out_size((step,), grid)
-        yield from (_conv(channels, op, grid, after) for op in step if isinstance(op, Conv))
-        channels, grid = out_channels((step,), channels), after
 
 
 def _conv(channels: int, op: Conv, grid: Size, after: Size) -> Layer:

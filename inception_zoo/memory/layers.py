@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from inception_zoo import kernels
 from inception_zoo.memory.pools import AnyPool, Pool, windows
-from inception_zoo.memory.recipes import Maker, Recipe, Source, annotate, recipe_of
+from inception_zoo.memory.recipes import Maker, Source, annotate, recipe_of
 from inception_zoo.memory.segments import is_running_again
 from inception_zoo.memory.units import Unit, channels_last, dtype_of, in_its_own_type, run_units, spans, times
 
@@ -92,7 +92,7 @@ class _Again:
 def rerun(x: Tensor, first: Maps, again: Maps, parameters: Sequence[Tensor] = ()) -> Tensor:
     """``first(x)``; ``again``, the same without side effects, runs in the backward pass. For what has no kernel of ours."""
     recipe = recipe_of(x)
-    y = _Rerun.apply(x, Source(x), first, again, *parameters)
+    y = _Rerun.apply(x, Source.of(x), first, again, *parameters)
     make = recipe.make if recipe else (lambda x: x)
     return annotate(y, recipe.kept if recipe else (x,), _Again(make, again))
 
@@ -180,7 +180,7 @@ def residual(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: 
     (branches,) = run_units(joined, [Unit(project, scale=scale)], lean)
     recipe = recipe_of(joined)
     if not lean or recipe is None or recipe_of(x) is not None or not relu:
-        return _Sum.apply(x, branches, relu, None)
+        return _Sum.apply(x, branches, relu, Source())
     bias = () if project.bias is None else (project.bias,)
 
     def make(x: Tensor, weight: Tensor, *kept: Tensor) -> Tensor:
@@ -188,21 +188,16 @@ def residual(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: 
         return torch.conv2d(recipe.make(*kept[len(bias) :]), times(weight.to(x.dtype), scale), b).add_(x).relu_()
 
     maker, kept = Maker(make), (x, project.weight, *bias, *recipe.kept)
-    y = _Sum.apply(x, branches, relu, (maker, kept))
-    y.recipe = Recipe(maker, tuple(t.detach() for t in kept), y._version)
-    return y
+    return annotate(_Sum.apply(x, branches, relu, Source(maker, kept)), kept, maker)
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, branches: Tensor, relu: bool, recipe: tuple[Maker, tuple[Tensor, ...]] | None) -> Tensor:
-        ctx.relu, ctx.maker = relu, recipe[0] if recipe else None
+    def forward(ctx: Any, x: Tensor, branches: Tensor, relu: bool, source: Source) -> Tensor:
+        ctx.relu, ctx.source = relu, source
         y = x + branches
         if relu:
-            y.relu_()
-            if recipe:
-                recipe[0].users += 1
-            ctx.save_for_backward(*(recipe[1] if recipe else (y,)))
+            source.save(ctx, y.relu_())
         return y
 
     @staticmethod
@@ -210,7 +205,6 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         g = channels_last(g)  # what comes from a pool over the whole grid is not, and would hand it on along the chain
         if ctx.relu:
-            kept = ctx.saved_tensors
-            y = ctx.maker.serve(*kept) if ctx.maker else kept[0]
-            g = torch.ops.aten.threshold_backward(g, y, 0)
+            kept, _ = ctx.source.load(ctx)
+            g = torch.ops.aten.threshold_backward(g, ctx.source.maps(kept), 0)
         return g, g, None, None

@@ -45,7 +45,8 @@ class Recipe:
 
 
 def annotate(maps: Tensor, kept: Sequence[Tensor], make: Make) -> Tensor:
-    maps.recipe = Recipe(Maker(make), tuple(t.detach() for t in kept), maps._version)  # type: ignore[attr-defined]
+    maker = make if isinstance(make, Maker) else Maker(make)
+    maps.recipe = Recipe(maker, tuple(t.detach() for t in kept), maps._version)  # type: ignore[attr-defined]
     return maps
 
 
@@ -55,17 +56,20 @@ def recipe_of(maps: Tensor) -> Recipe | None:
 
 
 class Source:
-    """What a function reads, as it keeps it: the maps, or what their recipe needs."""
+    """Maps as a function keeps them for its backward pass: themselves, or what their recipe needs."""
 
-    def __init__(self, maps: Tensor) -> None:
-        recipe = recipe_of(maps)
-        self.maker = recipe.make if recipe else None
-        self._kept = recipe.kept if recipe else None
+    def __init__(self, maker: Maker | None = None, kept: Sequence[Tensor] = ()) -> None:
+        self.maker, self._kept = maker, tuple(kept)
         if self.maker:
             self.maker.users += 1
 
+    @classmethod
+    def of(cls, maps: Tensor) -> "Source":
+        recipe = recipe_of(maps)
+        return cls(recipe.make, recipe.kept) if recipe else cls()
+
     def save(self, ctx: Any, maps: Tensor, *others: Tensor) -> None:
-        kept, self._kept = self._kept or (maps,), None  # from here on the tensors are autograd's alone
+        kept, self._kept = self._kept or (maps,), ()  # from here on the tensors are autograd's alone
         self.count = len(kept)
         ctx.save_for_backward(*kept, *others)
 

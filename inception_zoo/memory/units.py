@@ -32,7 +32,7 @@ class Unit:
 def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
     """What each unit makes of the same maps, in one step of autograd. Several must be 1x1 and normalized: one product."""
     parameters = [p for u in units for p in (u.conv.weight, u.conv.bias, *((u.norm.weight, u.norm.bias) if u.norm else ()))]
-    made = list(_Convolve.apply(x.to(dtype_of(x)), units, Source(x), *parameters))
+    made = list(_Convolve.apply(x.to(dtype_of(x)), units, Source.of(x), *parameters))
     maps, rest = made[: len(units)], made[len(units) :]
     if lean and rest:
         c, *affines = rest
