@@ -278,54 +278,70 @@ inline void store_bytes(uint8_t* p, Ints v, long left) {
     memcpy(p, &bytes, left);
 }
 
-template <class T>
-void max_pool(const T* x, long n, long channels, Axis h, Axis w, T* y, uint8_t* which) {
+// `work(image, row, column)` for every position of `n` images of a grid.
+template <class Work>
+void each_position(long n, long height, long width, const Work& work) {
 #pragma omp parallel for collapse(2) schedule(static)
     for (long image = 0; image < n; image++)
-        for (long oh = 0; oh < h.out; oh++)
-            for (long ow = 0; ow < w.out; ow++) {
-                const T* from = x + (image * h.in * w.in) * channels;
-                const long top = h.origin(oh), left_edge = w.origin(ow), at = ((image * h.out + oh) * w.out + ow) * channels;
-                const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
-                each_lane(channels, [=](long lane, auto left) {
-                    Lanes best = Lanes{} - std::numeric_limits<float>::infinity();
-                    Ints found = Ints{} + int((h0 - top) * w.kernel + w0 - left_edge);
-                    for (long ih = h0; ih < h1; ih++)
-                        for (long iw = w0; iw < w1; iw++) {
-                            const Lanes v = load(from + (ih * w.in + iw) * channels + lane * LANES, left);
-                            const Ints better = (v > best) | (v != v);
-                            best = better ? v : best;
-                            found = better ? Ints{} + int((ih - top) * w.kernel + iw - left_edge) : found;
-                        }
-                    store(y + at + lane * LANES, best, left);
-                    store_bytes(which + at + lane * LANES, found, left);
-                });
-            }
+        for (long row = 0; row < height; row++)
+            for (long column = 0; column < width; column++) work(image, row, column);
 }
 
-template <class T>
-void max_pool_backward(const T* g, const uint8_t* which, long n, long channels, Axis h, Axis w, T* gx) {
+// The gradient of each input position: `add(at, here, sums)` for every window that holds it, as number `here` of the window, whose
+// output lies at `at`; then `finish(to, sums)`.
+template <class Add, class Finish>
+void gather(long n, long channels, Axis h, Axis w, const Add& add, const Finish& finish) {
 #pragma omp parallel
     {
-        std::vector<Lanes> sum(lanes_of(channels));
+        std::vector<Lanes> sums(lanes_of(channels));
 #pragma omp for collapse(2) schedule(static)
         for (long image = 0; image < n; image++)
             for (long ih = 0; ih < h.in; ih++)
                 for (long iw = 0; iw < w.in; iw++) {
-                    std::fill(sum.begin(), sum.end(), Lanes{});
+                    std::fill(sums.begin(), sums.end(), Lanes{});
                     for (long oh = h.first(ih); oh <= h.last(ih); oh++)
                         for (long ow = w.first(iw); ow <= w.last(iw); ow++) {
                             const long at = ((image * h.out + oh) * w.out + ow) * channels;
-                            const Ints here = Ints{} + int((ih - h.origin(oh)) * w.kernel + iw - w.origin(ow));
-                            each_lane(channels, [&](long lane, auto left) {
-                                const Ints chosen = load_bytes(which + at + lane * LANES, left) == here;
-                                sum[lane] += (Lanes)((Ints)load(g + at + lane * LANES, left) & chosen);
-                            });
+                            add(at, int((ih - h.origin(oh)) * w.kernel + iw - w.origin(ow)), sums.data());
                         }
-                    T* to = gx + ((image * h.in + ih) * w.in + iw) * channels;
-                    each_lane(channels, [&](long lane, auto left) { store(to + lane * LANES, sum[lane], left); });
+                    finish(((image * h.in + ih) * w.in + iw) * channels, sums.data());
                 }
     }
+}
+
+template <class T>
+void max_pool(const T* x, long n, long channels, Axis h, Axis w, T* y, uint8_t* which) {
+    each_position(n, h.out, w.out, [=](long image, long oh, long ow) {
+        const T* from = x + (image * h.in * w.in) * channels;
+        const long top = h.origin(oh), left_edge = w.origin(ow), at = ((image * h.out + oh) * w.out + ow) * channels;
+        const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
+        each_lane(channels, [=](long lane, auto left) {
+            Lanes best = Lanes{} - std::numeric_limits<float>::infinity();
+            Ints found = Ints{} + int((h0 - top) * w.kernel + w0 - left_edge);
+            for (long ih = h0; ih < h1; ih++)
+                for (long iw = w0; iw < w1; iw++) {
+                    const Lanes v = load(from + (ih * w.in + iw) * channels + lane * LANES, left);
+                    const Ints better = (v > best) | (v != v);
+                    best = better ? v : best;
+                    found = better ? Ints{} + int((ih - top) * w.kernel + iw - left_edge) : found;
+                }
+            store(y + at + lane * LANES, best, left);
+            store_bytes(which + at + lane * LANES, found, left);
+        });
+    });
+}
+
+template <class T>
+void max_pool_backward(const T* g, const uint8_t* which, long n, long channels, Axis h, Axis w, T* gx) {
+    const auto add = [=](long at, int here, Lanes* sums) {
+        each_lane(channels, [=](long lane, auto left) {
+            const Ints chosen = load_bytes(which + at + lane * LANES, left) == Ints{} + here;
+            sums[lane] += (Lanes)((Ints)load(g + at + lane * LANES, left) & chosen);
+        });
+    };
+    gather(n, channels, h, w, add, [=](long to, const Lanes* sums) {
+        each_lane(channels, [=](long lane, auto left) { store(gx + to + lane * LANES, sums[lane], left); });
+    });
 }
 
 // bf16 as it lies, thirty-two channels at a time: half the work of converting it first.
@@ -343,30 +359,27 @@ inline Shorts as_bits(Shorts ordered) { return ordered < 0 ? -ordered | Shorts{}
 
 void max_pool(const bf16* x, long n, long channels, Axis h, Axis w, bf16* y, uint8_t* which) {
     if (channels % (2 * LANES)) return max_pool<bf16>(x, n, channels, h, w, y, which);
-#pragma omp parallel for collapse(2) schedule(static)
-    for (long image = 0; image < n; image++)
-        for (long oh = 0; oh < h.out; oh++)
-            for (long ow = 0; ow < w.out; ow++) {
-                const bf16* from = x + (image * h.in * w.in) * channels;
-                const long top = h.origin(oh), left = w.origin(ow), at = ((image * h.out + oh) * w.out + ow) * channels;
-                const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
-                for (long c = 0; c < channels; c += 2 * LANES) {
-                    Shorts best = Shorts{} - 0x7fff - 1, found = Shorts{};
-                    for (long ih = h0; ih < h1; ih++)
-                        for (long iw = w0; iw < w1; iw++) {
-                            Shorts v;
-                            memcpy(&v, from + (ih * w.in + iw) * channels + c, sizeof v);
-                            v = in_order(v);
-                            const Shorts better = v > best;
-                            best = better ? v : best;
-                            found = better ? Shorts{} + short((ih - top) * w.kernel + iw - left) : found;
-                        }
-                    best = as_bits(best);
-                    memcpy(y + at + c, &best, sizeof best);
-                    const ManyBytes narrow = __builtin_convertvector(found, ManyBytes);
-                    memcpy(which + at + c, &narrow, sizeof narrow);
+    each_position(n, h.out, w.out, [=](long image, long oh, long ow) {
+        const bf16* from = x + (image * h.in * w.in) * channels;
+        const long top = h.origin(oh), left = w.origin(ow), at = ((image * h.out + oh) * w.out + ow) * channels;
+        const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
+        for (long c = 0; c < channels; c += 2 * LANES) {
+            Shorts best = Shorts{} - 0x7fff - 1, found = Shorts{};
+            for (long ih = h0; ih < h1; ih++)
+                for (long iw = w0; iw < w1; iw++) {
+                    Shorts v;
+                    memcpy(&v, from + (ih * w.in + iw) * channels + c, sizeof v);
+                    v = in_order(v);
+                    const Shorts better = v > best;
+                    best = better ? v : best;
+                    found = better ? Shorts{} + short((ih - top) * w.kernel + iw - left) : found;
                 }
-            }
+            best = as_bits(best);
+            memcpy(y + at + c, &best, sizeof best);
+            const ManyBytes narrow = __builtin_convertvector(found, ManyBytes);
+            memcpy(which + at + c, &narrow, sizeof narrow);
+        }
+    });
 }
 
 // What was not chosen is masked out; each word of two channels is summed as its lower half, shifted up, and its upper half.
@@ -392,65 +405,47 @@ inline void store_pairs(bf16* p, Lanes low, Lanes high) {
 
 void max_pool_backward(const bf16* g, const uint8_t* which, long n, long channels, Axis h, Axis w, bf16* gx) {
     if (channels % (2 * LANES)) return max_pool_backward<bf16>(g, which, n, channels, h, w, gx);
-#pragma omp parallel
-    {
-        std::vector<Lanes> sum(lanes_of(channels));
-#pragma omp for collapse(2) schedule(static)
-        for (long image = 0; image < n; image++)
-            for (long ih = 0; ih < h.in; ih++)
-                for (long iw = 0; iw < w.in; iw++) {
-                    std::fill(sum.begin(), sum.end(), Lanes{});
-                    for (long oh = h.first(ih); oh <= h.last(ih); oh++)
-                        for (long ow = w.first(iw); ow <= w.last(iw); ow++) {
-                            const long at = ((image * h.out + oh) * w.out + ow) * channels;
-                            const int here = (ih - h.origin(oh)) * w.kernel + iw - w.origin(ow);
-                            for (long c = 0; c < channels; c += 2 * LANES)
-                                add_chosen(g + at + c, which + at + c, here, sum[c / LANES], sum[c / LANES + 1]);
-                        }
-                    bf16* to = gx + ((image * h.in + ih) * w.in + iw) * channels;
-                    for (long c = 0; c < channels; c += 2 * LANES) store_pairs(to + c, sum[c / LANES], sum[c / LANES + 1]);
-                }
-    }
+    const auto add = [=](long at, int here, Lanes* sums) {
+        for (long c = 0; c < channels; c += 2 * LANES)
+            add_chosen(g + at + c, which + at + c, here, sums[c / LANES], sums[c / LANES + 1]);
+    };
+    gather(n, channels, h, w, add, [=](long to, const Lanes* sums) {
+        for (long c = 0; c < channels; c += 2 * LANES) store_pairs(gx + to + c, sums[c / LANES], sums[c / LANES + 1]);
+    });
 }
 
 template <class T>
 void average_pool(const T* x, long n, long channels, Axis h, Axis w, bool count_padding, T* y) {
     const auto rows = h.shares(count_padding), columns = w.shares(count_padding);
-#pragma omp parallel for collapse(2) schedule(static)
-    for (long image = 0; image < n; image++)
-        for (long oh = 0; oh < h.out; oh++)
-            for (long ow = 0; ow < w.out; ow++) {
-                const T* from = x + (image * h.in * w.in) * channels;
-                T* to = y + ((image * h.out + oh) * w.out + ow) * channels;
-                const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
-                const float share = rows[oh] * columns[ow];
-                each_lane(channels, [=](long lane, auto left) {
-                    Lanes sum = {};
-                    for (long ih = h0; ih < h1; ih++)
-                        for (long iw = w0; iw < w1; iw++) sum += load(from + (ih * w.in + iw) * channels + lane * LANES, left);
-                    store(to + lane * LANES, sum * share, left);
-                });
-            }
+    each_position(n, h.out, w.out, [&](long image, long oh, long ow) {
+        const T* from = x + (image * h.in * w.in) * channels;
+        T* to = y + ((image * h.out + oh) * w.out + ow) * channels;
+        const long h0 = h.begin(oh), h1 = h.end(oh), w0 = w.begin(ow), w1 = w.end(ow);
+        const float share = rows[oh] * columns[ow];
+        each_lane(channels, [=](long lane, auto left) {
+            Lanes sum = {};
+            for (long ih = h0; ih < h1; ih++)
+                for (long iw = w0; iw < w1; iw++) sum += load(from + (ih * w.in + iw) * channels + lane * LANES, left);
+            store(to + lane * LANES, sum * share, left);
+        });
+    });
 }
 
 template <class T>
 void average_pool_backward(const T* g, long n, long channels, Axis h, Axis w, bool count_padding, T* gx) {
     const auto rows = h.shares(count_padding), columns = w.shares(count_padding);
-#pragma omp parallel for collapse(2) schedule(static)
-    for (long image = 0; image < n; image++)
-        for (long ih = 0; ih < h.in; ih++)
-            for (long iw = 0; iw < w.in; iw++) {
-                const T* from = g + (image * h.out * w.out) * channels;
-                T* to = gx + ((image * h.in + ih) * w.in + iw) * channels;
-                const long h0 = h.first(ih), h1 = h.last(ih), w0 = w.first(iw), w1 = w.last(iw);
-                each_lane(channels, [&](long lane, auto left) {
-                    Lanes sum = {};
-                    for (long oh = h0; oh <= h1; oh++)
-                        for (long ow = w0; ow <= w1; ow++)
-                            sum += load(from + (oh * w.out + ow) * channels + lane * LANES, left) * (rows[oh] * columns[ow]);
-                    store(to + lane * LANES, sum, left);
-                });
-            }
+    each_position(n, h.in, w.in, [&](long image, long ih, long iw) {
+        const T* from = g + (image * h.out * w.out) * channels;
+        T* to = gx + ((image * h.in + ih) * w.in + iw) * channels;
+        const long h0 = h.first(ih), h1 = h.last(ih), w0 = w.first(iw), w1 = w.last(iw);
+        each_lane(channels, [&](long lane, auto left) {
+            Lanes sum = {};
+            for (long oh = h0; oh <= h1; oh++)
+                for (long ow = w0; ow <= w1; ow++)
+                    sum += load(from + (oh * w.out + ow) * channels + lane * LANES, left) * (rows[oh] * columns[ow]);
+            store(to + lane * LANES, sum, left);
+        });
+    });
 }
 
 Axis axis(const long* a) { return {a[0], a[1], a[2], a[3], a[4]}; }
