@@ -17,7 +17,13 @@
 
 namespace {
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
@@ -80,7 +86,7 @@ inline void store(T* p, Lanes v, long left) {
     memcpy(p, part, left * sizeof(T));
 }
 
-// `work(lane, left)` for every sixteen channels.
+// `work(lane, left)` for every LANES channels.
 template <class Work>
 inline void each_lane(long channels, const Work& work) {
     long lane = 0;
@@ -344,7 +350,7 @@ void max_pool_backward(const T* g, const uint8_t* which, long n, long channels, 
     });
 }
 
-// bf16 as it lies, thirty-two channels at a time: half the work of converting it first.
+// bf16 as it lies, twice as many channels at a time: half the work of converting it first.
 typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
 typedef uint8_t ManyBytes __attribute__((vector_size(2 * LANES)));
 typedef int8_t ManySigned __attribute__((vector_size(2 * LANES)));
