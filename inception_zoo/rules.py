@@ -329,6 +329,7 @@ OPTIONS: dict[str, Options] = {
     "timm.optim.rmsprop_tf.RMSpropTF": OF_RMSPROP,
     "timm.optim.Muon": OF_MUON,
     "timm.optim.muon.Muon": OF_MUON,
+    "inception_zoo.muon.Muon": OF_MUON,
     "inception_zoo.schedules.constant": NONE,
     "inception_zoo.schedules.cosine": {"warmup_epochs": number(0)},
     "inception_zoo.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},

@@ -44,7 +44,7 @@ OPTIMIZERS = (
     *_within("torch.optim", "RMSprop", "Rprop", "SGD"),
     *_within("timm.optim", "AdaBelief", "Adafactor", "AdafactorBigVision", "AdamP", "Adan", "Adopt", "Lamb", "LaProp", "Lars"),
     *_within("timm.optim", "Lion", "MADGRAD", "Mars", "Muon", "NAdamW", "RMSpropTF", "SGDP", "SGDW"),
-    *("timm.optim.muon.Muon", "timm.optim.rmsprop_tf.RMSpropTF"),
+    *("timm.optim.muon.Muon", "timm.optim.rmsprop_tf.RMSpropTF", "inception_zoo.muon.Muon"),
 )
 ALLOWED = frozenset(
     (

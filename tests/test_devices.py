@@ -1,8 +1,10 @@
 import pytest
 import torch
+from timm.optim import muon
 
 from inception_zoo import ZooError
-from inception_zoo.devices import auto_precision, check_batch, check_devices
+from inception_zoo.devices import auto_precision, bf16_gain, check_batch, check_devices
+from inception_zoo.muon import Muon
 
 
 def trainer(devices, accelerator="auto", sync_batchnorm=False):
@@ -60,6 +62,25 @@ def test_the_global_batch_is_divided():
 @pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16-mixed"), (1.0, 1.0, "32-true"), (1.0, 2.0, "32-true")])
 def test_cpu_precision_follows_the_measurement(fp32, bf16, chosen, monkeypatch):
     seconds = {torch.float32: fp32, torch.bfloat16: bf16}
-    monkeypatch.setattr("inception_zoo.devices._matmul_seconds", seconds.get)
+    monkeypatch.setattr("inception_zoo.devices._matmul_seconds", lambda dtype, size: seconds[dtype])
+    bf16_gain.cache_clear()
     precision, why = auto_precision("cpu")
+    bf16_gain.cache_clear()
     assert precision == chosen and f"{fp32 / bf16:.2f} times" in why
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(0.01, torch.float32), (2.0, torch.bfloat16)])
+def test_muon_orthogonalizes_in_what_the_cpu_is_fast_at(gain, dtype, monkeypatch):
+    monkeypatch.setattr("inception_zoo.muon.bf16_gain", lambda: gain)
+    seen, orthogonalize = [], muon.zeropower_via_newtonschulz
+
+    def recorded(update, *args, **options):
+        seen.append(options.get("dtype", torch.bfloat16))
+        return orthogonalize(update, *args, **options)
+
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", recorded)
+    weights = torch.nn.Parameter(torch.randn(8, 8))
+    before = weights.detach().clone()
+    weights.grad = torch.randn(8, 8)
+    Muon([weights], lr=0.1).step()
+    assert seen == [dtype] and not torch.equal(weights, before)
