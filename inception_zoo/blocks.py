@@ -67,9 +67,13 @@ class AvgPool(nn.AvgPool2d):
 
 
 class Steps(nn.Sequential):
-    """A row's steps, from the one that is numbered `begin` on."""
+    """A row's steps."""
 
-    def forward(self, x: Tensor, begin: int = 0) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(self, x: Tensor, begin: int = 0) -> Tensor:
+        """From the step that is numbered `begin` on: `memory.run_branches` takes the first ones of several rows together."""
         steps = list(self)[begin:]
         if memory.recording(self):
             return memory.run_steps(steps, x)
@@ -108,7 +112,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         joined = self.concat(x)
-        if memory.recording(self) and isinstance(self.drop, nn.Identity) and isinstance(self.act, nn.ReLU | nn.Identity):
+        if memory.recording(self) and memory.is_plain_sum(self):
             relu = isinstance(self.act, nn.ReLU)
             return memory.residual(self.shortcut(x), joined, self.project, self.scale, relu, self.lean)
         branches = self.drop(self.project(joined))

@@ -67,7 +67,7 @@ def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
 
 
 def segments(plan: Plan, size: Size) -> list[list[str]]:
-    """Endpoints in groups, for `memory=minimal`: what the convolutions of a group give is no more than those of the first give.
+    """Endpoints in groups, for `memory=minimal`: what a group keeps when it runs again is no more than what the first keeps.
 
     The first is the stem, whose maps are the largest: the most that is ever kept is hers, wherever the others are cut. An
     endpoint with an auxiliary head ends its group.
@@ -78,6 +78,8 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
         convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
         given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
         grid = shapes[block.name][1:]
+        if block.residual:  # every other sum is kept
+            given += block.c_out * grid[0] * grid[1] // 2
         if block.stage == stem:
             most += given
         elif not groups[-1] or given > room:

@@ -55,8 +55,9 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) → logits (N, classes), in training and in evaluation."""
-        *_, (_, maps) = self._ends(x)
-        return self._classify(maps)
+        for _, maps in self._ends(x):
+            x = maps  # one at a time: a list would keep all of them alive
+        return self._classify(x)
 
     def outputs(self, x: Tensor) -> Outputs:
         """Images (N, in_channels, H, W) → logits and auxiliary logits, for the training loss."""

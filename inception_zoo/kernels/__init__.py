@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
@@ -37,6 +38,13 @@ def ready(maps: Tensor) -> bool:
     return usual and library() is not None
 
 
+def in_one_call(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves such maps here, with a sum and ReLU in the same call; bf16 not on every CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where there is no compiler."""
@@ -46,15 +54,15 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         log.info("no C++ compiler: training takes PyTorch's own kernels, which are slower on CPUs")
         return None
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "inception_zoo"
-    file = folder / f"kernels-{_fingerprint(compiler)}.so"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception_zoo"
+        file = folder / f"kernels-{_fingerprint(compiler)}.so"
         if not file.exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(file) as temporary:
                 subprocess.run([compiler, *FLAGS, SOURCE, "-o", temporary], check=True, capture_output=True, text=True)
         return ctypes.CDLL(str(file))
-    except (OSError, ZooError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, ZooError, subprocess.CalledProcessError) as error:  # RuntimeError: a user without a home
         words = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip().splitlines()
         log.warning(
             "the CPU kernels cannot be made (%s): PyTorch's own are taken, which are slower", words[0] if words else "?"
@@ -103,21 +111,31 @@ def _is_readable(maps: Tensor) -> bool:
     return fits and step >= c
 
 
+def _numbers(*size: int) -> Tensor:
+    """Of every channel, whatever PyTorch's default type and device are: Lightning's bf16-true changes the first."""
+    return torch.empty(size, dtype=torch.float32, device="cpu")
+
+
 def _empty(like: Tensor, height: int, width: int) -> Tensor:
     size = *like.shape[:2], height, width
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool, track: bool) -> tuple[Tensor, Tensor]:
+def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Tensor]:
     """Batch normalization in training, then ReLU: maps → maps, and (4, C): scale, shift, mean, 1 / standard deviation.
 
-    `track`: the running statistics learn of this batch.
+    The running statistics learn of this batch if the norm tracks any.
+
+    Raises:
+        ValueError: PyTorch's own, of a single value per channel.
     """
-    y, affine = _empty(x, *x.shape[2:]), torch.empty(4, x.shape[1])
+    F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]
+    y, affine = _empty(x, *x.shape[2:]), _numbers(4, x.shape[1])
     weight, bias = (parameter.detach().float() for parameter in (norm.weight, norm.bias))
-    running = [None, None] if not track or norm.running_mean is None else [norm.running_mean, norm.running_var]
+    running = [norm.running_mean, norm.running_var] if norm.track_running_stats else [None, None]
     kept = [None if each is None else each.float() for each in running]  # themselves, unless they are in bf16
-    _call("batch_norm", x.dtype, x, _stride(x), *_rows(x), weight, bias, norm.eps, relu, y, affine, *kept, norm.momentum)
+    eps, momentum = float(norm.eps), float(norm.momentum or 0)
+    _call("batch_norm", x.dtype, x, _stride(x), *_rows(x), weight, bias, eps, relu, y, affine, *kept, momentum)
     for each, new in zip(running, kept, strict=True):
         if each is not None and new is not None and each is not new:
             each.copy_(new)
@@ -137,7 +155,7 @@ def batch_norm_backward(g: Tensor, x: Tensor, affine: Tensor, relu: bool, gx: Te
     """Gradient of what `batch_norm` made of x → that of x, into `gx`, which lies in memory as x does; of weight and bias."""
     if g.dtype != x.dtype or not _is_readable(g):
         g = g.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    gweight, gbias = torch.empty(2, x.shape[1])
+    gweight, gbias = _numbers(2, x.shape[1])
     assert gx.stride() == x.stride()
     _call("batch_norm_backward", x.dtype, g, _stride(g), x, _stride(x), *_rows(x), affine, relu, gx, gweight, gbias)
     return gweight, gbias

@@ -11,7 +11,7 @@ gradients are the same in every mode, to rounding. On CPUs our own kernels do th
 `segments` how a part of the network runs again.
 """
 
-from inception_zoo.memory.layers import convolve, pooled, recording, residual, run_branches, run_steps
+from inception_zoo.memory.layers import convolve, is_plain_sum, pooled, recording, residual, run_branches, run_steps
 from inception_zoo.memory.segments import segment
 
-__all__ = ["convolve", "pooled", "recording", "residual", "run_branches", "run_steps", "segment"]
+__all__ = ["convolve", "is_plain_sum", "pooled", "recording", "residual", "run_branches", "run_steps", "segment"]

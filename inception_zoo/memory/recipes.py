@@ -55,11 +55,17 @@ def recipe_of(maps: Tensor) -> Recipe | None:
     return recipe if recipe and recipe.version == maps._version else None
 
 
+def forget(maps: Tensor) -> Tensor:
+    """The maps without their recipe, and what it holds."""
+    maps.__dict__.pop("recipe", None)
+    return maps
+
+
 class Source:
     """Maps as a function keeps them for its backward pass: themselves, or what their recipe needs."""
 
     def __init__(self, maker: Maker | None = None, kept: Sequence[Tensor] = ()) -> None:
-        self.maker, self._kept = maker, tuple(kept)
+        self.maker, self.kept = maker, tuple(kept)
         if self.maker:
             self.maker.users += 1
 
@@ -68,8 +74,13 @@ class Source:
         recipe = recipe_of(maps)
         return cls(recipe.make, recipe.kept) if recipe else cls()
 
+    def take(self, maps: Tensor) -> tuple[Tensor, ...]:
+        """What is to be saved; from here on the tensors are autograd's alone."""
+        kept, self.kept = self.kept or (maps,), ()
+        return kept
+
     def save(self, ctx: Any, maps: Tensor, *others: Tensor) -> None:
-        kept, self._kept = self._kept or (maps,), ()  # from here on the tensors are autograd's alone
+        kept = self.take(maps)
         self.count = len(kept)
         ctx.save_for_backward(*kept, *others)
 

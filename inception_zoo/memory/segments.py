@@ -1,19 +1,15 @@
 """Segments of a network that run once more for the backward pass."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-_running_again = False
-
-
-def is_running_again() -> bool:
-    """Whether this pass is one that has been before: it has no side effects."""
-    return _running_again
+from inception_zoo.memory.recipes import forget
 
 
 class _Keep(torch.autograd.Function):
@@ -29,16 +25,20 @@ class _Keep(torch.autograd.Function):
         return g
 
 
-def segment(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def segment(run: nn.Module, x: Tensor) -> Tensor:
     """`run(x)`, of which nothing is kept but `x`."""
-    return checkpoint(run, _Keep.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), _again()))
+    y = checkpoint(run, _Keep.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), _learning_apart(run)))
+    return forget(y)  # the recipe holds what is to be made again
 
 
 @contextmanager
-def _again() -> Iterator[None]:
-    global _running_again
-    _running_again = True
+def _learning_apart(run: nn.Module) -> Iterator[None]:
+    """What running statistics learn here is thrown away: they have seen this batch before."""
+    buffers = [(norm._buffers, dict(norm._buffers)) for norm in run.modules() if isinstance(norm, _BatchNorm)]
+    for own, known in buffers:
+        own.update({name: None if each is None else each.clone() for name, each in known.items()})
     try:
         yield
     finally:
-        _running_again = False
+        for own, known in buffers:
+            own.update(known)

@@ -13,26 +13,25 @@ from torch.autograd.function import once_differentiable
 from inception_zoo import kernels
 from inception_zoo.memory.pools import pool_arguments
 from inception_zoo.memory.recipes import Source, annotate
-from inception_zoo.memory.segments import is_running_again
 
 FEW = 1024  # rows: of a 1x1 on no more of them, oneDNN's weight gradient takes up to twice the time of a matrix product
 
 
 @dataclass
 class Unit:
-    """A convolution (its weights times `scale`), an average pool, batch normalization and ReLU."""
+    """A convolution, an average pool, batch normalization and ReLU."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None = None
     relu: bool = False
     pool: nn.AvgPool2d | None = None
-    scale: float = 1.0
 
 
 def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
     """What each unit makes of the same maps, in one step of autograd. Several must be 1x1 and normalized: one product."""
     parameters = [p for u in units for p in (u.conv.weight, u.conv.bias, *((u.norm.weight, u.norm.bias) if u.norm else ()))]
-    made = list(_Convolve.apply(x.to(dtype_of(x)), units, Source.of(x), *parameters))
+    x = x.to(dtype_of(x))
+    made = list(_Convolve.apply(x, units, Source.of(x), *parameters))
     maps, rest = made[: len(units)], made[len(units) :]
     if lean and rest:
         c, *affines = rest
@@ -79,8 +78,9 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: Source, *_: Tensor | None) -> tuple[Tensor, ...]:
         first = units[0]
         ctx.units, ctx.source = units, source
+        ctx.set_materialize_grads(False)  # zeros as large as `c` and never read
         w = _joined(units, x.dtype)
-        bias = None if first.conv.bias is None else torch.cat([times(u.conv.bias.to(x.dtype), u.scale) for u in units])  # type: ignore[union-attr]
+        bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
         with in_its_own_type(x):
             c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)
         if first.pool is not None:
@@ -90,7 +90,7 @@ class _Convolve(torch.autograd.Function):
             return (c,)
         c = channels_last(c)
         normalized = [
-            kernels.batch_norm(c[:, part], u.norm, u.relu, track=not is_running_again())  # type: ignore[arg-type]
+            kernels.batch_norm(c[:, part], u.norm, u.relu)  # type: ignore[arg-type]
             for u, part in zip(units, _parts(units), strict=True)
         ]
         maps, affines = zip(*normalized, strict=True)
@@ -109,6 +109,7 @@ class _Convolve(torch.autograd.Function):
             c, *affines = rest
             g = torch.empty_like(c)
             for each, affine, u, part in zip(gradients, affines, units, _parts(units), strict=False):
+                each = torch.zeros_like(c[:, part]) if each is None else each
                 norms.append(kernels.batch_norm_backward(each, c[:, part], affine, u.relu, g[:, part]))
         g = g.to(w.dtype)
         if first.pool is not None:
@@ -116,12 +117,12 @@ class _Convolve(torch.autograd.Function):
         gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, units))
         found: list[Tensor | None] = []
         for index, (u, part) in enumerate(zip(units, _parts(units), strict=True)):
-            found += [_for(own, each, part, u.scale) for own, each in ((u.conv.weight, gw), (u.conv.bias, gb))]
+            found += [gradient_for(own, each, part) for own, each in ((u.conv.weight, gw), (u.conv.bias, gb))]
             found += [each.to(u.norm.weight.dtype) for each in norms[index]] if norms else []
         return gx, None, None, *found
 
 
-def _for(own: Tensor | None, gradients: Tensor | None, part: slice, scale: float) -> Tensor | None:
+def gradient_for(own: Tensor | None, gradients: Tensor | None, part: slice, scale: float = 1.0) -> Tensor | None:
     """A parameter's part of the gradients, in its type and with its strides, as DistributedDataParallel wants them."""
     if own is None or gradients is None:
         return None
@@ -132,7 +133,7 @@ def _for(own: Tensor | None, gradients: Tensor | None, part: slice, scale: float
 def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
     """The weights of all units, in `dtype`: no copy of one that has it."""
     if len(units) == 1:
-        return times(units[0].conv.weight.detach().to(dtype), units[0].scale)
+        return units[0].conv.weight.detach().to(dtype)
     w = torch.empty(_parts(units)[-1].stop, units[0].conv.in_channels, 1, 1, dtype=dtype, device=units[0].conv.weight.device)
     for u, part in zip(units, _parts(units), strict=True):
         w[part] = u.conv.weight.detach()
@@ -143,10 +144,6 @@ def _needed(ctx: Any, units: Sequence[Unit]) -> tuple[bool, bool, bool]:
     """Which gradients of input, weights and biases are asked for."""
     biases = [u.conv.bias for u in units if u.conv.bias is not None]
     return ctx.needs_input_grad[0], any(u.conv.weight.requires_grad for u in units), any(b.requires_grad for b in biases)
-
-
-def times(tensor: Tensor, scale: float) -> Tensor:
-    return tensor if scale == 1 else tensor * scale
 
 
 def channels_last(maps: Tensor) -> Tensor:

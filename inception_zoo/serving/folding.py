@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inception_zoo import memory
+from inception_zoo import kernels, memory
 from inception_zoo.blocks import ConvUnit, ResidualBlock
 from inception_zoo.memory.pools import AnyPool
 from inception_zoo.network import Inception
@@ -72,13 +72,14 @@ class OneCall(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if not self.weight.is_mkldnn:  # oneDNN's own layout, which depends on the size; it is right for any, if not as fast
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.place, list(x.shape))
+        weight = self.weight
+        if not weight.is_mkldnn:  # oneDNN's own layout, which depends on the size; it is right for any, if not as fast
+            self.weight = weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.place, list(x.shape))
         convolve = torch.ops.mkldnn._convolution_pointwise
         if other is None:
-            return convolve(x, self.weight, self.bias, *self.place, "relu" if self.relu else "none", [], "")
+            return convolve(x, weight, self.bias, *self.place, "relu" if self.relu else "none", [], "")
         relu = "relu" if self.relu else None
-        return convolve.binary(x, other, self.weight, self.bias, *self.place, "add", 1.0, relu, [], None)
+        return convolve.binary(x, other, weight, self.bias, *self.place, "add", 1.0, relu, [], None)
 
 
 class Pooled(nn.Module):
@@ -109,10 +110,10 @@ class Sum(nn.Module):
 def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
     """`fold`, in `dtype` and channels_last: each convolution with what follows it is one call of oneDNN, and pools are ours.
 
-    For images of `dtype`, without gradients. On a GPU, or where PyTorch has no oneDNN, it is the folded network.
+    For images of `dtype`, without gradients. On a GPU, or where oneDNN cannot, it is the folded network.
     """
     fused = fold(model).requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fused.fc.weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if fused.fc.weight.device.type == "cpu" and kernels.in_one_call(dtype):
         _fuse(fused)
     return fused
 
