@@ -19,22 +19,25 @@ WITHOUT = {  # choice → what takes its place, where a network is trained witho
     "average pool after its 1x1": (layers, "commute", lambda pool, unit: False),
 }
 NETWORKS = ("googlenet_bn", "inception_v3")
+COMPILED = "googlenet_bn"  # minutes for each network
 KEPT = "with"
+UNITS = {"optimizer": "steps/s"}
 
 
 def measure(options: Options) -> Measured:
     for name in NETWORKS:
         for what, contest in _contests(CASES[name]):
             if what != "average pool after its 1x1" or name == "inception_v3":  # GoogLeNet has none
-                yield from contested(f"choices/{name}, {what}", contest, options.rounds)
-    yield from contested("choices/64 channels, not 60 or 63", _rounded(), options.rounds)
+                yield from contested(f"choices/{name}, {what}", contest, options.rounds, UNITS.get(what, "images/s"))
+    yield from contested("choices/64 channels, not 60 or 63", _rounded(), options.rounds, "channel pairs/s")
 
 
 def _contests(case: Case) -> Iterator[tuple[str, Contest]]:
     turn = Contender().trains(case)
     for what, (module, attribute, instead) in WITHOUT.items():
         yield what, {KEPT: turn, "without": _without(turn, module, attribute, instead)}
-    yield "torch.compile", {"without": turn, KEPT: Contender(choices={"compile": True}).trains(case)}
+    if case.name == COMPILED:
+        yield "torch.compile", {"without": turn, KEPT: Contender(choices={"compile": True}).trains(case)}
     yield "optimizer", {name: _optimizer(case, **how) for name, how in OPTIMIZERS.items()}
 
 
@@ -65,7 +68,7 @@ def _optimizer(case: Case, **how: Any) -> Callable[[], float]:
 
 
 def _rounded() -> Contest:
-    """The multiply-adds of a 3x3 convolution a second, forward and backward, by its channels."""
+    """The pairs of channels that a 3x3 convolution connects a second, forward and backward, by its channels."""
 
     def of(channels: int) -> Callable[[], float]:
         conv = nn.Conv2d(channels, channels, 3, padding=1).to(device(), fast_precision())

@@ -135,11 +135,12 @@ class Contender:
         return turn
 
     def evaluates(self, case: Case) -> Callable[[], float]:
-        """A turn of evaluation on one batch. It returns the images."""
-        model, images = self.build(case).eval(), case.images().to(device(), memory_format=self.layout)
+        """A turn of evaluation on one batch, with weights and images in its precision. It returns the images."""
+        model = self.build(case).eval().to(self.precision)
+        images = case.images().to(device(), self.precision, memory_format=self.layout)
 
         def turn() -> float:
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode():
                 model(images)
             return len(images)
 

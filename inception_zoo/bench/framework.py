@@ -24,6 +24,7 @@ from inception_zoo.errors import ZooError
 from inception_zoo.targets import VARIABLE
 
 STEPS, EPOCHS = 30, 3
+SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"
 JOB = (  # the main job, of which validation and test are not measured
     *("experiment=quickstart", f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=1"),
     *("trainer.limit_test_batches=1", "logger=csv", "~callbacks.progress", "~callbacks.summary"),
@@ -34,15 +35,14 @@ def measure(options: Options) -> Measured:
     words = (*JOB, f"data.root={options.fashion_mnist()}")
     bare = f"+callbacks.bare._target_={__name__}.{BareLoop.__name__}"
     with job(*words, bare, f"trainer.max_epochs={options.rounds + 1}", threads=None) as folder:
-        found = {"inception_zoo": _speeds(folder), "bare PyTorch": json.loads((folder / BareLoop.FILE).read_text())}
+        found = {"inception_zoo": _by_epoch(folder, SPEED), "bare PyTorch": json.loads((folder / BareLoop.FILE).read_text())}
     for label, values in found.items():
         yield f"framework/loop/{label}", Figure("images/s", values[1:])  # the first epoch warms up
     cores = os.cpu_count() or 1
     if cores > 1 and not torch.cuda.is_available():
-        short = partial(_speed, *words, f"trainer.max_epochs={EPOCHS}")
         contest = {
-            f"{cores} processes": partial(short, f"trainer.devices={cores}"),
-            "1 process": partial(short, threads=cores),
+            f"{cores} processes": partial(short_run, options, cores),
+            "1 process": partial(short_run, options, 1, threads=cores),
         }
         for label, values in in_turns(contest, options.rounds, warm_up=False).items():  # each is a process of its own
             yield f"framework/processes/{label}", Figure("images/s", values)
@@ -103,13 +103,14 @@ def job(*words: str, threads: int | None = 1) -> Iterator[Path]:
         yield Path(folder) / "run"
 
 
-def _speed(*words: str, threads: int = 1) -> float:
-    """Images/s of a run, the median of its epochs but the first."""
+def short_run(options: Options, processes: int, threads: int = 1, column: str = SPEED) -> float:
+    """The main job in so many processes: the images/s of all, or what `column` says; median of its epochs but the first."""
+    words = *JOB, f"data.root={options.fashion_mnist()}", f"trainer.max_epochs={EPOCHS}", f"trainer.devices={processes}"
     with job(*words, threads=threads) as folder:
-        return Figure("images/s", _speeds(folder)[1:]).median
+        return Figure("", _by_epoch(folder, column)[1:]).median
 
 
-def _speeds(folder: Path) -> list[float]:
+def _by_epoch(folder: Path, column: str) -> list[float]:
     with next(folder.glob("csv/**/metrics.csv")).open() as file:
-        found = [row.get("train/images_per_second") for row in csv.DictReader(file)]
+        found = [row.get(column) for row in csv.DictReader(file)]
     return [float(value) for value in found if value]

@@ -73,9 +73,8 @@ def peak(case: Case, contender: Contender) -> int:
     command = [sys.executable, "-m", "inception_zoo.bench.memory", json.dumps(words)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise ZooError(
-            f"{case.name}, {contender.label}, batch {case.batch}: {(done.stderr.strip() or 'killed').splitlines()[-1]}"
-        )
+        why = "killed" if done.returncode < 0 else (done.stderr.strip() or "failed").splitlines()[-1]
+        raise ZooError(f"{case.name}, {contender.label}, batch {case.batch}: {why}")
     return int(done.stdout.split()[-1])
 
 

@@ -11,7 +11,15 @@ from inception_zoo.bench.turns import Measured, contested
 
 
 def data(options: Options) -> Measured:
-    yield from _of("pipelines", "data", options)
+    """With one thread, so that it is a core's work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from _of("pipelines", "data", options)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def served(options: Options) -> Measured:

@@ -75,7 +75,7 @@ def _of_torchvision(dataset: Dataset, size: int, batches: int, shuffle: bool = T
 
 
 def contests(data_root: str) -> dict[str, dict[str, Turn]]:
-    """A turn of each contender, by target; one process and no workers, so that with one thread it is a core's work.
+    """A turn of each contender, by target; one process and no workers.
 
     Args:
         data_root: where Fashion-MNIST is.

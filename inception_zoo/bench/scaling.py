@@ -1,15 +1,20 @@
-"""How the cost of training grows: with the batch, the resolution, the width, the depth."""
+"""How the cost of training grows: with the batch, the resolution, the width, the depth, the processes."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import torch
 
 from inception_zoo.bench.contenders import Case, Contender, case_of, device
+from inception_zoo.bench.framework import MEMORY as GIB
+from inception_zoo.bench.framework import short_run
 from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.memory import peak, saved_bytes
 from inception_zoo.bench.options import Options
-from inception_zoo.bench.turns import Figure, Figures, Measured, contested
+from inception_zoo.bench.turns import Figure, Figures, Measured, contested, in_turns
 from inception_zoo.nets.table import Net
 
 BATCH = 4  # where it is not what grows
@@ -19,7 +24,7 @@ POINTS: Mapping[str, tuple[float, ...]] = {
     "width": (0.25, 0.5, 0.75, 1, 1.5, 2),
     "depth": (0, 2, 4, 8, 12),  # more blocks like the last of the 17x17 grid
 }
-LAWS = {"batch": "linear", "resolution": "power", "width": "power", "depth": "linear"}
+LAWS = {"batch": "linear", "resolution": "power", "width": "power", "depth": "linear", "processes": "power"}
 MEMORY = ", memory"
 AWAY = 0.1  # of the line: a departure
 
@@ -41,6 +46,20 @@ def measure(options: Options) -> Measured:
                     images = case.images(3).to(device(), memory_format=Contender().layout)
                     saved = saved_bytes(Contender().build(case), images)
                     yield f"scaling/{name} {axis}{MEMORY}/{point:g}", Figure("bytes/image", [saved])
+    if not options.networks:
+        yield from _processes(options)
+
+
+def _processes(options: Options) -> Measured:
+    """The main job in one process and more, a thread or a GPU each: images/s of all, and the bytes of the largest."""
+    devices = torch.cuda.device_count() or os.cpu_count() or 1
+    points = sorted({min(2**power, devices) for power in range(devices.bit_length() + 1)})
+    speeds = in_turns({str(count): partial(short_run, options, count) for count in points}, options.rounds, warm_up=False)
+    for count in points:
+        yield f"scaling/quickstart processes/{count}", Figure("images/s", speeds[str(count)])
+    for count in points:
+        taken = short_run(options, count, column=GIB) * 2**30
+        yield f"scaling/quickstart processes{MEMORY}/{count}", Figure("bytes", [taken])
 
 
 def _case(name: str, axis: str, point: float) -> Case:

@@ -19,7 +19,7 @@ SECTIONS = {  # section → the function in this package
     "scaling": "scaling.measure",
     "roofline": "roofline.measure",
 }
-ON_DATA = ("evaluation", "framework", "data", "startup")  # on Fashion-MNIST
+ON_DATA = ("evaluation", "framework", "data", "startup", "scaling")  # on Fashion-MNIST
 SIZED = ("training", "memory", "evaluation", "roofline")  # for any network, and any input
 NAMED = (*SIZED, "scaling")  # for any network
 
