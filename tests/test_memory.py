@@ -1,6 +1,7 @@
 """`model.memory` and the CPU kernels: the same loss and gradients from less that is kept."""
 
 import copy
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -284,6 +285,7 @@ CHANGES = {  # to mixed_5b of Inception-v3
     "padding by name": lambda block: _convolve_otherwise(block[2][1], padding="same"),
     "one more layer in a unit": lambda block: block[0][0].append(nn.Dropout2d(1.0)),
     "another row": lambda block: block.__setitem__(0, nn.Sequential(block[0][0], nn.Dropout2d(1.0))),
+    "another unit": lambda block: block[3].__setitem__(1, nn.Sequential(OrderedDict(block[3][1].named_children()))),
     "another activation": lambda block: setattr(block[0][0], "act", Twice()),
 }
 RESIDUAL_CHANGES = {  # to block35_2 of Inception-ResNet-v2

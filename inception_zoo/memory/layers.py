@@ -71,8 +71,8 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def is_changed(unit: nn.Module) -> bool:
-    """Whether a user has put something else into a convolution unit, or hooks."""
-    known = _is_plain(unit._modules.get("conv")) and unit._modules.keys() <= PARTS
+    """Whether it is no convolution unit of ours, or a user has put something else into it, or hooks."""
+    known = hasattr(unit, "lean") and _is_plain(unit._modules.get("conv")) and unit._modules.keys() <= PARTS
     return not known or any(map(is_hooked, (unit, *unit.children())))
 
 
