@@ -7,11 +7,12 @@ import pytest
 import torch
 from conftest import lines
 
-from inception_zoo.bench.contenders import CASES, Contender, case_of
+from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
 from inception_zoo.bench.memory import largest_batch, saved_bytes
 from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
 from inception_zoo.bench.scaling import Line, deeper
+from inception_zoo.bench.sections import SECTIONS
 from inception_zoo.bench.tables import rows
 from inception_zoo.bench.targets import PEER, SHARE, TARGETS, Target
 from inception_zoo.bench.turns import Figure, in_turns, rates
@@ -69,9 +70,18 @@ def test_a_verdict_follows_from_the_figures(sense, bound, pairs, verdict):
     assert Target("", sense, bound, pairs).verdict(figures) == verdict
 
 
+def test_every_target_is_of_a_section_and_of_contenders_that_there_are():
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
+    labels = {name: {each.label for each in contenders(case)} for name, case in CASES.items()}
+    for target in TARGETS:
+        for figure in {part for pair in target.pairs for part in pair} - {None, PEER, SHARE}:
+            section, group, label = figure.split("/") if figure.count("/") == 2 else (figure.split("/")[0], None, None)
+            assert section in SECTIONS
+            assert section != "training" or label in labels[group.split()[0]]
+
+
 def test_every_target_is_of_figures_that_there_are():
     """In the published results, which `inception-zoo bench` has written."""
-    assert len({target.name for target in TARGETS}) == len(TARGETS)
     published = read(PUBLISHED, "").figures
     assert {part for target in TARGETS for pair in target.pairs for part in pair} - {None, PEER, SHARE} <= set(published)
     assert all(target.measured(published) for target in TARGETS)
