@@ -45,6 +45,12 @@ def in_one_call(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def convolve_and_add(x: Tensor, other: Tensor, weight: Tensor, bias: Tensor | None, place: Any, relu: bool) -> Tensor:
+    """The convolution of `x` at `place` (padding, stride, dilation, groups), and `other`, then ReLU: one call of oneDNN."""
+    binary, then = torch.ops.mkldnn._convolution_pointwise.binary, "relu" if relu else None
+    return binary(x, other, weight, bias, *place, "add", 1.0, then, [], None)
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where there is no compiler."""

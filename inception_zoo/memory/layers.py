@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from inception_zoo import kernels
 from inception_zoo.memory.pools import AnyPool, Pool, windows
 from inception_zoo.memory.recipes import Maker, Source, annotate, recipe_of
+from inception_zoo.memory.segments import learning_apart
 from inception_zoo.memory.units import (
     Unit,
     channels_last,
@@ -24,6 +26,7 @@ from inception_zoo.memory.units import (
 )
 
 Maps = Callable[[Tensor], Tensor]
+PARTS = {"conv", "norm", "act"}  # of a convolution unit
 
 
 def recording(module: nn.Module) -> bool:
@@ -49,16 +52,15 @@ def convolve(x: Tensor, parts: Any, pool: nn.AvgPool2d | None, lean: bool) -> Te
     if norm is None and act is None:
         return c
     parameters = list(parts.parameters())[sum(1 for _ in parts.conv.parameters()) :]
-    return rerun(c, lambda c: _finish(parts, c, learn=True), lambda c: _finish(parts, c, learn=False), parameters)
+    finish = partial(_finish, parts)
+    return rerun(c, finish, learning_apart(parts)(finish), parameters)
 
 
-def _finish(parts: nn.Sequential, c: Tensor, learn: bool) -> Tensor:
+def _finish(parts: nn.Sequential, c: Tensor) -> Tensor:
     """Normalization and activation, neither of them in place of `c`."""
     norm, act = (getattr(parts, name, None) for name in ("norm", "act"))
     with in_its_own_type(c):
-        if isinstance(norm, nn.BatchNorm2d) and norm.training and not learn:
-            c = F.batch_norm(c, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
-        elif norm is not None:
+        if norm is not None:
             c = norm(c)
         elif act is not None:
             c = c.clone()
@@ -74,9 +76,6 @@ def is_changed(unit: nn.Module) -> bool:
     """Whether it is no convolution unit of ours, or a user has put something else into it, or hooks."""
     known = hasattr(unit, "lean") and _is_plain(unit._modules.get("conv")) and unit._modules.keys() <= PARTS
     return not known or any(map(is_hooked, (unit, *unit.children())))
-
-
-PARTS = {"conv", "norm", "act"}
 
 
 def _is_plain(conv: nn.Module | None) -> bool:
@@ -217,12 +216,12 @@ class _Addition:
 
     def __call__(self, x: Tensor, joined: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """In one call of oneDNN where it can."""
-        weight, bias = (*self.scaled(parameters, joined.dtype), None)[:2]
+        weight, *rest = self.scaled(parameters, joined.dtype)
+        bias = rest[0] if rest else None
         if x.dtype == joined.dtype and kernels.ready(joined) and kernels.in_one_call(joined.dtype):
-            place, then = ([0, 0], [1, 1], [1, 1], 1), "relu" if self.relu else None
-            return torch.ops.mkldnn._convolution_pointwise.binary(joined, x, weight, bias, *place, "add", 1.0, then, [], None)
+            return kernels.convolve_and_add(joined, x, weight, bias, ([0, 0], [1, 1], [1, 1], 1), self.relu)
         with in_its_own_type(joined):
-            y = x + torch.conv2d(joined, weight, bias)  # type: ignore[arg-type]
+            y = x + torch.conv2d(joined, weight, bias)
         return y.relu_() if self.relu else y
 
     def scaled(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -27,12 +27,12 @@ class _Keep(torch.autograd.Function):
 
 def segment(run: nn.Module, x: Tensor) -> Tensor:
     """`run(x)`, of which nothing is kept but `x`."""
-    y = checkpoint(run, _Keep.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), _learning_apart(run)))
+    y = checkpoint(run, _Keep.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), learning_apart(run)))
     return forget(y)  # the recipe holds what is to be made again
 
 
 @contextmanager
-def _learning_apart(run: nn.Module) -> Iterator[None]:
+def learning_apart(run: nn.Module) -> Iterator[None]:
     """What running statistics learn here is thrown away: they have seen this batch before."""
     buffers = [(norm._buffers, dict(norm._buffers)) for norm in run.modules() if isinstance(norm, _BatchNorm)]
     for own, known in buffers:

@@ -75,11 +75,10 @@ class OneCall(nn.Module):
         weight = self.weight
         if not weight.is_mkldnn:  # oneDNN's own layout, which depends on the size; it is right for any, if not as fast
             self.weight = weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.place, list(x.shape))
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        if other is None:
-            return convolve(x, weight, self.bias, *self.place, "relu" if self.relu else "none", [], "")
-        relu = "relu" if self.relu else None
-        return convolve.binary(x, other, weight, self.bias, *self.place, "add", 1.0, relu, [], None)
+        if other is not None:
+            return kernels.convolve_and_add(x, other, weight, self.bias, self.place, self.relu)
+        then = "relu" if self.relu else "none"
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.place, then, [], "")
 
 
 class Pooled(nn.Module):
