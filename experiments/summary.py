@@ -18,6 +18,8 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 
+from inception_zoo.bench.machine import hardware
+
 BEGIN, END = "<!-- results: experiments/summary.py -->", "<!-- end of results -->"
 COLUMNS = {
     "val/top1": "validation top-1, last epoch",
@@ -62,9 +64,8 @@ def show(key: str, value: float) -> str:
 
 def provenance(commit: str) -> str:
     """Hardware and versions as they are here and now; the commit that ran."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, lightning {lightning.__version__}"
-    return f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; {versions}; commit {commit}."
+    return f"{hardware()['cpu']}, {os.cpu_count()} cores; {versions}; commit {commit}."
 
 
 def draw(name: str, runs: list[tuple[str, int, Path]], picture: Path) -> None:

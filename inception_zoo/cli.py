@@ -246,7 +246,7 @@ def export_network(
 @app.command("bench")
 def bench_machine(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION | NETWORK]...", help="all sections, and all that have peers")
+        list[str] | None, typer.Argument(metavar="[SECTION | NETWORK]...", help="the usual sections, and all that have peers")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="timed turns of each contender, of which the median counts")] = 5,
     batch: Annotated[int | None, typer.Option(min=2, help="images; each network's own when left out")] = None,
@@ -261,7 +261,8 @@ def bench_machine(
 ) -> None:
     """Speed and memory here, beside torchvision's, timm's and the tutorial's, in turns A B A B; and the project's targets.
 
-    Sections: training, memory, evaluation, framework, data, startup, scaling, roofline.
+    Sections: training, memory, choices, evaluation, framework, data, startup, scaling, roofline; and, where they are named,
+    the times to an accuracy, a seed for each round: speedrun, speedrun_full, speedrun_937.
     """
     from inception_zoo.bench.sections import sorted_out
 

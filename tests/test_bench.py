@@ -7,12 +7,14 @@ import pytest
 import torch
 from conftest import lines
 
+from inception_zoo.bench import speedruns
 from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
 from inception_zoo.bench.memory import largest_batch, saved_bytes
+from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
 from inception_zoo.bench.scaling import Line, deeper
-from inception_zoo.bench.sections import SECTIONS
+from inception_zoo.bench.sections import SECTIONS, SPEEDRUNS, measure
 from inception_zoo.bench.tables import rows
 from inception_zoo.bench.targets import PEER, SHARE, TARGETS, Target
 from inception_zoo.bench.turns import Figure, in_turns, rates
@@ -81,10 +83,33 @@ def test_every_target_is_of_a_section_and_of_contenders_that_there_are():
 
 
 def test_every_target_is_of_figures_that_there_are():
-    """In the published results, which `inception-zoo bench` has written."""
+    """In the published results, which `inception-zoo bench` has written; a speedrun's are looked at below."""
     published = read(PUBLISHED, "").figures
-    assert {part for target in TARGETS for pair in target.pairs for part in pair} - {None, PEER, SHARE} <= set(published)
-    assert all(target.measured(published) for target in TARGETS)
+    usual = [target for target in TARGETS if not target.name.startswith(SPEEDRUNS)]
+    assert {part for target in usual for pair in target.pairs for part in pair} - {None, PEER, SHARE} <= set(published)
+    assert all(target.measured(published) for target in usual)
+
+
+def test_a_speedrun_is_timed_and_tested_a_seed_a_round_beside_the_tutorial(fashion_mnist_root, tmp_path, monkeypatch):
+    assert [getattr(speedruns, experiment).args for experiment in SPEEDRUNS] == [(experiment,) for experiment in SPEEDRUNS]
+    experiment, jobs = "speedrun", []
+    run_job, short = speedruns.run_job, ("trainer=smoke", "trainer.max_epochs=1", "model.width=0.25", "data.batch_size=8")
+
+    def shortened(words, folder, threads):
+        jobs.append(words)
+        run_job((*words, *short), folder, threads)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speedruns, "run_job", shortened)
+    monkeypatch.setitem(CASES, "tutorial", case_of("tutorial", batch=2))
+    figures = dict(measure(experiment, Options(rounds=1, data_root=Path(fashion_mnist_root))))
+    assert jobs == [(f"experiment={experiment}", "seed=1", f"data.root={fashion_mnist_root}")]
+    (folder,) = tmp_path.glob(f"outputs/bench/*/{experiment}/1")
+    tested = json.loads((folder / "results.json").read_text())["test/top1"]
+    assert figures[f"{experiment}/test accuracy/inception_zoo"].values == [tested]
+    assert all(figure.median > 0 for name, figure in figures.items() if "/time/" in name)
+    mine = [target for target in TARGETS if target.name.startswith(f"{experiment},")]
+    assert len(mine) == 2 and all(target.measured(figures) for target in mine)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -166,6 +191,11 @@ def test_results_are_kept_merged_and_compared(tmp_path):
     new.put("training/b", Figure("s", [1.0]))
     new.save(tmp_path / "new.json")
     assert json.loads((tmp_path / "new.json").read_text())["runs"] == [here]  # what no figure is of is not kept
+
+
+def test_the_help_names_every_section(cli):
+    said = cli("bench", "--help").stdout
+    assert [section for section in SECTIONS if section not in said] == []
 
 
 def test_a_small_bench_from_end_to_end(cli, tmp_path):

@@ -11,7 +11,7 @@ from inception_zoo.bench import tables
 from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
-from inception_zoo.bench.sections import ON_DATA, SECTIONS, measure
+from inception_zoo.bench.sections import ON_DATA, USUAL, measure
 from inception_zoo.errors import ZooError
 
 
@@ -49,7 +49,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
                 results.save(keep)
             console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
     mine = [row for row in tables.target_rows(results.figures) if row[-1] != "not measured"]
-    every = list(tables.target_rows(results.figures)) if len(sections) == len(SECTIONS) else mine
+    every = list(tables.target_rows(results.figures)) if set(USUAL) <= set(sections) else mine
     if every:
         console.print(tables.table("targets", tables.TARGET_COLUMNS, every))
     if before:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -94,13 +94,18 @@ def job(*words: str, threads: int | None = 1) -> Iterator[Path]:
         threads: of each process; as many as this process has when left out.
     """
     with tempfile.TemporaryDirectory(prefix="inception_zoo_bench_") as folder:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads or torch.get_num_threads())}
-        environment[VARIABLE] = f"{__name__}.{BareLoop.__name__}"
-        command = [sys.executable, "-m", "inception_zoo.app", *words, f"hydra.run.dir={folder}/run"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
-        if done.returncode:
-            raise ZooError(f"run.py {' '.join(words)}: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
-        yield Path(folder) / "run"
+        run_job(words, Path(folder), threads or torch.get_num_threads())
+        yield Path(folder)
+
+
+def run_job(words: Sequence[str], folder: Path, threads: int) -> None:
+    """Run a job of `run.py` in a folder, with so many threads in each process; ZooError with its last line if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), VARIABLE: f"{__name__}.{BareLoop.__name__}"}
+    command = [sys.executable, "-m", "inception_zoo.app", *words, f"hydra.run.dir={folder}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    if done.returncode:
+        raise ZooError(f"run.py {' '.join(words)}: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
 
 
 def short_run(options: Options, processes: int, threads: int = 1, column: str = SPEED) -> float:

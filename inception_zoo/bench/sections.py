@@ -8,6 +8,7 @@ from inception_zoo.bench.turns import Measured
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.nets import ALIASES, ZOO
 
+SPEEDRUNS = ("speedrun", "speedrun_full", "speedrun_937")  # ten minutes to hours each: measured where they are named
 SECTIONS = {  # section → the function in this package
     "training": "networks.training",
     "memory": "memory.measure",
@@ -18,14 +19,16 @@ SECTIONS = {  # section → the function in this package
     "startup": "startup.measure",
     "scaling": "scaling.measure",
     "roofline": "roofline.measure",
+    **{experiment: f"speedruns.{experiment}" for experiment in SPEEDRUNS},
 }
-ON_DATA = ("evaluation", "framework", "data", "startup", "scaling")  # on Fashion-MNIST
+USUAL = [section for section in SECTIONS if section not in SPEEDRUNS]
+ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", *SPEEDRUNS)  # on Fashion-MNIST
 SIZED = ("training", "memory", "evaluation", "roofline")  # for any network, and any input
 NAMED = (*SIZED, "scaling")  # for any network
 
 
 def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], list[str]]:
-    """Words → sections and networks: all sections without a word, training and evaluation where only networks are named.
+    """Words → sections and networks: the usual sections without a word, training and evaluation where only networks are named.
 
     Args:
         sized: whether a batch or an image size is given.
@@ -42,7 +45,7 @@ def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], li
             networks.append(ALIASES.get(word, word))
         else:
             raise ZooError(f"'{word}' is no section and no network; {did_you_mean(word, [*SECTIONS, *names])}")
-    sections = sections or (["training", "evaluation"] if networks else list(SECTIONS))
+    sections = sections or (["training", "evaluation"] if networks else USUAL)
     for section in sections:
         if networks and section not in NAMED:
             raise ZooError(f"{section} takes no network; leave {', '.join(networks)} out")

@@ -106,6 +106,14 @@ def _evaluation() -> Iterator[Target]:
     yield Target("points of accuracy lost in int8", "<=", 0.5, [("evaluation/int8/points lost", None)])
 
 
+def _speedruns() -> Iterator[Target]:
+    goals = (("speedrun", 0.888, 50), ("speedrun_full", 0.888, 30), ("speedrun_937", 0.937, 4))
+    for experiment, accuracy, part in goals:
+        yield Target(f"{experiment}, test accuracy", ">=", accuracy, [(f"{experiment}/test accuracy/inception_zoo", None)])
+        times = f"{experiment}, time over the tutorial's ten epochs (1/{part})"
+        yield Target(times, "<=", 1 / part, [(f"{experiment}/time/inception_zoo", PEER)])
+
+
 TARGETS = (
     *_training(),
     *_memory(),
@@ -129,4 +137,5 @@ TARGETS = (
         0.3,
         [("startup/import inception_zoo beyond torch", None), ("startup/import create_model beyond torch", None)],
     ),
+    *_speedruns(),
 )
