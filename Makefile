@@ -23,7 +23,7 @@ data: setup ## real Fashion-MNIST in data/ (30 MB): downloaded, or from Debian's
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) || $(MAKE) --no-print-directory data-from-debian
 
 data-from-debian:
-	@echo "trying Debian's package dataset-fashion-mnist instead"
+	@echo "no matter: trying Debian's package dataset-fashion-mnist instead"
 	@mkdir -p $(DATA)/.debian
 	@cd $(DATA)/.debian && (apt-get -qq download dataset-fashion-mnist || (apt-get -qq update && apt-get -qq download dataset-fashion-mnist))
 	@dpkg -x $(DATA)/.debian/dataset-fashion-mnist*.deb $(DATA)/.debian && mv $(DATA)/.debian/$(DEBIAN_DATA)/*.gz $(DATA)/

@@ -1,6 +1,7 @@
 """What an experiment's page shows, from its run folders: python experiments/summary.py NAME COMMIT [LABEL=]FOLDER...
 
-Writes the table between the markers of experiments/NAME.md, and the learning curves to experiments/NAME.svg.
+Writes the table between the markers of experiments/NAME.md, and the learning curves, where a run has more than one epoch, to
+experiments/NAME.svg.
 """
 
 import csv
@@ -49,7 +50,9 @@ def main(name: str, commit: str, *words: str) -> None:
         f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table}\n\n{provenance(commit)}\n{END}", page.read_text(), flags=re.DOTALL
     )
     page.write_text(text)
-    draw(name, runs, page.with_suffix(".svg"))
+    curves = [(label, seed, curve(folder)) for label, seed, folder in runs]
+    if any(len(points) > 1 for _, _, points in curves):
+        draw(name, curves, page.with_suffix(".svg"))
 
 
 def run_of(word: str) -> tuple[str, int, Path]:
@@ -68,14 +71,18 @@ def provenance(commit: str) -> str:
     return f"{hardware()['cpu']}, {os.cpu_count()} cores; {versions}; commit {commit}."
 
 
-def draw(name: str, runs: list[tuple[str, int, Path]], picture: Path) -> None:
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """A run's epochs, from 1, and their validation accuracies."""
+    with next(folder.glob("csv/**/metrics.csv")).open() as file:
+        return [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
+
+
+def draw(name: str, runs: list[tuple[str, int, list[tuple[int, float]]]], picture: Path) -> None:
     """Validation accuracy by epoch, a line for each run; runs of one label have one colour."""
     colours = {label: f"C{i}" for i, label in enumerate(dict.fromkeys(label for label, _, _ in runs))}
     drawn: set[str] = set()
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for label, seed, folder in runs:
-        with next(folder.glob("csv/**/metrics.csv")).open() as file:
-            points = [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
+    for label, seed, points in runs:
         colour = colours[label] if len(colours) > 1 else None
         marker = "o" if len(points) < 20 else ""
         named = f"seed {seed}" if colour is None else None if label in drawn else label

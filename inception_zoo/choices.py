@@ -54,7 +54,7 @@ class Choices:
         """The chosen values, with the table's where nothing was chosen; ZooError for a value that cannot be."""
         names = [f.name for f in fields(cls)]
         unknown = [key for key in chosen if key not in names]
-        raise_all(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, names)}" for key in unknown)
+        raise_all(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, [*names, *LOADING])}" for key in unknown)
         table = {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": {}}
         choices = cls(**{**table, **{key: value for key, value in chosen.items() if value is not None}})
         choices.check(net)

@@ -264,16 +264,17 @@ def bench_machine(
     Sections: training, memory, choices, evaluation, framework, data, startup, scaling, roofline; and, where they are named,
     the times to an accuracy, a seed for each round: speedrun, speedrun_full, speedrun_937.
     """
-    from inception_zoo.bench.sections import sorted_out
-
-    sections, networks = sorted_out(words or [], sized=fit is None and bool(batch or image_size))
-    from inception_zoo.bench.command import run as run_bench
-    from inception_zoo.bench.command import run_fit
-    from inception_zoo.bench.options import Options
-
     if fit is not None:
-        run_fit(networks, fit, image_size, keep)
+        from inception_zoo.bench.command import run_fit
+
+        run_fit(words or [], fit, image_size, keep)
     else:
+        from inception_zoo.bench.sections import sorted_out
+
+        sections, networks = sorted_out(words or [], sized=bool(batch or image_size))
+        from inception_zoo.bench.command import run as run_bench
+        from inception_zoo.bench.options import Options
+
         run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare, page)
 
 

@@ -86,8 +86,9 @@ def _residual(block: Block) -> dict[str, Any] | None:
 def network_table(network: dict[str, Any]) -> Table:
     """One network, endpoint by endpoint."""
     caption = (
-        "saved: kept for the backward pass, per image, fp32. field: receptive field. one 3x3, one 5x5: parameters / "
-        "multiply-adds of a single convolution of the same channels, stride and grid. *: swapped."
+        "saved: what PyTorch's own operators keep for the backward pass, per image, fp32, whatever model.memory. field: "
+        "receptive field. one 3x3, one 5x5: parameters / multiply-adds of a single convolution of the same channels, stride "
+        "and grid. *: swapped."
     )
     table = Table(title=_title(network), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.pad_edge, table.padding = False, (0, 1, 0, 0)

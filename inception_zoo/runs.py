@@ -90,7 +90,9 @@ def release(folder: Path) -> None:
 def check_free(folder: Path) -> None:
     """ZooError if a training that begins in `folder` would overwrite the checkpoints of another."""
     if any(folder.glob("checkpoints/*.ckpt")):
-        raise ZooError(f"hydra.run.dir={folder} holds a run already; ckpt=last goes on with it, or give another folder")
+        raise ZooError(
+            f"hydra.run.dir={folder} holds a run already; ckpt=last goes on with it; or delete it, or give another folder"
+        )
 
 
 def record_failure(folder: Path, reason: str) -> None:

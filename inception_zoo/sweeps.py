@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import sys
 import time
@@ -78,6 +79,8 @@ def resumed(words: Sequence[str]) -> list[str]:
 
 def quoted(folder: Path) -> str:
     """A path as a value in an override of Hydra's."""
+    if re.fullmatch(r"[\w./-]+", str(folder), re.ASCII):
+        return str(folder)
     return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import lines
 
-from inception_zoo.bench import speedruns
+from inception_zoo.bench import command, speedruns
 from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
+from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.memory import largest_batch, saved_bytes
 from inception_zoo.bench.options import Options
+from inception_zoo.bench.page import PICTURES
 from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
 from inception_zoo.bench.scaling import Line, deeper
@@ -180,17 +182,50 @@ def test_results_are_kept_merged_and_compared(tmp_path):
     for name in ("training/a", "training/b", "startup/c"):
         kept.put(name, Figure("s", [1.0, 2.0, 4.0]))
     kept.save(tmp_path / "old.json")
-    kept.drop(["training"])
     kept.add(here)
     kept.put("training/a", Figure("s", [3.0], share=0.5))
+    kept.drop_others("training", {"training/a"})
     kept.save(tmp_path / "new.json")
     new, old = (read(tmp_path / f"{name}.json", "--compare") for name in ("new", "old"))
-    assert list(new.figures) == ["startup/c", "training/a"] and new.figures["training/a"].share == 0.5
-    assert compare(new, old) == ({"startup/c": 1.0, "training/a": 1.5}, ["other hardware then: cpu other; now: cpu one"])
-    new.drop(["startup", "training"])
+    assert list(new.figures) == ["training/a", "startup/c"] and new.figures["training/a"].share == 0.5
+    assert compare(new, old) == ({"training/a": 1.5, "startup/c": 1.0}, ["other hardware then: cpu other; now: cpu one"])
+    new.drop_others("startup", ())
+    new.drop_others("training", ())
     new.put("training/b", Figure("s", [1.0]))
     new.save(tmp_path / "new.json")
     assert json.loads((tmp_path / "new.json").read_text())["runs"] == [here]  # what no figure is of is not kept
+
+
+def test_an_interrupted_bench_loses_no_older_figure(tmp_path, monkeypatch, capsys):
+    keep, old = tmp_path / "results.json", Results()
+    old.add(provenance(5))
+    for name in ("training/a", "training/b", "startup/c"):
+        old.put(name, Figure("s", [1.0]))
+    old.save(keep)
+
+    def measured(section, options):
+        yield "training/b", Figure("s", [2.0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "measure", measured)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(["training", "startup"], Options(rounds=1), keep, None, page=False)
+    assert {name: each.median for name, each in read(keep, "").figures.items()} == {
+        "training/a": 1,
+        "training/b": 2,
+        "startup/c": 1,
+    }
+    assert lines(capsys.readouterr().err)[-1] == "interrupted in training, of which 1 figures are there"
+
+
+def test_a_network_that_is_named_is_measured_whatever_its_norm():
+    name, figure = next(measure("memory", Options(rounds=1, networks=("googlenet",), batch=2, image_size=64)))
+    assert name == "memory/googlenet batch 2 px 64/saved/plain" and figure.median > 0
+
+
+def test_every_way_to_serve_a_network_has_its_picture():
+    titles = [axes.get_title() for axes in PICTURES["evaluation"](read(PUBLISHED, "").figures).axes]
+    assert {"Inception-v3", "Inception-v3, folded", "Inception-v3, int8", "tutorial"} <= set(titles) and len(titles) == 10
 
 
 def test_the_help_names_every_section(cli):
@@ -222,7 +257,8 @@ def test_a_small_bench_from_end_to_end(cli, tmp_path):
         (["training", "--page"], "give --json, too"),
         (["training", "--json", "nowhere/results.json"], "there is no folder nowhere"),
         (["training", "--compare", "nothing.json"], "--compare nothing.json: No such file"),
-        (["--fit", "4"], "--fit 4 takes one network, not 0"),
+        (["--fit", "4"], "--fit 4 takes one network, not ''"),
+        (["training", "inception_v3", "--fit", "4"], "--fit 4 takes one network, not 'training inception_v3'"),
         (["inception_v3", "--fit", "1e6"], "--fit 1e+06: this machine has"),
     ],
 )

@@ -11,7 +11,7 @@ from inception_zoo.bench import tables
 from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
-from inception_zoo.bench.sections import ON_DATA, USUAL, measure
+from inception_zoo.bench.sections import ON_DATA, USUAL, measure, sorted_out
 from inception_zoo.errors import ZooError
 
 
@@ -19,7 +19,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     """Measure sections and print their tables, then the targets.
 
     Args:
-        keep: a file of results, in which the sections' older figures are replaced.
+        keep: a file of results. A section's older figures are replaced one by one; what is measured no more goes at its end.
         old: a file of results to compare with.
         page: write README.md and pictures beside `keep`.
     """
@@ -35,8 +35,6 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     console = Console(width=max(Console().width, 128))
     results.add(provenance(options.rounds))
     console.print(tables.provenance_line(results.runs[-1]), highlight=False)
-    if options.are_usual:
-        results.drop(sections)
     for section in sections:
         print(f"measuring {section} …", file=sys.stderr)
         measured = Results([results.runs[-1]])
@@ -44,10 +42,17 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
             for name, figure in measure(section, options):
                 measured.put(name, figure)
                 results.put(name, figure)
+                print(f"  {name}: {tables.median(figure)}", file=sys.stderr)
+            if options.are_usual:
+                results.drop_others(section, measured.figures)
+        except KeyboardInterrupt:
+            print(f"interrupted in {section}, of which {len(measured.figures)} figures are there", file=sys.stderr)
+            raise
         finally:  # what was measured before an error, or Ctrl-C, is not lost
             if keep:
                 results.save(keep)
-            console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
+            if measured.figures:
+                console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
     mine = [row for row in tables.target_rows(results.figures) if row[-1] != "not measured"]
     every = list(tables.target_rows(results.figures)) if set(USUAL) <= set(sections) else mine
     if every:
@@ -64,10 +69,11 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         print(f"page: {keep.parent / 'README.md'}", file=sys.stderr)
 
 
-def run_fit(networks: Sequence[str], gib: float, image_size: int | None, keep: Path | None) -> None:
-    """Print the largest batches that fit into `gib` GiB; ZooError unless one network is named."""
-    if len(networks) != 1:
-        raise ZooError(f"--fit {gib:g} takes one network, not {len(networks)}: bench --fit {gib:g} inception_v3")
+def run_fit(words: Sequence[str], gib: float, image_size: int | None, keep: Path | None) -> None:
+    """Print the largest batches that fit into `gib` GiB; ZooError unless the words are one network."""
+    networks = sorted_out(words)[1]
+    if len(networks) != 1 or len(words) != 1:
+        raise ZooError(f"--fit {gib:g} takes one network, not '{' '.join(words)}': bench --fit {gib:g} inception_v3")
     from inception_zoo.bench.memory import fit, memory_of_device
 
     if gib * 2**30 > (there := memory_of_device()):

@@ -24,7 +24,7 @@ from inception_zoo.errors import ZooError
 def measure(options: Options) -> Measured:
     """Bytes saved for the backward pass, peak memory of a real step, and what the memory modes cost in time."""
     for name, case in options.cases().items():
-        if case.net.norm != "batch":  # the tutorial's has nothing to recompute
+        if case.net.norm != "batch" and not options.networks:  # lean has nothing to recompute in the tutorial's
             continue
         peers = [each for each in contenders(case) if each.library != "inception_zoo" and each.tuned]
         every = [*map(of_mode, MEMORY), *peers]

@@ -10,7 +10,7 @@ from inception_zoo.bench.results import Results
 from inception_zoo.bench.roofline import CONCAT, GPU_BATCH, H100, OPTIMIZER, PASSES
 from inception_zoo.bench.scaling import lines
 from inception_zoo.bench.sections import SECTIONS
-from inception_zoo.bench.tables import COLUMNS, TARGET_COLUMNS, markdown, provenance_line, rows, target_rows
+from inception_zoo.bench.tables import COLUMNS, TARGET_COLUMNS, markdown, number, provenance_line, rows, target_rows
 from inception_zoo.bench.targets import NAMES
 from inception_zoo.bench.turns import Figures
 
@@ -27,12 +27,19 @@ as that goes, or not at all. The peaks are the vendor's figures: 989 TFLOP/s bf1
 GB/s, InfiniBand 400 Gb/s."""
 
 
+READ = (
+    "Ratios are medians of rounds taken in turns A B A B; of several peers the worst counts. In the tables below, the last "
+    "column divides what is ours by each line: more than 1 is good for us where that is a speed, less than 1 where it is time "
+    "or memory. Each section says where and when it was measured."
+)
+
+
 def write_page(results: Results, folder: Path) -> None:
     """Write README.md and the pictures into `folder`, of the sections that were measured."""
     figures = results.figures
     text = ["# Benchmarks", "", "Made by `inception-zoo bench --page` from `results.json`; do not edit.", ""]
     text += ["## Targets", "", markdown(TARGET_COLUMNS, target_rows(figures)), ""]
-    text += ["Ratios are medians of rounds taken in turns A B A B; of several peers the worst counts.", ""]
+    text += [READ, ""]
     for section in SECTIONS:
         every = list(rows(figures, section))
         if not every:
@@ -68,31 +75,33 @@ def _axes(count: int, lines: int = 1) -> tuple[Any, list[Any]]:
     axes = [figure.add_subplot(lines, columns, number + 1) for number in range(count)]
     for each in axes:
         each.grid(alpha=0.3)
+        each.set_axisbelow(True)
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def _bars(figures: Figures, section: str) -> Any:
-    """Images/s of each network, a bar for each contender."""
-    groups = {name: f"{section}/{name}/" for name in (*NAMES, "tutorial")}
-    found = {
-        name: {key.removeprefix(prefix): figure for key, figure in figures.items() if key.startswith(prefix)}
-        for name, prefix in groups.items()
-    }
-    found = {name: bars for name, bars in found.items() if bars}
+    """Images/s of each network, and of each way to serve it, a bar for each contender."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, each in figures.items():
+        group, _, label = key.removeprefix(f"{section}/").rpartition("/")
+        if key.startswith(f"{section}/") and each.unit == "images/s":
+            found.setdefault(group, {})[label] = each
     if not found:
         return None
-    figure, axes = _axes(len(found))
-    for each, (name, bars) in zip(axes, found.items(), strict=True):
+    figure, axes = _axes(len(found), lines=-(-len(found) // 5))
+    for each, (group, bars) in zip(axes, found.items(), strict=True):
+        how, _, name = group.rpartition("/")
         colours = [OURS if label == "inception_zoo" else TUNED if label.endswith("tuned") else SHIPPED for label in bars]
         heights = [bar.median for bar in bars.values()]
         off = [
             [bar.median - min(bar.values) for bar in bars.values()],
             [max(bar.values) - bar.median for bar in bars.values()],
         ]
-        each.barh(list(bars), heights, xerr=off, color=colours, ecolor=INK)
+        drawn = each.barh(list(bars), heights, xerr=off, color=colours, ecolor=INK)
+        each.bar_label(drawn, [number(height, "") for height in heights], label_type="center", color=INK, fontsize=8)
         each.invert_yaxis()
-        each.set(title=NAMES.get(name, name), xlabel="images/s")
+        each.set(title=", ".join(filter(None, [NAMES.get(name, name), how])), xlabel="images/s")
     return figure
 
 
@@ -104,7 +113,10 @@ def _memory(figures: Figures) -> Any:
     for each, name in zip(axes, names, strict=True):
         prefix = f"memory/{name}/saved/"
         bars = {key.removeprefix(prefix): figure.median / 2**20 for key, figure in figures.items() if key.startswith(prefix)}
-        each.barh(list(bars), list(bars.values()), color=[OURS if k in ("plain", "lean", "minimal") else TUNED for k in bars])
+        colours = [OURS if label in ("plain", "lean", "minimal") else TUNED for label in bars]
+        drawn = each.barh(list(bars), list(bars.values()), color=colours)
+        each.bar_label(drawn, [number(size, "") for size in bars.values()], padding=2, color=INK, fontsize=8)
+        each.margins(x=0.15)
         each.invert_yaxis()
         each.set(title=NAMES[name], xlabel="MiB per image saved for backward")
     return figure

@@ -1,7 +1,7 @@
 """Figures with where they come from, as JSON: a section that is measured again takes the place of its older figures."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ class Results:
         """A figure of the last run."""
         self.figures[name], self.run_of[name] = figure, len(self.runs) - 1
 
-    def drop(self, sections: Iterable[str]) -> None:
-        """Forget the figures of whole sections."""
-        prefixes = tuple(f"{section}/" for section in sections)
-        self.figures = {name: figure for name, figure in self.figures.items() if not name.startswith(prefixes)}
+    def drop_others(self, section: str, names: Collection[str]) -> None:
+        """Forget the figures of a section but those named."""
+        old = [name for name in self.figures if name.startswith(f"{section}/") and name not in names]
+        for name in old:
+            del self.figures[name]
 
     def save(self, path: Path) -> None:
         used = sorted({self.run_of[name] for name in self.figures})

@@ -31,9 +31,8 @@ def measure(options: Options) -> Measured:
     found = in_turns(contest, options.rounds)
     for label, values in found.items():
         yield f"startup/{label}", Figure("s", values)
-    for label in ("import inception_zoo", "import create_model"):
-        beyond = [ours - torch for ours, torch in zip(found[label], found["import torch"], strict=True)]
-        yield f"startup/{label} beyond torch", Figure("s", beyond)
+    beyond = [ours - torch for ours, torch in zip(found["import create_model"], found["import torch"], strict=True)]
+    yield "startup/import create_model beyond torch", Figure("s", beyond)
 
 
 def _command(*words: str) -> Callable[[], float]:

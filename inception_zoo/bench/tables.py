@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from inception_zoo.bench.targets import TARGETS
-from inception_zoo.bench.turns import Figures
+from inception_zoo.bench.turns import Figure, Figures
 
 Row = tuple[str, ...]
 UNITS = {"bytes": (2**30, "GiB"), "bytes/image": (2**20, "MiB/image"), "FLOP/s": (1e9, "GFLOP/s"), "bytes/s": (1e9, "GB/s")}
@@ -24,12 +24,12 @@ def rows(figures: Figures, section: str) -> Iterator[Row]:
             continue
         group, _, label = name.rpartition("/")
         ours = next((figures[f"{group}/{each}"] for each in OURS if f"{group}/{each}" in figures), None)
-        ratio = f"{ours.over(figure).median:.2f}" if ours and figure.median else "–"
+        over = ours.over(figure).median if ours and figure.median else None
+        ratio = "–" if over is None else f"{over:.2f}" if over >= 0.1 else f"{over:.3f}"
         share = f"{figure.share:.0%}" if figure.share is not None else "–"
         low, high = number(min(figure.values), figure.unit), number(max(figure.values), figure.unit)
         spread = f"{low} to {high}" if len(figure.values) > 1 else "–"
-        unit = UNITS.get(figure.unit, (1, figure.unit))[1]
-        yield group.removeprefix(f"{section}/"), label, number(figure.median, figure.unit), spread, unit, share, ratio
+        yield group.removeprefix(f"{section}/"), label, number(figure.median, figure.unit), spread, unit(figure), share, ratio
 
 
 def target_rows(figures: Figures) -> Iterator[Row]:
@@ -41,6 +41,14 @@ def target_rows(figures: Figures) -> Iterator[Row]:
             if len(measured.values) > 1:
                 spread = f"{min(measured.values):.3f} to {max(measured.values):.3f}"
         yield target.name, f"{SENSE[target.sense]} {target.bound:g}", value, spread, target.verdict(figures)
+
+
+def median(figure: Figure) -> str:
+    return f"{number(figure.median, figure.unit)} {unit(figure)}"
+
+
+def unit(figure: Figure) -> str:
+    return UNITS.get(figure.unit, (1, figure.unit))[1]
 
 
 def number(value: float, unit: str) -> str:

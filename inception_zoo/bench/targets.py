@@ -131,11 +131,6 @@ TARGETS = (
     Target("run.py --help, s", "<=", 1.0, [("startup/run.py --help", None)]),
     Target("run.py --cfg job, s", "<=", 1.0, [("startup/run.py --cfg job", None)]),
     Target("first training step of make run, s", "<=", 10.0, [("startup/first step of make run", None)]),
-    Target(
-        "import inception_zoo, and create_model from it, beyond torch, s",
-        "<=",
-        0.3,
-        [("startup/import inception_zoo beyond torch", None), ("startup/import create_model beyond torch", None)],
-    ),
+    Target("import of create_model beyond torch's, s", "<=", 0.3, [("startup/import create_model beyond torch", None)]),
     *_speedruns(),
 )
