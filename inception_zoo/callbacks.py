@@ -1,7 +1,5 @@
 """Callbacks that Lightning does not have."""
 
-import resource
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+
+from inception_zoo.devices import peak_memory
 
 
 class EMA(EMAWeightAveraging):
@@ -69,9 +69,5 @@ class PeakMemory(Callback):
                 Path("/proc/self/clear_refs").write_text("5")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if pl_module.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(pl_module.device)
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        peak = peak_memory(pl_module.device)
         pl_module.log("train/peak_memory_gib", peak / 2**30, reduce_fx="max", sync_dist=True)

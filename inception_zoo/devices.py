@@ -1,7 +1,12 @@
-"""Which devices a job may take, and the precision that they are fast at."""
+"""Which devices a job may take, the precision that they are fast at, and the memory that a job has taken there."""
 
+import re
+import resource
+import sys
 import time
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +57,16 @@ def auto_precision(accelerator: str) -> tuple[str, str]:
         return ("bf16-mixed", "this GPU has bf16") if fast else ("32-true", "this GPU has no bf16")
     gain = bf16_gain()
     return "bf16-mixed" if gain >= 1.4 else "32-true", f"bf16 measured at {gain:.2f} times the speed of fp32 on this CPU"
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has used: of a CUDA device what torch allocated there, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):  # getrusage would count what the parent had when it started this process
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @cache

@@ -1,9 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from timm.optim import muon
 
 from inception_zoo import ZooError
-from inception_zoo.devices import auto_precision, bf16_gain, check_batch, check_devices
+from inception_zoo.devices import auto_precision, bf16_gain, check_batch, check_devices, peak_memory
 from inception_zoo.muon import Muon
 
 
@@ -84,3 +87,11 @@ def test_muon_orthogonalizes_in_what_the_cpu_is_fast_at(gain, dtype, monkeypatch
     weights.grad = torch.randn(8, 8)
     Muon([weights], lr=0.1).step()
     assert seen == [dtype] and not torch.equal(weights, before)
+
+
+def test_the_peak_is_of_this_process_and_not_of_the_one_that_started_it():
+    held = torch.ones(3 * 10**8)  # 1.1 GiB
+    assert peak_memory(torch.device("cpu")) > held.nbytes
+    code = "import torch; from inception_zoo.devices import peak_memory; print(peak_memory(torch.device('cpu')))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**26 < int(child.stdout) < held.nbytes

@@ -2,14 +2,10 @@
 
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +14,7 @@ from inception_zoo.bench.contenders import Case, Contender, case_of, contenders,
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
 from inception_zoo.choices import MEMORY
+from inception_zoo.devices import peak_memory
 from inception_zoo.errors import ZooError
 
 
@@ -118,21 +115,11 @@ def memory_of_device() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def used() -> int:
-    """The most bytes that this process has used: resident, or allocated on its GPU."""
-    if device().type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    with suppress(OSError):  # getrusage would count what the parent had when it started this process
-        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
-            return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _child(name: str, batch: int, image_size: int, contender: dict) -> None:
     turn = Contender(**contender).trains(case_of(name, batch, image_size))
     for _ in range(2):  # the optimizer's state is there from the second on
         turn()
-    print(used())
+    print(peak_memory(device()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from inception_zoo.bench.options import Options
 from inception_zoo.bench.others import served
 from inception_zoo.bench.turns import Figure, Measured, contested, in_turns, seconds_of
 
-PROFILED = "inception_v3"
 PRODUCTS = ("aten::mm", "aten::addmm")  # a 1x1 convolution may be one
 
 
@@ -19,10 +18,9 @@ def training(options: Options) -> Measured:
         every = {each.label: each for each in contenders(case)}
         turns = {label: each.trains(case) for label, each in every.items()}
         yield from _with_shares(f"training/{name}", case, every, turns, options.rounds)
-        if case.name == PROFILED:
-            tuned = {label: _outside(turns[label]) for label, each in every.items() if each.tuned}
-            for label, values in in_turns(tuned, options.rounds).items():
-                yield f"training/{name} outside convolutions/{label}", Figure("s/image", values)
+        tuned = {label: _outside(turns[label]) for label, each in every.items() if each.tuned}
+        for label, values in in_turns(tuned, options.rounds).items():
+            yield f"training/{name} outside convolutions/{label}", Figure("s/image", values)
 
 
 def evaluation(options: Options) -> Measured:

@@ -14,6 +14,7 @@ from inception_zoo.bench.tables import COLUMNS, TARGET_COLUMNS, markdown, number
 from inception_zoo.bench.targets import NAMES
 from inception_zoo.bench.turns import Figures
 
+ROOFS = {"fp32": "-", "bf16": "--"}
 INK, OURS, SHIPPED, TUNED = "#263238", "#1e88e5", "#cfd8dc", "#90a4ae"
 ASSUMED = f"""Projections are no measurements. A step of training on one GPU is bounded layer by layer: a convolution takes
 its FLOPs (three products of 2 x multiply-adds) at {H100.flops / 1e12:.0f} TFLOP/s bf16 or its bytes (each
@@ -133,10 +134,13 @@ def _scaling(figures: Figures) -> Any:
         each.plot(xs, [line.at(x) for x in xs], color=INK, linewidth=0.8)
         if line.law == "power":
             each.set(xscale="log", yscale="log")
-            each.set_xticks(xs, [f"{x:g}" for x in xs], minor=False)
+            each.set_xticks(xs, [f"{x:g}" for x in xs], minor=False, fontsize=7)
             each.set_xticks([], minor=True)
-        each.set(title=f"{name}: {line}", ylabel="seconds of a step" if line.unit == "s" else "MiB")
-        each.title.set_fontsize(9)
+            for axis in ("major", "minor"):
+                getattr(each.yaxis, f"set_{axis}_formatter")("{x:.3g}")
+        each.set_title(f"{name}\n{line}", fontsize=8)
+        each.set_ylabel("seconds of a step" if line.unit == "s" else "MiB")
+        each.tick_params(axis="y", which="both", labelsize=7)
     return figure
 
 
@@ -149,17 +153,16 @@ def _roofline(figures: Figures) -> Any:
     peaks = {key.rpartition("/")[2]: each.median for key, each in figures.items() if each.unit == "FLOP/s"}
     xs = [2.0 ** (power / 16) for power in range(-16, 161)]
     for name, peak in peaks.items():
-        axes.plot(xs, [min(peak, x * bandwidth.median) / 1e9 for x in xs], label=f"{name} GEMM peak, copy bandwidth")
+        roof = [min(peak, x * bandwidth.median) / 1e9 for x in xs]
+        axes.plot(xs, roof, ROOFS[name], color=INK, linewidth=1, label=f"{name} GEMM peak, copy bandwidth")
     most = max(peaks.values())
     for key, intensity in figures.items():
         group, _, label = key.rpartition("/")
         reached = figures.get(f"{group}/reached")
         if label == "intensity" and reached and reached.share is not None:
-            point = intensity.median, reached.share * most / 1e9
-            axes.plot(*point, "o", color=OURS)
-            axes.annotate(group.removeprefix("roofline/"), point, xytext=(4, -10), textcoords="offset points", fontsize=8)
+            axes.plot(intensity.median, reached.share * most / 1e9, "o", label=group.removeprefix("roofline/"))
     axes.set(xscale="log", yscale="log", xlabel="FLOPs for each byte of a training step", ylabel="GFLOP/s")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc="center right")
     return figure
 
 

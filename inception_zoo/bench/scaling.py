@@ -125,5 +125,5 @@ class Line:
 
     def __str__(self) -> str:
         if self.law == "power":
-            return f"∝ x^{self.slope:.2f}"
+            return f"∝ x^{round(self.slope, 2) + 0.0:g}"
         return f"{self.start:.3g} + {self.slope:.3g} x {self.unit}"
