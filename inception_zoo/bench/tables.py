@@ -40,7 +40,7 @@ def target_rows(figures: Figures) -> Iterator[Row]:
             value = f"{measured.median:.3f}"
             if len(measured.values) > 1:
                 spread = f"{min(measured.values):.3f} to {max(measured.values):.3f}"
-        yield target.name, f"{SENSE[target.sense]} {target.bound:g}", value, spread, target.verdict(figures)
+        yield target.name, f"{SENSE[target.sense]} {target.bound:.3g}", value, spread, target.verdict(figures)
 
 
 def median(figure: Figure) -> str:
