@@ -78,8 +78,8 @@ def resumed(words: Sequence[str]) -> list[str]:
 
 
 def quoted(folder: Path) -> str:
-    """A path as a value in an override of Hydra's."""
-    if re.fullmatch(r"[\w./-]+", str(folder), re.ASCII):
+    """A path as a value in an override of Hydra's: in quotation marks, unless it is absolute and plain."""
+    if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
         return str(folder)
     return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from hydra_plugins.inception_zoo_sweeper import _distribution
 from inception_zoo import ZooError
 from inception_zoo.runs import Pruned, is_interrupted, read_results, recorded
-from inception_zoo.sweeps import progress, resumed
+from inception_zoo.sweeps import progress, quoted, resumed
 
 BAD = """
 from lightning import Callback
@@ -191,6 +191,13 @@ def test_processes_with_different_configs_stop(tmp_path):
 )
 def test_values_become_what_optuna_draws_from(values, distribution):
     assert _distribution(OverridesParser.create().parse_override(f"key={values}")) == distribution
+
+
+@pytest.mark.parametrize("folder", ["/tmp/a-b_1.2/3", "/1", "sweep", "null", "12", "/it's here", "/a=b,c", "/ü"])
+def test_a_folder_is_read_back_from_an_override(folder):
+    word = quoted(Path(folder))
+    assert OverridesParser.create().parse_override(f"key={word}").value() == folder
+    assert (word == folder) == (folder in ("/tmp/a-b_1.2/3", "/1"))
 
 
 @pytest.mark.parametrize(
