@@ -264,13 +264,14 @@ def bench_machine(
     Sections: training, memory, choices, evaluation, framework, data, startup, scaling, roofline; and, where they are named,
     the times to an accuracy, a seed for each round: speedrun, speedrun_full, speedrun_937.
     """
+    from inception_zoo.bench.sections import one_network, sorted_out
+
     if fit is not None:
+        network = one_network(words or [], fit)
         from inception_zoo.bench.command import run_fit
 
-        run_fit(words or [], fit, image_size, keep)
+        run_fit(network, fit, image_size, keep)
     else:
-        from inception_zoo.bench.sections import sorted_out
-
         sections, networks = sorted_out(words or [], sized=bool(batch or image_size))
         from inception_zoo.bench.command import run as run_bench
         from inception_zoo.bench.options import Options

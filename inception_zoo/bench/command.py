@@ -11,7 +11,7 @@ from inception_zoo.bench import tables
 from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
-from inception_zoo.bench.sections import ON_DATA, USUAL, measure, sorted_out
+from inception_zoo.bench.sections import ON_DATA, USUAL, measure
 from inception_zoo.errors import ZooError
 
 
@@ -69,18 +69,15 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         print(f"page: {keep.parent / 'README.md'}", file=sys.stderr)
 
 
-def run_fit(words: Sequence[str], gib: float, image_size: int | None, keep: Path | None) -> None:
-    """Print the largest batches that fit into `gib` GiB; ZooError unless the words are one network."""
-    networks = sorted_out(words)[1]
-    if len(networks) != 1 or len(words) != 1:
-        raise ZooError(f"--fit {gib:g} takes one network, not '{' '.join(words)}': bench --fit {gib:g} inception_v3")
+def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None) -> None:
+    """Print the largest batches that fit into `gib` GiB."""
     from inception_zoo.bench.memory import fit, memory_of_device
 
     if gib * 2**30 > (there := memory_of_device()):
         raise ZooError(f"--fit {gib:g}: this machine has {there / 2**30:.0f} GiB; give less")
     found = {}
-    for label, batch in fit(networks[0], gib, image_size):
+    for label, batch in fit(network, gib, image_size):
         found[label] = batch
-        print(f"{networks[0]} {label}: batch {batch} within {gib:g} GiB" if batch else f"{label}: not one image fits")
+        print(f"{network} {label}: batch {batch} within {gib:g} GiB" if batch else f"{label}: not one image fits")
     if keep:
-        keep.write_text(json.dumps({"network": networks[0], "gib": gib, "batch": found}, indent=1) + "\n")
+        keep.write_text(json.dumps({"network": network, "gib": gib, "batch": found}, indent=1) + "\n")

@@ -136,8 +136,8 @@ def _scaling(figures: Figures) -> Any:
             each.set(xscale="log", yscale="log")
             each.set_xticks(xs, [f"{x:g}" for x in xs], minor=False, fontsize=7)
             each.set_xticks([], minor=True)
-            for axis in ("major", "minor"):
-                getattr(each.yaxis, f"set_{axis}_formatter")("{x:.3g}")
+            each.yaxis.set_major_formatter("{x:.3g}")
+            each.yaxis.set_minor_formatter("{x:.3g}")
         each.set_title(f"{name}\n{line}", fontsize=8)
         each.set_ylabel("seconds of a step" if line.unit == "s" else "MiB")
         each.tick_params(axis="y", which="both", labelsize=7)

@@ -1,6 +1,6 @@
 """What can be measured, by name. Nothing heavy loads before it is asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from inception_zoo.bench.options import Options
@@ -52,6 +52,14 @@ def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], li
         if sized and section not in SIZED:
             raise ZooError(f"{section} takes no --batch and no --image-size, which are for {', '.join(SIZED)}; name those")
     return sections, networks
+
+
+def one_network(words: Sequence[str], gib: float) -> str:
+    """The network that `--fit` is for; ZooError unless the words are just that."""
+    networks = sorted_out(words)[1]
+    if len(networks) != 1 or len(words) != 1:
+        raise ZooError(f"--fit {gib:g} takes one network, not '{' '.join(words)}': bench --fit {gib:g} inception_v3")
+    return networks[0]
 
 
 def measure(section: str, options: Options) -> Measured:

@@ -10,6 +10,7 @@ import torch
 from inception_zoo.bench.contenders import CASES, Contender
 from inception_zoo.bench.framework import run_job
 from inception_zoo.bench.options import Options
+from inception_zoo.bench.sections import SPEEDRUNS
 from inception_zoo.bench.turns import Figure, Measured, rates
 from inception_zoo.runs import read_results
 
@@ -40,4 +41,4 @@ def measure(experiment: str, options: Options) -> Measured:
         yield f"{experiment}/test accuracy/inception_zoo", Figure("top-1", list(accuracies))
 
 
-speedrun, speedrun_full, speedrun_937 = (partial(measure, f"speedrun{which}") for which in ("", "_full", "_937"))
+speedrun, speedrun_full, speedrun_937 = (partial(measure, experiment) for experiment in SPEEDRUNS)
