@@ -20,6 +20,7 @@ from inception_zoo.choices import MEMORY
 from inception_zoo.cost import segments
 from inception_zoo.memory.pools import windows
 from inception_zoo.memory.recipes import recipe_of
+from inception_zoo.memory.units import FEW, convolution_backward
 
 CHANNELS_LAST = {"memory_format": torch.channels_last}
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no C++ compiler here")
@@ -161,6 +162,47 @@ def test_pools(dtype, channels, kernel, stride, pad, ceil):
         tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
         torch.testing.assert_close(y, due.to(dtype), **tolerance)
         torch.testing.assert_close(gx, exact.grad.to(dtype), **tolerance)
+
+
+CONVOLUTIONS = [  # inputs, outputs, kernel, stride, padding
+    (16, 8, 1, 1, 0),
+    (49, 21, 3, 1, 1),
+    (48, 24, (1, 7), 1, (0, 3)),
+    (40, 72, (7, 1), 1, (3, 0)),
+    (3, 9, 5, 1, (1, 2)),
+    (16, 8, 1, 1, (1, 0)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(3, 13, 10), (2, 30, 31)], ids=["few", "many"])  # rows: a matrix product, or oneDNN
+@pytest.mark.parametrize(("inputs", "outputs", "kernel", "stride", "padding"), CONVOLUTIONS)
+def test_gradients_of_a_convolution(size, dtype, inputs, outputs, kernel, stride, padding):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding).to(dtype).to(**CHANNELS_LAST)
+    n, *grid = size
+    x = maps(n, inputs, *grid, dtype=dtype)
+    exact, leaf = copy.deepcopy(conv).double(), x.double().requires_grad_()
+    y = exact(leaf)
+    assert (y[:, 0].numel() <= FEW) == (grid[0] < 30)
+    g = maps(*y.shape, dtype=dtype)
+    y.backward(g.double())
+    due = leaf.grad, exact.weight.grad, exact.bias.grad
+    for each, right in zip(convolution_backward(g, x, conv.weight, conv, (True, True, True)), due, strict=True):
+        within = 2e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(each.double(), right, rtol=within, atol=within * right.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["googlenet_bn", "inception_resnet_v2_slim"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
+def test_gradients_lie_as_their_weights_do(name, dtype):
+    """Else DistributedDataParallel and foreach optimizers copy them."""
+    model = built(name, aux=False)
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        loss = model(maps(2, 3, 96, 96)).float().square().mean()
+    parameters = list(model.parameters())
+    for weights, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        assert (gradient.stride(), gradient.dtype) == (weights.stride(), weights.dtype)
 
 
 BLOCKS = [
