@@ -1,6 +1,7 @@
 """The `inception-zoo` command."""
 
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -276,6 +277,7 @@ def bench_machine(
         from inception_zoo.bench.command import run as run_bench
         from inception_zoo.bench.options import Options
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was measured is kept, no job goes on alone
         run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare, page)
 
 

@@ -1,6 +1,8 @@
 """What `inception-zoo bench` counts and concludes. Its times are not tested."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,19 @@ def test_an_interrupted_bench_loses_no_older_figure(tmp_path, monkeypatch, capsy
         "startup/c": 1,
     }
     assert lines(capsys.readouterr().err)[-1] == "interrupted in training, of which 1 figures are there"
+
+
+def test_a_bench_that_is_told_to_end_keeps_what_was_measured(tmp_path):
+    keep = tmp_path / "results.json"
+    words = "bench", "memory", "googlenet", "--batch", "2", "--image-size", "64", "--rounds", "100000", "--json", str(keep)
+    code = "from inception_zoo.cli import app; app()"
+    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True) as bench:
+        assert bench.stderr is not None
+        figure = next(line for line in bench.stderr if "/saved/" in line)
+        bench.terminate()
+        said = bench.stderr.read()
+    assert bench.returncode > 0 and "interrupted in memory" in said
+    assert figure.strip().split(":")[0] in read(keep, "").figures
 
 
 def test_a_network_that_is_named_is_measured_whatever_its_norm():
