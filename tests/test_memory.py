@@ -171,11 +171,12 @@ CONVOLUTIONS = [  # inputs, outputs, kernel, stride, padding
     (40, 72, (7, 1), 1, (3, 0)),
     (3, 9, 5, 1, (1, 2)),
     (16, 8, 1, 1, (1, 0)),
+    (16, 24, 3, 2, 0),
 ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [(3, 13, 10), (2, 30, 31)], ids=["few", "many"])  # rows: a matrix product, or oneDNN
+@pytest.mark.parametrize("size", [(3, 13, 10), (2, 47, 48)], ids=["few", "many"])  # rows: a matrix product, or oneDNN
 @pytest.mark.parametrize(("inputs", "outputs", "kernel", "stride", "padding"), CONVOLUTIONS)
 def test_gradients_of_a_convolution(size, dtype, inputs, outputs, kernel, stride, padding):
     torch.manual_seed(0)
