@@ -20,7 +20,7 @@ from inception_zoo.choices import MEMORY
 from inception_zoo.cost import segments
 from inception_zoo.memory.pools import windows
 from inception_zoo.memory.recipes import recipe_of
-from inception_zoo.memory.units import FEW, convolution_backward
+from inception_zoo.memory.units import FEW, NARROW, convolution_backward
 
 CHANNELS_LAST = {"memory_format": torch.channels_last}
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no C++ compiler here")
@@ -166,6 +166,7 @@ def test_pools(dtype, channels, kernel, stride, pad, ceil):
 
 CONVOLUTIONS = [  # inputs, outputs, kernel, stride, padding
     (16, 8, 1, 1, 0),
+    (1040, 8, 1, 1, 0),
     (49, 21, 3, 1, 1),
     (48, 24, (1, 7), 1, (0, 3)),
     (40, 72, (7, 1), 1, (3, 0)),
@@ -185,7 +186,7 @@ def test_gradients_of_a_convolution(size, dtype, inputs, outputs, kernel, stride
     x = maps(n, inputs, *grid, dtype=dtype)
     exact, leaf = copy.deepcopy(conv).double(), x.double().requires_grad_()
     y = exact(leaf)
-    assert (y[:, 0].numel() <= FEW) == (grid[0] < 30)
+    assert (y[:, 0].numel() <= FEW) == (grid[0] < 30) and (inputs > NARROW) == (inputs == 1040)
     g = maps(*y.shape, dtype=dtype)
     y.backward(g.double())
     due = leaf.grad, exact.weight.grad, exact.bias.grad

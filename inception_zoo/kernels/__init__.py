@@ -83,19 +83,35 @@ def _fingerprint(compiler: str) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Tensor | Axis | float | None) -> None:
-    function = getattr(library(), f"{name}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
-    function(*(_WORDS[type(each)](each) for each in arguments))
-
-
-_WORDS: dict[type, Callable[[Any], Any]] = {
-    Tensor: lambda x: ctypes.c_void_p(x.data_ptr()),
-    type(None): ctypes.c_void_p,
-    bool: ctypes.c_int,
-    int: ctypes.c_long,
-    float: ctypes.c_float,
-    tuple: lambda axis: (ctypes.c_long * len(axis))(*axis),
+# The types of what each kernel is given: p a pointer, l a size or a stride, a an axis, i whether, f a number.
+SIGNATURES = {
+    "batch_norm": "plllppfippppf",
+    "normalize": "plllppipl",
+    "batch_norm_backward": "plplllpippp",
+    "max_pool": "pllaapp",
+    "max_pool_backward": "ppllaap",
+    "average_pool": "pllaaip",
+    "average_pool_backward": "pllaaip",
 }
+TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "a": ctypes.POINTER(ctypes.c_long), "i": ctypes.c_int, "f": ctypes.c_float}
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Tensor | Axis | float | None) -> None:
+    _function(name, dtype)(*(_pointer(each) if isinstance(each, (Tensor, tuple)) else each for each in arguments))
+
+
+def _pointer(argument: Tensor | Axis) -> Any:
+    return argument.data_ptr() if isinstance(argument, Tensor) else _array(argument)
+
+
+_array = cache(lambda axis: (ctypes.c_long * len(axis))(*axis))
+
+
+@cache
+def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
+    function = getattr(library(), f"{name}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
+    function.argtypes, function.restype = [TYPES[each] for each in SIGNATURES[name]], None
+    return function
 
 
 def _rows(maps: Tensor) -> tuple[int, int]:
@@ -111,6 +127,8 @@ def _stride(maps: Tensor) -> int:
 
 def _is_readable(maps: Tensor) -> bool:
     """Whether `_stride` is all that there is to say of where maps lie."""
+    if maps.is_contiguous(memory_format=torch.channels_last):
+        return True
     step, (_, c, h, w) = _stride(maps), maps.shape
     wanted = (h * w * step, 1, w * step, step)
     fits = all(size == 1 or stride == due for size, stride, due in zip(maps.shape, maps.stride(), wanted, strict=True))
@@ -135,19 +153,25 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Ten
     Raises:
         ValueError: PyTorch's own, of a single value per channel.
     """
-    F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]
-    y, affine = _empty(x, *x.shape[2:]), _numbers(4, x.shape[1])
-    weight, bias = (parameter.detach().float() for parameter in (norm.weight, norm.bias))
+    rows, channels = _rows(x)
+    if rows == 1:
+        F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]
+    y, affine = _empty(x, *x.shape[2:]), _numbers(4, channels)
     running = [norm.running_mean, norm.running_var] if norm.track_running_stats else [None, None]
-    kept = [None if each is None else each.float() for each in running]  # themselves, unless they are in bf16
-    eps, momentum = float(norm.eps), float(norm.momentum or 0)
-    _call("batch_norm", x.dtype, x, _stride(x), *_rows(x), weight, bias, eps, relu, y, affine, *kept, momentum)
+    numbers = [_in_float(each) for each in (norm.weight, norm.bias, *running)]
+    momentum, kept = norm.momentum or 0, numbers[2:]
+    _call("batch_norm", x.dtype, x, _stride(x), rows, channels, *numbers[:2], norm.eps, relu, y, affine, *kept, momentum)
     for each, new in zip(running, kept, strict=True):
         if each is not None and new is not None and each is not new:
             each.copy_(new)
     if running[0] is not None and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked += 1
+        norm.num_batches_tracked.add_(1)
     return y, affine
+
+
+def _in_float(numbers: Tensor | None) -> Tensor | None:
+    """Themselves, unless they are in bf16."""
+    return numbers if numbers is None or numbers.dtype == torch.float32 else numbers.detach().float()
 
 
 def normalize(x: Tensor, affine: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:

@@ -266,5 +266,5 @@ class _Add(torch.autograd.Function):
         (w,), own = add.scaled([weight], joined.dtype), (add.project.weight, add.project.bias)
         needed = ctx.needs_input_grad[1], *(p is not None and p.requires_grad for p in own)
         g_joined, *found = convolution_backward(g.to(w.dtype), joined, w, add.project, needed)
-        parts = (gradient_for(p, each, slice(None), add.scale) for p, each in zip(own, found, strict=True) if p is not None)
+        parts = (gradient_for(p, each, add.scale) for p, each in zip(own, found, strict=True) if p is not None)
         return g, g_joined, None, *parts

@@ -15,7 +15,8 @@ from inception_zoo import kernels
 from inception_zoo.memory.pools import pool_arguments
 from inception_zoo.memory.recipes import Source, annotate
 
-FEW = 1024  # rows: on no more of them, oneDNN's weight gradient takes up to three times the time of a matrix product
+# Where a weight gradient takes less time as a matrix product than by oneDNN (docs/speed.md): on few rows; of a 1x1 that reads
+FEW, NARROW = 1024, 1024  # no more channels than these, on any.
 
 
 @dataclass
@@ -36,7 +37,7 @@ def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
     maps, rest = made[: len(units)], made[len(units) :]
     if lean and rest:
         c, *affines = rest
-        for y, affine, u, part in zip(maps, affines, units, _parts(units), strict=True):
+        for y, affine, u, part in zip(maps, affines, units, spans([u.conv.out_channels for u in units]), strict=True):
             annotate(y, (c, affine), _Renormalize(u.relu, part))
     return maps
 
@@ -51,11 +52,6 @@ class _Renormalize:
 
     def into(self, out: Tensor, c: Tensor, affine: Tensor) -> None:
         kernels.normalize(c[:, self.part], affine, self.relu, out)
-
-
-def _parts(units: Sequence[Unit]) -> list[slice]:
-    """The channels of each unit."""
-    return spans([u.conv.out_channels for u in units])
 
 
 def spans(lengths: Sequence[int]) -> list[slice]:
@@ -91,8 +87,8 @@ class _Convolve(torch.autograd.Function):
             return (c,)
         c = channels_last(c)
         normalized = [
-            kernels.batch_norm(c[:, part], u.norm, u.relu)  # type: ignore[arg-type]
-            for u, part in zip(units, _parts(units), strict=True)
+            kernels.batch_norm(own, u.norm, u.relu)  # type: ignore[arg-type]
+            for u, own in zip(units, _split(c, units, 1), strict=True)
         ]
         maps, affines = zip(*normalized, strict=True)
         source.save(ctx, x, w, c, *affines)
@@ -109,25 +105,33 @@ class _Convolve(torch.autograd.Function):
         if rest:
             c, *affines = rest
             g = torch.empty_like(c)
-            for each, affine, u, part in zip(gradients, affines, units, _parts(units), strict=False):
-                each = torch.zeros_like(c[:, part]) if each is None else each
-                norms.append(kernels.batch_norm_backward(each, c[:, part], affine, u.relu, g[:, part]))
+            own = zip(_split(c, units, 1), _split(g, units, 1), strict=True)
+            for each, affine, u, (of_c, of_g) in zip(gradients, affines, units, own, strict=False):
+                each = torch.zeros_like(of_c) if each is None else each
+                norms.append(kernels.batch_norm_backward(each, of_c, affine, u.relu, of_g))
         g = g.to(w.dtype)
         if first.pool is not None:
             g = kernels.average_pool_backward(g, *pool_arguments(first.pool, g.shape))
         gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, units))
         found: list[Tensor | None] = []
-        for index, (u, part) in enumerate(zip(units, _parts(units), strict=True)):
-            found += [gradient_for(own, each, part) for own, each in ((u.conv.weight, gw), (u.conv.bias, gb))]
+        for index, (u, of_w, of_b) in enumerate(zip(units, _split(gw, units, 0), _split(gb, units, 0), strict=True)):
+            found += gradient_for(u.conv.weight, of_w), gradient_for(u.conv.bias, of_b)
             found += [each.to(u.norm.weight.dtype) for each in norms[index]] if norms else []
         return gx, None, None, *found
 
 
-def gradient_for(own: Tensor | None, gradients: Tensor | None, part: slice, scale: float = 1.0) -> Tensor | None:
-    """A parameter's part of the gradients, in its type and with its strides, as DistributedDataParallel wants them."""
-    if own is None or gradients is None:
+def _split(whole: Tensor | None, units: Sequence[Unit], dim: int) -> Sequence[Any]:
+    """Each unit's part of what all have together: views."""
+    if whole is None or len(units) == 1:
+        return [whole] * len(units)
+    return whole.split([u.conv.out_channels for u in units], dim)
+
+
+def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0) -> Tensor | None:
+    """A parameter's gradient, in its type and with its strides, as DistributedDataParallel wants it."""
+    if own is None or gradient is None:
         return None
-    gradient = torch.empty_like(own).copy_(gradients[part])
+    gradient = torch.empty_like(own).copy_(gradient)
     return gradient if scale == 1 else gradient.mul_(scale)
 
 
@@ -135,9 +139,10 @@ def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
     """The weights of all units, in `dtype`: no copy of one that has it."""
     if len(units) == 1:
         return units[0].conv.weight.detach().to(dtype)
-    w = torch.empty(_parts(units)[-1].stop, units[0].conv.in_channels, 1, 1, dtype=dtype, device=units[0].conv.weight.device)
-    for u, part in zip(units, _parts(units), strict=True):
-        w[part] = u.conv.weight.detach()
+    rows, device = sum(u.conv.out_channels for u in units), units[0].conv.weight.device
+    w = torch.empty(rows, units[0].conv.in_channels, 1, 1, dtype=dtype, device=device)
+    for u, own in zip(units, _split(w, units, 0), strict=True):
+        own.copy_(u.conv.weight)
     return w
 
 
@@ -157,13 +162,14 @@ def convolution_backward(
     """Gradients of input, weight and bias, as `needed`."""
     need_x, need_w, need_b = needed
     matrix = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
-    few = need_w and g[:, 0].numel() <= FEW
+    few = g.numel() <= FEW * g.shape[1]
+    product = need_w and (few or conv.in_channels <= NARROW if matrix else few and g.dtype == torch.bfloat16)
     gw = gb = None
-    if few or matrix:
+    if product or matrix:
         rows = _rows(g)
         if need_b:  # a sum as a product, in a quarter of the time of `sum`
             gb = (rows.new_ones(1, len(rows)) @ rows)[0]
-        if few:
+        if product:
             gw = (rows.t() @ _windows(x, conv)).unflatten(1, (*conv.kernel_size, -1)).permute(0, 3, 1, 2)
     mask = [need_x, need_w and gw is None, need_b and gb is None]
     if any(mask):
