@@ -293,25 +293,33 @@ void each_position(long n, long height, long width, const Work& work) {
             for (long column = 0; column < width; column++) work(image, row, column);
 }
 
-// The gradient of each input position: `add(at, here, sums)` for every window that holds it, as number `here` of the window, whose
-// output lies at `at`; then `finish(to, sums)`.
-template <class Add, class Finish>
-void gather(long n, long channels, Axis h, Axis w, const Add& add, const Finish& finish) {
+// A window that holds a position, as its number `here`, and where the output of that window lies.
+struct Reader {
+    long at;
+    int here;
+};
+
+// `work(to, readers, count)` for every position of the input, which lies at `to`.
+template <class Work>
+void gather(long n, long channels, Axis h, Axis w, const Work& work) {
+    std::vector<long> firsts(w.in), lasts(w.in);  // a division each, once for all rows
+    for (long iw = 0; iw < w.in; iw++) firsts[iw] = w.first(iw), lasts[iw] = w.last(iw);
 #pragma omp parallel
     {
-        std::vector<Lanes> sums(lanes_of(channels));
+        std::vector<Reader> readers(h.kernel * w.kernel);
 #pragma omp for collapse(2) schedule(static)
         for (long image = 0; image < n; image++)
-            for (long ih = 0; ih < h.in; ih++)
+            for (long ih = 0; ih < h.in; ih++) {
+                const long top = h.first(ih), bottom = h.last(ih);
                 for (long iw = 0; iw < w.in; iw++) {
-                    std::fill(sums.begin(), sums.end(), Lanes{});
-                    for (long oh = h.first(ih); oh <= h.last(ih); oh++)
-                        for (long ow = w.first(iw); ow <= w.last(iw); ow++) {
-                            const long at = ((image * h.out + oh) * w.out + ow) * channels;
-                            add(at, int((ih - h.origin(oh)) * w.kernel + iw - w.origin(ow)), sums.data());
-                        }
-                    finish(((image * h.in + ih) * w.in + iw) * channels, sums.data());
+                    long count = 0;
+                    for (long oh = top; oh <= bottom; oh++)
+                        for (long ow = firsts[iw]; ow <= lasts[iw]; ow++)
+                            readers[count++] = {((image * h.out + oh) * w.out + ow) * channels,
+                                                int((ih - h.origin(oh)) * w.kernel + iw - w.origin(ow))};
+                    work(((image * h.in + ih) * w.in + iw) * channels, readers.data(), count);
                 }
+            }
     }
 }
 
@@ -339,14 +347,16 @@ void max_pool(const T* x, long n, long channels, Axis h, Axis w, T* y, uint8_t* 
 
 template <class T>
 void max_pool_backward(const T* g, const uint8_t* which, long n, long channels, Axis h, Axis w, T* gx) {
-    const auto add = [=](long at, int here, Lanes* sums) {
+    gather(n, channels, h, w, [=](long to, const Reader* readers, long count) {
         each_lane(channels, [=](long lane, auto left) {
-            const Ints chosen = load_bytes(which + at + lane * LANES, left) == Ints{} + here;
-            sums[lane] += (Lanes)((Ints)load(g + at + lane * LANES, left) & chosen);
+            Lanes sum = {};
+            for (long k = 0; k < count; k++) {
+                const long at = readers[k].at + lane * LANES;
+                const Ints chosen = load_bytes(which + at, left) == Ints{} + readers[k].here;
+                sum += (Lanes)((Ints)load(g + at, left) & chosen);
+            }
+            store(gx + to + lane * LANES, sum, left);
         });
-    };
-    gather(n, channels, h, w, add, [=](long to, const Lanes* sums) {
-        each_lane(channels, [=](long lane, auto left) { store(gx + to + lane * LANES, sums[lane], left); });
     });
 }
 
@@ -411,12 +421,12 @@ inline void store_pairs(bf16* p, Lanes low, Lanes high) {
 
 void max_pool_backward(const bf16* g, const uint8_t* which, long n, long channels, Axis h, Axis w, bf16* gx) {
     if (channels % (2 * LANES)) return max_pool_backward<bf16>(g, which, n, channels, h, w, gx);
-    const auto add = [=](long at, int here, Lanes* sums) {
-        for (long c = 0; c < channels; c += 2 * LANES)
-            add_chosen(g + at + c, which + at + c, here, sums[c / LANES], sums[c / LANES + 1]);
-    };
-    gather(n, channels, h, w, add, [=](long to, const Lanes* sums) {
-        for (long c = 0; c < channels; c += 2 * LANES) store_pairs(gx + to + c, sums[c / LANES], sums[c / LANES + 1]);
+    gather(n, channels, h, w, [=](long to, const Reader* readers, long count) {
+        for (long c = 0; c < channels; c += 2 * LANES) {
+            Lanes low = {}, high = {};
+            for (long k = 0; k < count; k++) add_chosen(g + readers[k].at + c, which + readers[k].at + c, readers[k].here, low, high);
+            store_pairs(gx + to + c, low, high);
+        }
     });
 }
 
