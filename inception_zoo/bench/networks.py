@@ -1,5 +1,6 @@
 """Images per second of training and of evaluation, ours beside the peers, and what training spends outside convolutions."""
 
+import os
 from collections.abc import Callable
 
 from torch.autograd.profiler import profile
@@ -9,6 +10,8 @@ from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.others import served
 from inception_zoo.bench.turns import Figure, Measured, contested, in_turns, seconds_of
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes two lines to stderr for each of its runs
 
 PRODUCTS = ("aten::mm", "aten::addmm")  # a 1x1 convolution may be one
 

@@ -424,7 +424,10 @@ void max_pool_backward(const bf16* g, const uint8_t* which, long n, long channel
     gather(n, channels, h, w, [=](long to, const Reader* readers, long count) {
         for (long c = 0; c < channels; c += 2 * LANES) {
             Lanes low = {}, high = {};
-            for (long k = 0; k < count; k++) add_chosen(g + readers[k].at + c, which + readers[k].at + c, readers[k].here, low, high);
+            for (long k = 0; k < count; k++) {
+                const long at = readers[k].at + c;
+                add_chosen(g + at, which + at, readers[k].here, low, high);
+            }
             store_pairs(gx + to + c, low, high);
         }
     });
