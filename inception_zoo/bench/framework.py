@@ -23,7 +23,7 @@ from inception_zoo.bench.turns import Figure, Measured, in_turns
 from inception_zoo.errors import ZooError
 from inception_zoo.targets import VARIABLE
 
-STEPS, EPOCHS = 30, 3
+STEPS, EPOCHS = 100, 3  # not so few that the one checkpoint of an epoch weighs more than it does in a whole one
 SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"
 JOB = (  # the main job, of which validation and test are not measured
     *("experiment=quickstart", f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=1"),
