@@ -76,6 +76,6 @@ sys.exit("\n".join(bad) or 0)
 endef
 export JUDGE
 
-bench: setup data ## speed and memory beside the peers, the targets (25 minutes; SECTIONS="training memory")
+bench: setup data ## speed and memory beside the peers, the targets (45 minutes; SECTIONS="training memory")
 	@mkdir -p experiments/benchmarks
 	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json --page
