@@ -92,20 +92,23 @@ class Classifier(L.LightningModule):
     def on_test_start(self) -> None:
         keep_exact(self)
 
+    def on_train_epoch_start(self) -> None:
+        self._keep_buffers()
+
     def on_validation_epoch_start(self) -> None:
         self._share_buffers()
-        if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
-            wrapper.broadcast_buffers = False  # with each batch, for which it would wait for processes that have fewer
-
-    def on_validation_epoch_end(self) -> None:
-        if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
-            wrapper.broadcast_buffers = True
+        self._keep_buffers()
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self._evaluate("val", self.val, batch, index)
 
     def test_step(self, batch: Batch, index: int) -> None:
         self._evaluate(self.test_name, self.test, batch, index)
+
+    def _keep_buffers(self) -> None:
+        """Rank 0's are not sent with each batch: nobody reads the others', and one with fewer batches would be waited for."""
+        if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
+            wrapper.broadcast_buffers = False
 
     def _share_buffers(self) -> None:
         """Every process evaluates the same network: BatchNorm statistics, or their average, are rank 0's."""
