@@ -3,6 +3,7 @@ import resource
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from inception_zoo import create_model
@@ -227,3 +229,18 @@ def test_a_schedule_is_as_long_as_the_training(options, steps, batch):
     trainer = L.Trainer(accelerator="cpu", max_epochs=3, limit_val_batches=0, **quiet, **options)
     trainer.fit(module, DataLoader([images] * 4, batch_size=None))
     assert asked == [(steps, {12: 4, 6: 2, 4: 4}[steps])] and trainer.global_step == steps
+
+
+@pytest.mark.parametrize("phase", ["train", "validation"])
+def test_statistics_are_not_sent_with_each_batch(phase, tmp_path):
+    """Only rank 0's are read, and are sent before an evaluation."""
+    module = classifier(create_model("googlenet_bn", 4, 1, width=0.25, aux=False))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", world_size=1, rank=0)
+    try:
+        wrapper = DistributedDataParallel(module)
+        module._trainer = SimpleNamespace(model=wrapper)
+        assert wrapper.will_sync_module_buffers()
+        getattr(module, f"on_{phase}_epoch_start")()
+        assert not wrapper.will_sync_module_buffers()
+    finally:
+        torch.distributed.destroy_process_group()
