@@ -97,11 +97,13 @@ TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "a": ctypes.POINTER(ctypes.c_
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | Axis | float | None) -> None:
-    _function(name, dtype)(*(_pointer(each) if isinstance(each, (Tensor, tuple)) else each for each in arguments))
+    _function(name, dtype)(*map(_in_c, arguments))
 
 
-def _pointer(argument: Tensor | Axis) -> Any:
-    return argument.data_ptr() if isinstance(argument, Tensor) else _array(argument)
+def _in_c(argument: Tensor | Axis | float | None) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    return _array(argument) if isinstance(argument, tuple) else argument
 
 
 _array = cache(lambda axis: (ctypes.c_long * len(axis))(*axis))
@@ -153,14 +155,12 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Ten
     Raises:
         ValueError: PyTorch's own, of a single value per channel.
     """
-    rows, channels = _rows(x)
-    if rows == 1:
-        F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]
-    y, affine = _empty(x, *x.shape[2:]), _numbers(4, channels)
+    F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]
+    y, affine = _empty(x, *x.shape[2:]), _numbers(4, x.shape[1])
     running = [norm.running_mean, norm.running_var] if norm.track_running_stats else [None, None]
     numbers = [_in_float(each) for each in (norm.weight, norm.bias, *running)]
     momentum, kept = norm.momentum or 0, numbers[2:]
-    _call("batch_norm", x.dtype, x, _stride(x), rows, channels, *numbers[:2], norm.eps, relu, y, affine, *kept, momentum)
+    _call("batch_norm", x.dtype, x, _stride(x), *_rows(x), *numbers[:2], norm.eps, relu, y, affine, *kept, momentum)
     for each, new in zip(running, kept, strict=True):
         if each is not None and new is not None and each is not new:
             each.copy_(new)

@@ -15,8 +15,9 @@ from inception_zoo import kernels
 from inception_zoo.memory.pools import pool_arguments
 from inception_zoo.memory.recipes import Source, annotate
 
-# Where a weight gradient takes less time as a matrix product than by oneDNN (docs/speed.md): on few rows; of a 1x1 that reads
-FEW, NARROW = 1024, 1024  # no more channels than these, on any.
+# Up to these, a weight gradient takes less time as a matrix product than by oneDNN (docs/speed.md).
+FEW = 1024  # rows
+NARROW = 1024  # channels that a 1x1 reads, on any number of rows
 
 
 @dataclass
@@ -37,7 +38,7 @@ def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
     maps, rest = made[: len(units)], made[len(units) :]
     if lean and rest:
         c, *affines = rest
-        for y, affine, u, part in zip(maps, affines, units, spans([u.conv.out_channels for u in units]), strict=True):
+        for y, affine, u, part in zip(maps, affines, units, spans(_widths(units)), strict=True):
             annotate(y, (c, affine), _Renormalize(u.relu, part))
     return maps
 
@@ -120,11 +121,15 @@ class _Convolve(torch.autograd.Function):
         return gx, None, None, *found
 
 
+def _widths(units: Sequence[Unit]) -> list[int]:
+    return [u.conv.out_channels for u in units]
+
+
 def _split(whole: Tensor | None, units: Sequence[Unit], dim: int) -> Sequence[Any]:
     """Each unit's part of what all have together: views."""
     if whole is None or len(units) == 1:
         return [whole] * len(units)
-    return whole.split([u.conv.out_channels for u in units], dim)
+    return whole.split(_widths(units), dim)
 
 
 def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0) -> Tensor | None:
@@ -139,8 +144,8 @@ def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
     """The weights of all units, in `dtype`: no copy of one that has it."""
     if len(units) == 1:
         return units[0].conv.weight.detach().to(dtype)
-    rows, device = sum(u.conv.out_channels for u in units), units[0].conv.weight.device
-    w = torch.empty(rows, units[0].conv.in_channels, 1, 1, dtype=dtype, device=device)
+    device = units[0].conv.weight.device
+    w = torch.empty(sum(_widths(units)), units[0].conv.in_channels, 1, 1, dtype=dtype, device=device)
     for u, own in zip(units, _split(w, units, 0), strict=True):
         own.copy_(u.conv.weight)
     return w
@@ -162,8 +167,9 @@ def convolution_backward(
     """Gradients of input, weight and bias, as `needed`."""
     need_x, need_w, need_b = needed
     matrix = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
-    few = g.numel() <= FEW * g.shape[1]
-    product = need_w and (few or conv.in_channels <= NARROW if matrix else few and g.dtype == torch.bfloat16)
+    few, narrow = g.numel() <= FEW * g.shape[1], conv.in_channels <= NARROW
+    pays = (few or narrow) if matrix else (few and g.dtype == torch.bfloat16)
+    product = need_w and pays
     gw = gb = None
     if product or matrix:
         rows = _rows(g)
