@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -264,6 +265,8 @@ def make_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], r
     # The DataModule shares out the images itself: Lightning's sampler would repeat some in an evaluation.
     own = {"callbacks": callbacks, "logger": loggers, "plugins": [WholeCheckpoints()], "use_distributed_sampler": False}
     trainer: Trainer = build("trainer", cfg.trainer, **own)
+    if isinstance(trainer.strategy, DDPStrategy):  # as `auto` makes it, too, which takes no arguments
+        trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         size = launcher.num_processes, launcher.num_nodes

@@ -91,6 +91,9 @@ class Same(lightning.Callback):
         trained = bool(weights.grad is not None)
         everyone = module.all_gather(weights.detach().double().sum())
         assert everyone.numel() == 2 and (everyone == everyone[0]).all(), f"ranks differ: {everyone}"
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        buffers = {gradient.untyped_storage().data_ptr() for gradient in gradients}
+        assert len(buffers) <= 3 < len(gradients), f"{len(gradients)} gradients in {len(buffers)} buffers, beside what is sent"
         with open(f"trained-{trainer.global_rank}.txt", "a") as file:
             print(trainer.current_epoch, trained, file=file)
 """
