@@ -153,7 +153,12 @@ class Evaluation(nn.Module):
                 compute_groups=False,
             )
 
-    def update(self, logits: Tensor, labels: Tensor, images: Tensor, batch: int) -> dict[str, Metric]:
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """By name, without the tables."""
+        return {"loss": self.loss, **dict(self.scores.items())}
+
+    def update(self, logits: Tensor, labels: Tensor, images: Tensor, batch: int) -> None:
         """Add a batch.
 
         Args:
@@ -161,9 +166,6 @@ class Evaluation(nn.Module):
             labels: (N,).
             images: (N, C, S, S), or (N, V, C, S, S), of which the first view is shown.
             batch: its number in this process.
-
-        Returns:
-            The metrics by name.
         """
         likelihoods = logits.float().log_softmax(-1)
         if logits.dim() == 3:
@@ -176,7 +178,6 @@ class Evaluation(nn.Module):
             losses = nn.functional.nll_loss(exact, labels, reduction="none")
             shown = images[:, 0] if images.dim() == 5 else images
             self.tables.update(probabilities, labels, losses=losses, images=shown, batch=batch)
-        return {"loss": self.loss, **dict(self.scores.items())}
 
 
 def soft_accuracy(logits: Tensor, targets: Tensor, k: int) -> Tensor:

@@ -79,11 +79,10 @@ class Classifier(L.LightningModule):
         }
         for tap in outputs.aux:
             self.log(f"train/aux_loss/{tap}", losses[tap], batch_size=len(labels))
-        logits, metrics = outputs.logits.detach().float(), dict(self.train_metrics.items())
+        logits = outputs.logits.detach().float()
         figures = {"loss": losses["logits"].detach(), **{f"top{k}": soft_accuracy(logits, labels, k) for k in (1, 5)}}
         for key, figure in figures.items():
-            metrics[key].update(figure, weight=len(labels))
-        self._log("train", metrics, len(labels))
+            self.train_metrics[key].update(figure, weight=len(labels))
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
 
     def on_fit_start(self) -> None:
@@ -95,15 +94,21 @@ class Classifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._keep_buffers()
 
+    def on_train_epoch_end(self) -> None:
+        self._log("train", self.train_metrics)
+
     def on_validation_epoch_start(self) -> None:
         self._share_buffers()
         self._keep_buffers()
 
+    def on_validation_epoch_end(self) -> None:
+        self._log("val", self.val.metrics)
+
     def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate("val", self.val, batch, index)
+        self._evaluate(self.val, batch, index)
 
     def test_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(self.test_name, self.test, batch, index)
+        self._evaluate(self.test, batch, index)
 
     def _keep_buffers(self) -> None:
         """Rank 0's are not sent with each batch: nobody reads the others', and one with fewer batches would be waited for."""
@@ -122,22 +127,24 @@ class Classifier(L.LightningModule):
         self.test.tables.reset()
 
     def on_test_epoch_end(self) -> None:
+        self._log(self.test_name, self.test.metrics)
         assert self.test.tables is not None
         self.test.tables.compute()  # kept by torchmetrics; here every process is on its device
 
-    def _evaluate(self, phase: str, evaluation: Evaluation, batch: Batch, index: int) -> None:
+    def _evaluate(self, evaluation: Evaluation, batch: Batch, index: int) -> None:
         images, labels = batch
         if images.dim() == 5:  # several views of each image
             each = self.model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
             logits = each.view(*images.shape[:2], -1)
         else:
             logits = self.model(images)
-        self._log(phase, evaluation.update(logits, labels, images, index), len(labels))
+        evaluation.update(logits, labels, images, index)
 
-    def _log(self, phase: str, metrics: Mapping[str, Any], count: int) -> None:
+    def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
+        """Once an epoch: with each batch it would take a hundredth of a short step."""
         for key, metric in metrics.items():
             shown = phase != "test" and key in ("loss", "top1")
-            self.log(f"{phase}/{key}", metric, on_step=False, on_epoch=True, prog_bar=shown, batch_size=count)
+            self.log(f"{phase}/{key}", metric, prog_bar=shown)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA] = card_of(self.model).plain()

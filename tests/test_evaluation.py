@@ -34,8 +34,8 @@ def fed(evaluation, logits, labels, size):
     """The metrics of an evaluation that was given everything in batches of `size`."""
     parts = logits.split(size), labels.split(size), numbered(len(labels)).split(size)
     for number, batch in enumerate(zip(*parts, strict=True)):
-        metrics = evaluation.update(*batch, number)
-    return {key: metric.compute().item() for key, metric in metrics.items()}
+        evaluation.update(*batch, number)
+    return {key: metric.compute().item() for key, metric in evaluation.metrics.items()}
 
 
 def measured(logits, labels, size):
@@ -87,8 +87,8 @@ def test_the_order_of_the_batches_does_not_show(drawn):
     for evaluation, order in zip(evaluations, (batches, batches[::-1]), strict=True):
         for start in order:
             here = slice(start, start + 32)
-            metrics = evaluation.update(logits[here], labels[here], numbered(301)[here], start)
-        evaluation.found = {key: metric.compute().item() for key, metric in metrics.items()}
+            evaluation.update(logits[here], labels[here], numbered(301)[here], start)
+        evaluation.found = {key: metric.compute().item() for key, metric in evaluation.metrics.items()}
     assert evaluations[0].found == evaluations[1].found
 
 

@@ -39,6 +39,7 @@ def test_training_loss_is_the_papers_weighted_sum(batch, monkeypatch):
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
     loss = module.training_step(batch, 0)
+    module.on_train_epoch_end()
     outputs = model.outputs(batch[0])
     part = lambda logits: F.cross_entropy(logits, batch[1], label_smoothing=0.1)  # noqa: E731
     expected = part(outputs.logits) + 0.3 * part(outputs.aux["inception_4a"]) + 0.3 * part(outputs.aux["inception_4d"])
@@ -59,6 +60,7 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
     labels = torch.tensor([0, 1, 2, 0, 9, 5])  # three right; 0 is among the first five of row 3, 9 is not of row 4
     getattr(module, f"{'validation' if phase == 'val' else phase}_step")((torch.empty(6, 1, 4, 4), labels), 0)
+    getattr(module, f"on_{'validation' if phase == 'val' else phase}_epoch_end")()
     values = {name: metric.compute().item() for name, metric in logged.items()}
     assert values[f"{phase}/top1"] == pytest.approx(4 / 6)
     assert values[f"{phase}/top5"] == pytest.approx(5 / 6)
@@ -125,6 +127,7 @@ def test_the_loss_of_mixed_labels_is_the_mix_of_the_losses(batch, monkeypatch):
     assert module.training_step((images, soft), 0).item() == pytest.approx(expected.item(), rel=1e-5)
     hit = logits.argmax(1)
     credit = share * (hit == labels).float() + (1 - share) * (hit == other).float()
+    module.on_train_epoch_end()
     assert logged["train/top1"].compute().item() == pytest.approx(credit.mean().item())
 
 
