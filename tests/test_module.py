@@ -59,8 +59,9 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
     labels = torch.tensor([0, 1, 2, 0, 9, 5])  # three right; 0 is among the first five of row 3, 9 is not of row 4
-    getattr(module, f"{'validation' if phase == 'val' else phase}_step")((torch.empty(6, 1, 4, 4), labels), 0)
-    getattr(module, f"on_{'validation' if phase == 'val' else phase}_epoch_end")()
+    name = {"val": "validation"}.get(phase, phase)
+    getattr(module, f"{name}_step")((torch.empty(6, 1, 4, 4), labels), 0)
+    getattr(module, f"on_{name}_epoch_end")()
     values = {name: metric.compute().item() for name, metric in logged.items()}
     assert values[f"{phase}/top1"] == pytest.approx(4 / 6)
     assert values[f"{phase}/top5"] == pytest.approx(5 / 6)
