@@ -47,10 +47,10 @@ test-slow: setup data ## the slow cases: real training, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
 test-faults: setup ## runs are killed, starved and lied to, and must end as if nothing had been (15 minutes; FAULTS="--seed 2 --write")
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py $(FAULTS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/faults.py $(FAULTS)
 
 fuzz: setup ## random rows, configs, command lines and damaged files, for MINUTES=5
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --minutes $(MINUTES)
 
 check: setup audit ## format, lint, types, known vulnerabilities
 	$(BIN)/ruff format --check .

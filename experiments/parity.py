@@ -8,7 +8,7 @@ from pathlib import Path
 
 from summary import BEGIN, END, provenance
 
-from inception_zoo.parity import PAIRS, prove
+from inception_zoo.bench.parity import PAIRS, prove
 
 
 def main(commit: str) -> None:

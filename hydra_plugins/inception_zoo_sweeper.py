@@ -14,13 +14,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from inception_zoo.architecture.nets import ZOO, find_net
+from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.errors import ZooError, check_installed, check_whole
-from inception_zoo.nets import ZOO, find_net
-from inception_zoo.ranks import by_torchrun
-from inception_zoo.runs import DONE, read_results
-from inception_zoo.secrets import redacted, save_redacted
-from inception_zoo.sweeps import begin, words_of
-from inception_zoo.variants import BLOCKS
+from inception_zoo.redaction import redacted, save_redacted
+from inception_zoo.runs.results import DONE, read_results
+from inception_zoo.runs.sweeps import begin, words_of
+from inception_zoo.system.ranks import by_torchrun
 
 
 class GridSweeper(BasicSweeper):
@@ -132,7 +132,7 @@ class OptunaSweeper(Sweeper):
             )
         from optuna.trial import TrialState
 
-        from inception_zoo.search import open_study
+        from inception_zoo.runs.study import open_study
 
         for name in ("n_trials", "n_jobs"):
             check_whole(f"hydra.sweeper.{name}", getattr(self, name), at_least=1)

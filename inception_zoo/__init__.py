@@ -7,14 +7,14 @@ from inception_zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from inception_zoo.models import create_model, load_model
-    from inception_zoo.network import Inception, Outputs
+    from inception_zoo.network.inception import Inception, Outputs
     from inception_zoo.weights.loading import load_weights
     from inception_zoo.weights.saving import export_weights, save_model
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Inception": "network",
-    "Outputs": "network",
+    "Inception": "network.inception",
+    "Outputs": "network.inception",
     "create_model": "models",
     "load_model": "models",
     "load_weights": "weights.loading",

@@ -30,17 +30,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from inception_zoo.check import check, check_folder, check_hydra
-from inception_zoo.choices import model_config
-from inception_zoo.data_layout import count_classes
+from inception_zoo.architecture.choices import model_config
+from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
+from inception_zoo.architecture.variants import BLOCKS
+from inception_zoo.config.check import check, check_folder, check_hydra
+from inception_zoo.config.targets import refused_logging, refused_targets, refused_variables, trust_words
+from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import ZooError, did_you_mean, fail, messages_of, one_line, raise_all, say, shown, unreadable
-from inception_zoo.nets import ALIASES, ZOO, find_net
-from inception_zoo.ranks import agreed, by_torchrun, is_first
-from inception_zoo.runs import CHECKPOINTS, REASON, check_free, claim, is_interrupted, recorded
-from inception_zoo.secrets import guard, redacted
-from inception_zoo.sweeps import finish, quoted, resumed
-from inception_zoo.targets import refused_logging, refused_targets, refused_variables, trust_words
-from inception_zoo.variants import BLOCKS
+from inception_zoo.redaction import guard, redacted
+from inception_zoo.runs.results import CHECKPOINTS, REASON, check_free, claim, is_interrupted, recorded
+from inception_zoo.runs.sweeps import finish, quoted, resumed
+from inception_zoo.system.ranks import agreed, by_torchrun, is_first
 
 _PACKAGE = Path(__file__).resolve().parent
 TRACEBACK = "INCEPTION_ZOO_TRACEBACK"  # set by `main`: whether the user gave HYDRA_FULL_ERROR
@@ -197,7 +197,7 @@ def _job(cfg: DictConfig) -> float:
     with told_how_to_go_on(folder, hydra), errors, recorded(folder, seed=cfg.seed) as results:
         config = _plain(cfg)  # from here on it is just what was checked
         check_job(config, hydra, cfg)
-        from inception_zoo.train import run  # torch and Lightning load only once the config is known to be right
+        from inception_zoo.training.job import run  # torch and Lightning load only once the config is known to be right
 
         run(OmegaConf.create(config), results, interrupted)
     return results.get("val/top1_best", math.nan)

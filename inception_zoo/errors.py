@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from math import inf
 from typing import Any, NoReturn
 
-from inception_zoo.secrets import redacted
+from inception_zoo.redaction import redacted
 
 
 class ZooError(ValueError):

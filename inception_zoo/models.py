@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.nets import find_net
+from inception_zoo.architecture.plan import make_plan
 from inception_zoo.errors import ZooError
-from inception_zoo.nets import find_net
-from inception_zoo.network import Inception
-from inception_zoo.plan import make_plan
-from inception_zoo.weights.card import Card
+from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.loading import fill, pretrain
@@ -42,9 +42,9 @@ def create_model(
         adapt: what may differ from the weights: `head`, `input`, `aux`, `blocks`.
         freeze: the last endpoint that training leaves as it is, with all before it; see `Inception.freeze`.
         compile: run it by `torch.compile`, see `Inception.compiled`.
-        memory: what training keeps for the backward pass: `plain`, `lean` or `minimal`; see `inception_zoo.memory`.
+        memory: what training keeps for the backward pass: `plain`, `lean` or `minimal`; see `inception_zoo.network.autograd`.
         **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
-            `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.choices.Choices`.
+            `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.architecture.choices.Choices`.
 
     Raises:
         ZooError: names the network and the choice, or the stage, row and token at fault, or the weights that do not fit.

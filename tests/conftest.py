@@ -25,6 +25,12 @@ def lines(text):
     return [line for line in text.splitlines() if line.strip()]
 
 
+def run_folder(folder):
+    """The run folder of the one job that ran in `folder`."""
+    (found,) = {path.parent for path in folder.glob("outputs/*/*/.hydra")}
+    return found
+
+
 def processes_of(folder):
     """The command lines of the processes that have this folder in it, or that are in this folder."""
     found = []
@@ -77,7 +83,7 @@ def python(tmp_path_factory):
                 status = subprocess.run(command, cwd=folder, env=environment, timeout=timeout, **streams).returncode
         else:
             if zygote is None:
-                command = [sys.executable, Path(__file__).with_name("zygote.py")]
+                command = [sys.executable, Path(__file__).parent / "tools" / "zygote.py"]
                 own = {**inherited, "TMPDIR": str(tmp_path_factory.mktemp("zygote"))}
                 zygote = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             asked = {"words": words, "folder": str(folder), "environment": environment, "files": str(files), "timeout": timeout}
@@ -109,7 +115,8 @@ def cli(zoo):
 @pytest.fixture
 def mistake(tmp_path):
     """As `zoo`, or a function of the test's own, for what ends before training: in a fork of this process."""
-    from inception_zoo import app, train  # noqa: F401
+    from inception_zoo import app
+    from inception_zoo.training import job  # noqa: F401
 
     def run(*words, main=app.main, env=()):
         paths = [tmp_path / f"{name}.txt" for name in ("stdout", "stderr")]

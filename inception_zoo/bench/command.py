@@ -63,7 +63,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
             print(f"warning: {warning}", file=sys.stderr)
         console.print(tables.compared(ratios))
     if keep and page:
-        from inception_zoo.bench.page import write_page
+        from inception_zoo.bench.summary import write_page
 
         write_page(results, keep.parent)
         print(f"page: {keep.parent / 'README.md'}", file=sys.stderr)

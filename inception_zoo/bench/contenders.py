@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inception_zoo.architecture.nets import ZOO
+from inception_zoo.architecture.nets.table import Net
+from inception_zoo.architecture.plan import Plan, make_plan
 from inception_zoo.bench.tutorial import Tutorial
-from inception_zoo.devices import auto_precision
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import create_model
-from inception_zoo.nets import ZOO
-from inception_zoo.nets.table import Net
-from inception_zoo.network import Inception
-from inception_zoo.plan import Plan, make_plan
+from inception_zoo.network.inception import Inception
+from inception_zoo.system.devices import auto_precision
 
 OURS = "inception_zoo"
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, in_turns
+from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError
-from inception_zoo.targets import VARIABLE
 
 STEPS, EPOCHS = 100, 3  # not so few that the one checkpoint of an epoch weighs more than it does in a whole one
 SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"

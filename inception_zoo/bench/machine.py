@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from inception_zoo.architecture.cost import plan_cost
+from inception_zoo.architecture.plan import Plan
 from inception_zoo.bench.contenders import device, fast_precision
 from inception_zoo.bench.turns import Figure, seconds_of
-from inception_zoo.cost import plan_cost
-from inception_zoo.plan import Plan
-from inception_zoo.runs import commit_of_the_code
+from inception_zoo.runs.results import commit_of_the_code
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "onnxruntime")
 LONG = 0.5  # seconds

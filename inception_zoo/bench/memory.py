@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
+from inception_zoo.architecture.choices import MEMORY
 from inception_zoo.bench.contenders import Case, Contender, case_of, contenders, device, of_mode
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
-from inception_zoo.choices import MEMORY
-from inception_zoo.devices import peak_memory
 from inception_zoo.errors import ZooError
+from inception_zoo.system.devices import peak_memory
 
 
 def measure(options: Options) -> Measured:

@@ -7,14 +7,14 @@ bytes at the full bandwidth, whichever is more, and what stands between convolut
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from inception_zoo.architecture.cost import convolutions
+from inception_zoo.architecture.geometry import Size
+from inception_zoo.architecture.notation import Conv
+from inception_zoo.architecture.plan import Plan
 from inception_zoo.bench.contenders import Contender
 from inception_zoo.bench.machine import PRECISIONS, bandwidth, gemm_peak, with_share
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
-from inception_zoo.cost import convolutions
-from inception_zoo.geometry import Size
-from inception_zoo.notation import Conv
-from inception_zoo.plan import Plan
 
 PASSES = (
     8  # of BatchNorm and ReLU over a map: forward reads it twice and writes it; backward reads map and gradient twice, writes

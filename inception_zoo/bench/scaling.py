@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from inception_zoo.architecture.nets.table import Net
 from inception_zoo.bench.contenders import Case, Contender, case_of, device
 from inception_zoo.bench.framework import MEMORY as GIB
 from inception_zoo.bench.framework import short_run
@@ -15,7 +16,6 @@ from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.memory import peak, saved_bytes
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Figures, Measured, contested, in_turns
-from inception_zoo.nets.table import Net
 
 BATCH = 4  # where it is not what grows
 POINTS: Mapping[str, tuple[float, ...]] = {

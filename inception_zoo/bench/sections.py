@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
+from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Measured
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.nets import ALIASES, ZOO
 
 SPEEDRUNS = ("speedrun", "speedrun_full", "speedrun_937")  # ten minutes to hours each: measured where they are named
 SECTIONS = {  # section → the function in this package

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.bench.contenders import CASES, OURS, Case, contenders, device, fast_precision
 from inception_zoo.bench.turns import Contest, Figure
 from inception_zoo.data.fashion_mnist import fashion_mnist
 from inception_zoo.data.source import Images
 from inception_zoo.models import create_model
-from inception_zoo.network import Inception
-from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.network.inception import Inception
 from inception_zoo.serving import export, quantize
 from inception_zoo.serving.folding import fuse
 

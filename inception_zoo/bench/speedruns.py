@@ -12,7 +12,7 @@ from inception_zoo.bench.framework import run_job
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.sections import SPEEDRUNS
 from inception_zoo.bench.turns import Figure, Measured, rates
-from inception_zoo.runs import read_results
+from inception_zoo.runs.results import read_results
 
 EPOCHS, IMAGES = 10, 60_000  # of the tutorial
 TURNS = 3  # of the tutorial's training after each seed

@@ -11,8 +11,8 @@ from pathlib import Path
 import inception_zoo
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, in_turns
+from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError
-from inception_zoo.targets import VARIABLE
 
 CHECKOUT = Path(inception_zoo.__file__).parent.parent
 RUN = [sys.executable, *([str(CHECKOUT / "run.py")] if (CHECKOUT / "run.py").exists() else ["-m", "inception_zoo.app"])]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.batched import apply_to_batch
 from inception_zoo.data.pixels import centre
 from inception_zoo.data.reading import Part, Read, part_of
 from inception_zoo.data.source import Batch
 from inception_zoo.errors import ZooError, check_number, one_line
-from inception_zoo.preprocessing import Preprocessing
 
 Transform = Callable[[Tensor], Tensor]
 

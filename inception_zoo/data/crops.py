@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+from inception_zoo.architecture.preprocessing import CROPS, Preprocessing
 from inception_zoo.data.pixels import centre, resize_shorter
 from inception_zoo.errors import ZooError
-from inception_zoo.preprocessing import CROPS, Preprocessing
 
 SCALES = (256, 288, 320, 352)  # shorter sides for crops of 224 pixels: GoogLeNet, arXiv 1409.4842, section 7
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from inception_zoo.data.imagefolder import from_folders
 from inception_zoo.data.inspection import SPLITS
+from inception_zoo.data.layout import class_folders, splits_folder
 from inception_zoo.data.source import Source
-from inception_zoo.data_layout import class_folders, splits_folder
 from inception_zoo.errors import ZooError
 
 ID = re.compile(r"n\d{8}")  # of a class, in WordNet

@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from inception_zoo.data.layout import splits_folder
+from inception_zoo.data.pictures import SUFFIXES
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files
-from inception_zoo.data_layout import splits_folder
-from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
-from inception_zoo.pictures import SUFFIXES
+from inception_zoo.system.atomic_files import whole_file
 
 SPLITS = ("train", "val", "test")
 LAYOUT = "train/CLASS/*.jpg, likewise val and test"

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Sampler
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
 from inception_zoo.data.pixels import centre, normalize
@@ -21,8 +22,7 @@ from inception_zoo.data.reading import Read
 from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
-from inception_zoo.preprocessing import Preprocessing
-from inception_zoo.seeding import seed_all
+from inception_zoo.system.seeding import seed_all
 
 SHARES = 8  # the batches of an evaluation are the same for so many processes, at least
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
-from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.architecture.preprocessing import Preprocessing
 
 
 def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -41,3 +41,15 @@ def resize_shorter(image: Tensor, size: int, preprocessing: Preprocessing) -> Te
     if min(image.shape[-2:]) == size:
         return image
     return T.resize(image, [size], InterpolationMode(preprocessing.interpolation), antialias=True)
+
+
+def as_pictures(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
+    """What the network reads, (N, C, H, W) → uint8 pixels (N, H, W, 3), or (N, H, W) unless there are three channels.
+
+    Images that were not preprocessed have pixels from 0 to 1.
+    """
+    images = images.float()
+    if preprocessing:
+        images = denormalize(images, preprocessing)
+    pixels = images.permute(0, 2, 3, 1) if images.shape[1] == 3 else images.mean(1)
+    return (pixels.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()

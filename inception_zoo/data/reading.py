@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+from inception_zoo.data.pictures import checked, is_plain_jpeg, open_picture, reduce_jpeg, upright, upright_size
 from inception_zoo.errors import ZooError
-from inception_zoo.pictures import checked, is_plain_jpeg, open_picture, reduce_jpeg, upright, upright_size
 
 MODES = {1: "L", 3: "RGB"}  # PIL's names, by number of channels
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from inception_zoo.data.reading import MODES, Read, read_image
 from inception_zoo.errors import ZooError
-from inception_zoo.seeding import seed_all
+from inception_zoo.system.seeding import seed_all
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,); after mixup and cutmix labels (N, classes)
 View = Callable[[Read], Tensor]  # reads an image, whole or in part → the uint8 tensor that is stacked into a batch

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View, collate
 from inception_zoo.errors import ZooError, check_installed, one_line
-from inception_zoo.seeding import seed_all
+from inception_zoo.system.seeding import seed_all
 
 if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from inception_zoo.check import flattened
 from inception_zoo.errors import ZooError, did_you_mean, one_line
-from inception_zoo.runs import RESULTS
-from inception_zoo.secrets import redacted
-from inception_zoo.sweeps import SWEEP, overrides_of
+from inception_zoo.redaction import redacted
+from inception_zoo.runs.results import RESULTS, flattened
+from inception_zoo.runs.sweeps import SWEEP, overrides_of
 
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
 FIGURES = {  # of results.json → the name on the page

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.check import plan_of
-from inception_zoo.choices import LOADING
-from inception_zoo.drawing import network_figure
+from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.choices import LOADING
+from inception_zoo.architecture.plan import plan_of
+from inception_zoo.describe.drawing import network_figure
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.report.collect import Run, numbers_of, read_confusion, rows_of
-from inception_zoo.weights.card import Card
 
 MATRIX = 50  # classes of a confusion matrix that is drawn; of larger ones the most confused pairs are listed
 PAIRS = 50
@@ -82,7 +82,7 @@ def _worst(path: Path) -> list[dict[str, Any]]:
 
 def _data_uri(path: Path) -> str:
     """The picture made small and written anew, so that nothing but pixels comes along."""
-    from inception_zoo.pictures import open_picture
+    from inception_zoo.data.pictures import open_picture
 
     try:
         picture = open_picture(path, "RGB")

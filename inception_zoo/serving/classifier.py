@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.preprocessing import Preprocessing, Stated
 from inception_zoo.errors import ZooError
 from inception_zoo.models import load_model
-from inception_zoo.network import Inception
-from inception_zoo.preprocessing import Preprocessing, Stated
+from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import open_onnx, run_onnx
 from inception_zoo.serving.folding import fuse
-from inception_zoo.weights.card import Card
 from inception_zoo.weights.files import METADATA
 
 

@@ -14,10 +14,10 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
-from inception_zoo.network import Inception
+from inception_zoo.network.inception import Inception
 from inception_zoo.serving import folding
+from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.weights.files import METADATA, SUFFIXES
 from inception_zoo.weights.saving import card_of
 

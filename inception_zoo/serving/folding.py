@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inception_zoo import kernels, memory
-from inception_zoo.blocks import ConvUnit, ResidualBlock
-from inception_zoo.memory.pools import AnyPool
-from inception_zoo.network import Inception
+from inception_zoo.network import autograd, kernels
+from inception_zoo.network.autograd.pools import AnyPool
+from inception_zoo.network.blocks import ConvUnit, ResidualBlock
+from inception_zoo.network.inception import Inception
 
 
 class Bias(nn.Module):
@@ -89,7 +89,7 @@ class Pooled(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        return memory.pooled(x, self.pool, self.pool, lean=False)
+        return autograd.pooled(x, self.pool, self.pool, lean=False)
 
 
 class Sum(nn.Module):

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from inception_zoo.data.pictures import SUFFIXES
 from inception_zoo.errors import ZooError
-from inception_zoo.pictures import SUFFIXES
 
 
 def find_images(words: Sequence[str]) -> list[Path]:

@@ -20,9 +20,9 @@ from torch import Tensor
 from inception_zoo.data.crops import views
 from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
-from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.serving.classifier import Classifier
+from inception_zoo.system.atomic_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,12 @@ def _pictures(
     """What draws the picture of an image that was predicted, into `folder` if there is one."""
     if folder is None:
         return lambda prediction: None
-    assert classifier.model is not None
-    from inception_zoo.serving import explain
+    model, preprocessing = classifier.model, classifier.preprocessing
+    assert model is not None
+    from inception_zoo.interpret import gradcam
 
-    endpoint = explain.check_endpoint(classifier.model, layer)
-    targets = dict(zip(paths, explain.picture_paths(list(paths), folder), strict=True))
+    endpoint = gradcam.check_endpoint(model, layer)
+    targets = dict(zip(paths, gradcam.picture_paths(list(paths), folder), strict=True))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,7 +180,8 @@ def _pictures(
 
     def draw(prediction: Prediction) -> None:
         ((label, probability),) = prediction.top(1)
-        image = prepare(read_image(prediction.path, classifier.channels), classifier.preprocessing)
-        explain.draw(classifier, image, prediction.path, endpoint, label, probability, targets[prediction.path])
+        image = prepare(read_image(prediction.path, classifier.channels), preprocessing)
+        title = f"{prediction.path.name}: {classifier.classes[label]}, {probability:.1%}"
+        gradcam.draw(model, preprocessing, image, title, endpoint, label, targets[prediction.path])
 
     return draw

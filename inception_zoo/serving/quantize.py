@@ -16,16 +16,16 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from inception_zoo.config.targets import DATA, targets_in
 from inception_zoo.data import ImageData
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Batch
-from inception_zoo.durable import whole_file
 from inception_zoo.errors import ZooError
-from inception_zoo.network import Inception
+from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
-from inception_zoo.targets import DATA, named
+from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.weights.files import METADATA, load_pickle, resolve
 from inception_zoo.weights.saving import card_of
 
@@ -107,7 +107,7 @@ def _data_config(path: Path) -> dict[str, Any]:
         found = parameters.get("data") if isinstance(parameters, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
-    for _, target in named(found):
+    for _, target in targets_in(found):
         if target not in DATA:
             raise ZooError(f"{path}: its data would run '{target}', which is refused; valid: {', '.join(DATA)}")
     if "${" in str(found):  # would be resolved here, an environment variable say

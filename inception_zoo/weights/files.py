@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inception_zoo.choices import EXAMPLE
-from inception_zoo.durable import whole_file
+from inception_zoo.architecture.choices import EXAMPLE
 from inception_zoo.errors import ZooError, one_line
+from inception_zoo.system.atomic_files import whole_file
 
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from inception_zoo.preprocessing import HALF
+from inception_zoo.architecture.preprocessing import HALF
 
 Normalized = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, red first
 

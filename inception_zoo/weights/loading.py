@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from inception_zoo.choices import ADAPT
+from inception_zoo.architecture.card import Card, Provenance
+from inception_zoo.architecture.choices import ADAPT
+from inception_zoo.architecture.preprocessing import IMAGENET, Preprocessing, usual_resize
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.network import Inception
-from inception_zoo.preprocessing import IMAGENET, Preprocessing, usual_resize
-from inception_zoo.weights.card import Card, Provenance
+from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import read_weights, resolve, sha256
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.mapping import names_of, recognize, translate

@@ -7,9 +7,9 @@ from itertools import groupby
 
 from torch import nn
 
-from inception_zoo.blocks import ConvUnit, ResidualBlock
 from inception_zoo.errors import ZooError
-from inception_zoo.network import Inception
+from inception_zoo.network.blocks import ConvUnit, ResidualBlock
+from inception_zoo.network.inception import Inception
 from inception_zoo.weights.layouts import LAYOUTS, Names, Style
 
 UNIT = (

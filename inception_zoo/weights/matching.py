@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inception_zoo.check import plan_of
-from inception_zoo.choices import ADAPT
+from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.choices import ADAPT
+from inception_zoo.architecture.plan import Block, plan_of
 from inception_zoo.errors import ZooError
-from inception_zoo.network import Inception
-from inception_zoo.plan import Block
-from inception_zoo.weights.card import Card
+from inception_zoo.network.inception import Inception
 from inception_zoo.weights.mapping import CLASSIFIER, Translation, part_of
 from inception_zoo.weights.normalization import first_conv
 

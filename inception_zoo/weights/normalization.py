@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError
-from inception_zoo.network import Inception
-from inception_zoo.preprocessing import Preprocessing
+from inception_zoo.network.inception import Inception
 
 Tensors = dict[str, Tensor]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from inception_zoo.architecture.card import Card, model_arguments
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.network import Inception
-from inception_zoo.weights.card import Card, model_arguments
+from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Normalized
 from inception_zoo.weights.mapping import names_of, part_of, translate

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inception_zoo.architecture.card import Provenance
+from inception_zoo.architecture.preprocessing import HALF, Preprocessing
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.preprocessing import HALF, Preprocessing
-from inception_zoo.weights.card import Provenance
 from inception_zoo.weights.layouts import LAYOUTS
 
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}

@@ -1,0 +1,1 @@
+"""Networks as data: notation, tables, choices, plans and their cost. Imports no torch."""

@@ -1,0 +1,159 @@
+"""What a user may choose about a network: the keys of `create_model` and of Hydra's `model` group.
+
+Facts about a network stand in its table (`inception_zoo/architecture/nets`); every default here is "as the table says".
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from inception_zoo.architecture.nets.table import Net
+from inception_zoo.architecture.variants import find_variant, is_rows
+from inception_zoo.errors import ZooError, did_you_mean, raise_all, shown
+
+LOADING: dict[str, Any] = {  # not of the network, but of what it starts from and how it runs
+    "weights": None,  # a file, a run folder, or published ones by name; null: random
+    "adapt": [],  # where the weights differ, see ADAPT
+    "freeze": None,  # the last endpoint, or stage, that training leaves as it is
+    "compile": False,  # by torch.compile: faster on GPUs once the first steps are over
+    "memory": "plain",  # lean, minimal: training keeps less of the forward pass and computes more
+}
+EXAMPLE = "timm:inception_v4.tf_in1k"  # of weights by name
+ADAPT = {  # what loaded weights may lack, or have otherwise
+    "head": "classifiers drawn anew, for other classes",
+    "input": "another number of image channels",
+    "aux": "auxiliary heads drawn anew",
+    "blocks": "swapped blocks drawn anew",
+}
+MEMORY = ("plain", "lean", "minimal")
+VALID = {
+    "norm": ("none", "lrn", "batch", "group"),
+    "stem": ("imagenet", "medium", "small"),
+    "activation": ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish"),
+    "init": ("he", "xavier"),
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The axes of a network, each independent of the others; `check` says what is wrong with a combination."""
+
+    blocks: Mapping[str, Any] = field(default_factory=dict)  # endpoint, stage or `all` → variant or rows
+    aux: bool | None = None  # auxiliary heads
+    norm: str | None = None  # after every convolution; `lrn`: only where the table has it
+    stem: str = "imagenet"  # `medium`: half the stride, for 28 px and more; `small`: a quarter
+    width: float = 1.0  # times every block's channels, rounded to multiples of 8
+    activation: str = "relu"
+    dropout: float | None = None  # before the classifier
+    drop_path: float = 0.0  # of the last residual block, rising linearly to it
+    residual_scale: float | None = None  # of every residual sum
+    init: str = "he"  # or `xavier`, as the tutorial
+
+    @classmethod
+    def of(cls, net: Net, chosen: Mapping[str, Any]) -> "Choices":
+        """The chosen values, with the table's where nothing was chosen; ZooError for a value that cannot be."""
+        names = [f.name for f in fields(cls)]
+        unknown = [key for key in chosen if key not in names]
+        raise_all(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, [*names, *LOADING])}" for key in unknown)
+        table = {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": {}}
+        choices = cls(**{**table, **{key: value for key, value in chosen.items() if value is not None}})
+        choices.check(net)
+        return choices
+
+    def check(self, net: Net) -> None:
+        """ZooError for all that is wrong with the values."""
+        raise_all(f"{net.name}: {mistake}" for mistake in self._mistakes(net))
+
+    def _mistakes(self, net: Net) -> Iterator[str]:
+        for key, valid in VALID.items():
+            value = getattr(self, key)
+            if value not in valid:
+                yield f"{key}={shown(value)} is unknown; {did_you_mean(value, valid)}"
+        if not _is_number(self.width) or not 0 < self.width <= 16:
+            yield f"width={shown(self.width)} must be a number above 0, at most 16"
+        for key in ("dropout", "drop_path"):
+            value = getattr(self, key)
+            if not _is_number(value) or not 0 <= value < 1:
+                yield f"{key}={shown(value)} must be a number from 0 to below 1"
+        if self.residual_scale is not None and not _is_scale(self.residual_scale):
+            yield f"residual_scale={shown(self.residual_scale)} must be a number above 0, at most 1"
+        if not isinstance(self.aux, bool):
+            yield f"aux={shown(self.aux)} must be true or false"
+        elif self.aux and not net.aux:
+            yield "aux=true, but this network has no auxiliary head; leave aux out"
+        if not isinstance(self.blocks, Mapping):
+            yield f"blocks={shown(self.blocks)} must map endpoints or stages to rows"
+            return
+        for key, choice in self.blocks.items():
+            if key not in net.names:
+                yield f"blocks.{shown(key)} is no stage or endpoint; {did_you_mean(key, net.names)}"
+                continue
+            try:
+                _check_block(choice)
+            except ZooError as error:
+                yield f"blocks.{key}={shown(choice)}: {error}"
+
+
+def _check_block(choice: Any) -> None:
+    """ZooError unless `choice` is a variant, a function, rows, or the fields of a residual block."""
+    if isinstance(choice, str):
+        find_variant(choice)
+    elif isinstance(choice, Mapping):
+        if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", "relu", "shortcut"}:
+            keys = ", ".join(map(shown, choice))
+            raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {keys}")
+        if not is_rows(choice["rows"]):
+            raise ZooError("rows must be a list of rows, like ['1x1 64']")
+        if not _is_scale(choice["scale"]):
+            raise ZooError(f"scale={choice['scale']} must be a number above 0, at most 1")
+        for key in ("relu", "shortcut"):
+            if not isinstance(choice.get(key, True), bool):
+                raise ZooError(f"{key}={choice[key]} must be true or false")
+    elif choice is not None and not callable(choice) and not is_rows(choice):
+        raise ZooError("must be a variant or a list of rows, like ['1x1 64']")
+
+
+def model_config(net: Net) -> dict[str, Any]:
+    """The node of Hydra's `model` group for a network: every choice, every stage and endpoint under its own key."""
+    return {
+        "name": net.name,
+        "num_classes": "${data.num_classes}",
+        "in_channels": "${data.in_channels}",
+        **asdict(Choices.of(net, {})),
+        "blocks": dict.fromkeys(net.names),
+        **LOADING,
+    }
+
+
+def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> None:
+    """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
+    raise_all(f"{net.name}: {mistake}" for mistake in _loading_mistakes(net, weights, adapt, freeze, compile, memory))
+
+
+def _loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> Iterator[str]:
+    if weights is not None and (not isinstance(weights, str) or not weights):
+        yield f"weights={shown(weights)} must be a file, a run folder, or a name such as {EXAMPLE}"
+    if not isinstance(adapt, Sequence) or isinstance(adapt, str):
+        yield f"adapt={shown(adapt)} must be a list of {', '.join(ADAPT)}"
+    else:
+        unknown = [part for part in adapt if not isinstance(part, str) or part not in ADAPT]
+        for part in unknown:
+            yield f"adapt={shown(part)} is unknown; {did_you_mean(part, ADAPT)}"
+        if adapt and not unknown and weights is None:
+            yield f"adapt={','.join(adapt)}, but there are no weights to adapt; set weights"
+    if not isinstance(compile, bool):
+        yield f"compile={shown(compile)} must be true or false"
+    if memory not in MEMORY:
+        yield f"memory={shown(memory)} is unknown; {did_you_mean(memory, MEMORY)}"
+    elif compile is True and memory != "plain":
+        yield f"memory={memory} with compile=true: what is compiled decides itself what it keeps; leave one of them out"
+    if freeze is not None and freeze not in net.names[1:]:
+        yield f"freeze={shown(freeze)} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_scale(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1

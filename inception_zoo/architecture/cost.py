@@ -1,0 +1,117 @@
+"""What a plan costs: parameters and multiply-adds, counted without building a weight.
+
+Multiply-adds are those of convolutions and fully connected layers, per image, without auxiliary heads: the figure that
+papers and model zoos publish.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from inception_zoo.architecture.geometry import Size, out_channels, out_size
+from inception_zoo.architecture.nets.table import Aux
+from inception_zoo.architecture.notation import Conv, Row, parse
+from inception_zoo.architecture.plan import Block, Plan
+
+
+@dataclass(frozen=True)
+class Cost:
+    params: int
+    macs: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.params + other.params, self.macs + other.macs)
+
+
+def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
+    """Parameters (auxiliary heads as chosen) and multiply-adds at `image_size` pixels, else at the usual input."""
+    size = image_size or plan.net.image_size
+    grid = (size, size) if isinstance(size, int) else size
+    shapes = plan.shapes(grid)
+    total = linear_cost(plan.blocks[-1].c_out, plan.num_classes)
+    for block in plan.blocks:
+        total += block_cost(plan, block, grid)
+        grid = shapes[block.name][1:]
+    for tap, head in plan.aux.items():
+        total += Cost(head_cost(plan, head, shapes[tap][0]).params, 0)
+    return total
+
+
+def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
+    """Cost of one block that reads a `grid` of height x width."""
+    total = Cost(0, 0)
+    for row in block.rows:
+        total += _row_cost(plan, row, block.c_in, grid)
+    if block.residual:
+        weights = block.joined * block.c_out
+        total += Cost(weights + block.c_out, weights * grid[0] * grid[1])
+        if block.residual.shortcut:
+            total += _conv_cost(plan, block.c_in, Conv((1, 1), 1, "", block.c_out), grid)
+    return total
+
+
+def conv_cost(plan: Plan, block: Block, kernel: int, grid: Size) -> Cost:
+    """Cost of one `kernel` x `kernel` convolution of a block's channels that gives the same `grid`."""
+    return _conv_cost(plan, block.c_in, Conv((kernel, kernel), 1, "", block.c_out), grid)
+
+
+def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
+    """Cost of an auxiliary head that taps maps of so many channels."""
+    grid, total = (head.grid, head.grid), Cost(0, 0)
+    for row in map(parse, head.rows):
+        total += _row_cost(plan, row, channels, grid)
+        channels, grid = out_channels(row, channels), out_size(row, grid)
+    flat = channels * grid[0] * grid[1]
+    if head.hidden:
+        total, flat = total + linear_cost(flat, head.hidden), head.hidden
+    return total + linear_cost(flat, plan.num_classes)
+
+
+def segments(plan: Plan, size: Size) -> list[list[str]]:
+    """Endpoints in groups, for `memory=minimal`: what a group keeps when it runs again is no more than what the first keeps.
+
+    The first is the stem, whose maps are the largest: the most that is ever kept is hers, wherever the others are cut. An
+    endpoint with an auxiliary head ends its group.
+    """
+    shapes, groups, room = plan.shapes(size), [[]], 0  # type: ignore[var-annotated]
+    stem, most, grid = plan.blocks[0].stage, 0, size
+    for block, after in zip(plan.blocks, (*plan.blocks[1:], None), strict=True):
+        convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
+        given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
+        grid = shapes[block.name][1:]
+        if block.residual:  # every other sum is kept
+            given += block.c_out * grid[0] * grid[1] // 2
+        if block.stage == stem:
+            most += given
+        elif not groups[-1] or given > room:
+            groups, room = [*groups, []] if groups[-1] else groups, most
+        groups[-1].append(block.name)
+        room -= given
+        if block.name in plan.aux or (block.stage == stem and after and after.stage != stem):
+            groups.append([])
+    return [group for group in groups if group]
+
+
+def linear_cost(c_in: int, c_out: int) -> Cost:
+    return Cost(c_in * c_out + c_out, c_in * c_out)
+
+
+def _row_cost(plan: Plan, row: Row, channels: int, grid: Size) -> Cost:
+    costs = (_conv_cost(plan, c_in, op, after) for c_in, op, _, after in convolutions(row, channels, grid))
+    return sum(costs, Cost(0, 0))
+
+
+def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Conv, Size, Size]]:
+    """Every convolution of a row that reads `channels` maps of `grid`: channels read, itself, the grids before and after."""
+    for step in row:
+        after = out_size((step,), grid)
+        for op in step:
+            if isinstance(op, Conv):
+                yield channels, op, grid, after
+        channels, grid = out_channels((step,), channels), after
+
+
+def _conv_cost(plan: Plan, channels: int, op: Conv, after: Size) -> Cost:
+    """A convolution unit whose output has `after` positions: bias and normalization count as parameters."""
+    per_channel = int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0)
+    weights = op.kernel[0] * op.kernel[1] * channels * op.width
+    return Cost(weights + per_channel * op.width, weights * after[0] * after[1])

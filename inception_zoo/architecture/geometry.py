@@ -1,0 +1,100 @@
+"""What rows do to channels, grids and receptive fields, and what `width` does to rows. Nothing heavy is imported."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from inception_zoo.architecture.notation import Conv, Lrn, Op, Pool, Row, show
+from inception_zoo.errors import ZooError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Field:
+    """The receptive field of one position, height and width in input pixels, and the pixels from one to the next."""
+
+    size: Size = (1, 1)
+    jump: int = 1
+
+
+def padding(op: Conv | Pool) -> Size:
+    return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
+
+
+def out_channels(row: Row, c_in: int) -> int:
+    for step in row:
+        c_in = sum(op.width if isinstance(op, Conv) else c_in for op in step)
+    return c_in
+
+
+def out_size(row: Row, size: Size) -> Size:
+    """Height and width after `row`.
+
+    Raises:
+        ZooError: a grid smaller than the kernel that reads it, or a fork whose ops disagree about the size.
+    """
+    for step in row:
+        sizes = {_op_size(op, size) for op in step}
+        if len(sizes) > 1:
+            raise ZooError(f"row '{show(row)}': the fork '{show((step,))}' gives different sizes")
+        size = sizes.pop()
+    return size
+
+
+def _op_size(op: Op, size: Size) -> Size:
+    if isinstance(op, Lrn):
+        return size
+    spare = [n + 2 * p - k for n, p, k in zip(size, padding(op), op.kernel, strict=True)]
+    if min(spare) < 0:
+        raise ZooError(f"the {size[0]}x{size[1]} grid is smaller than the kernel of '{op}'")
+    round_up = op.stride - 1 if op.edge == "c" else 0
+    return (spare[0] + round_up) // op.stride + 1, (spare[1] + round_up) // op.stride + 1
+
+
+def has_stride(row: Row) -> bool:
+    return any(not isinstance(op, Lrn) and op.stride > 1 for step in row for op in step)
+
+
+def receptive_field(rows: Iterable[Row], field: Field) -> Field:
+    """The widest of the rows', over maps whose own field is `field`."""
+    fields = [_row_field(row, field) for row in rows]
+    height, width = (max(sizes) for sizes in zip(*(f.size for f in fields), strict=True))
+    return Field((height, width), fields[0].jump)
+
+
+def _row_field(row: Row, field: Field) -> Field:
+    for step in row:
+        ops = [op for op in step if not isinstance(op, Lrn)]
+        if ops:
+            height, width = (n + (max(op.kernel[i] for op in ops) - 1) * field.jump for i, n in enumerate(field.size))
+            field = Field((height, width), field.jump * ops[0].stride)
+    return field
+
+
+def scale_width(row: Row, width: float) -> Row:
+    """A row with every convolution's channels `scaled`."""
+
+    def scale(op: Op) -> Op:
+        try:
+            return replace(op, width=scaled(op.width, width)) if isinstance(op, Conv) else op
+        except ZooError as error:
+            raise ZooError(f"row '{show(row)}': {error}") from None
+
+    return tuple(tuple(map(scale, step)) for step in row)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels times `width`, rounded to multiples of 8, at least 8; unchanged at width 1.
+
+    Raises:
+        ZooError: less than one channel would be left.
+    """
+    if channels * width < 1:
+        raise ZooError(f"width={width} leaves a branch of {channels} channels with none; take a larger one")
+    return channels if width == 1 else max(8, round(channels * width / 8) * 8)
+
+
+def split(channels: int, *shares: float) -> list[int]:
+    """Shares of the channels, in multiples of 8; of 4, 2 or 1 where fewer than 128 channels are to be shared."""
+    unit = max(1, min(8, 1 << max(0, (channels // 16).bit_length() - 1)))
+    return [round(channels * share / unit) * unit for share in shares]

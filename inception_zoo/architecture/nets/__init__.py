@@ -1,0 +1,37 @@
+"""The zoo: one table per published network. Facts only; nothing here imports torch."""
+
+from inception_zoo.architecture.nets.bn_inception import BN_INCEPTION
+from inception_zoo.architecture.nets.googlenet import GOOGLENET
+from inception_zoo.architecture.nets.googlenet_bn import GOOGLENET_BN
+from inception_zoo.architecture.nets.inception_resnet_v1 import INCEPTION_RESNET_V1
+from inception_zoo.architecture.nets.inception_resnet_v2 import INCEPTION_RESNET_V2
+from inception_zoo.architecture.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
+from inception_zoo.architecture.nets.inception_v2 import INCEPTION_V2
+from inception_zoo.architecture.nets.inception_v3 import INCEPTION_V3
+from inception_zoo.architecture.nets.inception_v3_slim import INCEPTION_V3_SLIM
+from inception_zoo.architecture.nets.inception_v4 import INCEPTION_V4
+from inception_zoo.architecture.nets.table import Net
+from inception_zoo.errors import ZooError, did_you_mean
+
+_NETS = (
+    GOOGLENET,
+    GOOGLENET_BN,
+    BN_INCEPTION,
+    INCEPTION_V2,
+    INCEPTION_V3,
+    INCEPTION_V3_SLIM,
+    INCEPTION_V4,
+    INCEPTION_RESNET_V1,
+    INCEPTION_RESNET_V2,
+    INCEPTION_RESNET_V2_SLIM,
+)
+ZOO = {net.name: net for net in _NETS}
+ALIASES = {"inception_v1": "googlenet"}
+
+
+def find_net(name: str) -> Net:
+    """The table of a network, by name or alias; ZooError with the nearest name if there is none."""
+    try:
+        return ZOO[ALIASES.get(name, name)]
+    except KeyError:
+        raise ZooError(f"model '{name}' is unknown; {did_you_mean(name, [*ZOO, *ALIASES])}") from None

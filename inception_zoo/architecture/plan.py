@@ -1,0 +1,240 @@
+"""Table + choices → plan: every block resolved, with its channels, before any weight exists.
+
+Imports nothing heavy, so that the command line checks a network in milliseconds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inception_zoo.architecture.choices import LOADING, Choices
+from inception_zoo.architecture.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled
+from inception_zoo.architecture.nets import find_net
+from inception_zoo.architecture.nets.table import Aux, Net, Residual
+from inception_zoo.architecture.notation import Lrn, Pool, Row, parse, show
+from inception_zoo.architecture.stems import with_stem
+from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS, find_variant, is_rows, variant_name
+from inception_zoo.errors import ZooError, check_whole
+
+
+@dataclass(frozen=True)
+class Block:
+    """One endpoint: its rows, and the channels that it reads and gives."""
+
+    stage: str
+    name: str
+    rows: tuple[Row, ...]
+    c_in: int
+    c_out: int
+    residual: Residual | None = None
+    swapped: str | None = None  # the variant, or `rows`, that stands in place of the table's
+
+    @property
+    def joined(self) -> int:
+        """Channels of the concatenation."""
+        return sum(out_channels(row, self.c_in) for row in self.rows)
+
+    @property
+    def has_branches(self) -> bool:
+        return len(self.rows) > 1 or self.residual is not None or any(len(step) > 1 for row in self.rows for step in row)
+
+    @property
+    def kind(self) -> str:
+        """`block`: the grid stays; `reduction`: a stride makes it smaller; `valid`: only the edge is lost."""
+        if all(out_size(row, (99, 99)) == (99, 99) for row in self.rows):
+            return "block"
+        return "reduction" if any(map(has_stride, self.rows)) else "valid"
+
+    def out_size(self, size: Size) -> Size:
+        """Height and width after the block; ZooError where the rows do not fit `size` or each other."""
+        sizes = {row: out_size(row, size) for row in self.rows}
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
+            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
+        if self.residual and set(sizes.values()) != {size}:
+            changing = next(row for row in self.rows if sizes[row] != size)
+            raise ZooError(f"a residual sum keeps its {size[0]}x{size[1]} grid, but row '{show(changing)}' changes it")
+        return next(iter(sizes.values()))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network, resolved: all that is needed to build it, count it or draw it."""
+
+    net: Net
+    num_classes: int
+    in_channels: int
+    choices: Choices
+    blocks: tuple[Block, ...]
+    aux: Mapping[str, Aux]
+
+    @property
+    def bias(self) -> bool:
+        return self.net.bias or self.choices.norm in ("none", "lrn")
+
+    @property
+    def swapped(self) -> str:
+        """What stands in place of the table's blocks, as ``grid17=residual, mixed_7b=rows``; empty if nothing does."""
+        return ", ".join(f"{key}={variant_name(choice)}" for key, choice in self.choices.blocks.items() if choice is not None)
+
+    def shapes(self, image_size: int | Size) -> dict[str, tuple[int, int, int]]:
+        """Endpoint → (channels, height, width) for an input of `image_size` pixels; ZooError if it does not fit."""
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        shapes = {}
+        for block in self.blocks:
+            try:
+                size = block.out_size(size)
+            except ZooError as error:
+                raise ZooError(f"{self.net.name}, {block.stage} {block.name}: {error}") from None
+            shapes[block.name] = (block.c_out, *size)
+        return shapes
+
+    def min_image_size(self) -> int | None:
+        """The smallest square input in pixels; None if no input up to 1024 px fits."""
+        return next((size for size in range(1, 1025) if self.fits(size)), None)
+
+    def fits(self, size: int) -> bool:
+        try:
+            return bool(self.shapes(size))
+        except ZooError:
+            return False
+
+
+def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen: Any) -> Plan:
+    """Apply choices (see `Choices`) to a table.
+
+    Raises:
+        ZooError: names the network and the choice, or the stage, row and token at fault.
+    """
+    check_whole(f"{net.name}: num_classes", num_classes, at_least=1)
+    check_whole(f"{net.name}: in_channels", in_channels, at_least=1)
+    choices = Choices.of(net, chosen)
+    blocks: list[Block] = []
+    wanted = {key: choice for key, choice in choices.blocks.items() if choice is not None}
+    heeded: set[str] = set()
+    for level, (stage, table) in enumerate(net.stages.items(), start=-1):  # -1 is the stem
+        for endpoint, spec in (with_stem(table, choices.stem) if level < 0 else table).items():
+            try:
+                block = _block(Block(stage, endpoint, (), blocks[-1].c_out if blocks else in_channels, 0), spec, choices)
+                keys = [key for key in (endpoint, stage, "all") if key in wanted and _meant(wanted[key], key, block, level)]
+                heeded.update(keys)
+                if keys:
+                    block = _swap(block, wanted[keys[0]], level, choices)
+            except ZooError as error:
+                raise ZooError(f"{net.name}, {stage} {endpoint}: {error}") from None
+            if not block.rows and endpoint in net.aux:
+                raise ZooError(f"{net.name}, {stage} {endpoint}: nothing is left of its rows with norm={choices.norm}")
+            if block.rows:  # else the stem leaves it out, or it held nothing but the `lrn` of another norm
+                blocks.append(block)
+    for key in wanted.keys() - heeded:
+        kind = "grid reduction" if _is_reduction(wanted[key]) else "block"
+        raise ZooError(f"{net.name}: blocks.{key}={variant_name(wanted[key])}: {key} has no {kind} to swap")
+    if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
+        raise ZooError(f"{net.name}: norm=lrn, but no row of this network holds an 'lrn'; take norm=none")
+    heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
+    return Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
+
+
+def plan_of(model: Mapping[str, Any]) -> Plan:
+    """The plan of a composed `model` node."""
+    chosen = {key: value for key, value in model.items() if key not in LOADING}
+    return make_plan(find_net(chosen.pop("name")), chosen.pop("num_classes"), chosen.pop("in_channels"), **chosen)
+
+
+def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: int = 0, width: float | None = None) -> Block:
+    """`place` filled with rows. `due`: the channels that a residual block's shortcut must give."""
+    residual, texts = (spec, spec.rows) if isinstance(spec, Residual) else (None, spec)
+    rows = [scale_width(parse(text), choices.width if width is None else width) for text in texts]
+    if choices.norm != "lrn":
+        rows = [tuple(step for step in row if step != (Lrn(),)) for row in rows]
+    block = replace(place, rows=tuple(filter(None, rows)), residual=residual)
+    keeps = residual or not block.rows
+    return replace(block, c_out=due if residual and residual.shortcut else block.c_in if keeps else block.joined)
+
+
+def _meant(choice: Any, key: str, block: Block, level: int) -> bool:
+    """Whether `choice`, given for `key`, goes to `block`.
+
+    A stage's or the whole network's goes to its blocks (what has branches and keeps the grid), or to its reductions.
+    """
+    if key == block.name:
+        return True
+    if _is_reduction(choice):
+        return level >= 0 and block.kind == "reduction"
+    return level >= 0 and block.kind == "block" and block.has_branches
+
+
+def _is_reduction(choice: Any) -> bool:
+    return isinstance(choice, str) and choice in REDUCTIONS
+
+
+def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
+    """The block that was chosen in place of the table's `own`."""
+    place = replace(own, swapped=variant_name(choice))
+    if isinstance(choice, Mapping):
+        block = _block(place, Residual(**choice), choices, due=own.c_out)
+    elif not isinstance(choice, str) and not callable(choice):  # in a residual block the sum and its scale stay
+        return _block(place, replace(own.residual, rows=choice) if own.residual else choice, choices)
+    else:
+        spec = _call(choice, own, level)
+        block = _block(place, spec, choices, due=own.c_out, width=1)  # the channels that it was given are scaled already
+        if block.kind != own.kind:
+            wrong = next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind)
+            what = "keep the grid" if own.kind == "block" else "halve the grid"
+            raise ZooError(f"a variant must {what} here, but row '{show(wrong)}' of '{variant_name(choice)}' does not")
+    if block.c_out != own.c_out:
+        rows = ", ".join(f"'{show(row)}'" for row in block.rows)
+        if block.residual:
+            raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut; rows {rows}")
+        raise ZooError(f"'{variant_name(choice)}' gives {block.c_out} channels where {own.c_out} are due: rows {rows}")
+    return block
+
+
+def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
+    """What the variant answers for the place of `own`."""
+    if own.kind == "valid":
+        raise ZooError(
+            f"'{variant_name(choice)}' cannot stand here, where the rows take only the edge off the grid; write rows"
+        )
+    valid, other = (list(REDUCTIONS), BLOCKS) if own.kind == "reduction" else (list(BLOCKS), REDUCTIONS)
+    if isinstance(choice, str) and choice in other:
+        does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
+        raise ZooError(f"'{choice}' cannot stand here: {own.name} {does}; valid: {', '.join(valid)}")
+    variant = find_variant(choice) if isinstance(choice, str) else choice
+    try:
+        spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
+    except Exception as error:  # a function of the user's own
+        raise ZooError(f"'{variant_name(choice)}' failed with {type(error).__name__}: {error}") from error
+    if not isinstance(spec, Residual) and not is_rows(spec):
+        raise ZooError(f"'{variant_name(choice)}' must return a list of rows or a Residual, not {spec!r}")
+    return spec
+
+
+def _pool(reduction: Block) -> str:
+    """The token of the pool that halves the grid; where there is none, a max pool like the strided convolution."""
+    ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
+    pool = next((op for op in ops if isinstance(op, Pool)), None)
+    return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"
+
+
+def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) -> tuple[Block, ...]:
+    """`residual_scale` for every residual block; `drop_path` rising linearly to the last of them."""
+    names = [block.name for block in blocks if block.residual]
+    for key in ("drop_path", "residual_scale"):
+        if getattr(choices, key) and not names:
+            value = getattr(choices, key)
+            raise ZooError(f"{net.name}: {key}={value}, but no block is residual; swap some in, such as blocks.all=residual")
+
+    def chosen(block: Block) -> Block:
+        if not block.residual:
+            return block
+        scale = choices.residual_scale or block.residual.scale
+        drop_path = choices.drop_path * (names.index(block.name) + 1) / len(names)
+        return replace(block, residual=replace(block.residual, scale=scale, drop_path=drop_path))
+
+    return tuple(map(chosen, blocks))
+
+
+def _scaled_head(head: Aux, width: float) -> Aux:
+    rows = [show(scale_width(parse(row), width)) for row in head.rows]
+    return replace(head, rows=rows, hidden=head.hidden and scaled(head.hidden, width))

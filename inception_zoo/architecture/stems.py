@@ -1,0 +1,26 @@
+"""Stems for small images, derived from a table's own: less stride, equal cost (arXiv 1512.00567, section 9, Table 5).
+
+`medium`  the first reduction loses its stride: 151 px in the paper, half the usual input.
+`small`   the second one too, a lone pool being left out: 79 px, a quarter.
+"""
+
+from dataclasses import replace
+
+from inception_zoo.architecture.choices import VALID
+from inception_zoo.architecture.geometry import has_stride
+from inception_zoo.architecture.nets.table import Residual, Stage
+from inception_zoo.architecture.notation import Lrn, Pool, Row, parse, show
+
+
+def with_stem(stage: Stage, stem: str) -> Stage:
+    """The stem's endpoints with less stride; one of which nothing is left has no rows."""
+    rows = {name: [parse(text) for text in texts] for name, texts in stage.items() if not isinstance(texts, Residual)}
+    reductions = [name for name in rows if any(map(has_stride, rows[name]))]
+    for name in reductions[: VALID["stem"].index(stem)]:
+        rows[name] = [_without_stride(row, drop_pools=len(rows[name]) == 1) for row in rows[name]]
+    return {**stage, **{name: [show(row) for row in block if row] for name, block in rows.items()}}
+
+
+def _without_stride(row: Row, drop_pools: bool) -> Row:
+    kept = [step for step in row if not (drop_pools and isinstance(step[0], Pool) and step[0].stride > 1)]
+    return tuple(tuple(op if isinstance(op, Lrn) else replace(op, stride=1) for op in step) for step in kept)

@@ -1,0 +1,102 @@
+"""The generations of Inception block, interchangeable: (channels in, channels out, level) → rows.
+
+At the paper's own channels each function gives the paper's own block; at others its widths are split in the same shares.
+`level` is 0, 1 or 2: the first, second or third grid (28, 14, 7 or 35, 17, 8). A function of your own is called the same
+way; give its import path, such as `my_blocks.squeeze`, in place of a name.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from inception_zoo.architecture.geometry import split
+from inception_zoo.architecture.nets.table import Residual
+from inception_zoo.architecture.reductions import REDUCTIONS
+from inception_zoo.errors import ZooError, did_you_mean
+
+Variant = Callable[[int, int, Any], Sequence[str] | Residual]
+
+
+def parallel(c_in: int, c_out: int, level: int) -> list[str]:
+    """V1: 1x1, 3x3, 5x5 and pool side by side (1409.4842, Figure 2b; split as 3a in Table 1)"""
+    ones, reduce3, reduce5, fives, pool = split(c_out, 1 / 4, 3 / 8, 1 / 16, 1 / 8, 1 / 8)
+    threes = c_out - ones - fives - pool
+    return [f"1x1 {ones}", f"1x1 {reduce3} > 3x3 {threes}", f"1x1 {reduce5} > 5x5 {fives}", f"max > 1x1 {pool}"]
+
+
+def parallel_bn(c_in: int, c_out: int, level: int) -> list[str]:
+    """V2: two 3x3 for the 5x5, average pool (1502.03167, Figure 5; split as 3a)"""
+    ones, reduce, threes, pool = split(c_out, 1 / 4, 1 / 4, 1 / 4, 1 / 8)
+    double = c_out - ones - threes - pool
+    chain = f"1x1 {reduce} > 3x3 {double} > 3x3 {double}"
+    return [f"1x1 {ones}", f"1x1 {reduce} > 3x3 {threes}", chain, f"avg > 1x1 {pool}"]
+
+
+def factorized_nx1(c_in: int, c_out: int, level: int) -> list[str]:
+    """V3: 1x7 and 7x1 for the 7x7 (1512.00567, Figure 6; split as mixed_6e)"""
+    (n,) = split(c_out, 1 / 4)
+    chain = f"1x1 {n} > 7x1 {n} > 1x7 {n} > 7x1 {n} > 1x7 {n}"
+    return [f"1x1 {c_out - 3 * n}", f"1x1 {n} > 1x7 {n} > 7x1 {n}", chain, f"avg > 1x1 {n}"]
+
+
+def expanded(c_in: int, c_out: int, level: int) -> list[str]:
+    """V3: 1x3 beside 3x1, the expanded filter bank (1512.00567, Figure 7; split as mixed_7c)"""
+    n, reduce, pool = split(c_out, 3 / 16, 7 / 32, 3 / 32)
+    fork = f"1x3 {n} | 3x1 {n}"
+    return [f"1x1 {c_out - 4 * n - pool}", f"1x1 {n} > {fork}", f"1x1 {reduce} > 3x3 {n} > {fork}", f"avg > 1x1 {pool}"]
+
+
+def residual(c_in: int, c_out: int, level: int) -> Residual:
+    """V4's residual block: A, B, C at the first, second, third grid (1602.07261, Figures 10, 11, 13)"""
+    (n,) = split(c_out, (1 / 8, 1 / 7, 3 / 28)[level])
+    spatial = ("3x3 {n} > 3x3 {n}", "1x7 {n} > 7x1 {n}", "1x3 {n} > 3x1 {n}")[level].format(n=n)
+    rows = [f"1x1 {n}", *([f"1x1 {n} > 3x3 {n}"] if level == 0 else []), f"1x1 {n} > {spatial}"]
+    return _residual(rows, c_in, c_out, level)
+
+
+def residual_over(variant: Variant) -> Variant:
+    """Any block, narrowed to the joined width of `residual`, projected back and added."""
+
+    def over(c_in: int, c_out: int, level: int) -> Residual:
+        (joined,) = split(c_out, (3 / 8, 2 / 7, 3 / 14)[level])
+        rows = variant(c_in, joined, level)
+        assert not isinstance(rows, Residual)
+        return _residual(rows, c_in, c_out, level)
+
+    over.__doc__ = f"the rows of {variant.__name__}, projected back and added"
+    return over
+
+
+def _residual(rows: Sequence[str], c_in: int, c_out: int, level: int) -> Residual:
+    return Residual(rows, scale=(0.17, 0.10, 0.20)[level], shortcut=c_in != c_out)
+
+
+BLOCKS: dict[str, Variant] = {f.__name__: f for f in (parallel, parallel_bn, factorized_nx1, expanded)}
+BLOCKS |= {"residual": residual} | {f"residual_{name}": residual_over(f) for name, f in BLOCKS.items()}
+
+
+def variant_name(choice: Any) -> str:
+    """What was chosen for a block, in a word."""
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", "rows")
+
+
+def is_rows(value: Any) -> bool:
+    """Whether it is a list with something in it; what that says is for the notation to read."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+
+
+def find_variant(name: str) -> Variant:
+    """A variant by name, or a user's own by import path; ZooError with the valid names if there is none."""
+    known = BLOCKS | REDUCTIONS
+    if name in known:
+        return known[name]
+    path, _, function = name.rpartition(".")
+    if not path:
+        raise ZooError(f"variant '{name}' is unknown; {did_you_mean(name, known)}")
+    try:
+        found = getattr(import_module(path), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ZooError(f"variant '{name}' cannot be imported ({error}); it must be the path of a function") from None
+    if not callable(found):
+        raise ZooError(f"variant '{name}' is no function (channels in, channels out, level) → rows")
+    return found

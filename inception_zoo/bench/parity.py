@@ -1,0 +1,274 @@
+"""The proof that our networks are the public ones: the same weights, the same images, every endpoint compared.
+
+Weights are random, since wrong pooling hardly shows on an untrained network in evaluation: BatchNorm's parameters and
+statistics are drawn too, and batch statistics are used as well.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inception_zoo.architecture.preprocessing import HALF, IMAGENET, Preprocessing
+from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.models import create_model
+from inception_zoo.network.inception import Inception
+from inception_zoo.weights.files import read_weights, write_weights
+from inception_zoo.weights.layouts import LAYOUTS, Names
+from inception_zoo.weights.loading import load_weights
+from inception_zoo.weights.normalization import fold_normalization, pads
+from inception_zoo.weights.saving import export_weights
+
+Maps = dict[str, Tensor]  # by endpoint, `aux <endpoint>` and `logits`
+
+
+class TorchPeer:
+    """A network of torchvision, timm or Cadene's library, with random weights."""
+
+    def __init__(self, make: Callable[[], nn.Module], names: Names) -> None:
+        self.names = names
+        self.network = _empty(make)
+        _randomize(self.network)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {key: value.clone() for key, value in self.network.state_dict().items()}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        self.network.load_state_dict(weights, strict=True)
+
+    def __call__(self, images: Tensor, training: bool) -> Maps:
+        seen: Maps = {}
+        hooks = [hook for endpoint in self.names.places if (hook := self._watch(endpoint, seen))]
+        has = {name for name, _ in self.network.named_children()}
+        heads = {f"aux {tap}": head.module for tap, head in self.names.heads.items() if head.module in has}
+        for part, module in heads.items():
+            hooks.append(self.network.get_submodule(module).register_forward_hook(_keep(seen, part)))
+        with torch.no_grad():
+            logits: Any = self.network.train(training)(images.flip(1) if self.names.bgr else images)
+        for hook in hooks:
+            hook.remove()
+        return {**seen, "logits": logits if isinstance(logits, Tensor) else logits[0]}
+
+    def _watch(self, endpoint: str, seen: Maps) -> Any:
+        """A hook that keeps an endpoint's output; where all layers are at one level, as the next one's input."""
+        if self.names.style.separator == ".":
+            return self.network.get_submodule(self.names.places[endpoint].module).register_forward_hook(_keep(seen, endpoint))
+        places = list(self.names.places.items())
+        following = [place for name, place in places[1:] if places[places.index((name, place)) - 1][0] == endpoint]
+        if not following:  # the last: only its logits are seen
+            return None
+        first = following[0].rows[0].split(" ")[0]
+        module = self.network.get_submodule(f"{following[0].module}_{first}" if first else following[0].module)
+        return module.register_forward_pre_hook(lambda _, inputs: seen.update({endpoint: inputs[0].clone()}))
+
+
+class KerasPeer:
+    """A network of Keras on its torch backend, with random weights."""
+
+    def __init__(self, application: str, names: Names, size: int) -> None:
+        keras = _keras()
+        keras.backend.clear_session()  # layers are numbered from the start
+        self.names = names
+        self.network = getattr(keras.applications, application)(
+            weights=None, classifier_activation=None, input_shape=(size, size, 3)
+        )
+        for layer in self.network.layers:
+            for weight in layer.weights:
+                draw = torch.empty(tuple(weight.shape))
+                if weight.path.endswith("kernel"):
+                    fan_in = draw.numel() // draw.shape[-1]
+                    draw.normal_(std=(2 / fan_in) ** 0.5)
+                elif weight.path.endswith("variance"):
+                    draw.uniform_(0.5, 2.0)
+                else:
+                    draw.normal_(std=0.5)
+                weight.assign(draw)
+        layers = {layer.name for layer in self.network.layers}
+        outputs = {name: self.network.get_layer(p.module).output for name, p in names.places.items() if p.module in layers}
+        self.watched = keras.Model(self.network.input, {**outputs, "logits": self.network.output})
+
+    def weights(self) -> dict[str, Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            self.network.save_weights(f"{folder}/keras.weights.h5")
+            return read_weights(f"{folder}/keras.weights.h5")[0]
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write_weights(Path(folder) / "ours.weights.h5", weights)
+            self.network.load_weights(f"{folder}/ours.weights.h5")
+
+    def __call__(self, images: Tensor, training: bool) -> Maps:
+        statistics = [(weight, weight.numpy().copy()) for weight in self.network.non_trainable_weights]
+        with torch.no_grad():
+            outputs = self.watched(images.permute(0, 2, 3, 1), training=training)
+        for weight, value in statistics:
+            weight.assign(value)
+        return {name: maps.permute(0, 3, 1, 2) if maps.ndim == 4 else maps for name, maps in outputs.items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Our network and a peer's."""
+
+    net: str
+    layout: str
+    make: Any  # makes the peer's network; the name of Keras's
+    size: int  # pixels of the images
+    aux: bool = False
+    transform_input: bool = False
+
+
+def _torchvision(name: str, transform_input: bool = False) -> Callable[[], nn.Module]:
+    import torchvision
+
+    return lambda: getattr(torchvision.models, name)(
+        weights=None, aux_logits=True, init_weights=False, transform_input=transform_input
+    )
+
+
+def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
+    import timm
+
+    return lambda: timm.create_model(name, **options)
+
+
+def _cadene(name: str) -> Callable[[], nn.Module]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # strings of 2018
+        import pretrainedmodels
+
+    return lambda: getattr(pretrainedmodels, name)(pretrained=None)
+
+
+PAIRS = {
+    "torchvision googlenet": Pair("googlenet_bn", "torchvision", lambda: _torchvision("googlenet"), 224, aux=True),
+    "torchvision googlenet, 161 px": Pair("googlenet_bn", "torchvision", lambda: _torchvision("googlenet"), 161, aux=True),
+    "torchvision googlenet, transform_input": Pair(
+        "googlenet_bn", "torchvision", lambda: _torchvision("googlenet", True), 224, aux=True, transform_input=True
+    ),
+    "torchvision inception_v3": Pair("inception_v3", "torchvision", lambda: _torchvision("inception_v3"), 299, aux=True),
+    "torchvision inception_v3, transform_input": Pair(
+        "inception_v3", "torchvision", lambda: _torchvision("inception_v3", True), 299, aux=True, transform_input=True
+    ),
+    "timm inception_v3": Pair("inception_v3", "timm", lambda: _timm("inception_v3", aux_logits=True), 299, aux=True),
+    "timm inception_v3, without aux": Pair("inception_v3", "timm", lambda: _timm("inception_v3"), 139),
+    "timm inception_v4": Pair("inception_v4", "timm", lambda: _timm("inception_v4"), 139),
+    "timm inception_resnet_v2": Pair("inception_resnet_v2_slim", "timm", lambda: _timm("inception_resnet_v2"), 139),
+    "cadene bninception": Pair("bn_inception", "cadene", lambda: _cadene("bninception"), 224),
+    "cadene inceptionv4": Pair("inception_v4", "cadene", lambda: _cadene("inceptionv4"), 299),
+    "cadene inceptionresnetv2": Pair("inception_resnet_v2_slim", "cadene", lambda: _cadene("inceptionresnetv2"), 299),
+    "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
+    "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found of a pair. Differences are the largest of an output, over its largest value."""
+
+    round_trip: bool  # loaded and exported again, every tensor is what it was, bit for bit
+    evaluation: Mapping[str, float]
+    training: Mapping[str, float]  # batch statistics
+    back: Mapping[str, float]  # evaluation, their network with weights that ours, drawn anew, exports
+
+
+def prove(name: str, images: int = 4) -> Proof:
+    """Compare our network and a peer's, endpoint by endpoint, on random images.
+
+    Raises:
+        ZooError: no such pair, the peer's library is not installed, or its weights do not fit ours.
+    """
+    if name not in PAIRS:
+        raise ZooError(f"parity: '{name}' is no pair; {did_you_mean(name, PAIRS)}")
+    pair = PAIRS[name]
+    names = LAYOUTS[pair.layout][pair.net]
+    torch.manual_seed(0)
+    try:
+        peer = KerasPeer(pair.make, names, pair.size) if isinstance(pair.make, str) else TorchPeer(pair.make(), names)
+    except ImportError as error:
+        raise ZooError(
+            f"parity: {name} needs a package that is not installed ({error}); pip install 'inception-zoo[dev]'"
+        ) from None
+    ours = create_model(pair.net, aux=pair.aux)
+    weights = peer.weights()
+    load_weights(ours, weights)  # `auto`; raises unless every tensor has its place
+    again = export_weights(ours, pair.layout)
+    round_trip = again.keys() == weights.keys() and all(torch.equal(again[key], weights[key]) for key in weights)
+
+    x = torch.randn(images, 3, pair.size, pair.size)
+    read = x
+    if pair.transform_input:  # x is normalized as usual, and theirs normalizes once more
+        ours.preprocessing = Preprocessing(pair.size, *HALF, resize=pair.size)
+        if pads(ours):
+            mean, std = (torch.tensor(values).view(-1, 1, 1) for values in IMAGENET)
+            read = (x * std + mean - 0.5) / 0.5
+        else:
+            fold_normalization(ours, *IMAGENET)
+    evaluation, training = (_compare(ours, peer, read, x, mode) for mode in (False, True))
+
+    drawn = create_model(pair.net, aux=pair.aux)
+    _randomize(drawn, scale=pair.layout != "keras")
+    peer.load(export_weights(drawn, pair.layout))
+    back = {} if pair.transform_input else _compare(drawn, peer, x, x, training=False)
+    return Proof(round_trip, evaluation, training, back)
+
+
+def _compare(ours: Inception, peer: Any, read: Tensor, theirs: Tensor, training: bool) -> dict[str, float]:
+    with patch.object(F, "dropout", lambda x, *_, **__: x):  # every network's dropout ends there
+        expected, found = peer(theirs, training), _maps(ours, read, training)
+    return {name: difference(found[name], expected[name]) for name in expected}
+
+
+def _maps(model: Inception, images: Tensor, training: bool) -> Maps:
+    """Every endpoint, auxiliary head and the logits; running statistics stay as they were."""
+    buffers = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        maps = model.train(training).endpoints(images)
+        model.load_state_dict(buffers)
+        outputs = model.outputs(images)
+        model.load_state_dict(buffers)
+    return {**maps, **{f"aux {tap}": logits for tap, logits in outputs.aux.items()}, "logits": outputs.logits}
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference over the largest value of `b`."""
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def _keep(seen: Maps, name: str) -> Any:
+    return lambda _, __, output: seen.update({name: output.detach().clone()})
+
+
+def _empty(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):  # skips the peers' slow initialization
+        return make().to_empty(device="cpu")
+
+
+def _randomize(model: nn.Module, scale: bool = True) -> None:
+    """Draw weights, and BatchNorm's parameters and statistics: those of an untrained network hide what is left out."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.uniform_(module.weight, 0.5, 1.5) if scale else nn.init.ones_(module.weight)
+            nn.init.normal_(module.bias, std=0.5)
+            module.running_mean = torch.randn(module.num_features)
+            module.running_var = torch.empty(module.num_features).uniform_(0.5, 2.0)
+
+
+def _keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    return keras

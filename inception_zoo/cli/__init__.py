@@ -1,0 +1,1 @@
+"""The `inception-zoo` command: a file per command."""

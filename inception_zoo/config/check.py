@@ -1,0 +1,274 @@
+"""The composed config, checked before torch is imported, anything is called or a folder is made: every mistake at once."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.architecture.choices import EXAMPLE, VALID, check_loading
+from inception_zoo.architecture.nets import find_net
+from inception_zoo.architecture.plan import plan_of
+from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, OPTIONS, SPECIAL, USUAL, Options, Rule
+from inception_zoo.config.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
+from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
+from inception_zoo.weights.sources import check_library, is_name
+
+
+def check(cfg: Mapping[str, Any]) -> None:
+    """ZooError for all mistakes of a job's config: each names the key, the value and what would be right.
+
+    Args:
+        cfg: plain containers, every value final.
+    """
+    wrong = [
+        f"{group}={shown(cfg.get(group))} must be one of the group's options, see --help"
+        for group in GROUPS
+        if not isinstance(cfg.get(group), Mapping)
+    ]
+    raise_all(wrong)
+    found = refused_targets(cfg) + refused_blocks(cfg["model"].get("blocks")) + list(_references(cfg))
+    found += [f"{key} is missing; leave it in the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
+    for key, rule in KEYS.items():
+        found += _mistake(cfg, key, rule)
+    known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
+    found += [f"{key} is no key of the config; {did_you_mean(key, sorted(known))}" for key in cfg if key not in known]
+    found += [*_options_of(cfg), *_parts_of(cfg)]
+    if uncounted := _uncounted(cfg["data"]):
+        found = [message for message in found if not message.startswith(("data.num_classes=0", "model.num_classes=0"))]
+        found += [] if any(message.startswith("data.root") for message in found) else uncounted
+    for keys, cross in CROSS:
+        if not any(message.startswith(key) for message in found for key in keys):
+            try:
+                cross(cfg)
+            except ZooError as error:
+                found += messages_of(error)
+    raise_all(found)
+
+
+def check_hydra(hydra: Mapping[str, Any]) -> None:
+    """ZooError for all mistakes of Hydra's own node, and for what it may not call or set."""
+    found = refused_targets({key: hydra.get(key) for key in ("callbacks", "launcher", "sweeper")}, "hydra")
+    found += refused_variables(hydra["job"].get("env_set"))
+    for key in ("hydra_logging", "job_logging"):
+        found += refused_logging(hydra.get(key), f"hydra.{key}") + list(_levels(hydra.get(key), f"hydra.{key}"))
+    found += [text for key, rule in OF_HYDRA.items() for text in _mistake({"hydra": hydra}, f"hydra.{key}", rule)]
+    found += _options_of({key: hydra.get(key) for key in ("launcher", "sweeper")}, "hydra.")
+    raise_all(found)
+
+
+def check_folder(key: str, folder: Path) -> None:
+    """ZooError unless a folder can be made there."""
+    try:
+        standing = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # a name too long
+        raise ZooError(f"{key}={shown(folder)} can be no folder: {error.strerror}") from None
+    if not standing.is_dir():
+        raise ZooError(f"{key}={shown(folder)} can be no folder: {standing} is a file")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise ZooError(f"{key}={shown(folder)} cannot be written: you may not write into {standing}")
+
+
+_ABSENT = object()
+
+
+def _at(cfg: Any, key: str) -> Any:
+    for name in key.split("."):
+        if not isinstance(cfg, Mapping) or name not in cfg:
+            return _ABSENT
+        cfg = cfg[name]
+    return cfg
+
+
+def _mistake(cfg: Mapping[str, Any], key: str, rule: Rule) -> list[str]:
+    value = _at(cfg, key)
+    return [] if value is _ABSENT else rule.mistake(key, value)
+
+
+def _references(node: Any, key: str = "") -> Iterator[str]:
+    """What would still be resolved when it is used, and could become anything then."""
+    if isinstance(node, str) and "${" in node:
+        yield f"{key}={shown(node)} must hold no '${{' once it is resolved"
+    for name, child in children(node):
+        yield from _references(child, f"{key}.{name}" if key else str(name))
+
+
+def _options_of(node: Any, prefix: str = "") -> Iterator[str]:
+    """The mistakes in the options of whatever is called, at any depth."""
+    for name, child in children(node):
+        key = f"{prefix}{name}"
+        target = child.get("_target_") if isinstance(child, Mapping) else None
+        rules = OPTIONS.get(target) if isinstance(target, str) else None
+        if rules is None:
+            rules = USUAL.get(key)
+        if rules is not None and isinstance(child, Mapping):
+            yield from _options(key, child, rules, str(target).rpartition(".")[2])
+        yield from _options_of(child, f"{key}.")
+
+
+def _options(key: str, node: Mapping[str, Any], rules: Options, name: str) -> Iterator[str]:
+    known = [option for option in rules if option is not ...]
+    for option, value in node.items():
+        if rule := rules.get(option) or SPECIAL.get(option):
+            yield from rule.mistake(f"{key}.{option}", value)
+        elif ... not in rules:
+            near = nearest(option, known, cutoff=0.75)
+            why = f"; did you mean '{near}'?" if near else f" (a recipe may have set it for another); add '~{key}.{option}'"
+            yield f"{key}.{option} is no option of {name}{why}"
+
+
+def _parts_of(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """The mistakes in groups whose members have names of the user's choice."""
+    for group in ("callbacks", "logger"):
+        for name, node in cfg[group].items():
+            if not CALLED.fits(node):
+                yield f"{group}.{name}={shown(node)} must have a _target_; '~{group}.{name}' takes it out"
+    transforms = cfg["augmentation"].get("transforms")
+    for name, node in transforms.items() if isinstance(transforms, Mapping) else ():
+        if node is not None and not CALLED.fits(node):
+            yield f"augmentation.transforms.{name}={shown(node)} is no transform, it has no _target_; set it to null"
+    for group in ("optimizer", "scheduler", "trainer", "data", "augmentation"):
+        if not CALLED.fits(cfg[group]):
+            yield f"{group}={shown(cfg[group])} must have a _target_; choose one of the group's options, see --help"
+
+
+def _levels(node: Any, key: str) -> Iterator[str]:
+    for name, child in node.items() if isinstance(node, Mapping) else ():
+        if name == "level":
+            yield from LEVEL.mistake(f"{key}.level", child)
+        yield from _levels(child, f"{key}.{name}")
+
+
+# What several keys must be together: each runs where the keys that it begins with are right by themselves.
+
+
+def check_data(data: Mapping[str, Any]) -> None:
+    """ZooError for what the data cannot be, whatever the network."""
+    found = refused_targets({"data": data}) + list(_options_of({"data": data}))
+    if uncounted := _uncounted(data):
+        found = [message for message in found if not message.startswith("data.num_classes=0")] or uncounted
+    raise_all(found or _about_data(data))
+
+
+def _uncounted(data: Mapping[str, Any]) -> list[str]:
+    """What is to be said where the classes under `root` were to be counted, and there are none."""
+    if "root" not in data or data.get("num_classes") != 0:
+        return []
+    return [
+        f"data.root={shown(data['root'])}: no classes were found; it must hold train/CLASS/*.jpg, or the chunks that "
+        "`inception-zoo data optimize` makes (of an address such as s3://… give data.num_classes)"
+    ]
+
+
+def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("mean", "std"):
+        values = data[name]
+        if len(values) != data["in_channels"]:
+            yield f"data.{name}={values} must be {data['in_channels']} numbers, one per channel"
+    classes = data.get("classes")
+    if classes is not None and (len(set(classes)) != len(classes) or len(classes) != data["num_classes"]):
+        yield f"data.classes={classes} must be different labels, as many as data.num_classes={data['num_classes']}"
+
+
+def _check_data(cfg: Mapping[str, Any]) -> None:
+    raise_all(_about_data(cfg["data"]))
+
+
+def _check_task(cfg: Mapping[str, Any]) -> None:
+    if cfg["task"] == "test" and cfg["ckpt"] is None:
+        raise ZooError("task=test needs ckpt=PATH, a checkpoint or a run folder")
+
+
+def _check_shape(cfg: Mapping[str, Any]) -> None:
+    model, data = cfg["model"], cfg["data"]
+    found = []
+    if model["num_classes"] < data["num_classes"]:
+        classes = data["num_classes"]
+        found.append(f"model.num_classes={model['num_classes']}: the data has {classes} classes; leave it to the data")
+    if model["in_channels"] != data["in_channels"]:
+        channels = data["in_channels"]
+        found.append(f"model.in_channels={model['in_channels']}: the images have {channels}; leave it to the data")
+    raise_all(found)
+
+
+def _check_weights(cfg: Mapping[str, Any]) -> None:
+    """The weights can be had, and go with what else is chosen about them."""
+    model = cfg["model"]
+    net, weights = find_net(model["name"]), model["weights"]
+    check_loading(net, weights, model["adapt"], model["freeze"], model["compile"], model["memory"])
+    if weights is None:
+        return
+    if is_name(weights):
+        check_library(weights, net.name)
+    elif not os.path.exists(weights):  # noqa: PTH110 -- Path's raises for names that are too long
+        raise ZooError(f"model.weights={weights} does not exist; give a file, a run folder, or a name such as {EXAMPLE}")
+
+
+def _check_rates(cfg: Mapping[str, Any]) -> None:
+    """`layer_decay` and `lr_for_batch` start from the optimizer's rate."""
+    needing = [(key, unused) for key, unused in (("layer_decay", 1), ("lr_for_batch", None)) if cfg[key] != unused]
+    raise_all([f"{key}={cfg[key]} needs optimizer.lr" for key, _ in needing if not cfg["optimizer"].get("lr")])
+
+
+def _check_nesterov(cfg: Mapping[str, Any]) -> None:
+    optimizer = cfg["optimizer"]
+    if optimizer["_target_"] == "torch.optim.SGD" and optimizer.get("nesterov"):
+        if not optimizer.get("momentum"):
+            raise ZooError("optimizer.nesterov=true needs optimizer.momentum above 0; or set optimizer.nesterov=false")
+        if optimizer.get("dampening"):
+            raise ZooError("optimizer.nesterov=true goes with no optimizer.dampening; set one of them to its default")
+
+
+def _check_unfreeze(cfg: Mapping[str, Any]) -> None:
+    names = find_net(cfg["model"]["name"]).names[1:]
+    for name, node in cfg["callbacks"].items():
+        to = node.get("to")
+        if node["_target_"] == "inception_zoo.training.callbacks.Unfreeze" and to is not None and to not in names:
+            raise ZooError(f"callbacks.{name}.to={to} is no stage or endpoint; {did_you_mean(to, names)}")
+
+
+def _check_sizes(cfg: Mapping[str, Any]) -> None:
+    """The network can read the images, of evaluation and of every epoch."""
+    model, data = cfg["model"], cfg["data"]
+    check_image_size(model, "data.image_size", data["image_size"])
+    for epoch, size in (data["progressive"] or {}).items():
+        key = f"data.progressive.{epoch}"
+        if size > data["image_size"]:
+            raise ZooError(f"{key}={size} is more than data.image_size={data['image_size']}, which evaluation sees")
+        check_image_size(model, key, size)
+
+
+def _check_memory(cfg: Mapping[str, Any]) -> None:
+    if cfg["model"]["memory"] == "minimal" and cfg["trainer"]["sync_batchnorm"]:
+        raise ZooError(
+            "model.memory=minimal runs segments again, and trainer.sync_batchnorm=true would count them twice; take lean"
+        )
+
+
+CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
+    (("task", "ckpt"), _check_task),
+    (("data",), _check_data),
+    (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),
+    (("model.name", "model.weights", "model.adapt", "model.freeze", "model.compile", "model.memory"), _check_weights),
+    (("model.memory", "trainer.sync_batchnorm"), _check_memory),
+    (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
+    (("optimizer",), _check_nesterov),
+    (("model.name", "callbacks"), _check_unfreeze),
+    (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),
+)
+
+
+def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> None:
+    """ZooError with the minimum, and the stem that would do, if the network cannot read so small an image."""
+    plan = plan_of(model)
+    try:
+        plan.shapes(image_size)
+    except ZooError as error:
+        minimum = plan.min_image_size()
+        if minimum is None:
+            raise
+        if image_size > minimum:
+            near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
+            raise ZooError(f"{key}={image_size} does not fit ({error}); {near} does") from None
+        fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
+        hint = f"; or set model.stem={fits[0]}" if fits else ""
+        raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None

@@ -1,0 +1,97 @@
+"""Words of a command line → networks, each followed by its choices in Hydra's own syntax."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inception_zoo.architecture.card import Card, Provenance
+from inception_zoo.architecture.choices import LOADING, check_loading
+from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
+from inception_zoo.architecture.plan import Plan, make_plan, plan_of
+from inception_zoo.errors import ZooError, unreadable
+from inception_zoo.weights.sources import is_name, published
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network that words name, and what is known of its weights."""
+
+    plan: Plan
+    card: Card | None = None
+
+
+def networks_of(words: Sequence[str], trust: bool = False) -> list[Named]:
+    """The networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; ``model.`` before a key may stand.
+
+    In place of a network's name, a file or run folder of ours may stand: the network is then that of its card.
+    """
+    chosen: list[tuple[str, list[str]]] = []
+    for word in words:
+        if "=" not in word or Path(word).exists():
+            chosen.append((word, []))
+        elif chosen:
+            chosen[-1][1].append(word)
+        else:
+            raise ZooError(f"'{word}' stands before any network; begin with a name, see `inception-zoo list`")
+    tables = {*ZOO, *ALIASES}
+    return [
+        _of_file(name, overrides, trust) if name not in tables and Path(name).exists() else _of_table(name, overrides)
+        for name, overrides in chosen
+    ]
+
+
+def _of_file(path: str, overrides: Sequence[str], trust: bool) -> Named:
+    from inception_zoo.weights.files import read_weights  # torch
+
+    if overrides:
+        raise ZooError(f"{path} is a network as it was saved; '{overrides[0]}' cannot change it")
+    plain = read_weights(path)[1]
+    if plain is None:
+        raise ZooError(f"{path} does not say which network it holds; bring it in with `inception-zoo convert`")
+    card = Card.of(plain)
+    card.check_code(path, trust)
+    return Named(plan_of(card.model), card)
+
+
+def _of_table(name: str, overrides: Sequence[str]) -> Named:
+    net, choices = find_net(name), _choices(overrides)
+    loading = {key: choices.pop(key, value) for key, value in LOADING.items()}
+    plan = make_plan(net, **choices)
+    check_loading(net, **loading)
+    source = loading["weights"]
+    if source is None:
+        return Named(plan)
+    if is_name(source):
+        entry = published(source, net.name)
+        return Named(plan, Card({}, entry.classes, entry.preprocessing, entry.provenance))
+    from inception_zoo.weights.files import read_weights  # torch
+
+    plain = read_weights(source)[1]
+    card = Card.of(plain) if plain is not None else Card({}, provenance=Provenance(source, "not said in the file"))
+    if card.model and card.model["name"] != net.name:
+        raise ZooError(f"weights={source} holds {card.model['name']}, not {net.name}")
+    return Named(plan, card)
+
+
+def _choices(overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    choices: dict[str, Any] = {}
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            raise ZooError(unreadable(text)) from None
+        if override.is_sweep_override():
+            raise ZooError(f"'{text}' has several values; describe takes one")
+        key, value = (override.key_or_group or "").removeprefix("model."), override.value()
+        if key == "block":
+            key = "blocks.all"
+        if key.startswith("blocks."):
+            choices.setdefault("blocks", {})[key.removeprefix("blocks.")] = value
+        else:
+            choices[key] = value
+    return choices

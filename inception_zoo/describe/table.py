@@ -1,0 +1,227 @@
+"""A network as a table: what stands at every endpoint and what it costs. `describe` counts, the rest shows."""
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.cost import Cost, block_cost, conv_cost, head_cost, linear_cost, plan_cost
+from inception_zoo.architecture.geometry import Field, receptive_field
+from inception_zoo.architecture.notation import show
+from inception_zoo.architecture.plan import Block, Plan
+
+
+def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str, Any]:
+    """Every figure of a network at `image_size` pixels, in plain containers.
+
+    Parameters and multiply-adds are numbers; `saved` is bytes per image that autograd keeps for the backward pass (fp32);
+    `field` is the receptive field, height and width in pixels. A block with branches is compared with one 3x3 and one
+    5x5 convolution of its channels, stride and grid.
+    """
+    from inception_zoo.describe.saved_bytes import saved_activations  # torch
+
+    shapes, saved = plan.shapes(image_size), saved_activations(plan, image_size)
+    endpoints, grid, field = [], (image_size, image_size), Field()
+    for block in plan.blocks:
+        channels, after = shapes[block.name][0], shapes[block.name][1:]
+        field = receptive_field(block.rows, field)
+        endpoints.append(
+            {
+                "stage": block.stage,
+                "name": block.name,
+                "swapped": block.swapped,
+                "output": [channels, *after],
+                "rows": [show(row) for row in block.rows],
+                "residual": _residual(block),
+                **_cost(block_cost(plan, block, grid)),
+                "saved": saved[block.name],
+                "field": list(field.size),
+                **({f"conv{k}x{k}": _cost(conv_cost(plan, block, k, after)) for k in (3, 5)} if block.has_branches else {}),
+            }
+        )
+        grid = after
+    heads: dict[str, dict[str, Any]] = {
+        tap: {"rows": list(head.rows), "hidden": head.hidden, "weight": head.weight}
+        | _cost(head_cost(plan, head, shapes[tap][0]))
+        | {"saved": saved[f"aux {tap}"]}
+        for tap, head in plan.aux.items()
+    }
+    total = plan_cost(plan, image_size)
+    without_heads = total.params - sum(head["params"] for head in heads.values())
+    return {
+        "name": plan.net.name,
+        "source": plan.net.source,
+        "error": plan.net.error,
+        "image_size": image_size,
+        "num_classes": plan.num_classes,
+        "swapped": plan.swapped,
+        "weights": None if card is None else {key: value for key, value in card.plain().items() if key != "model"},
+        "endpoints": endpoints,
+        "aux": heads,
+        "classifier": _cost(linear_cost(plan.blocks[-1].c_out, plan.num_classes)) | {"saved": saved["classifier"]},
+        "total": {
+            "params": without_heads,
+            "params_with_aux": total.params,
+            "macs": total.macs,
+            "saved": sum(size for part, size in saved.items() if not part.startswith("aux ")),
+            "saved_with_aux": sum(saved.values()),
+        },
+    }
+
+
+def _cost(cost: Cost) -> dict[str, int]:
+    return {"params": cost.params, "macs": cost.macs}
+
+
+def _residual(block: Block) -> dict[str, Any] | None:
+    if (r := block.residual) is None:
+        return None
+    return {"scale": r.scale, "relu": r.relu, "shortcut": r.shortcut, "drop_path": r.drop_path}
+
+
+def network_table(network: dict[str, Any]) -> Table:
+    """One network, endpoint by endpoint."""
+    caption = (
+        "saved: what PyTorch's own operators keep for the backward pass, per image, fp32, whatever model.memory. field: "
+        "receptive field. one 3x3, one 5x5: parameters / multiply-adds of a single convolution of the same channels, stride "
+        "and grid. *: swapped."
+    )
+    table = Table(title=_title(network), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    table.add_column("endpoint", no_wrap=True)
+    table.add_column("output", no_wrap=True)
+    table.add_column("rows", overflow="fold", ratio=1)
+    for column in ("params\nM", "mult-adds\nM", "saved\nMiB", "field\npx", "one 3x3\nM / M", "one 5x5\nM / M"):
+        table.add_column(column, justify="right", no_wrap=True)
+    stage = network["endpoints"][0]["stage"]
+    for endpoint, rows in _with_rows(network):
+        if endpoint["stage"] != stage:
+            stage = endpoint["stage"]
+            table.add_section()
+        height, width = endpoint["field"]
+        field = f"{height}" if height == width else f"{height}x{width}"
+        convs = [f"{_millions(c)} / {c['macs'] / 1e6:,.0f}" if (c := endpoint.get(f"conv{k}x{k}")) else "" for k in (3, 5)]
+        table.add_row(_marked(endpoint), _grid(endpoint), rows, *_figures(endpoint), field, *convs)
+    table.add_section()
+    for tap, head in network["aux"].items():
+        layers = [*head["rows"], *([f"fc {head['hidden']}"] if head["hidden"] else []), f"fc {network['num_classes']}"]
+        table.add_row(f"aux {tap}", "", " > ".join(layers), *_figures(head))
+    table.add_row("classifier", "", f"average pool > fc {network['num_classes']}", *_figures(network["classifier"]))
+    total = network["total"]
+    table.add_row("[bold]total", "", "", f"[bold]{_millions(total)}", f"[bold]{total['macs'] / 1e6:,.1f}", _mib(total["saved"]))
+    if network["aux"]:
+        with_aux = f"{total['params_with_aux'] / 1e6:.3f}"
+        table.add_row("total with aux", "", "", with_aux, "", _mib(total["saved_with_aux"]))
+    return table
+
+
+def weights_table(weights: dict[str, Any]) -> Table:
+    """Where a network's weights came from, and what they expect."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False, title="weights", title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    provenance = weights["provenance"] or {"source": "trained from random weights"}
+    while provenance:
+        for key in ("source", "layout", "url", "sha256", "licence"):
+            if provenance.get(key):
+                table.add_row(key, escape(str(provenance[key])))
+        if accuracy := provenance.get("accuracy"):
+            table.add_row("published", ", ".join(f"{key} {value} %" for key, value in accuracy.items()))
+        for note in provenance.get("notes", ()):
+            table.add_row("note", escape(note))
+        if provenance := provenance.get("origin"):
+            table.add_row("[bold]whose weights are from", "")
+    if p := weights["preprocessing"]:
+        table.add_row("images", f"shorter side {p['resize']} px ({p['interpolation']}), centre {p['image_size']} px")
+        table.add_row("normalized", f"mean {p['mean']}, std {p['std']}")
+    if classes := weights["classes"]:
+        names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+        table.add_row("classes", escape(f"{len(classes)}: {names}"))
+    return table
+
+
+def diff_table(a: dict[str, Any], b: dict[str, Any]) -> Table:
+    """Two networks side by side, stage by stage; what differs is bright, what is equal is dim."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for network in (a, b):
+        table.add_column(_title(network, "\n"), overflow="fold", ratio=3)
+        table.add_column("params\nM", justify="right", no_wrap=True)
+        table.add_column("mult-adds\nM", justify="right", no_wrap=True)
+    stages = list(dict.fromkeys(e["stage"] for e in a["endpoints"])), list(dict.fromkeys(e["stage"] for e in b["endpoints"]))
+    left, right = list(_with_rows(a)), list(_with_rows(b))
+    for stage_a, stage_b in zip(*stages, strict=True):
+        sides = [e for e in left if e[0]["stage"] == stage_a], [e for e in right if e[0]["stage"] == stage_b]
+        for one, other in _aligned(*sides):
+            same = one and other and all(one[0][k] == other[0][k] for k in ("rows", "residual", "output"))
+            table.add_row(*_side(one), *_side(other), style="dim" if same else None)
+        table.add_section()
+    for label, key, unit in (
+        ("parameters, M", "params", 1e6),
+        ("multiply-adds, M", "macs", 1e6),
+        ("saved, MiB", "saved", 2**20),
+    ):
+        one, other = a["total"][key] / unit, b["total"][key] / unit
+        table.add_row(f"[bold]{label}", "", f"{one:,.1f}", f"[bold]x {other / one:.2f}", "", f"{other:,.1f}")
+    return table
+
+
+def _aligned(left: list[Any], right: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Pairs of one stage's endpoints: by name where they share any, else in order."""
+    names = [e["name"] for e, _ in left], [e["name"] for e, _ in right]
+    if not set(names[0]) & set(names[1]):
+        names = [str(i) for i in range(len(left))], [str(i) for i in range(len(right))]
+    for _, i, i_end, j, j_end in SequenceMatcher(None, *names, autojunk=False).get_opcodes():
+        for step in range(max(i_end - i, j_end - j)):
+            yield left[i + step] if i + step < i_end else None, right[j + step] if j + step < j_end else None
+
+
+def _side(pair: Any) -> tuple[str, str, str]:
+    if pair is None:
+        return "", "", ""
+    endpoint, rows = pair
+    return f"{_marked(endpoint)}  {_grid(endpoint)}\n{rows}", *_figures(endpoint)[:2]
+
+
+def _with_rows(network: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each endpoint with the text of its rows, or the name of the last endpoint that has the same."""
+    known: dict[str, str] = {}
+    for endpoint in network["endpoints"]:
+        text = escape("\n".join(endpoint["rows"]))
+        if residual := endpoint["residual"]:
+            text += f"\n[italic]projected to {endpoint['output'][0]}, x {residual['scale']:g}, added"
+            text += " to the projected input" if residual["shortcut"] else ""
+            text += "" if residual["relu"] else ", no activation"
+            text += f"; dropped {residual['drop_path']:.0%}" if residual["drop_path"] else ""
+            text += "[/]"
+        yield endpoint, f"as {known[text]}" if text in known and len(endpoint["rows"]) > 1 else text
+        known.setdefault(text, endpoint["name"])
+
+
+def _title(network: dict[str, Any], separator: str = ", ") -> str:
+    swapped = f"{separator}{escape(network['swapped'])}" if network["swapped"] else ""
+    return f"{network['name']} at {network['image_size']} px{swapped}"
+
+
+def _marked(endpoint: dict[str, Any]) -> str:
+    return f"[bold yellow]{endpoint['name']} *[/]" if endpoint["swapped"] else endpoint["name"]
+
+
+def _grid(endpoint: dict[str, Any]) -> str:
+    channels, height, width = endpoint["output"]
+    return f"{channels} x {height}x{width}"
+
+
+def _figures(part: dict[str, Any]) -> tuple[str, str, str]:
+    return _millions(part), f"{part['macs'] / 1e6:,.1f}", _mib(part["saved"])
+
+
+def _millions(part: dict[str, Any]) -> str:
+    return f"{part['params'] / 1e6:.3f}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.2f}"

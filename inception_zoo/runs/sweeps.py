@@ -1,0 +1,197 @@
+"""A sweep's folder: what was asked for, so that it can go on; the tables that it ends with; how far it is."""
+
+import csv
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from inception_zoo.errors import ZooError
+from inception_zoo.redaction import HIDDEN, redacted
+from inception_zoo.runs.results import DONE, read_results
+from inception_zoo.system.ranks import is_first
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SWEEP = "sweep.json"
+RESUME = "sweep.resume="
+COLUMNS = {
+    "val/top1_best": ("val top-1", "{:.4f}", 1),
+    "test/top1": ("test top-1", "{:.4f}", 1),
+    "parameters": ("params, M", "{:.2f}", 1e6),
+    "multiply_adds": ("mult-adds, M", "{:,.0f}", 1e6),
+    "train/images_per_second": ("images/s", "{:,.0f}", 1),
+    "minutes": ("min", "{:.1f}", 1),
+}
+_begun: list[Path] = []  # the sweep of this process
+
+
+def begin(folder: Path, jobs: int, fails_again: bool = True) -> None:
+    """Called by a sweeper that is about to launch: remember the command that goes on with it.
+
+    Args:
+        folder: of the sweep.
+        jobs: how many there are.
+        fails_again: whether a job that failed runs again when the sweep goes on.
+    """
+    if not is_first():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": jobs, "fails_again": fails_again}
+    (folder / SWEEP).write_text(json.dumps(asked, indent=1))
+    _begun.append(folder)
+
+
+def resumed(words: Sequence[str]) -> list[str]:
+    """The command line as it is, or in place of `sweep.resume=FOLDER` that which the sweep in FOLDER was started with.
+
+    Raises:
+        ZooError: there is no sweep, it was started elsewhere or with a secret, or other words stand beside it.
+    """
+    folders = [Path(word.removeprefix(RESUME)) for word in words if word.startswith(RESUME)]
+    if not folders or folders[-1] == Path("null"):
+        return list(words)
+    folder = folders[-1]
+    if not (folder / SWEEP).exists():
+        raise ZooError(f"{RESUME}{folder}: there is no {SWEEP} in it; give the folder of a sweep, such as multirun/DATE/TIME")
+    if beside := [word for word in words if not word.startswith(RESUME) and word not in ("-m", "--multirun")]:
+        raise ZooError(f"{RESUME}{folder} goes on with the sweep as it was started; leave {beside[0]} out")
+    asked = json.loads((folder / SWEEP).read_text())
+    if asked["cwd"] != str(Path.cwd()):
+        raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, for its paths start there")
+    words = [word for word in asked["argv"] if not word.startswith("hydra.sweep.dir=")]
+    if hidden := next((word for word in words if HIDDEN in word), None):
+        raise ZooError(
+            f"{RESUME}{folder}: '{hidden}' held a secret, which is not kept; repeat the command with hydra.sweep.dir={folder}, "
+            "and in a new sweep give it as '${oc.env:NAME}', which is"
+        )
+    # beside the other overrides: argparse takes them in one place only
+    first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
+    return [*words[:first], f"hydra.sweep.dir={quoted(folder)}", *words[first:]]
+
+
+def quoted(folder: Path) -> str:
+    """A path as a value in an override of Hydra's: in quotation marks, unless it is absolute and plain."""
+    if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
+        return str(folder)
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def finish() -> int:
+    """Print and write the tables of the sweep that this process ran, if it did.
+
+    Returns:
+        The exit status: 1 if a job did not finish.
+    """
+    if not _begun:
+        return 0
+    from rich.console import Console
+
+    folder = _begun.pop()
+    asked = json.loads((folder / SWEEP).read_text())
+    jobs = [job for job in jobs_of(folder) if job["job"] in map(str, range(asked["jobs"]))]
+    if not jobs:  # a mistake in the words, which has been said
+        return 1
+    write_results(folder, jobs)
+    console = Console()
+    (console if console.is_terminal else Console(width=max(console.width, 140))).print(sweep_table(jobs))
+    left = asked["jobs"] - sum(job["state"] in DONE for job in jobs)
+    if left:
+        again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
+        how = f"; go on with: python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
+        print(f"{left} of {asked['jobs']} jobs did not finish{how}", file=sys.stderr)
+    print(f"sweep folder: {folder}")
+    return int(left > 0)
+
+
+def jobs_of(folder: Path) -> list[dict[str, Any]]:
+    """What the jobs of a sweep have recorded, with their folder's name and overrides, in the order of their numbers."""
+    found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
+    return [
+        {"job": job.name, "overrides": overrides_of(words_of(job)), "state": "finished", **read_results(job)} for job in found
+    ]
+
+
+def words_of(folder: Path) -> list[str]:
+    """The overrides that a run was composed with, secrets redacted; none if it never was."""
+    path = folder / ".hydra" / "overrides.yaml"
+    return redacted(list(OmegaConf.to_container(OmegaConf.load(path)))) if path.exists() else []  # type: ignore[arg-type]
+
+
+def overrides_of(words: Iterable[str]) -> dict[str, str]:
+    """Words by key, without those of the sweep itself."""
+    pairs = (word.partition("=") for word in words)
+    return {key: value for key, _, value in pairs if not key.startswith("sweep.")}
+
+
+def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
+    """`results.json` and `results.csv` of a sweep: a row for each job, its words and its figures."""
+    (folder / "results.json").write_text(json.dumps(jobs, indent=1))
+    rows = [{**{k: v for k, v in job.items() if k != "overrides"}, **job["overrides"]} for job in jobs]
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
+    """Every job with what varies among them (network, what is swapped, other keys), its results, or why it has none."""
+    from rich import box
+    from rich.table import Table
+
+    models = [job.get("model") or job["overrides"].get("model", "") for job in jobs]
+    columns: dict[str, list[str]] = {"model": models, "swapped": [job.get("swapped") or "–" for job in jobs]}
+    for key in dict.fromkeys(key for job in jobs for key in job["overrides"]):
+        if key not in ("model", "block") and not key.startswith("model.blocks."):  # which have columns of their own
+            columns[key] = [_short(job["overrides"].get(key, "")) for job in jobs]
+    columns = {key: words for key, words in columns.items() if len(set(words)) > 1}
+    last = [key.rpartition(".")[2] for key in columns]
+    named = [name if last.count(name) == 1 else key for name, key in zip(last, columns, strict=True)]
+    always = ("val/top1_best", "test/top1", "minutes")
+    shown = [key for key in COLUMNS if len({job[key] for job in jobs if key in job}) > (key not in always)]
+    unusual = any(job["state"] != "finished" for job in jobs)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("job", *named):
+        table.add_column(name, no_wrap=True)
+    for key in shown:
+        table.add_column(COLUMNS[key][0], justify="right", no_wrap=True)
+    if unusual:
+        table.add_column("state", overflow="fold", min_width=30)
+    for job, *words in zip(jobs, *columns.values(), strict=True):
+        figures = [COLUMNS[key][1].format(job[key] / COLUMNS[key][2]) if key in job else "" for key in shown]
+        state = f"{job['state']}: {job['reason']}" if job.get("reason") else job["state"]
+        table.add_row(job["job"], *words, *figures, *([state] * unusual))
+    return table
+
+
+def _short(word: str) -> str:
+    """A number to four digits, anything else as it is."""
+    try:
+        return f"{float(word):.4g}" if len(word) > 6 else word
+    except ValueError:
+        return word
+
+
+def progress(run_folder: Path) -> str | None:
+    """Which of how many jobs a run is, the best validation top-1 so far, and the time left; None where it is in no sweep."""
+    folder = run_folder.parent
+    if not (folder / SWEEP).exists() or not run_folder.name.isdecimal():
+        return None
+    jobs = json.loads((folder / SWEEP).read_text())["jobs"]
+    begun = (folder / SWEEP).stat().st_mtime
+    others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]
+    done = {path: found for path in others if (found := read_results(path.parent)).get("state") in DONE}
+    parts = [f"job {int(run_folder.name) + 1}/{jobs}"]
+    if known := [found["val/top1_best"] for found in done.values() if "val/top1_best" in found]:
+        parts.append(f"best val {max(known):.4f}")
+    if lately := sum(path.stat().st_mtime > begun for path in done):  # not before the sweep went on
+        left = (time.time() - begun) / 60 / lately * (jobs - len(done))
+        parts.append(f"{left:.0f} min left" if left >= 1 else "<1 min left")
+    return ", ".join(parts)

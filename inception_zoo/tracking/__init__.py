@@ -1,0 +1,1 @@
+"""Weights & Biases and the CSV file of a run."""

@@ -1,0 +1,56 @@
+"""The CSV of a run: one file, which stays one through interruptions."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from inception_zoo.system.atomic_files import whole_file
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Lightning's, which goes on in the file that is there, where Lightning's deletes it, or begins another beside it."""
+
+    def __init__(self, save_dir: str, name: str, flush_logs_every_n_steps: int = 100) -> None:
+        super().__init__(save_dir, name, version=0, flush_logs_every_n_steps=flush_logs_every_n_steps)
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir)
+        return self._experiment
+
+    @rank_zero_only
+    def go_on(self, step: int) -> None:
+        """Forget what was logged at `step` or later: a run that begins there logs it again."""
+        self.experiment.keep(lambda row: int(row["step"]) < step)
+
+
+class _Writer(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """A file that is there stays."""
+        self.path = Path(self.metrics_file_path)
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+
+    def keep(self, kept: Any) -> None:
+        """The rows that are to stay; one that was cut off in the middle does not."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if _is_whole(row) and kept(row)]
+        with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self.keep(lambda row: True)
+
+
+def _is_whole(row: dict[Any, Any]) -> bool:
+    return None not in row and None not in row.values() and row["step"].isdecimal()

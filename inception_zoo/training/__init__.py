@@ -1,0 +1,1 @@
+"""One training job: components, fit, test, checkpoints, processes."""

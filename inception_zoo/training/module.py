@@ -1,0 +1,192 @@
+"""The LightningModule: losses, metrics, optimizer. The network itself knows nothing of training."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from inception_zoo.data.source import Batch
+from inception_zoo.network.inception import Inception
+from inception_zoo.training.metrics import Evaluation, keep_exact, soft_accuracy
+from inception_zoo.training.optimizers import parameter_groups
+from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.saving import card_of
+
+METRICS = "train_metrics"  # key of checkpoints
+
+
+class Classifier(L.LightningModule):
+    """Trains any network of the zoo.
+
+    The training loss is cross entropy with label smoothing, plus that of each auxiliary head times the weight in the
+    network's table. Validation and test loss are the plain cross entropy of the logits, comparable between recipes. Training
+    accuracy is of the images as they are trained on: the share of the mixed labels that was hit, where labels are mixed.
+
+    Args:
+        model: the network.
+        optimizer: parameters → optimizer.
+        scheduler: (optimizer, steps, epoch_steps) → scheduler, see `inception_zoo.training.schedules`.
+        label_smoothing: 0 to below 1.
+        config: plain containers, kept in checkpoints and sent to the loggers.
+        layer_decay: learning rate of an endpoint over that of the next, see `inception_zoo.training.optimizers`.
+        aux_weight: of every auxiliary head's loss; the table's when left out.
+        decay_norm_and_bias: False: only convolutions and matrices decay.
+    """
+
+    def __init__(
+        self,
+        model: Inception,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        label_smoothing: float,
+        config: Mapping[str, Any],
+        layer_decay: float = 1.0,
+        aux_weight: float | None = None,
+        decay_norm_and_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.label_smoothing, self.layer_decay = label_smoothing, layer_decay
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
+        self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in ("loss", "top1", "top5")})
+        classes = model.plan.num_classes
+        self.val, self.test = Evaluation(classes, tables=False), Evaluation(classes, tables=True)
+        self.test_name = "test"  # what the test logs under
+        self._counted: list[dict[str, Any]] | None = None  # of an epoch that goes on
+        self.save_hyperparameters(dict(config))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        images, labels = batch
+        outputs = self.model.outputs(images)
+        if labels.dim() == 2:  # mixed, of the data's classes; the network may have spare ones
+            labels = F.pad(labels, (0, outputs.logits.shape[1] - labels.shape[1]))
+        losses = {
+            name: F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            for name, logits in {"logits": outputs.logits, **outputs.aux}.items()
+        }
+        for tap in outputs.aux:
+            self.log(f"train/aux_loss/{tap}", losses[tap], batch_size=len(labels))
+        logits = outputs.logits.detach().float()
+        figures = {"loss": losses["logits"].detach(), **{f"top{k}": soft_accuracy(logits, labels, k) for k in (1, 5)}}
+        for key, figure in figures.items():
+            self.train_metrics[key].update(figure, weight=len(labels))
+        return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
+
+    def on_fit_start(self) -> None:
+        keep_exact(self)  # Lightning has just converted everything to its precision
+
+    def on_test_start(self) -> None:
+        keep_exact(self)
+
+    def on_train_epoch_start(self) -> None:
+        self._keep_buffers()
+
+    def on_train_epoch_end(self) -> None:
+        self._log("train", self.train_metrics)
+
+    def on_validation_epoch_start(self) -> None:
+        self._share_buffers()
+        self._keep_buffers()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val", self.val.metrics)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(self.val, batch, index)
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(self.test, batch, index)
+
+    def _keep_buffers(self) -> None:
+        """Rank 0's are not sent with each batch: nobody reads the others', and one with fewer batches would be waited for."""
+        if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
+            wrapper.broadcast_buffers = False
+
+    def _share_buffers(self) -> None:
+        """Every process evaluates the same network: BatchNorm statistics, or their average, are rank 0's."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def on_test_epoch_start(self) -> None:
+        self._share_buffers()
+        assert self.test.tables is not None
+        self.test.tables.reset()
+
+    def on_test_epoch_end(self) -> None:
+        self._log(self.test_name, self.test.metrics)
+        assert self.test.tables is not None
+        self.test.tables.compute()  # kept by torchmetrics; here every process is on its device
+
+    def _evaluate(self, evaluation: Evaluation, batch: Batch, index: int) -> None:
+        images, labels = batch
+        if images.dim() == 5:  # several views of each image
+            each = self.model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+            logits = each.view(*images.shape[:2], -1)
+        else:
+            logits = self.model(images)
+        evaluation.update(logits, labels, images, index)
+
+    def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
+        """Once an epoch: with each batch it would take a hundredth of a short step."""
+        for key, metric in metrics.items():
+            shown = phase != "test" and key in ("loss", "top1")
+            self.log(f"{phase}/{key}", metric, prog_bar=shown)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[METADATA] = card_of(self.model).plain()
+        # of the epoch so far, which each process has counted for itself: floats summed in another order are others
+        every: list[Any] = [{key: _on_cpu(metric.metric_state) for key, metric in self.train_metrics.items()}]
+        if (count := self.trainer.world_size) > 1:
+            mine, every = every[0], [None] * count
+            torch.distributed.all_gather_object(every, mine)
+        checkpoint[METRICS] = every
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._counted = checkpoint.get(METRICS)
+
+    def on_train_start(self) -> None:
+        """Go on counting where the checkpoint was in its epoch."""
+        counted, self._counted = self._counted, None
+        if not counted:
+            return
+        if len(counted) != self.trainer.world_size:  # as one process would have counted
+            total = {k: {name: sum(c[k][name] for c in counted) for name in counted[0][k]} for k in counted[0]}
+            counted = [total if rank == 0 else {} for rank in range(self.trainer.world_size)]
+        for key, state in counted[self.trainer.global_rank].items():
+            metric = self.train_metrics[key]
+            for name, value in state.items():
+                setattr(metric, name, value.to(metric.device))
+            metric._update_count = 1
+
+    def _steps_of_an_epoch(self) -> int:
+        """Not from `Trainer.estimated_stepping_batches`: that sets the data up before Lightning knows where a run goes on."""
+        trainer: Any = self.trainer
+        batches, limit = len(trainer.fit_loop._data_source.dataloader()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+
+    def configure_optimizers(self) -> Any:
+        lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # of Hydra's partial; read where layers differ
+        optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias))
+        epoch_steps, most = self._steps_of_an_epoch(), self.trainer.max_steps
+        steps = epoch_steps * max(1, self.trainer.max_epochs or 1)
+        scheduler = self.scheduler(optimizer, steps=steps if most == -1 else min(steps, most), epoch_steps=epoch_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -1,0 +1,74 @@
+"""The tables and pictures of a test, written into its run folder."""
+
+import csv
+import shutil
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from inception_zoo.architecture.preprocessing import Preprocessing
+from inception_zoo.data.pixels import as_pictures
+from inception_zoo.training.metrics import ROW
+
+
+def write_tables(
+    folder: Path,
+    names: Sequence[str],
+    confusion: Tensor,
+    top5: Tensor,
+    calibration: Tensor,
+    worst: tuple[Tensor, Tensor],
+    preprocessing: Preprocessing | None = None,
+) -> None:
+    """The tables of a test, in its run folder: each class, the confusion matrix, calibration, and the worst mistakes.
+
+    Args:
+        folder: gets per_class.csv, confusion.csv (rows are the true classes), calibration.csv, worst.csv and worst/*.png.
+        names: of the classes.
+        confusion, top5, calibration, worst: what `Evaluation.tables` has computed.
+        preprocessing: what the network's images went through.
+    """
+    matrix = confusion.tolist()
+    predicted = confusion.sum(0).tolist()
+    rows = ([name, *row] for name, row in zip(names, matrix, strict=True))
+    _write(folder / "confusion.csv", ["class", *names], rows)
+    classes = []
+    for label, name in enumerate(names):
+        hits, images = matrix[label][label], sum(matrix[label])
+        figures = hits / images if images else None, float(top5[label]) if images else None
+        precision = hits / predicted[label] if predicted[label] else None
+        f1 = 2 * hits / (images + predicted[label]) if images + predicted[label] else None
+        classes.append([name, images, *figures, precision, f1])
+    _write(folder / "per_class.csv", ["class", "images", "top1", "top5", "precision", "f1"], classes)
+    edges = [round(k / calibration.shape[1], 4) for k in range(calibration.shape[1] + 1)]
+    shares = (calibration[1:] / calibration[0]).T.tolist()
+    reliability = (
+        [*ends, int(images), *(round(share, 6) if images else None for share in pair)]  # their last digits are of an order
+        for ends, images, pair in zip(pairwise(edges), calibration[0].tolist(), shares, strict=True)
+    )
+    _write(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], reliability)
+    _write_worst(folder, names, worst[0], as_pictures(worst[1], preprocessing))
+
+
+def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Tensor) -> None:
+    shutil.rmtree(folder / "worst", ignore_errors=True)  # of an earlier test
+    (folder / "worst").mkdir()
+    table = []
+    for number, (row, pixels) in enumerate(zip(rows.tolist(), pictures.numpy(), strict=True)):
+        picture = f"worst/{number}.png"
+        Image.fromarray(pixels).save(folder / picture)
+        found = dict(zip(ROW, row, strict=True))
+        who = [names[int(found[key])] for key in ("label", "predicted")]
+        table.append([picture, *who, *(f"{found[key]:.6g}" for key in ("probability", "probability_of_label", "loss"))])
+    _write(folder / "worst.csv", ["picture", "label", "predicted", "probability", "probability_of_label", "loss"], table)
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,286 @@
+"""What `inception-zoo bench` counts and concludes. Its times are not tested."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import lines
+
+from inception_zoo.architecture.cost import plan_cost
+from inception_zoo.architecture.nets import ZOO
+from inception_zoo.architecture.plan import make_plan
+from inception_zoo.bench import command, speedruns
+from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
+from inception_zoo.bench.machine import provenance
+from inception_zoo.bench.memory import largest_batch, saved_bytes
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.results import Results, compare, read
+from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
+from inception_zoo.bench.scaling import Line, deeper
+from inception_zoo.bench.sections import SECTIONS, SPEEDRUNS, measure
+from inception_zoo.bench.summary import PICTURES
+from inception_zoo.bench.tables import rows
+from inception_zoo.bench.targets import PEER, SHARE, TARGETS, Target
+from inception_zoo.bench.turns import Figure, in_turns, rates
+
+PUBLISHED = Path(__file__).parents[2] / "experiments" / "benchmarks" / "results.json"
+
+
+def test_contenders_take_turns_and_the_first_round_only_warms_up():
+    order = []
+
+    def turn(label):
+        order.append(label)
+        return len(order)
+
+    assert in_turns({label: lambda label=label: turn(label) for label in "AB"}, 3) == {"A": [3, 5, 7], "B": [4, 6, 8]}
+    assert "".join(order) == "ABABABAB"
+    measured = rates({"some": lambda: 10.0, "none": lambda: 0.0}, 4)
+    assert all(rate > 0 for rate in measured["some"]) and measured["none"] == [0.0] * 4
+
+
+def test_a_ratio_is_taken_round_by_round():
+    ours, other = Figure("images/s", [2, 4, 30]), Figure("images/s", [1, 2, 30])
+    assert ours.median == 4 and ours.over(other).values == [2, 2, 1] and ours.over(other).median == 2
+    assert ours.over(Figure("images/s", [8])).median == 0.5
+    assert [row[-1] for row in rows({"training/net/inception_zoo": ours, "training/net/timm": other}, "training")] == [
+        "1.00",
+        "2.00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sense", "bound", "pairs", "verdict"),
+    [
+        (">=", 2.0, [("a", "b")], "met"),
+        ("<=", 1.9, [("a", "b")], "missed"),
+        (">=", 1.5, [("a", "b"), ("b", "b")], "missed"),  # the worst counts
+        ("<=", 1.5, [("a", "b"), ("b", "b")], "missed"),
+        ("<=", 2.0, [("b", None)], "met"),
+        (">=", 0.85, [("a", SHARE)], "met"),
+        (">=", 0.85, [("b", SHARE)], "not measured"),
+        (">=", 0.1, [("a", "b"), ("a", "c")], "not measured"),
+        (">=", 0.1, [("c", None)], "not measured"),
+        (">=", 2.0, [("data/x/inception_zoo", PEER)], "met"),
+        (">=", 2.0, [("data/y/inception_zoo", PEER)], "not measured"),
+    ],
+)
+def test_a_verdict_follows_from_the_figures(sense, bound, pairs, verdict):
+    figures = {"a": Figure("images/s", [4, 4, 9], share=0.9), "b": Figure("images/s", [2, 2, 3])}
+    figures |= {
+        f"data/{name}": figures[like] for name, like in {"x/inception_zoo": "a", "x/peer": "b", "y/inception_zoo": "a"}.items()
+    }
+    assert Target("", sense, bound, pairs).verdict(figures) == verdict
+
+
+def test_every_target_is_of_a_section_and_of_contenders_that_there_are():
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
+    labels = {name: {each.label for each in contenders(case)} for name, case in CASES.items()}
+    for target in TARGETS:
+        for figure in {part for pair in target.pairs for part in pair} - {None, PEER, SHARE}:
+            section, group, label = figure.split("/") if figure.count("/") == 2 else (figure.split("/")[0], None, None)
+            assert section in SECTIONS
+            assert section != "training" or label in labels[group.split()[0]]
+
+
+def test_every_target_is_of_figures_that_there_are():
+    """In the published results, which `inception-zoo bench` has written; a speedrun's are looked at below."""
+    published = read(PUBLISHED, "").figures
+    usual = [target for target in TARGETS if not target.name.startswith(SPEEDRUNS)]
+    assert {part for target in usual for pair in target.pairs for part in pair} - {None, PEER, SHARE} <= set(published)
+    assert all(target.measured(published) for target in usual)
+
+
+def test_a_speedrun_is_timed_and_tested_a_seed_a_round_beside_the_tutorial(fashion_mnist_root, tmp_path, monkeypatch):
+    assert [getattr(speedruns, experiment).args for experiment in SPEEDRUNS] == [(experiment,) for experiment in SPEEDRUNS]
+    experiment, jobs = "speedrun", []
+    run_job, short = speedruns.run_job, ("trainer=smoke", "trainer.max_epochs=1", "model.width=0.25", "data.batch_size=8")
+
+    def shortened(words, folder, threads):
+        jobs.append(words)
+        run_job((*words, *short), folder, threads)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speedruns, "run_job", shortened)
+    monkeypatch.setitem(CASES, "tutorial", case_of("tutorial", batch=2))
+    figures = dict(measure(experiment, Options(rounds=1, data_root=Path(fashion_mnist_root))))
+    assert jobs == [(f"experiment={experiment}", "seed=1", f"data.root={fashion_mnist_root}")]
+    (folder,) = tmp_path.glob(f"outputs/bench/*/{experiment}/1")
+    tested = json.loads((folder / "results.json").read_text())["test/top1"]
+    assert figures[f"{experiment}/test accuracy/inception_zoo"].values == [tested]
+    assert all(figure.median > 0 for name, figure in figures.items() if "/time/" in name)
+    mine = [target for target in TARGETS if target.name.startswith(f"{experiment},")]
+    assert len(mine) == 2 and all(target.measured(figures) for target in mine)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_rooflines_layers_are_the_plans(name):
+    plan = make_plan(ZOO[name], aux=False)
+    size = plan.net.image_size
+    assert step_flops(plan, size) == 6 * plan_cost(plan).macs
+    assert 0 < plan_cost(plan).params / sum(layer.weights for layer in layers(plan, size)) - 1 < 0.01  # norms and biases
+    assert step_bytes(plan, size, 1, 2) > step_bytes(plan, size, 64, 2) > 0
+
+
+def test_a_bound_is_of_the_flops_or_of_the_bytes():
+    plan = make_plan(ZOO["inception_v3"], aux=False)
+    flops, moved = step_flops(plan, 299), step_bytes(plan, 299, 16, 2)
+    assert bound(plan, 299, 16, Machine("", 1e12, 1e30)) == pytest.approx(1e12 / flops)
+    assert bound(plan, 299, 16, Machine("", 1e30, 1e12)) == pytest.approx(1e12 / moved)
+    assert bound(plan, 299, 16, Machine("", 1e12, 1e12)) < min(1e12 / flops, 1e12 / moved)
+
+
+def test_a_projection_sums_gradients_by_rings():
+    assert all_reduce(10**9, 8, H100) == pytest.approx(2 * 7 / 8 * 4e9 / 450e9)
+    assert all_reduce(10**9, 256, H100) == pytest.approx(2 * 7 / 8 * 4e9 / 450e9 + 2 * 31 / 32 * 4e9 / 8 / 50e9)
+    plan = make_plan(ZOO["inception_v4"], aux=False)
+    one, eight = (project(plan, 299, 64, H100, devices, reached=0.5) for devices in (1, 8))
+    assert one.overlapped == one.serial == pytest.approx(bound(plan, 299, 64, H100) / 2)
+    assert eight.overlapped == pytest.approx(8 * one.serial) and 4 * one.serial < eight.serial < 8 * one.serial
+
+
+def test_a_peer_saves_what_is_known_of_it():
+    case, torchvision = case_of("inception_v3"), Contender("torchvision", tuned=False)
+    assert saved_bytes(torchvision.build(case), case.images(3)) / 2**20 == pytest.approx(93.7, rel=2e-3)
+
+
+def test_the_tutorials_network_is_the_tutorials():
+    case = CASES["tutorial"]
+    ours, theirs = Contender().build(case), Contender("d2l").build(case)
+    assert {sum(weights.numel() for weights in model.parameters()) for model in (ours, theirs)} == {5_977_530}
+    assert plan_cost(case.plan, 96).macs / 1e9 == pytest.approx(0.276, rel=2e-3)
+    assert theirs(torch.zeros(2, 1, 96, 96)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("largest", [0, 1, 2, 37, 64])
+def test_the_largest_batch_is_found_by_bisection(largest):
+    tried = []
+    assert largest_batch(lambda batch: tried.append(batch) or batch <= largest) == largest
+    assert len(tried) == len(set(tried)) <= 14
+
+
+def test_a_line_is_fitted_to_the_upper_half_and_departs_below():
+    points = {x: 3 * x**2 for x in (1, 2, 4, 8, 16, 32)}
+    line = Line("power", points | {2: 24}, "s")
+    assert line.slope == pytest.approx(2) and line.at(64) == pytest.approx(3 * 64**2) and line.departs == 2
+    line = Line("linear", {x: 1 + 2 * x for x in (1, 2, 3, 4)}, "s")
+    assert (line.start, line.slope, line.departs) == (pytest.approx(1), pytest.approx(2), None)
+
+
+def test_a_deeper_network_repeats_a_block():
+    plans = [make_plan(deeper(ZOO["inception_v3"], more), aux=False) for more in (0, 1, 3)]
+    assert [len(plan.blocks) - len(plans[0].blocks) for plan in plans] == [0, 1, 3]
+    costs = [plan_cost(plan).macs for plan in plans]
+    assert costs[2] - costs[0] == 3 * (costs[1] - costs[0]) > 0
+
+
+def test_results_are_kept_merged_and_compared(tmp_path):
+    here, there = ({"hardware": {"cpu": cpu, "cores": 2}, "versions": {"torch": "2"}} for cpu in ("one", "other"))
+    kept = Results()
+    kept.add(there)
+    for name in ("training/a", "training/b", "startup/c"):
+        kept.put(name, Figure("s", [1.0, 2.0, 4.0]))
+    kept.save(tmp_path / "old.json")
+    kept.add(here)
+    kept.put("training/a", Figure("s", [3.0], share=0.5))
+    kept.drop_others("training", {"training/a"})
+    kept.save(tmp_path / "new.json")
+    new, old = (read(tmp_path / f"{name}.json", "--compare") for name in ("new", "old"))
+    assert list(new.figures) == ["training/a", "startup/c"] and new.figures["training/a"].share == 0.5
+    assert compare(new, old) == ({"training/a": 1.5, "startup/c": 1.0}, ["other hardware then: cpu other; now: cpu one"])
+    new.drop_others("startup", ())
+    new.drop_others("training", ())
+    new.put("training/b", Figure("s", [1.0]))
+    new.save(tmp_path / "new.json")
+    assert json.loads((tmp_path / "new.json").read_text())["runs"] == [here]  # what no figure is of is not kept
+
+
+def test_an_interrupted_bench_loses_no_older_figure(tmp_path, monkeypatch, capsys):
+    keep, old = tmp_path / "results.json", Results()
+    old.add(provenance(5))
+    for name in ("training/a", "training/b", "startup/c"):
+        old.put(name, Figure("s", [1.0]))
+    old.save(keep)
+
+    def measured(section, options):
+        yield "training/b", Figure("s", [2.0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "measure", measured)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(["training", "startup"], Options(rounds=1), keep, None, page=False)
+    assert {name: each.median for name, each in read(keep, "").figures.items()} == {
+        "training/a": 1,
+        "training/b": 2,
+        "startup/c": 1,
+    }
+    assert lines(capsys.readouterr().err)[-1] == "interrupted in training, of which 1 figures are there"
+
+
+def test_a_bench_that_is_told_to_end_keeps_what_was_measured(tmp_path):
+    keep = tmp_path / "results.json"
+    words = "bench", "memory", "googlenet", "--batch", "2", "--image-size", "64", "--rounds", "100000", "--json", str(keep)
+    code = "from inception_zoo.cli.main import app; app()"
+    with subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True) as bench:
+        assert bench.stderr is not None
+        figure = next(line for line in bench.stderr if "/saved/" in line)
+        bench.terminate()
+        said = bench.stderr.read()
+    assert bench.returncode > 0 and "interrupted in memory" in said
+    assert figure.strip().split(":")[0] in read(keep, "").figures
+
+
+def test_a_network_that_is_named_is_measured_whatever_its_norm():
+    name, figure = next(measure("memory", Options(rounds=1, networks=("googlenet",), batch=2, image_size=64)))
+    assert name == "memory/googlenet batch 2 px 64/saved/plain" and figure.median > 0
+
+
+def test_every_way_to_serve_a_network_has_its_picture():
+    titles = [axes.get_title() for axes in PICTURES["evaluation"](read(PUBLISHED, "").figures).axes]
+    assert {"Inception-v3", "Inception-v3, folded", "Inception-v3, int8", "tutorial"} <= set(titles) and len(titles) == 10
+
+
+def test_the_help_names_every_section(cli):
+    said = cli("bench", "--help").stdout
+    assert [section for section in SECTIONS if section not in said] == []
+
+
+def test_a_small_bench_from_end_to_end(cli, tmp_path):
+    words = ("training", "googlenet_bn", "--image-size", "64", "--batch", "2", "--rounds", "1")
+    done = cli("bench", *words, "--json", "results.json", "--page")
+    assert done.returncode == 0, done.stderr
+    results = read(tmp_path / "results.json", "")
+    group = "training/googlenet_bn batch 2 px 64"
+    speeds = {f"{group}/{label}" for label in ("inception_zoo", "torchvision", "torchvision tuned")}
+    outside = {f"{group} outside convolutions/{label}" for label in ("inception_zoo", "torchvision tuned")}
+    assert speeds | outside == set(results.figures)
+    assert all(figure.median > 0 for figure in results.figures.values())
+    assert all(results.figures[name].share > 0 for name in speeds)
+    assert results.runs[0]["rounds"] == 1 and results.runs[0]["versions"]["torch"]
+    page = (tmp_path / "README.md").read_text()
+    assert "googlenet_bn batch 2 px 64" in page and page.count("not measured") == len(TARGETS)
+    assert len([line for line in lines(done.stdout) if "torchvision tuned" in line]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainig"], "'trainig' is no section and no network; did you mean 'training'?"),
+        (["startup", "inception_v3"], "startup takes no network; leave inception_v3 out"),
+        (["--batch", "4"], "choices takes no --batch and no --image-size"),
+        (["training", "inception_v3", "--image-size", "40"], "the 2x2 grid is smaller than the kernel"),
+        (["training", "--page"], "give --json, too"),
+        (["training", "--json", "nowhere/results.json"], "there is no folder nowhere"),
+        (["training", "--compare", "nothing.json"], "--compare nothing.json: No such file"),
+        (["--fit", "4"], "--fit 4 takes one network, not ''"),
+        (["training", "inception_v3", "--fit", "4"], "--fit 4 takes one network, not 'training inception_v3'"),
+        (["inception_v3", "--fit", "1e6"], "--fit 1e+06: this machine has"),
+    ],
+)
+def test_a_wrong_bench_is_one_line(cli, words, message):
+    done = cli("bench", *words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr

@@ -1,0 +1,79 @@
+"""Every network equal to the public implementations, endpoint by endpoint, in train mode and in evaluation."""
+
+import pytest
+import torch
+
+from inception_zoo import create_model, export_weights, load_weights
+from inception_zoo.bench.parity import PAIRS, KerasPeer, TorchPeer, difference, prove
+from inception_zoo.weights.layouts import LAYOUTS
+
+# Endpoints, auxiliary heads and logits that are compared; BN-Inception's last block is seen in its logits only.
+COMPARED = {
+    "torchvision googlenet": 19,
+    "torchvision googlenet, 161 px": 19,
+    "torchvision googlenet, transform_input": 19,
+    "torchvision inception_v3": 20,
+    "torchvision inception_v3, transform_input": 20,
+    "timm inception_v3": 20,
+    "timm inception_v3, without aux": 19,
+    "timm inception_v4": 23,
+    "timm inception_resnet_v2": 52,
+    "cadene bninception": 15,
+    "cadene inceptionv4": 23,
+    "cadene inceptionresnetv2": 52,
+    "keras InceptionV3": 19,
+    "keras InceptionResNetV2": 51,
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_parity(name):
+    proof = prove(name, images=2)
+    assert proof.round_trip
+    assert len(proof.training) == COMPARED[name]
+    # Batch statistics amplify the last digits, where the peer computes in another order or with other first weights.
+    loose = "keras" in name or "transform_input" in name
+    bounds = {"evaluation": 1e-5, "training": 1e-3 if loose else 5e-5, "back": 1e-5}
+    for what, bound in bounds.items():
+        assert {endpoint: d for endpoint, d in getattr(proof, what).items() if not d <= bound} == {}, what
+
+
+def test_running_statistics_follow_the_peers():
+    """Momentum and the unbiased variance: after a training batch all of BatchNorm's state is the peer's."""
+    pair = PAIRS["timm inception_v4"]
+    torch.manual_seed(0)
+    peer, ours = TorchPeer(pair.make(), LAYOUTS["timm"]["inception_v4"]), create_model("inception_v4", aux=False)
+    load_weights(ours, peer.weights())
+    before, x = peer.weights(), torch.randn(2, 3, 107, 107)
+    with torch.no_grad():
+        peer(x, training=True)
+        ours.train()(x)
+    theirs, after = peer.weights(), export_weights(ours, "timm")
+    moved = [key for key in theirs if not torch.equal(theirs[key], before[key])]
+    assert len(moved) == 149 * 3  # mean, variance and count of every BatchNorm
+    assert max(difference(after[key].float(), theirs[key].float()) for key in moved) <= 1e-5
+
+
+def test_wrong_pooling_would_be_seen():
+    """The proof must be able to fail: one pool off, and the difference is far above its bound."""
+    torch.manual_seed(0)
+    peer = TorchPeer(PAIRS["torchvision googlenet"].make(), LAYOUTS["torchvision"]["googlenet_bn"])
+    ours = create_model("googlenet_bn", blocks={"pool4": ["max/2"]}, dropout=0.0, aux=False)
+    load_weights(ours, peer.weights())
+    x = torch.randn(4, 3, 224, 224)
+    with torch.no_grad():
+        assert difference(ours.train().endpoints(x)["inception_5b"], peer(x, training=True)["inception_5b"]) > 1e-2
+
+
+def test_keras_pools_are_not_torchvisions():
+    """The two Inception-v3 differ in nothing but the padded zeros of average pools; their weights fit each other."""
+    torch.manual_seed(0)
+    peer = KerasPeer("InceptionV3", LAYOUTS["keras"]["inception_v3_slim"], 139)
+    right, wrong = create_model("inception_v3_slim", aux=False), create_model("inception_v3", aux=False)
+    load_weights(right, peer.weights())
+    load_weights(wrong, export_weights(right), "native")
+    x = torch.randn(2, 3, 139, 139)
+    expected = peer(x, training=False)["logits"]
+    with torch.no_grad():
+        assert difference(right.eval()(x), expected) < 1e-5
+        assert difference(wrong.eval()(x), expected) > 1e-2

@@ -1,0 +1,295 @@
+"""Sweeps as a user runs them: every job by itself, whatever becomes of the others."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import ROOT, SMALL, lines, processes_of, wandb_records, wandb_run
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from hydra_plugins.inception_zoo_sweeper import _distribution
+from inception_zoo import ZooError
+from inception_zoo.runs.results import Pruned, is_interrupted, read_results, recorded
+from inception_zoo.runs.sweeps import progress, quoted, resumed
+
+BAD = """
+from lightning import Callback
+
+class Bad(Callback):
+    def __init__(self, seed):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.seed == 2:
+            raise RuntimeError("seed 2 is\\nunlucky")
+"""
+
+
+def results_of(folder, jobs):
+    return [read_results(folder / str(job)) for job in range(jobs)]
+
+
+def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, cli, visit, tmp_path):
+    done = zoo("-m", "trainer.devices=1,2", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "sweep"
+    assert sorted(path.parent.name for path in sweep.glob("*/checkpoints")) == ["0", "1", "2", "3"]
+    results = results_of(sweep, 4)
+    assert [(r["world_size"], r["seed"], r["state"]) for r in results] == [(d, s, "finished") for d in (1, 2) for s in (1, 2)]
+    assert len({r["config_sha256"] for r in results}) == 4
+    runs = [wandb_run(sweep / str(job)) for job in range(4)]
+    assert [(run["config"]["trainer"]["devices"], run["config"]["seed"]) for run in runs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert "job 3/4, best val " in done.stdout + done.stderr
+    assert processes_of(tmp_path) == []
+    table = json.loads((sweep / "results.json").read_text())
+    rows = list(csv.DictReader((sweep / "results.csv").open()))
+    assert (
+        [job["overrides"]["trainer.devices"] for job in table]
+        == [row["trainer.devices"] for row in rows]
+        == ["1", "1", "2", "2"]
+    )
+    assert [job["test/top1"] for job in table] == [float(row["test/top1"]) for row in rows] == [r["test/top1"] for r in results]
+    assert "sweep folder: sweep" in done.stdout
+
+    written = cli("report", "sweep")
+    assert written.returncode == 0 and "report: report.html (4 runs in 2 groups)" in written.stderr
+    page = visit(tmp_path / "report.html")  # which fails if the page asks a network, or logs an error
+    assert page.locator("#board tbody tr").count() == 2 and "n = 2" in page.locator("#board tbody").inner_text()
+
+
+def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep_goes_on(zoo, tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    words = ["+callbacks.bad={_target_: bad.Bad, seed: '${seed}'}", "trainer.devices=2", *SMALL, "hydra.sweep.dir=sweep"]
+    sweep, allowed = tmp_path / "sweep", {"INCEPTION_ZOO_TARGETS": "bad.Bad"}
+    done = zoo("-m", "seed=2,3", *words, env={"TMPDIR": str(tmp_path), **allowed})
+    assert done.returncode == 1
+    assert [r["state"] for r in results_of(sweep, 2)] == ["failed", "finished"]
+    assert read_results(sweep / "0")["reason"] == "RuntimeError: seed 2 is unlucky"
+    exits = [record["exit"] for job in range(2) for record in wandb_records(sweep / str(job)) if "exit" in record]
+    assert [record.get("exit_code", 0) for record in exits] == [1, 0]
+    assert "failed: RuntimeError: seed 2 is unlucky" in " ".join(done.stdout[done.stdout.rindex(" job ") :].split())
+    assert "1 of 2 jobs did not finish; go on with: python run.py -m sweep.resume=sweep" in done.stderr
+    assert processes_of(tmp_path) == [] and not list(tmp_path.glob("inception_zoo_*"))
+
+    (tmp_path / "bad.py").write_text(BAD.replace("seed == 2", "seed == 4"))
+    before = results_of(sweep, 2)
+    other = zoo("-m", "seed=4,5", *words, env=allowed)
+    assert other.returncode == 2 and "error: hydra.sweep.dir=sweep holds another sweep, whose job 0 differs" in other.stderr
+    again = zoo("-m", "sweep.resume=sweep", env=allowed)
+    assert again.returncode == 0, again.stderr
+    after = results_of(sweep, 2)
+    assert [r["state"] for r in after] == ["finished"] * 2 and after[1] == before[1]
+
+
+def test_an_interrupted_sweep_goes_on_in_mid_job(zoo, tmp_path):
+    command = [sys.executable, ROOT / "run.py", "-m", "trainer.devices=1,2", *SMALL, "trainer.max_epochs=12", "logger=csv"]
+    sweep = tmp_path / "sweep"
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen([*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not (sweep / "1/checkpoints/previous.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(60) != 0
+    assert [r["state"] for r in results_of(sweep, 2)] == ["finished", "interrupted"]
+    assert processes_of(tmp_path) == []
+    first, begun = read_results(sweep / "0"), speeds(sweep / "1")
+    done = zoo("-m", "sweep.resume=sweep")
+    assert done.returncode == 0, done.stderr
+    assert results_of(sweep, 2)[1]["state"] == "finished" and read_results(sweep / "0") == first
+    assert f"checkpoint: {sweep}/1/checkpoints/last.ckpt" in done.stdout + done.stderr
+    after = speeds(sweep / "1")
+    assert after[: len(begun)] == begun and [epoch for epoch, _ in after] == list(map(str, range(12)))  # none trained again
+
+
+def speeds(folder):
+    """What no two trainings have in common: (epoch, images/s)."""
+    with (folder / "csv/version_0/metrics.csv").open() as file:
+        rows = csv.DictReader(file)
+        return [(row["epoch"], row["train/images_per_second"]) for row in rows if row.get("train/images_per_second")]
+
+
+def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
+    study = ["sweep=optuna", "trainer.devices=2", "logger=csv", "trainer.max_epochs=2", *SMALL, "hydra.sweep.dir=sweep"]
+    hopeless = ["hydra.sweeper.pruner=ThresholdPruner", "+hydra.sweeper.pruner_options.lower=1.1"]
+    done = zoo("-m", "hydra.sweeper.n_trials=1", *hopeless, *study)
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "sweep"
+    pruned = read_results(sweep / "0")
+    assert pruned["reason"].startswith("pruned after epoch 1 with val/top1 ") and "test/top1" not in pruned
+
+    done = zoo("-m", "hydra.sweeper.n_trials=3", *study)
+    assert done.returncode == 0, done.stderr
+    assert read_results(sweep / "0") == pruned  # the trial of before is kept
+    results = results_of(sweep, 3)
+    assert [(r["state"], r["world_size"]) for r in results] == [("pruned", 2), ("finished", 2), ("finished", 2)]
+    journal = JournalStorage(JournalFileBackend(str(sweep / "optuna.journal")))
+    trials = optuna.load_study(study_name="sweep", storage=journal).trials
+    assert [trial.state for trial in trials] == [TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert [trial.value for trial in trials[1:]] == [r["val/top1_best"] for r in results[1:]]
+    assert [list(trial.intermediate_values) for trial in trials] == [[0], [0, 1], [0, 1]]
+    assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
+    for trial, folder in zip(trials, ("0", "1", "2"), strict=True):
+        words = (sweep / folder / ".hydra/overrides.yaml").read_text()
+        assert set(trial.params) == {"optimizer.lr", "label_smoothing", "model.dropout"}
+        assert all(f"{key}={value}" in words for key, value in trial.params.items())
+    assert processes_of(tmp_path) == []
+
+
+def torchrun(tmp_path, script, *words):
+    command = [
+        Path(sys.executable).parent / "torchrun",
+        "--nproc-per-node=2",
+        script,
+        "trainer.devices=2",
+        "logger=csv",
+        *words,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def test_torchrun_has_one_folder_for_all_ranks(tmp_path):
+    late = "import os, runpy, sys, time\ntime.sleep(1.5 * int(os.environ['RANK']))\n"  # the clock would name two folders
+    (tmp_path / "late.py").write_text(late + f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n")
+    done = torchrun(tmp_path, "late.py", *SMALL)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert read_results(folder)["world_size"] == 2 and read_results(folder)["state"] == "finished"
+
+
+def test_processes_with_different_configs_stop(tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "import os, sys\nfrom inception_zoo.app import main\nsys.argv.append(f'aux_weight=0.{os.environ[\"RANK\"]}')\nmain()\n"
+    )
+    done = torchrun(tmp_path, "odd.py", *SMALL)
+    assert done.returncode != 0
+    assert "error: the processes of this job differ: aux_weight=0.0 on rank 0 and 0.1 on rank 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "distribution"),
+    [
+        ("interval(0.1,0.5)", FloatDistribution(0.1, 0.5)),
+        ("tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("int(interval(1,8))", IntDistribution(1, 8)),
+        ("range(2,7,step=2)", IntDistribution(2, 6, step=2)),
+        ("range(0.0,0.5,step=0.1)", FloatDistribution(0.0, 0.4, step=0.1)),
+        ("a,'b c',3", CategoricalDistribution(["a", "'b c'", "3"])),
+    ],
+)
+def test_values_become_what_optuna_draws_from(values, distribution):
+    assert _distribution(OverridesParser.create().parse_override(f"key={values}")) == distribution
+
+
+@pytest.mark.parametrize("folder", ["/tmp/a-b_1.2/3", "/1", "sweep", "null", "12", "/it's here", "/a=b,c", "/ü"])
+def test_a_folder_is_read_back_from_an_override(folder):
+    word = quoted(Path(folder))
+    assert OverridesParser.create().parse_override(f"key={word}").value() == folder
+    assert (word == folder) == (folder in ("/tmp/a-b_1.2/3", "/1"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "sweep.resume=nowhere"], "sweep.resume=nowhere: there is no sweep.json in it"),
+        (
+            ["-m", "sweep.resume=sweep", "seed=3"],
+            "sweep.resume=sweep goes on with the sweep as it was started; leave seed=3 out",
+        ),
+        (["-m", "sweep.resume=elsewhere"], "sweep.resume=elsewhere: the sweep was started in /elsewhere; go there"),
+    ],
+)
+def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, cwd in (("sweep", str(tmp_path)), ("elsewhere", "/elsewhere")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1,2"], "cwd": cwd, "jobs": 2}))
+    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", "hydra.sweep.dir='sweep'", "seed=1,2"]
+    with pytest.raises(ZooError) as error:
+        resumed(words)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep=v3_ablation", "model=inception_v4"], "error: model: the jobs of this sweep have values of their own for it"),
+        (["seed=1,2", "hydra.sweep.subdir=mine"], "error: hydra.sweep.subdir: the folder of a job is its number"),
+        (
+            ["sweep=optuna", "hydra.sweeper.n_trial=2"],
+            "error: hydra.sweeper.n_trial is no key of the config; did you mean 'hydra.sweeper.n_trials'?",
+        ),
+        (["model=googlenet,inceptoin_v3"], "error: model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_line(zoo, words, message, tmp_path):
+    done = zoo(*words, *SMALL) if words[0].startswith("sweep=") else zoo("-m", *words, *SMALL)
+    assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
+    assert not list(tmp_path.rglob("results.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "hydra/sweeper=optuna has nothing to search"),
+        (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): "),
+        (["seed=1,2", "hydra.sweeper.storage=sqlite:///nowhere/x.db"], "hydra.sweeper.storage=sqlite:///nowhere/x.db: "),
+        (["seed=1,2", "hydra.sweeper.sampler=TPESample"], "sampler=TPESample is unknown; did you mean 'TPESampler'?"),
+        (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(zoo, words, message):
+    done = zoo("-m", "hydra/sweeper=optuna", *words, *SMALL)
+    assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
+
+
+def test_a_run_records_how_it_ends(tmp_path):
+    endings = {
+        "finished": None,
+        "pruned": Pruned("enough"),
+        "failed": ValueError("one\ntwo"),
+        "interrupted": KeyboardInterrupt(),
+    }
+    reasons = {"finished": None, "pruned": "enough", "failed": "ValueError: one two", "interrupted": None}
+    for state, error in endings.items():
+        folder = tmp_path / state
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/last.ckpt").touch()
+        try:
+            with recorded(folder, seed=3) as results:
+                assert read_results(folder)["state"] == "running"
+                results["val/top1_best"] = 0.5
+                if error:
+                    raise error
+        except (ValueError, KeyboardInterrupt):
+            assert state in ("failed", "interrupted")
+        found = read_results(folder)
+        assert (found["state"], found["reason"], found["seed"], found["val/top1_best"]) == (state, reasons[state], 3, 0.5)
+        assert is_interrupted(folder) == (state in ("failed", "interrupted"))
+
+
+def test_where_a_sweep_is(tmp_path):
+    assert progress(tmp_path / "run") is None
+    (tmp_path / "sweep.json").write_text(json.dumps({"argv": [], "cwd": "", "jobs": 4}))
+    assert str(progress(tmp_path / "0")) == "job 1/4"
+    for number, (state, best) in enumerate([("finished", 0.25), ("failed", 0.75)]):
+        (tmp_path / str(number)).mkdir()
+        record = {"state": state, "val/top1_best": best}
+        (tmp_path / str(number) / "results.json").write_text(json.dumps(record))
+    os.utime(tmp_path / "sweep.json", (time.time() - 600, time.time() - 600))  # ten minutes for the job that is finished
+    assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500, 30 min left"
+    os.utime(tmp_path / "0/results.json", (0, 0))  # before the sweep went on
+    assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500"

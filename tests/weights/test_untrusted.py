@@ -1,0 +1,497 @@
+"""Files of strangers: each bad one ends in one clear line, runs nothing, fills no memory and leaves no trace."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import pickle
+import resource
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, lines
+from PIL import Image, PngImagePlugin
+
+from inception_zoo.cli.main import main as cli
+from inception_zoo.data.fashion_mnist import FILES, fashion_mnist
+from inception_zoo.data.reading import read_image
+from inception_zoo.errors import ZooError
+from inception_zoo.report.page import write_report
+from inception_zoo.weights.files import read_weights
+
+CALM = 2**30  # bytes that reading a bad file of a few KB may take at most
+
+
+class Evil:
+    """Unpickled by anything that runs what it reads, it leaves a file."""
+
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def saved(content, **how):
+    file = io.BytesIO()
+    torch.save(content, file, **how)
+    return file.getvalue()
+
+
+def zipped(*parts, comment=b"", packed=zipfile.ZIP_STORED, claim=None):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", packed) as archive:
+        for name, content in parts:
+            archive.writestr(name, content)
+        archive.comment = comment
+        for info in archive.filelist if claim else ():
+            info.file_size = info.compress_size = claim
+    return file.getvalue()
+
+
+def tarred():
+    """The oldest of torch's formats."""
+    file, content = io.BytesIO(), pickle.dumps(Evil())
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("storages", "tensors", "pickle"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def scripted():
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), file)
+    return file.getvalue()
+
+
+def tensors(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def keras(fill):
+    file = io.BytesIO()
+    with h5py.File(file, "w") as root:
+        fill(root)
+    return file.getvalue()
+
+
+def virtual(root):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4,))
+    root.create_virtual_dataset("w", layout)
+
+
+def crowd(root):
+    for number in range(40):
+        root.create_dataset(f"w{number}", (2**18,), "f4", chunks=(2**18,), compression="gzip", data=np.zeros(2**18, "f4"))
+
+
+W = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+DEEP = b'{"__metadata__":{"inception_zoo":"' + b"[" * 50_000 + b'"},"w":' + json.dumps(W).encode() + b"}"
+WEIGHTS = {  # suffix and name → bytes, and what the message must say
+    ".pth code": (saved({"state_dict": Evil()}), "cannot be read"),
+    ".ckpt code beside tensors": (saved({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": Evil()}), "cannot be read"),
+    ".pt code, without a zip": (saved({"w": Evil()}, _use_new_zipfile_serialization=False), "cannot be read"),
+    ".bin code, a bare pickle": (pickle.dumps(Evil()), "cannot be read"),
+    ".pth code, in tar": (tarred(), "cannot be read"),
+    ".pth code, in a zip of another name": (zipped(("a/data.pkl", pickle.dumps(Evil())), ("a/version", "3")), "cannot be read"),
+    ".pt TorchScript": (scripted(), "is compressed"),
+    ".pth cut short": (saved({"w": torch.ones(100)})[:-300], "is damaged"),
+    ".pth empty": (b"", "cannot be read"),
+    ".pth a web page": (b"<!DOCTYPE html><html>404</html>", "cannot be read"),
+    ".pth a list": (saved([torch.ones(1)]), "holds a list, not tensors by name"),
+    ".pth without tensors": (saved({"w": 1}), "holds no weights"),
+    ".pth a bomb of one part": (
+        zipped(("a/data.pkl", bytes(2**26)), packed=zipfile.ZIP_DEFLATED),
+        "'a/data.pkl' is compressed",
+    ),
+    ".pth false sizes": (zipped(("a/data.pkl", b"x"), claim=2**31), "its parts claim more bytes than it has"),
+    ".pth 100,001 parts": (zipped(*((f"{n}", b"") for n in range(100_001))), "it has 100,001 parts"),
+    ".pth a path upwards": (zipped(("a/../../data.pkl", b"x")), "is named as if it lay elsewhere"),
+    ".pth a path from the root": (zipped(("/etc/data.pkl", b"x")), "is named as if it lay elsewhere"),
+    ".pth a second list of parts": (zipped(("a/data.pkl", b"x"), comment=zipped(("b", b""))), "it begins with something else"),
+    ".pth a comment": (zipped(("a/data.pkl", b"x"), comment=b"PK"), "it ends in a comment"),
+    ".safetensors a huge header": (tensors({}, length=2**62), "cannot be read"),
+    ".safetensors no JSON": (tensors(b"{{{{"), "cannot be read"),
+    ".safetensors offsets outside": (
+        tensors({"w": {**W, "shape": [2**40], "data_offsets": [0, 2**42]}}, bytes(4)),
+        "cannot be read",
+    ),
+    ".safetensors a false shape": (tensors({"w": {**W, "shape": [2**40]}}, bytes(4)), "cannot be read"),
+    ".safetensors no dtype": (tensors({"w": {**W, "dtype": "PICKLE"}}, bytes(4)), "cannot be read"),
+    ".safetensors a card without end": (tensors(DEEP, bytes(4)), "cannot be read"),
+    ".h5 no HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(9), "cannot be read"),
+    ".h5 a bomb": (keras(lambda root: root.create_dataset("w", (2**40,), "f4", chunks=(2**20,))), "claim"),
+    ".h5 many small bombs": (keras(crowd), "claim"),
+    ".h5 another file": (
+        keras(lambda root: root.create_dataset("w", (4,), "f4", external=[("/etc/passwd", 0, 16)])),
+        "points to another",
+    ),
+    ".h5 another file's array": (keras(virtual), "points to another file"),
+    ".h5 no numbers": (
+        keras(lambda root: root.create_dataset("w", (2,), h5py.string_dtype(), data=["a", "b"])),
+        "cannot be read",
+    ),
+    ".h5 nothing": (keras(lambda root: root.create_group("layers")), "holds no weights"),
+}
+
+
+@pytest.fixture(autouse=True)
+def calm(tmp_path, monkeypatch):
+    """In a folder of its own, with torch's safety turned off by the environment: no code runs, no memory, no time is taken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    most, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    yield
+    assert not list(tmp_path.rglob("pwned"))
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) * 1024 < CALM
+    assert time.monotonic() - started < 30
+
+
+@contextmanager
+def refused(path, message):
+    """One line that names the file and says why, and nothing written."""
+    before = contents(path.parent)
+    with pytest.raises(ZooError) as caught:
+        yield
+    said = str(caught.value)
+    assert message in said and str(path) in said and "\n" not in said and len(said) < 600
+    assert contents(path.parent) == before
+
+
+def contents(folder):
+    return {path: path.is_file() and path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_weights(case, tmp_path):
+    content, message = WEIGHTS[case]
+    path = tmp_path / f"weights{case.partition(' ')[0]}"
+    path.write_bytes(content)
+    with refused(path, message):
+        read_weights(path)
+
+
+def picture(kind, size=(8, 8), mode="RGB", **how):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind, **how)
+    return file.getvalue()
+
+
+def png(*chunks):
+    """A PNG with these chunks, whatever they say."""
+    body = b"".join(struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def head(width, height):
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+def texts():
+    info = PngImagePlugin.PngInfo()
+    for number in range(100):
+        info.add_text(f"t{number}", "x" * 2**20, zip=True)
+    return picture("PNG", pnginfo=info)
+
+
+def tiff_claiming(width, height):
+    data = picture("TIFF")
+    for tag, value in ((256, width), (257, height)):
+        start = data.index(struct.pack("<HHI", tag, 4, 1) + struct.pack("<I", 8))
+        data = data[: start + 8] + struct.pack("<I", value) + data[start + 12 :]
+    return data
+
+
+def webp_claiming(side):
+    """An animation's canvas may have any size."""
+    data = picture("WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    start = data.index(b"VP8X") + 12
+    return data[:start] + (side - 1).to_bytes(3, "little") * 2 + data[start + 6 :]
+
+
+PIXELS = "more than 89,478,485 pixels"
+BAD = "damaged, or no image"
+PICTURES = {
+    "empty.jpg": (b"", "is empty"),
+    "text.png": (b"this is no picture", BAD),
+    "cut.jpg": (picture("JPEG", (64, 64))[:-200], BAD),
+    "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(pwned) (w) file\n", BAD),
+    "icon.png": (picture("ICO"), BAD),
+    "photoshop.png": (b"8BPS\0\1" + bytes(20), BAD),
+    "large.png": (png(head(2**15, 2**15), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")), PIXELS),
+    "huge.png": (png(head(2**31 - 1, 2**31 - 1), (b"IEND", b"")), PIXELS),
+    "profile.png": (png(head(8, 8), (b"iCCP", b"a\0\0" + zlib.compress(bytes(2**28))), (b"IDAT", b"x"), (b"IEND", b"")), BAD),
+    "texts.png": (texts(), BAD),
+    "large.gif": (picture("GIF")[:6] + struct.pack("<HH", 65535, 65535) + picture("GIF")[10:], PIXELS),
+    "large.tif": (tiff_claiming(2**16, 2**15), PIXELS),
+    "large.webp": (webp_claiming(2**14 - 1), PIXELS),
+    "large.bmp": (picture("BMP")[:18] + struct.pack("<ii", 2**15, 2**15) + picture("BMP")[26:], PIXELS),
+    "large.ppm": (b"P6 99999 99999 255\n", PIXELS),
+    "line.png": (picture("PNG", (4000, 8)), "one side is more than 100 times the other"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures(name, tmp_path):
+    content, message = PICTURES[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert len(content) < 2**20
+    with refused(path, message):
+        read_image(path, 3)
+
+
+def test_of_many_pages_one_is_read(tmp_path):
+    pages = [Image.new("L", (8, 8), number) for number in range(20)]
+    Image.new("L", (8, 8), 99).save(tmp_path / "pages.tif", save_all=True, append_images=pages)
+    assert read_image(tmp_path / "pages.tif", 1).unique().tolist() == [99]
+
+
+def test_a_file_that_is_too_large_is_not_opened(tmp_path):
+    with (tmp_path / "hole.png").open("wb") as file:
+        file.truncate(2**30 + 1)
+    with refused(tmp_path / "hole.png", "larger than 1,024 MiB"):
+        read_image(tmp_path / "hole.png", 3)
+
+
+def idx(*dims, data=b""):
+    return struct.pack(f">HBB{len(dims)}I", 0, 8, len(dims), *dims) + data
+
+
+IDX = {
+    "a bomb": gzip.compress(idx(60_000, 28, 28) + bytes(2**28)),
+    "a false header": gzip.compress(idx(2**32 - 1, 2**32 - 1, 2**32 - 1)),
+    "no header": gzip.compress(b"PK"),
+    "cut short": gzip.compress(idx(4, 28, 28, data=bytes(4 * 784)))[:-20],
+    "no gzip": b"1",
+}
+
+
+@pytest.mark.parametrize("case", IDX)
+def test_idx(case, tmp_path):
+    for images, labels in FILES.values():
+        (tmp_path / f"{images}.gz").write_bytes(IDX[case])
+        (tmp_path / f"{labels}.gz").write_bytes(gzip.compress(idx(4, data=bytes(4))))
+    with refused(tmp_path / f"{FILES['train'][0]}.gz", "damaged or no IDX file"):
+        fashion_mnist(str(tmp_path))
+
+
+def write_run(folder, files=(), links=()):
+    """A run that can be shown, but for `files` and `links` in it."""
+    plain = {
+        "results.json": json.dumps({"state": "finished", "model": "googlenet", "image_size": 64, "val/top1_best": 0.5}),
+        ".hydra/config.yaml": "seed: 1\nmodel: {name: googlenet, num_classes: 10, in_channels: 3, stem: small}\n",
+        ".hydra/overrides.yaml": "[seed=1]",
+    }
+    for name, text in {**plain, **dict(files)}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for name, target in dict(links).items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+    return folder
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)
+)
+RUNS = {  # of which nothing can be shown: name of a file → its content; what the message says
+    "no JSON": ({"results.json": "{"}, "results.json is damaged"),
+    "a list": ({"results.json": "[]"}, "must be one object"),
+    "JSON without end": ({"results.json": "[" * 10**6}, "is damaged"),
+    "a state of its own": ({"results.json": '{"state": "<script>"}'}, "state=<script> is unknown"),
+    "a state that is no word": ({"results.json": '{"state": []}'}, "unknown"),
+    "a reason that is no word": ({"results.json": '{"reason": NaN}'}, "reason must be a line of text"),
+    "a time that is no word": ({"results.json": '{"started": 7}'}, "started must be a line of text"),
+    "a number that is none": ({"results.json": '{"parameters": "many"}'}, "parameters=many must be a number"),
+    "a number without end": ({"results.json": f'{{"parameters": 1{"0" * 4000}}}'}, "is damaged"),
+    "no YAML": ({".hydra/config.yaml": "a: ]"}, "config.yaml is damaged"),
+    "a tag": ({".hydra/config.yaml": "a: !!python/object/apply:os.system [touch pwned]"}, "config.yaml is damaged"),
+    "a billion laughs": ({".hydra/config.yaml": LAUGHS}, "a run's own has no reference such as *a"),
+    "itself": ({".hydra/resolved.yaml": "a: &a [*a]"}, "a run's own has no reference such as *a"),
+    "YAML without end": ({".hydra/config.yaml": "[" * 10**5}, "nested more than 100 deep"),
+    "words that are none": ({".hydra/overrides.yaml": "[{a: 1}]"}, "it must be a list of words"),
+    "a word alone": ({".hydra/overrides.yaml": "a"}, "it must be a list of words"),
+    "metrics that are none": (
+        {"csv/version_0/metrics.csv": "epoch,val/top1\n0,high\n"},
+        "row 2: val/top1=high must be a number",
+    ),
+    "bytes": ({"csv/version_0/metrics.csv": b"epoch,val/top1\n\xff\xfe"}, "metrics.csv is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_runs(case, tmp_path):
+    files, message = RUNS[case]
+    run = write_run(tmp_path / "run", files)
+    with refused(run, message):
+        write_report([run], tmp_path / "report.html", pytest.fail)
+
+
+LINKS = ("results.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "per_class.csv")
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_a_run_is_not_followed(name, tmp_path):
+    outside = tmp_path / "private"
+    outside.write_text('{"state": "finished", "model": "private"}')
+    run = write_run(tmp_path / "run", links={name: outside})
+    with refused(run / name, "links to a file outside of the run folder"):
+        write_report([run], tmp_path / "report.html", pytest.fail)
+
+
+TABLES = {  # of a run that is shown without them: its name, its content, the warning
+    "a path upwards": (
+        "worst",
+        "picture,label,predicted,probability,probability_of_label,loss\n../private.png,a,b,1,0,9\n",
+        "no picture",
+    ),
+    "a path from the root": (
+        "worst",
+        "picture,label,predicted,probability,probability_of_label,loss\n{root}/private.png,a,b,1,0,9\n",
+        "no picture",
+    ),
+    "a link": ("worst", "picture,label,predicted,probability,probability_of_label,loss\nlink.png,a,b,1,0,9\n", "no picture"),
+    "a path with a NUL": ("worst", "picture,label,predicted,probability,probability_of_label,loss\nx\0.png,a,b,1,0,9\n", "is"),
+    "no picture": (
+        "worst",
+        "picture,label,predicted,probability,probability_of_label,loss\nresults.json,a,b,1,0,9\n",
+        "is no picture",
+    ),
+    "edges without numbers": (
+        "calibration",
+        "bin_low,bin_high,images,accuracy,confidence\n,,1,1,1\n",
+        "bin_low and bin_high must be",
+    ),
+    "half a matrix": ("confusion", "class,a,b\na,1,2\n", "1 rows for 2 classes"),
+    "digits without end": ("confusion", f"class,a,b\na,1,2\nb,{'9' * 5000},2\n", "is damaged"),
+    "a quote without end": ("per_class", 'class,images\n"a,1', "is damaged"),
+    "a column too few": ("per_class", "class,images\na,1\n", "there is no column top1"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_of_a_run(case, tmp_path):
+    name, text, message = TABLES[case]
+    (tmp_path / "private.png").write_bytes(picture("PNG"))
+    run = write_run(tmp_path / "run", {f"{name}.csv": text.format(root=tmp_path)}, {"link.png": "../private.png"})
+    warnings = []
+    write_report([run], tmp_path / "report.html", warnings.append)
+    assert len(warnings) == 1 and message in warnings[0] and "\n" not in warnings[0] and str(run) in warnings[0]
+    assert "image/webp" not in (tmp_path / "report.html").read_text().partition('id="data"')[2].partition("</script>")[0]
+
+
+def test_a_run_learns_nothing_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_PLACE", "medium")
+    config = "seed: 1\nmodel: {name: googlenet, num_classes: 10, in_channels: 3, stem: '${oc.env:ZOO_PLACE}'}\n"
+    warnings = []
+    write_report([write_run(tmp_path / "run", {".hydra/config.yaml": config})], tmp_path / "report.html", warnings.append)
+    assert len(warnings) == 1 and "asks for variables of the environment" in warnings[0]
+
+
+MARKUP = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(1)</script>",
+    '<a href="javascript:alert(1)">x</a>',
+    "\u2028'\"`${alert(1)}",
+    "<b>%{x}</b><!--",
+    "{{script}}",
+)
+
+
+def test_names_that_are_markup_stay_names(tmp_path, visit):
+    """Everywhere on the page: names of runs, models, classes; words, reasons."""
+    names = [f"{name} {number}" for number, name in enumerate(MARKUP)]
+    for number, name in enumerate(names):
+        matrix = [[number + 1 if row == column else 1 for column in range(len(names))] for row in range(len(names))]
+        text = io.StringIO()
+        csv.writer(text).writerows([["class", *names], *([each, *row] for each, row in zip(names, matrix, strict=True))])
+        curve = "epoch,val/top1,train/loss\n0,0.1,2\n1,0.5,1\n"
+        results = {
+            "state": "failed",
+            "reason": name,
+            "model": name,
+            "swapped": name,
+            "val/top1_best": 0.5 + number / 100,
+            "parameters": 9 + number,
+        }
+        files = {
+            "results.json": json.dumps(results),
+            ".hydra/config.yaml": json.dumps({"seed": number, "note": name, name: name}),
+            ".hydra/overrides.yaml": json.dumps([f"note={name}", f"{name}={name}"]),
+            "confusion.csv": text.getvalue(),
+            "csv/version_0/metrics.csv": curve,
+        }
+        write_run(tmp_path / "runs" / name.replace("/", "∕"), files)
+    write_report([tmp_path / "runs"], tmp_path / "report.html", lambda line: None)
+    page = visit(tmp_path / "report.html")  # a dialog, a request or an error fails
+    for name in names:
+        run = name.replace("/", "∕")
+        assert page.locator("#board tbody tr", has_text=run).count() == 1
+    for chart in ("curves", "cost", "sweep"):
+        page.locator(f"#{chart}-chart").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{chart}-chart .scatterlayer path", state="attached")
+    page.locator("#details").scroll_into_view_if_needed()
+    page.wait_for_selector("#details .heatmaplayer image")
+    shown = page.locator("#details .xtick text").all_text_contents()
+    assert [text[:15].rstrip("…") for text in shown] == [name[:15] for name in names]
+    assert page.locator("main img[src=x], main a, main b, svg a").count() == 0
+
+
+ADDRESS = "is an address, and none is fetched"
+ONLINE = [*SMALL, "logger.wandb.offline=false"]
+COMMANDS = {  # words of `inception-zoo`, environment, what the one line says
+    "an address of weights": (
+        ["predict", "http://127.0.0.1:9/best.ckpt", "image.png"],
+        {},
+        ADDRESS,
+    ),
+    "an address to convert": (
+        ["convert", "https://127.0.0.1:9/a.pth", "out.safetensors"],
+        {},
+        ADDRESS,
+    ),
+    "an address of an image": (["predict", "evil.ckpt", "http://127.0.0.1:9/a.png"], {}, "no such file, folder or pattern"),
+    "a checkpoint with code": (["predict", "evil.ckpt", "image.png"], {}, "evil.ckpt cannot be read"),
+    "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt cannot be read"),
+    "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt cannot be read"),
+    "no ONNX": (["predict", "text.onnx", "image.png"], {}, "text.onnx is no readable ONNX file"),
+    "an address to train from": (["run", *SMALL, "model.weights=http://127.0.0.1:9/a.pth"], {}, "a.pth does not exist"),
+    "an address to test": (
+        ["run", *SMALL, "task=test", "ckpt=http://127.0.0.1:9/a.ckpt"],
+        {},
+        "ckpt=http://127.0.0.1:9/a.ckpt",
+    ),
+    "code to train from": (["run", *SMALL, "model.weights=evil.ckpt"], {}, "evil.ckpt cannot be read"),
+    "code to go on from": (["run", *SMALL, "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt"),
+    "a key that is none": (
+        ["run", *SMALL, "logger.wandb.offline=false"],
+        {"WANDB_API_KEY": "short"},
+        "logger.wandb.offline=false",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_commands(case, mistake, tmp_path):
+    words, environment, message = COMMANDS[case]
+    (tmp_path / "evil.ckpt").write_bytes(saved({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": Evil()}))
+    (tmp_path / "image.png").write_bytes(picture("PNG"))
+    (tmp_path / "text.onnx").write_text("no ONNX")
+    force = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    done = mistake(*words, main=cli, env={**force, **environment})
+    said = lines(done.stderr)
+    assert done.returncode == 2 and message in said[-1] and said[-1].startswith("error: "), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr and "Epoch 0" not in done.stdout
+    assert not list(tmp_path.glob("out.*"))
