@@ -79,13 +79,7 @@ def save_redacted(config: Any, path: Path) -> None:
 
 
 def guard() -> None:
-    """From now on nothing that this process logs, dies of, or has Hydra write into `.hydra` holds a secret.
-
-    Hydra writes the config and the words of a job before the job begins, and has no hook for it.
-    """
-    from hydra.core import utils
-
-    utils._save_config = lambda cfg, filename, output_dir: save_redacted(cfg, output_dir / filename)
+    """Remove secrets from every log record and from the traceback that ends this process."""
     logging.setLogRecordFactory(_record)
     sys.excepthook = _say
 

@@ -4,7 +4,7 @@ Facts about a network stand in its table (`inception_zoo/architecture/nets`); ev
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from inception_zoo.architecture.nets.table import Net
@@ -55,8 +55,9 @@ class Choices:
         names = [f.name for f in fields(cls)]
         unknown = [key for key in chosen if key not in names]
         raise_all(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, [*names, *LOADING])}" for key in unknown)
-        table = {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": {}}
-        choices = cls(**{**table, **{key: value for key, value in chosen.items() if value is not None}})
+        choices = cls(
+            **{**table_config(net), "blocks": {}, **{key: value for key, value in chosen.items() if value is not None}}
+        )
         choices.check(net)
         return choices
 
@@ -113,16 +114,9 @@ def _check_block(choice: Any) -> None:
         raise ZooError("must be a variant or a list of rows, like ['1x1 64']")
 
 
-def model_config(net: Net) -> dict[str, Any]:
-    """The node of Hydra's `model` group for a network: every choice, every stage and endpoint under its own key."""
-    return {
-        "name": net.name,
-        "num_classes": "${data.num_classes}",
-        "in_channels": "${data.in_channels}",
-        **asdict(Choices.of(net, {})),
-        "blocks": dict.fromkeys(net.names),
-        **LOADING,
-    }
+def table_config(net: Net) -> dict[str, Any]:
+    """Return what a network's table adds to conf/model/base.yaml: its defaults, and a key for each stage and endpoint."""
+    return {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": dict.fromkeys(net.names)}
 
 
 def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> None:

@@ -10,8 +10,8 @@ from conftest import ROOT
 from hydra.core.config_store import ConfigStore
 from PIL import Image
 
-from inception_zoo.app import register_groups
 from inception_zoo.architecture.nets import ZOO
+from inception_zoo.config.hydra_patches import install
 
 
 def test_list_shows_the_published_figures(cli):
@@ -224,7 +224,7 @@ def test_what_only_looks_loads_nothing_heavy(case):
 
 
 def test_hydra_copies_what_it_loads_from_a_store_that_is_not_copied():
-    register_groups()
+    install()
     store = ConfigStore.instance()
     copy.deepcopy(store).load("model/googlenet.yaml").node.width = 7
     assert copy.deepcopy(store) is store and store.load("model/googlenet.yaml").node.width == 1.0

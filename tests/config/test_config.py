@@ -10,15 +10,19 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from inception_zoo import ZooError
-from inception_zoo.app import CONF, explain, register_groups
 from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.architecture.plan import plan_of
 from inception_zoo.architecture.variants import BLOCKS
+from inception_zoo.config import CONF
 from inception_zoo.config.check import check
+from inception_zoo.config.explain import explain
+from inception_zoo.config.hydra_patches import install
 from inception_zoo.data import Augmentation, ImageData
 
 OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("experiment", "sweep")
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "sweep", "model", "block")
 )
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 
@@ -35,7 +39,7 @@ def folder_of_images(root):
 
 @pytest.fixture
 def composed(tmp_path):
-    register_groups()
+    install()
 
     def make(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -107,7 +111,7 @@ def test_the_block_group_sets_the_whole_network(variant, composed):
 def test_the_sweep_is_network_by_stage_by_variant():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from hydra_plugins.inception_zoo_sweeper import BlockSweeper, BlockSweeperConf
+    from inception_zoo.runs.sweepers import BlockSweeper, BlockSweeperConf
 
     conf = BlockSweeperConf()
     assert conf.params == {"model": ",".join(ZOO)}

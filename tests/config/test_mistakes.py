@@ -14,6 +14,10 @@ from conftest import ROOT, SMALL, lines, processes_of
 from hydra import compose, initialize_config_dir
 
 from inception_zoo import ZooError, app
+from inception_zoo.config import CONF
+from inception_zoo.config.composed import check_composed
+from inception_zoo.config.explain import explain_all
+from inception_zoo.config.hydra_patches import install
 from inception_zoo.errors import one_line
 
 WITHOUT_TORCH = [
@@ -245,13 +249,13 @@ COMMANDS = {  # as they are typed
 @pytest.mark.parametrize("part", range(2))  # to be shared out
 def test_every_wrong_value_has_its_line(part, monkeypatch):
     monkeypatch.chdir(ROOT)
-    app.register_groups()
+    install()
     for words in list(VALUES)[part::2]:
-        with initialize_config_dir(str(app.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", shlex.split(words), return_hydra_config=True)
         with pytest.raises(ZooError) as error:
-            app.check_composed(cfg, single=True)
-        said, pieces = app.explain_all(error.value), VALUES[words]
+            check_composed(cfg, single=True)
+        said, pieces = explain_all(error.value), VALUES[words]
         assert len(said) == len(pieces) and all(any(piece in line for line in said) for piece in pieces), (words, said)
         assert all(line == one_line(line) for line in said)
 

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from inception_zoo import create_model
-from inception_zoo.app import CONF, register_groups
 from inception_zoo.architecture.choices import VALID
 from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.architecture.notation import Conv, Lrn, Pool, parse, show
 from inception_zoo.architecture.plan import make_plan, plan_of
 from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS
+from inception_zoo.config import CONF
 from inception_zoo.config.check import check
+from inception_zoo.config.hydra_patches import install
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import flattened
 
@@ -202,7 +203,7 @@ def config():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    register_groups()
+    install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config")
     del cfg.callbacks, cfg.logger, cfg.trainer.default_root_dir  # they know the run's folder

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from inception_zoo.architecture.choices import model_config
+from inception_zoo.architecture.choices import LOADING, table_config
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.errors import ZooError
 from inception_zoo.report.collect import collect
@@ -28,7 +28,7 @@ def write_csv(path, header, rows):
 
 def write_run(folder, level, seed=1, model="googlenet", lr=0.1, blocks=(), epochs=3, tables=True, resolved=False, **results):
     """A run folder as the contract has it; `level` is its validation accuracy."""
-    chosen = {**model_config(find_net(model)), "width": 0.25, "stem": "medium"}
+    chosen = {"name": model, **table_config(find_net(model)), **LOADING, "width": 0.25, "stem": "medium"}
     chosen["blocks"] = {**chosen["blocks"], **dict(blocks)}
     config = {
         "task": "fit",

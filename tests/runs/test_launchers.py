@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from inception_zoo.app import CONF, register_groups
+from inception_zoo.config import CONF
+from inception_zoo.config.hydra_patches import install
 
 # A block of the user's own, which every job imports, and which notes where the job runs and with how many threads.
 NOTES = """
@@ -103,6 +104,6 @@ def test_the_search_of_the_documentation_composes():
 def composed_by_agent(chosen, command=("${args_no_hyphens}",)):
     words = create_sweep_command_args({"args": {key: {"value": value} for key, value in chosen.items()}})
     macros = {"${env}": [], "${interpreter}": [], "${program}": [], "${args_no_hyphens}": words["args_no_hyphens"]}
-    register_groups()
+    install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", [word for part in command for word in macros.get(part, [part])])

@@ -18,9 +18,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from hydra_plugins.inception_zoo_sweeper import _distribution
 from inception_zoo import ZooError
 from inception_zoo.runs.results import Pruned, is_interrupted, read_results, recorded
+from inception_zoo.runs.sweepers import _distribution
 from inception_zoo.runs.sweeps import progress, quoted, resumed
 
 BAD = """

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "properties"))
 import test_properties
 import torch
+from hydra._internal import hydra as hydra_internal
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -32,8 +33,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_properties import examples, rows
 
-from inception_zoo import app, create_model, load_model
+from inception_zoo import create_model, load_model
 from inception_zoo.architecture.notation import show
+from inception_zoo.config import CONF, hydra_patches
+from inception_zoo.config.composed import check_composed
+from inception_zoo.config.explain import check_flags, one_line_errors
+from inception_zoo.config.targets import trust_words
 from inception_zoo.errors import ZooError
 from inception_zoo.runs import results as runs
 from inception_zoo.weights.files import METADATA, write_weights
@@ -99,7 +104,7 @@ def any_words_make_a_config_or_lines_that_say_why(overrides):
         os.environ["HOME"] = folder  # words may write there
         sys.argv[1:] = overrides
         try:
-            with app.one_line_errors():
+            with one_line_errors():
                 _as_far_as_the_check(overrides)
             return
         except SystemExit as end:
@@ -113,11 +118,12 @@ def any_words_make_a_config_or_lines_that_say_why(overrides):
 
 def _as_far_as_the_check(overrides):
     """What a command does before it imports torch."""
-    app.register_groups()
-    app.trust_words(overrides)
-    app.check_flags()
+    hydra_patches.install()
+    hydra_patches.check_when_composed(check_composed)
+    trust_words(overrides)
+    check_flags()
     GlobalHydra.instance().clear()
-    hydra = app.CheckedHydra.create_main_hydra2("fuzz", create_config_search_path(str(app.CONF)))
+    hydra = hydra_internal.Hydra.create_main_hydra2("fuzz", create_config_search_path(str(CONF)))
     hydra.acts = True
     hydra.compose_config("config", get_args_parser().parse_args(overrides).overrides, RunMode.RUN)
 

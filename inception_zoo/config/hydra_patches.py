@@ -1,0 +1,130 @@
+"""Every patch of Hydra, and every private name of Hydra that we use.
+
+Nothing is patched at import: `install` is called by our entry points and by the workers of launchers, so that other
+programs that import this package, and other Hydra applications in the same environment, stay as they are.
+tests/system/test_private_names.py checks that each name still exists.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra._internal.hydra
+from hydra._internal import logging_config
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.conf import HydraConf
+from hydra.core import utils
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, configure_log
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from inception_zoo.architecture.choices import table_config
+from inception_zoo.architecture.nets import ZOO, find_net
+from inception_zoo.config import CONF
+from inception_zoo.config.targets import refused_logging
+from inception_zoo.data.layout import count_classes
+from inception_zoo.errors import one_line, raise_all
+from inception_zoo.redaction import guard, save_redacted
+from inception_zoo.system.ranks import agreed
+
+__all__ = ["args_parser", "check_when_composed", "install", "loader"]
+
+args_parser = get_args_parser
+
+
+@cache
+def install() -> None:
+    """Patch Hydra in this process, once: no secret in its files, no unknown logging class, our resolvers and sweeper."""
+    guard()
+    utils._save_config = lambda cfg, filename, output_dir: save_redacted(cfg, output_dir / filename)
+    configure_logging = logging_config.configure_logging
+
+    def configure_allowed(config: dict[str, Any]) -> None:
+        raise_all(refused_logging(config, "logging"))
+        configure_logging(config)
+
+    logging_config.configure_logging = configure_allowed  # at its use, too: in a sweep each job may have another
+    # Hydra copies its store for each group that it reads, 117 times for --help; what it loads from there is a copy anyway.
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+    _add_resolvers()
+    _fill_store()
+
+
+def _add_resolvers() -> None:
+    OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
+    OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
+    OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
+
+
+@cache
+def _start() -> datetime:
+    """When this command began: the same for all processes of a job."""
+    return datetime.fromisoformat(agreed("start", datetime.now().isoformat()))
+
+
+def _fill_store() -> None:
+    """Give every file in conf/model its table's keys, and make our sweeper the default."""
+    store = ConfigStore.instance()
+    for name, net in ZOO.items():
+        store.store(name, table_config(net), group="model/table", provider="zoo")
+    # Not an `override` in conf/config.yaml: that would replace the sweeper that `sweep=optuna` chooses.
+    defaults = [{"sweeper": "grid"} if "sweeper" in each else each for each in HydraConf().defaults]
+    store.store("config", HydraConf(defaults=defaults), group="hydra", provider="hydra")
+
+
+def check_when_composed(check: Callable[[DictConfig, bool], None]) -> None:
+    """Have Hydra call ``check(config, is a single job)`` before it calls, writes or makes a folder for anything.
+
+    Hydra has no hook there: its callbacks are called by the config themselves. All its commands compose, of which `run` and
+    `multirun` act, and the others (`--cfg`, `--help`, `--info`) show what they find. The jobs of a sweep are not checked here.
+    """
+    _CheckedHydra.check = staticmethod(check)
+    hydra._internal.hydra.Hydra = _CheckedHydra  # type: ignore[misc]
+
+
+class _CheckedHydra(Hydra):
+    acts = False
+    check: Callable[[DictConfig, bool], None]
+
+    def run(self, *args: Any, **more: Any) -> JobReturn:
+        self.acts = True
+        return super().run(*args, **more)
+
+    def multirun(self, *args: Any, **more: Any) -> Any:
+        self.acts = True
+        return super().multirun(*args, **more)
+
+    def compose_config(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        with_log_configuration: bool = False,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        try:
+            cfg = super().compose_config(config_name, overrides, run_mode, False, from_shell, validate_sweep_overrides)
+        except ValueError as error:  # a group whose option is not a name
+            raise ConfigCompositionException(one_line(error)) from error
+        if self.acts:
+            self.check(cfg, run_mode == RunMode.RUN)
+        if with_log_configuration:
+            configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
+        return cfg
+
+
+def loader(added: str | None = None) -> ConfigLoaderImpl:
+    """Return a loader of our configs, and of those in the folder `added`."""
+    path = create_config_search_path(str(CONF))
+    if added:
+        schema = path.get_path().pop()
+        path.append("command-line", f"file://{Path(added).absolute()}")
+        path.append(schema.provider, schema.path)
+    return ConfigLoaderImpl(path)

@@ -1,0 +1,93 @@
+"""The launcher that makes a sweep's jobs tasks of Ray. `hydra_plugins` shows it to Hydra."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from inception_zoo.errors import ZooError, check_installed, one_line
+
+log = logging.getLogger(__name__)
+
+
+class RayLauncher(Launcher):
+    """Every job of a sweep is a task of Ray's: on this machine's cores, or on a cluster whose machines share this folder.
+
+    hydra-ray-launcher 1.2.2 is not used: it wants cloudpickle < 3, and cannot join a Ray that is running already.
+
+    Args:
+        init: options of `ray.init`
+        task: options of `ray.remote`: what each job takes (`num_cpus` is its number of threads, too), as its own config has it
+    """
+
+    def __init__(self, init: DictConfig, task: DictConfig) -> None:
+        self.init: Any = OmegaConf.to_container(init, resolve=True)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        check_installed("ray", "cluster", "hydra/launcher=ray")
+        self.context, self.function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        import ray
+
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        if not ray.is_initialized():  # a search launches several times; Ray ends with this process
+            self._start()
+        job = ray.remote(_run)
+        common = ray.put((self.context, self.function, self.config, Singleton.get_state(), Path.cwd()))
+        started = []
+        for number, words in enumerate(job_overrides, start=initial_job_idx):
+            log.info(f"\t#{number} : {' '.join(filter_overrides(words))}")
+            own = self.context.config_loader.load_sweep_config(self.config, list(words))
+            takes: Any = OmegaConf.to_container(own.hydra.launcher.task, resolve=True)
+            started.append(job.options(**takes).remote(common, number, list(words)))
+        return [_result(reference) for reference in started]
+
+    def _start(self) -> None:
+        import ray
+
+        try:
+            ray.init(**self.init)
+        except (ConnectionError, ValueError, RuntimeError, TypeError) as error:  # what it says is for the user
+            given = ", ".join(f"{key}={value}" for key, value in self.init.items() if value is not None)
+            raise ZooError(f"hydra.launcher.init ({given}): {one_line(error)}") from error
+
+
+def _result(reference: Any) -> JobReturn:
+    """What a job returned; the error of one whose worker was lost is raised by Hydra when all have ended."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return JobReturn(status=JobStatus.FAILED, _return_value=error)
+
+
+def _run(common: tuple[HydraContext, TaskFunction, DictConfig, dict, Path], number: int, words: list[str]) -> JobReturn:
+    """One job, in a worker of Ray's, which need not have been started in the folder of the sweep."""
+    context, function, config, state, folder = common
+    os.chdir(folder)
+    sys.path.append(str(folder))  # a user's own variants
+    Singleton.set_state(state)
+    setup_globals()
+    config = context.config_loader.load_sweep_config(config, words)
+    with open_dict(config):
+        config.hydra.job.id, config.hydra.job.num = f"{config.hydra.job.name}_{number}", number
+    HydraConfig.instance().set_config(config)
+    return run_job(
+        task_function=function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=context,
+    )

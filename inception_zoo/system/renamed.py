@@ -1,0 +1,35 @@
+"""Old import paths of what a config may call, and their present ones.
+
+A config of a user, a checkpoint and a sweep may hold an old path. It is read under the present one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MOVED = {
+    "inception_zoo.callbacks.EMA": "inception_zoo.training.callbacks.EMA",
+    "inception_zoo.callbacks.GradientNorm": "inception_zoo.training.callbacks.GradientNorm",
+    "inception_zoo.callbacks.ImagesPerSecond": "inception_zoo.training.callbacks.ImagesPerSecond",
+    "inception_zoo.callbacks.PeakMemory": "inception_zoo.training.callbacks.PeakMemory",
+    "inception_zoo.finetune.Unfreeze": "inception_zoo.training.callbacks.Unfreeze",
+    "inception_zoo.progress.ProgressBar": "inception_zoo.training.callbacks.ProgressBar",
+    "inception_zoo.safekeeping.Safekeeping": "inception_zoo.training.last_checkpoint.LastCheckpoint",
+    "inception_zoo.muon.Muon": "inception_zoo.training.optimizers.Muon",
+    "inception_zoo.schedules.constant": "inception_zoo.training.schedules.constant",
+    "inception_zoo.schedules.cosine": "inception_zoo.training.schedules.cosine",
+    "inception_zoo.schedules.exponential": "inception_zoo.training.schedules.exponential",
+    "inception_zoo.schedules.one_cycle": "inception_zoo.training.schedules.one_cycle",
+    "inception_zoo.metrics_file.CSVLogger": "inception_zoo.tracking.csv_logger.CSVLogger",
+    "inception_zoo.tracking.WandbLogger": "inception_zoo.tracking.wandb_logger.WandbLogger",
+}
+
+
+def with_new_names(config: Any) -> Any:
+    """Return a copy of plain containers in which every `_target_` has its present path."""
+    if isinstance(config, Mapping):
+        return {key: _present(value) if key == "_target_" else with_new_names(value) for key, value in config.items()}
+    return [with_new_names(each) for each in config] if isinstance(config, list) else config
+
+
+def _present(target: Any) -> Any:
+    return MOVED.get(target, target) if isinstance(target, str) else target
