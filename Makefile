@@ -1,13 +1,14 @@
-# `make help` lists the targets. Everything lives in .venv and data/; nothing else is touched.
+# `make help` lists the targets. Everything lives in .venv, .venv-canary and data/; nothing else is changed.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data
 MINUTES ?= 5
-JOBS ?= 2 # tests at a time, a thread each: two that take all cores would wait for each other
+JOBS ?= 2 # test processes, one thread each: more threads than cores would slow all of them down
+CANARY_TESTS ?= tests/architecture tests/config tests/network
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data browser run test test-slow test-faults fuzz check audit bench
+.PHONY: help setup data browser run test test-slow test-faults fuzz check audit canary bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,25 +20,25 @@ setup: .venv/.installed ## environment in .venv, with the versions of constraint
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-data: setup ## real Fashion-MNIST in data/ (30 MB): downloaded, or from Debian's package
+data: setup ## Fashion-MNIST in data/ (30 MB): downloaded, or taken from a Debian package
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) || $(MAKE) --no-print-directory data-from-debian
 
 data-from-debian:
-	@echo "no matter: trying Debian's package dataset-fashion-mnist instead"
+	@echo "download failed; falling back to Debian's package dataset-fashion-mnist"
 	@mkdir -p $(DATA)/.debian
 	@cd $(DATA)/.debian && (apt-get -qq download dataset-fashion-mnist || (apt-get -qq update && apt-get -qq download dataset-fashion-mnist))
 	@dpkg -x $(DATA)/.debian/dataset-fashion-mnist*.deb $(DATA)/.debian && mv $(DATA)/.debian/$(DEBIAN_DATA)/*.gz $(DATA)/
 	@rm -r $(DATA)/.debian
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA)
 
-browser: setup ## Chromium, which tests look at the report in: what is there, Playwright's, or Debian's
+browser: setup ## Chromium for the tests of the report: the installed one, Playwright's, or Debian's
 	@command -v chromium google-chrome >/dev/null || $(BIN)/playwright install chromium 2>/dev/null || $(MAKE) --no-print-directory browser-from-debian
 
 browser-from-debian:
-	@echo "trying Debian's package chromium instead"
-	@apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null || (echo "no Chromium: install it"; exit 1)
+	@echo "falling back to Debian's package chromium"
+	@apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null || (echo "Chromium is missing; install it and run again"; exit 1)
 
-run: setup data ## the main job: GoogLeNet learns Fashion-MNIST (minutes on 2 CPU cores)
+run: setup data ## the main job: train GoogLeNet on Fashion-MNIST (minutes on 2 CPU cores)
 	$(BIN)/python run.py experiment=quickstart
 
 test: setup data browser ## the test suite, without the slow cases
@@ -46,18 +47,20 @@ test: setup data browser ## the test suite, without the slow cases
 test-slow: setup data ## the slow cases: real training, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
-test-faults: setup ## runs are killed, starved and lied to, and must end as if nothing had been (15 minutes; FAULTS="--seed 2 --write")
+test-faults: setup ## fault injection: kills, full disks, corrupt files (15 minutes; FAULTS="--seed 2 --write")
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/faults.py $(FAULTS)
 
-fuzz: setup ## random rows, configs, command lines and damaged files, for MINUTES=5
+fuzz: setup ## random rows, configs, command lines and corrupt files, for MINUTES=5
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --minutes $(MINUTES)
 
-check: setup audit ## format, lint, types, known vulnerabilities
+check: setup audit ## format, lint, types, import layers, declared dependencies, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/deptry .
 
-audit: setup ## known vulnerabilities of what is installed, as far as the service that knows them can be reached
+audit: setup ## known vulnerabilities of the installed packages; a warning if the service cannot be reached
 	@$(BIN)/pip check
 	@rm -f .venv/audit.json
 	@$(BIN)/pip-audit --local --progress-spinner off -f json -o .venv/audit.json 2>.venv/audit.log || true
@@ -76,6 +79,24 @@ sys.exit("\n".join(bad) or 0)
 endef
 export JUDGE
 
-bench: setup data ## speed and memory beside the peers, the targets (45 minutes; SECTIONS="training memory")
+canary: data ## quick tests on the newest versions that pyproject.toml allows, in .venv-canary (7 GB)
+	$(PYTHON) -m venv .venv-canary
+	.venv-canary/bin/pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	@.venv-canary/bin/python -c "$$VERSIONS"
+	OMP_NUM_THREADS=1 .venv-canary/bin/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal $(CANARY_TESTS)
+
+define VERSIONS
+import importlib.metadata, pathlib, re
+key = lambda name: re.sub("[-_.]+", "-", name).lower()
+lines = pathlib.Path("constraints.txt").read_text().splitlines()
+pinned = {key(name): pin for name, _, pin in (line.partition("==") for line in lines if not line.startswith("#"))}
+found = {key(each.name): each.version for each in importlib.metadata.distributions()}
+for name in sorted(pinned.keys() | found.keys() - {"inception-zoo", "pip", "setuptools"}):
+    if pinned.get(name) != found.get(name):
+        print(f"{name}: {pinned.get(name, 'not pinned')} in constraints.txt, {found.get(name, 'not installed')} here")
+endef
+export VERSIONS
+
+bench: setup data ## speed and memory against other implementations, the targets (45 minutes; SECTIONS="training memory")
 	@mkdir -p experiments/benchmarks
 	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json --page
