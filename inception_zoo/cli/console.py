@@ -1,0 +1,8 @@
+"""The terminal that tables are printed to."""
+
+from rich.console import Console
+
+
+def wide() -> Console:
+    """Return a console of at least 128 columns, so that no table is squeezed."""
+    return Console(width=max(Console().width, 128))

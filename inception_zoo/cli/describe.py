@@ -1,0 +1,49 @@
+"""`inception-zoo describe`: a network as tables or as a picture."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inception_zoo.cli.console import wide
+from inception_zoo.cli.option_types import JSON, TRUST
+from inception_zoo.config.overrides import Named, networks_of
+from inception_zoo.describe.drawing import check_picture, draw_network
+from inception_zoo.describe.table import describe, diff_table, network_table, weights_table
+from inception_zoo.errors import ZooError
+
+
+def describe_networks(
+    words: Annotated[list[str], typer.Argument(metavar="NAME [KEY=VALUE]...", help="keys of `model`, as for `run.py`")],
+    image_size: Annotated[int | None, typer.Option(min=1, help="pixels; the usual input when left out")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="two networks side by side: A [KEY=VALUE]... B [KEY=VALUE]...")] = False,
+    draw: Annotated[Path | None, typer.Option(help="a picture of the network and its blocks, .svg or .png")] = None,
+    as_json: JSON = False,
+    trust: TRUST = False,
+) -> None:
+    """A network, endpoint by endpoint: rows, shapes, costs, receptive field; beside another; as a picture."""
+    named = networks_of(words, trust)
+    if len(named) != 1 + diff:
+        raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(named)}: {' '.join(words)}")
+    if diff and draw:
+        raise ZooError("--draw draws one network; leave --diff out")
+    if draw:
+        check_picture(draw)
+    networks = [describe(each.plan, image_size or _usual_size(each), each.card) for each in named]
+    if as_json:
+        print(json.dumps(networks if diff else networks[0], indent=1))
+    else:
+        wide().print(diff_table(*networks) if diff else network_table(networks[0]))
+        for network in networks:
+            if network["weights"]:
+                wide().print(weights_table(network["weights"]))
+    if draw:
+        draw_network(named[0].plan, networks[0]["image_size"], draw)
+        print(f"picture: {draw}", file=sys.stderr)
+
+
+def _usual_size(named: Named) -> int:
+    preprocessing = named.card.preprocessing if named.card else None
+    return preprocessing.image_size if preprocessing else named.plan.net.image_size

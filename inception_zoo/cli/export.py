@@ -1,0 +1,59 @@
+"""`inception-zoo export`: a network as one file to serve."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from inception_zoo.cli.option_types import MEAN, SIZE, STD, TRUST, stated
+from inception_zoo.errors import ZooError
+
+
+def export_network(
+    network: Annotated[str, typer.Argument(metavar="CKPT", help="checkpoint, run folder, .safetensors, .pth or .h5")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help=".onnx, or .pt2 for torch.export.load")],
+    int8: Annotated[bool, typer.Option("--int8", help="8 bits, calibrated on images, measured beside fp32")] = False,
+    images: Annotated[Path | None, typer.Option(help="for int8, in place of the run's data: a subfolder of each class")] = None,
+    calibration_images: Annotated[int, typer.Option(min=1, help="for int8")] = 512,
+    data_root: Annotated[Path | None, typer.Option(help="for int8: where the run's data are now")] = None,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="keep BatchNorms, not multiplied into convolutions")] = False,
+    mean: MEAN = None,
+    std: STD = None,
+    image_size: SIZE = None,
+    trust: TRUST = False,
+) -> None:
+    """A network as one file to serve, with its classes and preprocessing inside, checked against the network."""
+    from inception_zoo.serving import export
+    from inception_zoo.serving.classifier import open_classifier
+
+    export.check_out(out, int8)
+    for option, given in {"--images": images, "--data-root": data_root}.items():
+        if given and not int8:
+            raise ZooError(f"{option} {given} is for --int8")
+    if images and data_root:
+        raise ZooError("--images takes the place of the run's data; leave --data-root out")
+    if int8 and no_fold:
+        raise ZooError("--int8 works on folded BatchNorms; leave --no-fold out")
+    classifier = open_classifier(network, trust, stated(mean, std, image_size))
+    model = classifier.model
+    if model is None:
+        raise ZooError(f"{network} is exported already; give the checkpoint or weights that it was made of")
+    model.preprocessing = classifier.preprocessing
+    if int8:
+        from inception_zoo.serving import quantize
+
+        if images:
+            samples = quantize.folder_samples(images, model, calibration_images)
+        else:
+            samples = quantize.run_samples(network, model, calibration_images, data_root)
+        result = quantize.export_int8(model, out, samples)
+        Console().print(export.file_table(model, out, result.difference))
+        Console().print(quantize.comparison(result, samples))
+        if warning := quantize.warning(result):
+            print(f"warning: {warning}", file=sys.stderr)
+    else:
+        write = export.export_onnx if out.suffix == ".onnx" else export.export_program
+        difference = write(model, out, fold=not no_fold)
+        Console().print(export.file_table(model, out, difference))

@@ -1,0 +1,61 @@
+"""`inception-zoo list`: the networks and the block variants."""
+
+import json
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from inception_zoo.architecture.choices import VALID
+from inception_zoo.architecture.cost import plan_cost
+from inception_zoo.architecture.nets import ALIASES, ZOO
+from inception_zoo.architecture.nets.table import Net
+from inception_zoo.architecture.plan import make_plan
+from inception_zoo.architecture.reductions import REDUCTIONS
+from inception_zoo.architecture.variants import BLOCKS
+from inception_zoo.cli.console import wide
+from inception_zoo.cli.option_types import JSON
+
+
+def list_networks(as_json: JSON = False) -> None:
+    """The zoo: what each network costs at its usual input, the smallest input of its stems; and the blocks to swap in."""
+    networks = list(map(_summary, ZOO.values()))
+    variants = {name: variant.__doc__ or "" for name, variant in (BLOCKS | REDUCTIONS).items()}
+    if as_json:
+        print(json.dumps({"networks": networks, "variants": variants}, indent=1))
+        return
+    caption = (
+        "error: published top-1 / top-5, ImageNet, single crop. Parameters for 1000 classes, without and with auxiliary "
+        "heads. Multiply-adds at px, the usual input. min px: with stem=imagenet / medium / small."
+    )
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+    for column in ("network", "error, %", "params, M", "+ aux, M", "mult-adds, G", "px", "min px"):
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    for net in networks:
+        aux = f"{net['params_with_aux'] / 1e6:.2f}" if net["aux"] else "–"
+        costs = f"{net['params'] / 1e6:.2f}", aux, f"{net['macs'] / 1e9:.2f}"
+        smallest = "/".join(map(str, net["min_image_size"].values()))
+        table.add_row(net["name"], net["error"], *costs, str(net["image_size"]), smallest)
+    wide().print(table)
+    table = Table(box=box.SIMPLE_HEAD, caption="for blocks.<endpoint, stage or all>", caption_justify="left", pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("of")
+    for name, doc in variants.items():
+        table.add_row(name, doc)
+    wide().print(table)
+
+
+def _summary(net: Net) -> dict[str, Any]:
+    cost = plan_cost(make_plan(net, aux=False))
+    return {
+        "name": net.name,
+        "aliases": [alias for alias, name in ALIASES.items() if name == net.name],
+        "source": net.source,
+        "error": net.error,
+        "params": cost.params,
+        "params_with_aux": plan_cost(make_plan(net)).params,
+        "macs": cost.macs,
+        "aux": list(net.aux),
+        "image_size": net.image_size,
+        "min_image_size": {stem: make_plan(net, stem=stem).min_image_size() for stem in VALID["stem"]},
+    }

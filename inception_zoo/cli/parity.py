@@ -1,0 +1,33 @@
+"""`inception-zoo parity`: our networks beside other libraries'."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from inception_zoo.cli.console import wide
+from inception_zoo.cli.option_types import JSON
+
+
+def prove_parity(
+    names: Annotated[list[str] | None, typer.Argument(help="pairs; all when left out")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Compare our networks with torchvision's, timm's, Cadene's and Keras's: the same weights, every endpoint."""
+    from inception_zoo.bench.parity import PAIRS, prove
+
+    proofs = {}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="largest difference of any endpoint, over its largest value")
+    for column in ("pair", "ours", "round trip", "evaluation", "training", "exported"):
+        table.add_column(column, no_wrap=True)
+    for name in names or PAIRS:
+        proofs[name] = proof = prove(name)
+        worst = (f"{max(d.values()):.1e}" if d else "–" for d in (proof.evaluation, proof.training, proof.back))
+        table.add_row(name, PAIRS[name].net, "exact" if proof.round_trip else "[bold red]differs", *worst)
+    if as_json:
+        print(json.dumps({name: asdict(proof) for name, proof in proofs.items()}, indent=1))
+    else:
+        wide().print(table)

@@ -1,0 +1,43 @@
+"""`inception-zoo predict`: classify images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inception_zoo.cli.option_types import MEAN, SIZE, STD, TRUST, stated
+
+
+def predict_images(
+    network: Annotated[str, typer.Argument(metavar="CKPT", help="checkpoint, run folder, .safetensors, .pth, .h5 or .onnx")],
+    images: Annotated[list[str], typer.Argument(help="files, folders, patterns; - reads paths from standard input")],
+    layout: Annotated[str, typer.Option("--format", help="table, csv or jsonl")] = "table",
+    output: Annotated[Path | None, typer.Option(help="a file in place of standard output")] = None,
+    top: Annotated[int, typer.Option(min=1, help="classes to show of each image")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    crops: Annotated[int, typer.Option(help="1, 2, 10 or 144 views of each image, averaged, as the papers evaluate")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="average over the image and its mirror")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first image that cannot be read")] = False,
+    explain: Annotated[Path | None, typer.Option(help="a folder for pictures: which branch looked where (Grad-CAM)")] = None,
+    layer: Annotated[str | None, typer.Option(help="the endpoint to explain; the last with branches when left out")] = None,
+    mean: MEAN = None,
+    std: STD = None,
+    image_size: SIZE = None,
+    trust: TRUST = False,
+) -> None:
+    """Classify images. Exit status 1 if one could not be read, 2 with --strict."""
+    from inception_zoo.data.crops import check_crops
+    from inception_zoo.interpret.gradcam import check_explain
+    from inception_zoo.serving.classifier import open_classifier
+    from inception_zoo.serving.images import find_images
+    from inception_zoo.serving.predict import check_format, check_output, report
+
+    check_format(layout)
+    check_crops(crops)
+    check_output(output)
+    check_explain(network, explain, layer)
+    preprocessing = stated(mean, std, image_size)
+    paths = find_images(images)
+    classifier = open_classifier(network, trust, preprocessing)
+    if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer):
+        raise typer.Exit(1)
