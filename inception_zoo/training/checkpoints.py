@@ -1,84 +1,24 @@
-"""Checkpoints: how they are written, which one the user means, and whether it fits the network, before anything long starts."""
+"""Selection of the checkpoint that the user means, and its comparison with the job, before anything long starts."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import torch
-from lightning.fabric.plugins import CheckpointIO
 from torch import nn
 
 from inception_zoo.architecture.card import Card
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import CHECKPOINTS
-from inception_zoo.system.atomic_files import is_whole_zip, whole_file
-from inception_zoo.weights.files import METADATA, load_pickle
+from inception_zoo.system.atomic_files import is_whole_zip
+from inception_zoo.system.renamed import with_new_names
+from inception_zoo.training.checkpoint_io import is_whole, read_checkpoint
+from inception_zoo.weights.files import METADATA
 
 log = logging.getLogger(__name__)
 FREE = ("data.root", "data.source", "data.workers", "data.eval_batch_size", "data.crops")  # change nothing that is learned
-
-
-class WholeCheckpoints(CheckpointIO):
-    """Writes checkpoints that are there whole or not at all, and reads them without running anything that they say.
-
-    Lightning's own stages them in TMPDIR, and a cut while it moves one from there to another file system destroys both.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """ZooError if it cannot be written; the one before is still there then."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ZooError(f"{path} cannot be written: {error.strerror}") from error
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            written = _Written(file)
-            try:
-                torch.save(checkpoint, cast(BinaryIO, written))
-            except RuntimeError:
-                if written.error is None:
-                    raise
-            if written.error:
-                raise written.error
-
-    def load_checkpoint(
-        self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return load_pickle(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-class _Written:
-    """Remembers why a file could not be written: torch only says that it stands elsewhere than it should."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, its tensors still on the disk; ZooError if it is damaged, or would run code."""
-    try:
-        return load_pickle(path, mmap=True)
-    except ZooError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ZooError(f"ckpt={path} is no readable checkpoint ({type(error).__name__})") from None
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -90,15 +30,6 @@ def newest_whole(folder: Path) -> Path | None:
             return path
         log.warning("%s is damaged: the one before it is taken", path)
     return None
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is as it was written."""
-    try:
-        read_checkpoint(path)
-    except ZooError:
-        return False
-    return is_whole_zip(path)
 
 
 def find_checkpoint(
@@ -140,6 +71,14 @@ def find_checkpoint(
     return path
 
 
+def precision_of(path: Path) -> str | None:
+    """What a run was trained in, if its checkpoint says it."""
+    try:
+        return str(read_checkpoint(path)["hyper_parameters"]["trainer"]["precision"])
+    except (KeyError, TypeError):
+        return None
+
+
 def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | None:
     """ZooError if `path` is no checkpoint of ours, one of another network, or, to go on training, of another recipe.
 
@@ -148,7 +87,7 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
     """
     checkpoint = read_checkpoint(path)
     try:
-        saved = checkpoint["hyper_parameters"]
+        saved = with_new_names(checkpoint["hyper_parameters"])
         state = {key.removeprefix("model."): w for key, w in checkpoint["state_dict"].items() if key.startswith("model.")}
         shapes = {key: weights.shape for key, weights in state.items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -168,14 +107,6 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
         _check_recipe(path, saved, redacted(config))
     card = checkpoint.get(METADATA)
     return Card.of(card) if card else None
-
-
-def precision_of(path: Path) -> str | None:
-    """What a run was trained in, if its checkpoint says it."""
-    try:
-        return str(read_checkpoint(path)["hyper_parameters"]["trainer"]["precision"])
-    except (KeyError, TypeError):
-        return None
 
 
 def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str] | None) -> None:

@@ -21,7 +21,9 @@ from inception_zoo.redaction import is_secret, redacted
 from inception_zoo.report.page import write_report
 from inception_zoo.runs.sweeps import words_of
 from inception_zoo.tracking.dashboard import as_json, write_dashboard
-from inception_zoo.tracking.wandb_logger import TABLES, WandbLogger, _within, close, identity, log_folder
+from inception_zoo.tracking.service import _within, close
+from inception_zoo.tracking.wandb_logger import WandbLogger, identity
+from inception_zoo.tracking.wandb_tables import TABLES, log_folder
 
 SECRET = "correct-horse-battery"
 WHOLE = ["trainer.limit_test_batches=null"]  # 359 images, which one process and two share out differently
@@ -194,7 +196,7 @@ def test_a_run_ends_as_it_ended_whatever_its_folder_lacks(state, reason, code, t
     wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
     (tmp_path / "per_class.csv").write_text("class,images\n0,many\n")
     log_folder(tmp_path, {"parameters": 7}, step=3)
-    warnings = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking.wandb_logger"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking.service"]
     assert [text.split(": ")[0] for text in warnings] == [f"W&B did not get {name}" for name, _ in TABLES.values()]
     assert "could not convert string to float: 'many'" in warnings[0]
     close(state, reason)
@@ -384,6 +386,6 @@ def test_a_run_of_wandbs_that_cannot_begin_is_a_warning(tmp_path, monkeypatch, c
     logger.experiment.summary.update({"a": 1})
     logger.log_metrics({"a": 1.0}, 1)
     logger.finalize("success")
-    said = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking.wandb_logger"]
+    said = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking.service"]
     assert len(said) == 1 and said[0].startswith("W&B is lost") and wandb.run is None
     assert logger._wandb_init["notes"] == "s3://me:***@host"

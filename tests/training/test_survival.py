@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import sweep_up, whole_file
-from inception_zoo.training.checkpoints import WholeCheckpoints, find_checkpoint, newest_whole
+from inception_zoo.training.checkpoint_io import AtomicCheckpointIO
+from inception_zoo.training.checkpoints import find_checkpoint, newest_whole
 
 SCRATCH = [word for word in SMALL if word != "trainer=smoke"]
 EXACT = [  # all that draws something, or has a state of its own
@@ -160,7 +161,7 @@ def test_a_training_does_not_begin_over_another(mistake, tmp_path):
 
 def saved(folder, name, step):
     path = folder / "checkpoints" / name
-    WholeCheckpoints().save_checkpoint({"global_step": step, "weights": torch.randn(50)}, path)
+    AtomicCheckpointIO().save_checkpoint({"global_step": step, "weights": torch.randn(50)}, path)
     return path
 
 
@@ -185,10 +186,10 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path, caplog):
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(size, tmp_path, monkeypatch):
     path = saved(tmp_path, "last.ckpt", 1)
     code = "import resource, signal, torch; from pathlib import Path; "
-    code += "from inception_zoo.training.checkpoints import WholeCheckpoints; "
+    code += "from inception_zoo.training.checkpoint_io import AtomicCheckpointIO as IO; "
     code += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
-    code += f"WholeCheckpoints().save_checkpoint({{'a': torch.randn(100_000)}}, Path({str(path)!r}))"
+    code += f"IO().save_checkpoint({{'a': torch.randn(100_000)}}, Path({str(path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"ZooError: {path} cannot be written: {os.strerror(errno.EFBIG)}" in done.stderr
     assert newest_whole(tmp_path) == path and [p.name for p in path.parent.iterdir()] == ["last.ckpt"]

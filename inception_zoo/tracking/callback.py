@@ -1,0 +1,85 @@
+"""What a run tells W&B beside its metrics, from within the training."""
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch import loggers
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from PIL import Image
+from torchvision.utils import make_grid
+
+from inception_zoo.data.pixels import as_pictures
+from inception_zoo.describe.drawing import network_figure
+from inception_zoo.tracking.service import STEP, log_content, warned
+
+if TYPE_CHECKING:
+    import wandb
+
+BEST = {"val/top1": "max", "val/loss": "min"}  # what a run's summary keeps of them
+SAMPLES = 32
+
+
+class Tracking(Callback):
+    """Logs what is no metric: what the run is, its network's picture, and its first images as training sees them.
+
+    Args:
+        facts: what stands in results.json, as far as it is known.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts, self.begun, self.seen = facts, False, False
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer, pl_module)
+
+    @rank_zero_only
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        with warned("what the run is"):
+            run, plan = _run_of(trainer), pl_module.model.plan
+            for metric, summary in BEST.items():
+                run.define_metric(metric, step_metric=STEP, summary=summary)
+            run.summary.update(dict(self.facts))
+            with warned("the network's picture"):
+                log_content(run, trainer.global_step, network=_network(plan, self.facts["image_size"]))
+
+    @rank_zero_only
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if not self.seen:
+            self.seen = True
+            with warned("the first images"):
+                images, labels = (part[:SAMPLES] for part in batch)
+                log_content(_run_of(trainer), trainer.global_step, **{"train/images": _sheet(pl_module.model, images, labels)})
+
+
+def _run_of(trainer: Trainer) -> "wandb.Run":
+    return next(logger.experiment for logger in trainer.loggers if isinstance(logger, loggers.WandbLogger))
+
+
+def _network(plan: Any, image_size: int) -> "wandb.Image":
+    import wandb
+
+    file = BytesIO()
+    network_figure(plan, image_size).savefig(file, format="png", dpi=96)
+    return wandb.Image(Image.open(file))
+
+
+def _sheet(model: Any, images: Any, labels: Any) -> "wandb.Image":
+    """Images (N, C, H, W) of a batch, with their labels below; of mixed ones the label with the largest share."""
+    import wandb
+
+    pixels = as_pictures(images, model.preprocessing)
+    planes = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+    grid = make_grid(planes, nrow=8, pad_value=255).permute(1, 2, 0)
+    labels = labels if labels.dim() == 1 else labels.argmax(1)
+    names = [model.classes[label] if model.classes else str(label) for label in labels.tolist()]
+    kind = "png" if images.shape[-1] <= 96 else "jpg"
+    return wandb.Image(Image.fromarray(grid.numpy()), caption=", ".join(names), file_type=kind)

@@ -1,0 +1,82 @@
+"""The tables and pictures of a test, as W&B shows them."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inception_zoo.tracking.service import current_run, log_content, warned
+
+if TYPE_CHECKING:
+    import wandb
+
+CELLS = 10_000  # rows that W&B draws
+
+
+def log_folder(folder: Path, results: Mapping[str, Any], step: int) -> None:
+    """Log the tables and pictures of a test that a run folder holds to the current run; nothing if there is none.
+
+    Args:
+        folder: of the run.
+        results: what stands in results.json.
+        step: of the optimizer.
+    """
+    run = current_run()
+    if run is None:
+        return
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # where tables wait to be sent; W&B's own is in the home
+    content = {}
+    for key, (name, make) in TABLES.items():
+        with warned(name), (folder / name).open(newline="") as file:
+            content[key] = make(*csv.reader(file), folder=folder)
+    with warned("the tables of the test"):
+        log_content(run, step, **content)
+        run.summary.update({key: value for key, value in results.items() if "/" not in key or key == "val/top1_best"})
+
+
+def _per_class(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
+    import wandb
+
+    return wandb.Table(header, [[name, *map(_number, figures)] for name, *figures in rows])
+
+
+def _confusion(header: Any, *rows: list[str], folder: Path) -> Any:
+    import wandb
+
+    columns: Any = ["Actual", "Predicted", "nPredictions"]
+    cells = [(name, other, int(n)) for name, *row in rows for other, n in zip(header[1:], row, strict=True)]
+    cells.sort(key=lambda cell: cell[2], reverse=True)
+    table = wandb.Table(columns, cells[:CELLS])
+    return wandb.plot_table(
+        "wandb/confusion_matrix/v1", table, dict(zip(columns, columns, strict=True)), {"title": "confusion"}
+    )
+
+
+def _calibration(header: Any, *rows: list[str], folder: Path) -> Any:
+    import wandb
+
+    shares = [(float(confidence), float(accuracy)) for *_, accuracy, confidence in rows if accuracy]
+    confidence, accuracy = zip(*shares, strict=True)
+    series = [accuracy, confidence]
+    return wandb.plot.line_series(confidence, series, ["accuracy", "calibrated"], "calibration", "confidence")
+
+
+def _worst(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
+    import wandb
+
+    pictures = (wandb.Image(str(folder / picture)) for picture, *_ in rows)
+    data = [[shown, *row[1:3], *map(_number, row[3:])] for shown, row in zip(pictures, rows, strict=True)]
+    return wandb.Table(header, data)
+
+
+TABLES = {
+    "test/per_class": ("per_class.csv", _per_class),
+    "test/confusion": ("confusion.csv", _confusion),
+    "test/calibration": ("calibration.csv", _calibration),
+    "test/worst": ("worst.csv", _worst),
+}
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,43 @@
+"""The table that a job ends with."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from inception_zoo.architecture.cost import Cost
+from inception_zoo.architecture.plan import Plan
+
+SHOWN = (
+    *("train/loss", "train/top1", "val/loss", "val/top1", "val/top1_best"),
+    *("test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1"),
+)
+
+
+def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Path, ckpt: Path | None) -> None:
+    """Print the result table, which ends in the run folder."""
+    table = Table(title=f"{plan.net.name} at {results['image_size']} px", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is there to be copied
+    if plan.swapped:
+        table.add_row("swapped", plan.swapped)
+    table.add_row("parameters", f"{cost.params:,}")
+    table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
+    for key in SHOWN:
+        if key in results:
+            table.add_row(key, f"{results[key]:.4f}")
+    if "train/images_per_second" in results:
+        table.add_row("training speed", f"{results['train/images_per_second']:,.0f} images/s")
+    minutes = (datetime.now().astimezone() - datetime.fromisoformat(results["started"])).total_seconds() / 60
+    table.add_row("time", f"{minutes:.1f} min")
+    table.add_row("tested checkpoint", short(ckpt) if ckpt else "–")
+    table.add_row("run folder", short(folder))
+    Console().print(table)
+
+
+def short(path: Path) -> str:
+    """Relative to the current folder where the path lies in it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
