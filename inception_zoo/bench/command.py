@@ -12,6 +12,7 @@ from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.sections import ON_DATA, USUAL, measure
+from inception_zoo.bench.targets import read_targets
 from inception_zoo.errors import ZooError
 
 
@@ -29,6 +30,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         raise ZooError(f"--json {keep}: there is no folder {keep.parent}")
     before = read(old, "--compare") if old else None
     results = read(keep, "--json") if keep and keep.exists() else Results()
+    targets = read_targets(keep.parent if keep else Path())
     options.cases()
     if options.are_usual and set(sections) & set(ON_DATA):
         options.fashion_mnist()
@@ -53,10 +55,11 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
                 results.save(keep)
             if measured.figures:
                 console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
-    mine = [row for row in tables.target_rows(results.figures) if row[-1] != "not measured"]
-    every = list(tables.target_rows(results.figures)) if set(USUAL) <= set(sections) else mine
-    if every:
-        console.print(tables.table("targets", tables.TARGET_COLUMNS, every))
+    judged = list(tables.target_rows(targets, results.figures))
+    if not set(USUAL) <= set(sections):
+        judged = [row for row in judged if row[-1] != "not measured"]
+    if judged:
+        console.print(tables.table("targets", tables.TARGET_COLUMNS, judged))
     if before:
         ratios, warnings = compare(results, before)
         for warning in warnings:
@@ -65,7 +68,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     if keep and page:
         from inception_zoo.bench.summary import write_page
 
-        write_page(results, keep.parent)
+        write_page(results, targets, keep.parent)
         print(f"page: {keep.parent / 'README.md'}", file=sys.stderr)
 
 

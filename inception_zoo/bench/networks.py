@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from torch.autograd.profiler import profile
 
+from inception_zoo.bench import serving
 from inception_zoo.bench.contenders import Case, Contender, contenders, device
 from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.options import Options
-from inception_zoo.bench.others import served
 from inception_zoo.bench.turns import Figure, Measured, contested, in_turns, seconds_of
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes two lines to stderr for each of its runs
@@ -32,7 +32,7 @@ def evaluation(options: Options) -> Measured:
         turns = {label: each.evaluates(case) for label, each in every.items()}
         yield from _with_shares(f"evaluation/{name}", case, every, turns, options.rounds)
     if options.are_usual:
-        yield from served(options)
+        yield from serving.measure(options)
 
 
 def _with_shares(

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.turns import Contest, Measured, contested
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.data.fashion_mnist import fashion_mnist
 from inception_zoo.data.imagefolder import imagefolder
@@ -74,7 +76,18 @@ def _of_torchvision(dataset: Dataset, size: int, batches: int, shuffle: bool = T
     return turn
 
 
-def contests(data_root: str) -> dict[str, dict[str, Turn]]:
+def measure(options: Options) -> Measured:
+    """Measure each pipeline with one thread, so that a figure is the work of one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, contest in _contests(str(options.data_root)).items():
+            yield from contested(f"data/{name}", contest, options.rounds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _contests(data_root: str) -> dict[str, Contest]:
     """A turn of each contender, by target; one process and no workers.
 
     Args:
@@ -97,16 +110,16 @@ def contests(data_root: str) -> dict[str, dict[str, Turn]]:
     count = PHOTOS // BATCH
     ours = _of_zoo(folder, True, folder.train_dataloader, count)
     return {
-        "data/fashion_mnist_96": {
+        "fashion_mnist_96": {
             "inception_zoo": _of_zoo(fashion, True, fashion.train_dataloader, 400),
             "tutorial": _of_torchvision(Tutorial(data_root), 128, 20),
         },
-        "data/jpeg_299": {"inception_zoo": ours, "torchvision": _of_torchvision(trained, BATCH, count)},
-        "data/jpeg_299_eval": {
+        "jpeg_299": {"inception_zoo": ours, "torchvision": _of_torchvision(trained, BATCH, count)},
+        "jpeg_299_eval": {
             "inception_zoo": _of_zoo(folder, False, lambda: folder.batches("val", rows), count),
             "torchvision": _of_torchvision(seen, BATCH, count, shuffle=False),
         },
-        "data/stream": {"inception_zoo": _of_zoo(chunks, True, chunks.train_dataloader, count), "folder": ours},
+        "stream": {"inception_zoo": _of_zoo(chunks, True, chunks.train_dataloader, count), "folder": ours},
     }
 
 

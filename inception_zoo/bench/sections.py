@@ -12,10 +12,10 @@ SPEEDRUNS = ("speedrun", "speedrun_full", "speedrun_937")  # ten minutes to hour
 SECTIONS = {  # section → the function in this package
     "training": "networks.training",
     "memory": "memory.measure",
-    "choices": "choices.measure",
+    "choices": "ablation.measure",
     "evaluation": "networks.evaluation",
     "framework": "framework.measure",
-    "data": "others.data",
+    "data": "pipelines.measure",
     "startup": "startup.measure",
     "scaling": "scaling.measure",
     "roofline": "roofline.measure",

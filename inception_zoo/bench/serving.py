@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.bench.contenders import CASES, OURS, Case, contenders, device, fast_precision
-from inception_zoo.bench.turns import Contest, Figure
+from inception_zoo.bench.options import Options
+from inception_zoo.bench.turns import Figure, Measured, contested
 from inception_zoo.data.fashion_mnist import fashion_mnist
 from inception_zoo.data.source import Images
 from inception_zoo.models import create_model
@@ -22,16 +23,18 @@ INT8 = ("inception_v3",)
 SIDE, MEAN, STD = 28, 0.286, 0.353  # Fashion-MNIST's
 
 
-def contests(data_root: Path) -> dict[str, Contest]:
-    """``folded/NETWORK`` for each network that has a peer of its own, ``int8/NETWORK`` where onnxruntime runs it in 8 bits."""
-    served = {name: case for name, case in CASES.items() if name == case.net.name}
-    folded: dict[str, Contest] = {f"folded/{name}": {OURS: _folded(case), **_peers(case)} for name, case in served.items()}
-    int8: dict[str, Contest] = {f"int8/{name}": {OURS: _int8(CASES[name]), **_peers(CASES[name])} for name in INT8}
-    return folded | int8
+def measure(options: Options) -> Measured:
+    """Measure ``folded/NETWORK`` for networks with peers of their own, ``int8/NETWORK`` where onnxruntime runs it in 8 bits."""
+    ways = {f"folded/{name}": (_folded, case) for name, case in CASES.items() if name == case.net.name}
+    ways |= {f"int8/{name}": (_int8, CASES[name]) for name in INT8}
+    contests = {name: {OURS: way(case), **_peers(case)} for name, (way, case) in ways.items()}
+    for name, contest in contests.items():
+        yield from contested(f"evaluation/{name}", contest, options.rounds)
+    yield "evaluation/int8/points lost", Figure("points", [_points_lost(options.data_root)])
 
 
-def figures(data_root: Path) -> Iterator[tuple[str, Figure]]:
-    """Points of accuracy that a small network, trained on Fashion-MNIST for a minute, loses in int8 on all test images."""
+def _points_lost(data_root: Path) -> float:
+    """Return the points of accuracy that a small network loses in int8, trained on Fashion-MNIST for a minute."""
     data = fashion_mnist(str(data_root))
     train, test = data.train, data.test
     assert isinstance(train, Images) and isinstance(test, Images)
@@ -41,7 +44,7 @@ def figures(data_root: Path) -> Iterator[tuple[str, Figure]]:
         export.export_onnx(model, fp32)
         quantize.quantize(fp32, int8, _batches(train, torch.arange(512)))
         before, after = (quantize.measure_accuracy(path, _batches(test, torch.arange(len(test)))) for path in (fp32, int8))
-    yield "int8/points lost", Figure("points", [100 * (before - after)])
+    return 100 * (before - after)
 
 
 def _peers(case: Case) -> dict[str, Callable[[], float]]:

@@ -1,6 +1,6 @@
 """The page of the results: README.md with every table, and its pictures, made from results.json alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,15 @@ from inception_zoo.bench.roofline import CONCAT, GPU_BATCH, H100, OPTIMIZER, PAS
 from inception_zoo.bench.scaling import lines
 from inception_zoo.bench.sections import SECTIONS
 from inception_zoo.bench.tables import COLUMNS, TARGET_COLUMNS, markdown, number, provenance_line, rows, target_rows
-from inception_zoo.bench.targets import NAMES
+from inception_zoo.bench.targets import Target
 from inception_zoo.bench.turns import Figures
 
+NAMES = {
+    "googlenet_bn": "GoogLeNet",
+    "inception_v3": "Inception-v3",
+    "inception_v4": "Inception-v4",
+    "inception_resnet_v2_slim": "Inception-ResNet-v2",
+}
 ROOFS = {"fp32": "-", "bf16": "--"}
 INK, OURS, SHIPPED, TUNED = "#263238", "#1e88e5", "#cfd8dc", "#90a4ae"
 ASSUMED = f"""Projections are no measurements. A step of training on one GPU is bounded layer by layer: a convolution takes
@@ -35,11 +41,12 @@ READ = (
 )
 
 
-def write_page(results: Results, folder: Path) -> None:
-    """Write README.md and the pictures into `folder`, of the sections that were measured."""
+def write_page(results: Results, targets: Sequence[Target], folder: Path) -> None:
+    """Write README.md and the pictures of the measured sections into `folder`."""
     figures = results.figures
     text = ["# Benchmarks", "", "Made by `inception-zoo bench --page` from `results.json`; do not edit.", ""]
-    text += ["## Targets", "", markdown(TARGET_COLUMNS, target_rows(figures)), ""]
+    if targets:
+        text += ["## Targets", "", markdown(TARGET_COLUMNS, target_rows(targets, figures)), ""]
     text += [READ, ""]
     for section in SECTIONS:
         every = list(rows(figures, section))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich import box
 from rich.table import Table
 
-from inception_zoo.bench.targets import TARGETS
+from inception_zoo.bench.targets import Target
 from inception_zoo.bench.turns import Figure, Figures
 
 Row = tuple[str, ...]
@@ -32,8 +32,8 @@ def rows(figures: Figures, section: str) -> Iterator[Row]:
         yield group.removeprefix(f"{section}/"), label, number(figure.median, figure.unit), spread, unit(figure), share, ratio
 
 
-def target_rows(figures: Figures) -> Iterator[Row]:
-    for target in TARGETS:
+def target_rows(targets: Iterable[Target], figures: Figures) -> Iterator[Row]:
+    for target in targets:
         measured = target.measured(figures)
         value, spread = "–", "–"
         if measured:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import lines
 from inception_zoo.architecture.cost import plan_cost
 from inception_zoo.architecture.nets import ZOO
 from inception_zoo.architecture.plan import make_plan
-from inception_zoo.bench import command, speedruns
+from inception_zoo.bench import command, speedruns, targets
 from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
 from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.memory import largest_batch, saved_bytes
@@ -21,12 +22,14 @@ from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
 from inception_zoo.bench.scaling import Line, deeper
 from inception_zoo.bench.sections import SECTIONS, SPEEDRUNS, measure
-from inception_zoo.bench.summary import PICTURES
+from inception_zoo.bench.summary import PICTURES, write_page
 from inception_zoo.bench.tables import rows
-from inception_zoo.bench.targets import PEER, SHARE, TARGETS, Target
+from inception_zoo.bench.targets import PEER, SHARE, Target, read_targets
 from inception_zoo.bench.turns import Figure, in_turns, rates
+from inception_zoo.errors import ZooError
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "benchmarks" / "results.json"
+TARGETS = read_targets(PUBLISHED.parent)
 
 
 def test_contenders_take_turns_and_the_first_round_only_warms_up():
@@ -92,6 +95,26 @@ def test_every_target_is_of_figures_that_there_are():
     usual = [target for target in TARGETS if not target.name.startswith(SPEEDRUNS)]
     assert {part for target in usual for pair in target.pairs for part in pair} - {None, PEER, SHARE} <= set(published)
     assert all(target.measured(published) for target in usual)
+
+
+@pytest.mark.parametrize("folder", [PUBLISHED.parent, PUBLISHED.parent / "avx2"])
+def test_the_published_pages_follow_from_their_results(folder, tmp_path):
+    write_page(read(folder / "results.json", ""), read_targets(folder), tmp_path)
+    assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+
+
+def test_targets_stand_beside_the_results_else_in_the_checkout_else_there_are_none(tmp_path, monkeypatch):
+    assert read_targets(tmp_path) == TARGETS != []
+    monkeypatch.setattr(targets, "CHECKOUT", tmp_path / "nowhere")
+    assert read_targets(tmp_path) == []
+    write_page(read(PUBLISHED, ""), [], tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "## Targets" not in page and "## training" in page
+    (tmp_path / targets.FILE).write_text('[{"name": "a", "sense": ">=", "bound": 1.0, "pairs": [["data/x/ours", "peer"]]}]')
+    assert read_targets(tmp_path) == [Target("a", ">=", 1.0, [["data/x/ours", PEER]])]
+    (tmp_path / targets.FILE).write_text('[{"name": "a"}]')
+    with pytest.raises(ZooError, match="not a list of targets"):
+        read_targets(tmp_path)
 
 
 def test_a_speedrun_is_timed_and_tested_a_seed_a_round_beside_the_tutorial(fashion_mnist_root, tmp_path, monkeypatch):
@@ -241,6 +264,11 @@ def test_a_network_that_is_named_is_measured_whatever_its_norm():
 def test_every_way_to_serve_a_network_has_its_picture():
     titles = [axes.get_title() for axes in PICTURES["evaluation"](read(PUBLISHED, "").figures).axes]
     assert {"Inception-v3", "Inception-v3, folded", "Inception-v3, int8", "tutorial"} <= set(titles) and len(titles) == 10
+
+
+def test_every_section_has_its_function():
+    places = (place.split(".") for place in SECTIONS.values())
+    assert all(callable(getattr(import_module(f"inception_zoo.bench.{file}"), function)) for file, function in places)
 
 
 def test_the_help_names_every_section(cli):
