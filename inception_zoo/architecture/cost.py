@@ -66,31 +66,6 @@ def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
     return total + linear_cost(flat, plan.num_classes)
 
 
-def segments(plan: Plan, size: Size) -> list[list[str]]:
-    """Endpoints in groups, for `memory=minimal`: what a group keeps when it runs again is no more than what the first keeps.
-
-    The first is the stem, whose maps are the largest: the most that is ever kept is hers, wherever the others are cut. An
-    endpoint with an auxiliary head ends its group.
-    """
-    shapes, groups, room = plan.shapes(size), [[]], 0  # type: ignore[var-annotated]
-    stem, most, grid = plan.blocks[0].stage, 0, size
-    for block, after in zip(plan.blocks, (*plan.blocks[1:], None), strict=True):
-        convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
-        given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
-        grid = shapes[block.name][1:]
-        if block.residual:  # every other sum is kept
-            given += block.c_out * grid[0] * grid[1] // 2
-        if block.stage == stem:
-            most += given
-        elif not groups[-1] or given > room:
-            groups, room = [*groups, []] if groups[-1] else groups, most
-        groups[-1].append(block.name)
-        room -= given
-        if block.name in plan.aux or (block.stage == stem and after and after.stage != stem):
-            groups.append([])
-    return [group for group in groups if group]
-
-
 def linear_cost(c_in: int, c_out: int) -> Cost:
     return Cost(c_in * c_out + c_out, c_in * c_out)
 

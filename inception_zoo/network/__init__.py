@@ -1,1 +1,1 @@
-"""Plan → `nn.Module`: the network, its blocks, and how training saves activations for the backward pass."""
+"""Plan → `nn.Module`: the network, its blocks, and the training path that saves memory and time."""

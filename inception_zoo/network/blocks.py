@@ -1,4 +1,8 @@
-"""Rows → modules: the convolution unit, the concat and the residual block, the auxiliary head."""
+"""Rows → modules: the convolution unit, the concatenation, the residual block and the auxiliary head.
+
+Every forward pass here is the paper's figure by PyTorch's operators. `autograd.trained_by` names the function that computes
+the same in training, with less memory and by our kernels.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +26,13 @@ ACTIVATIONS = {
 
 
 def activation(plan: Plan) -> nn.Module:
+    """Build the chosen activation."""
     kind = ACTIVATIONS[plan.choices.activation]
     return kind() if plan.choices.activation == "gelu" else kind(inplace=True)
 
 
 def norm(plan: Plan, channels: int) -> nn.Module | None:
+    """Build the chosen normalization; None if there is none after a convolution."""
     if plan.choices.norm == "batch":
         return nn.BatchNorm2d(channels, eps=plan.net.eps, momentum=plan.net.momentum)
     if plan.choices.norm == "group":  # at most 32 groups (arXiv 1803.08494), fewer where the channels do not divide
@@ -34,10 +40,9 @@ def norm(plan: Plan, channels: int) -> nn.Module | None:
     return None
 
 
+@autograd.trained_by(autograd.convolve)
 class ConvUnit(nn.Sequential):
-    """Convolution, normalization and, unless `linear`, activation."""
-
-    lean = False
+    """``act(norm(conv(x)))``: (N, channels, H, W) → (N, op.width, H', W'); no activation if `linear`."""
 
     def __init__(self, plan: Plan, channels: int, op: Conv, linear: bool = False) -> None:
         super().__init__()
@@ -47,58 +52,34 @@ class ConvUnit(nn.Sequential):
         if not linear:
             self.act = activation(plan)
 
-    def forward(self, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
-        """`pool`, an average, comes after the convolution: see `autograd.run_steps`."""
-        return autograd.convolve(x, self, pool, self.lean) if autograd.recording(self) else super().forward(x)
 
-
+@autograd.trained_by(autograd.pooled)
 class MaxPool(nn.MaxPool2d):
-    lean = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        return autograd.pooled(x, self, super().forward, self.lean) if autograd.recording(self) else super().forward(x)
+    """Max pooling: (N, C, H, W) → (N, C, H', W')."""
 
 
+@autograd.trained_by(autograd.pooled)
 class AvgPool(nn.AvgPool2d):
-    lean = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        return autograd.pooled(x, self, super().forward, self.lean) if autograd.recording(self) else super().forward(x)
+    """Average pooling: (N, C, H, W) → (N, C, H', W')."""
 
 
+@autograd.trained_by(autograd.run_steps)
 class Steps(nn.Sequential):
-    """A row's steps."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-    def run(self, x: Tensor, begin: int = 0) -> Tensor:
-        """From the step that is numbered `begin` on: `autograd.run_branches` takes the first ones of several rows together."""
-        steps = list(self)[begin:]
-        if autograd.recording(self):
-            return autograd.run_steps(steps, x)
-        for step in steps:
-            x = step(x)
-        return x
+    """A row: its steps, one after the other."""
 
 
+@autograd.trained_by(autograd.run_branches)
 class Concat(nn.ModuleList):
-    """Every branch reads the same maps; the outputs are concatenated over channels: "filter concat"."""
-
-    lean = False
+    """The papers' "filter concat": every branch reads the same feature maps, the outputs are concatenated over channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self) == 1:
-            return self[0](x)
-        if autograd.recording(self):
-            return autograd.run_branches(self, x, self.lean)
-        return torch.cat([branch(x) for branch in self], 1)
+        outputs = [branch(x) for branch in self]
+        return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
 
 
+@autograd.trained_by(autograd.residual)
 class ResidualBlock(nn.Module):
-    """``activation(x + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figures 10 to 20)."""
-
-    lean = False
+    """``act(shortcut(x) + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figures 10 to 20)."""
 
     def __init__(self, plan: Plan, block: Block, residual: Residual, concat: Concat) -> None:
         super().__init__()
@@ -111,16 +92,12 @@ class ResidualBlock(nn.Module):
         self.scale = residual.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        joined = self.concat(x)
-        if autograd.recording(self) and autograd.is_plain_sum(self):
-            relu = isinstance(self.act, nn.ReLU)
-            return autograd.residual(self.shortcut(x), joined, self.project, self.scale, relu, self.lean)
-        branches = self.drop(self.project(joined))
+        branches = self.drop(self.project(self.concat(x)))
         return self.act(torch.add(self.shortcut(x), branches, alpha=self.scale))
 
 
 def _drop_path(rate: float) -> nn.Module:
-    from torchvision.ops import StochasticDepth  # as long an import as torch's
+    from torchvision.ops import StochasticDepth  # takes as long to import as torch
 
     return StochasticDepth(rate, "row")
 
@@ -128,17 +105,16 @@ def _drop_path(rate: float) -> nn.Module:
 class AuxHead(nn.Module):
     """The auxiliary classifier of GoogLeNet and Inception-v3: (N, channels, H, W) → (N, classes).
 
-    The papers average-pool 5x5 with stride 3 at the published input size. At any other size the pool is adaptive, to
-    the same grid, so that the fully connected layer keeps its shape.
+    The papers average-pool 5x5 with stride 3 at the published input size. At other sizes an adaptive pool gives the same
+    grid, so that the fully connected layer keeps its shape.
     """
 
     def __init__(self, plan: Plan, head: Aux, channels: int) -> None:
         super().__init__()
         self.grid, self.adaptive = head.grid, head.adaptive
-        rows = [parse(row) for row in head.rows]
         size = (head.grid, head.grid)
         self.rows = nn.Sequential()
-        for row in rows:
+        for row in map(parse, head.rows):
             self.rows.append(build_row(plan, row, channels))
             channels, size = out_channels(row, channels), out_size(row, size)
         flat = channels * size[0] * size[1]
@@ -156,6 +132,7 @@ class AuxHead(nn.Module):
 
 
 def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
+    """Build one op that reads `channels` feature maps."""
     if isinstance(op, Conv):
         return ConvUnit(plan, channels, op)
     if isinstance(op, Lrn):
@@ -166,6 +143,7 @@ def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
 
 
 def build_row(plan: Plan, row: Row, channels: int) -> Steps:
+    """Build a row; a fork becomes a `Concat` of its ops."""
     steps = Steps()
     for step in row:
         ops = [build_op(plan, op, channels) for op in step]
@@ -175,6 +153,7 @@ def build_row(plan: Plan, row: Row, channels: int) -> Steps:
 
 
 def build_block(plan: Plan, block: Block) -> nn.Module:
+    """Build the concatenation of a block's rows, inside a residual block if it is one."""
     concat = Concat(build_row(plan, row, block.c_in) for row in block.rows)
     if block.residual is None:
         return concat

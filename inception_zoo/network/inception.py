@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from inception_zoo.architecture.choices import MEMORY
-from inception_zoo.architecture.cost import segments
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError, did_you_mean
-from inception_zoo.network.autograd import recording, segment
+from inception_zoo.network.autograd import run_segments
 from inception_zoo.network.blocks import AuxHead, build_block
 from inception_zoo.network.initialization import initialize
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Logits (N, classes), and those of the auxiliary heads by the endpoint that they tap."""
+    """Logits (N, classes), and the auxiliary heads' logits (N, classes) by the endpoint that they tap."""
 
     logits: Tensor
     aux: dict[str, Tensor]
@@ -31,8 +30,7 @@ class Outputs:
 class Inception(nn.Module):
     """Any network of the zoo. Its blocks are attributes under their endpoint's name: ``model.mixed_6e``.
 
-    What its weights bring with them is known once they are loaded or trained: `preprocessing`, `classes` (names by label)
-    and `provenance`.
+    `preprocessing`, `classes` (names by label) and `provenance` are set when weights are loaded or trained.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,26 +53,38 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) → logits (N, classes), in training and in evaluation."""
-        for _, maps in self._ends(x):
-            x = maps  # one at a time: a list would keep all of them alive
+        for _, features in run_segments(self, x):
+            x = features  # one at a time: a list would keep all of them alive
         return self._classify(x)
 
     def outputs(self, x: Tensor) -> Outputs:
         """Images (N, in_channels, H, W) → logits and auxiliary logits, for the training loss."""
-        aux, maps = {}, x
-        for name, maps in self._ends(x):
+        aux, features = {}, x
+        for name, features in run_segments(self, x):
             if name in self.aux:
-                aux[name] = self.aux[name](maps)
-        return Outputs(self._classify(maps), aux)
+                aux[name] = self.aux[name](features)
+        return Outputs(self._classify(features), aux)
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, in_channels, H, W) → feature maps (N, C, H, W) by endpoint, in order."""
-        return dict(self._walk(x))
+        """Images (N, in_channels, H, W) → feature maps (N, C, H', W') by endpoint, in order."""
+        return dict(self.run_blocks(x))
+
+    def run_blocks(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Images (N, in_channels, H, W) → yield (endpoint, feature maps) after each block."""
+        for block in self.plan.blocks:
+            x = self.get_submodule(block.name)(x)
+            yield block.name, x
 
     def freeze(self, last: str | None) -> None:
-        """Keep the weights and BatchNorm statistics of every endpoint up to `last`, or a stage's last; None frees them all.
+        """Freeze weights and BatchNorm statistics of every endpoint up to `last`; None unfreezes all.
 
-        What is frozen stays in evaluation mode whatever `train` says, so its BatchNorms normalize with what they know.
+        Frozen blocks stay in evaluation mode even after `train`, so that their BatchNorms use the running statistics.
+
+        Args:
+            last: An endpoint, or a stage for its last endpoint.
+
+        Raises:
+            ZooError: `last` is neither.
         """
         names = [block.name for block in self.plan.blocks]
         stages = {block.stage: block.name for block in self.plan.blocks}
@@ -94,17 +104,17 @@ class Inception(nn.Module):
         return self
 
     def compiled(self) -> "Inception":
-        """This network, whose `outputs` and `forward` run by `torch.compile` from now on; weights and names stay."""
+        """Compile `forward` and `outputs` in place by `torch.compile`, and return self; weights and names stay."""
         self.compile()
         self.outputs = torch.compile(self.outputs)  # type: ignore[method-assign]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy has: not what was compiled, which is bound to this network."""
+        """Leave out the compiled `outputs`, which is bound to this network."""
         return {key: value for key, value in super().__getstate__().items() if key != "outputs"}
 
     def remember(self, memory: str) -> None:
-        """What training keeps for the backward pass, see `inception_zoo.network.autograd`; ZooError if it is no mode."""
+        """Set the memory mode of training, see `inception_zoo.network.autograd`; ZooError if it is unknown."""
         if memory not in MEMORY:
             raise ZooError(f"{self.plan.net.name}: memory={memory} is unknown; {did_you_mean(memory, MEMORY)}")
         self.memory = memory
@@ -112,19 +122,5 @@ class Inception(nn.Module):
             if hasattr(module, "lean"):
                 module.lean = memory != "plain"  # type: ignore[assignment]
 
-    def _ends(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The maps that are there in any mode: after every block, or after every segment of what keeps no more."""
-        if self.memory != "minimal" or not recording(self):
-            yield from self._walk(x)
-            return
-        for names in segments(self.plan, (x.shape[-2], x.shape[-1])):
-            x = segment(nn.Sequential(*map(self.get_submodule, names)), x)
-            yield names[-1], x
-
-    def _walk(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        for block in self.plan.blocks:
-            x = self.get_submodule(block.name)(x)
-            yield block.name, x
-
-    def _classify(self, maps: Tensor) -> Tensor:
-        return self.fc(self.dropout(self.pool(maps).flatten(1)))
+    def _classify(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.pool(x).flatten(1)))

@@ -1,13 +1,16 @@
-"""How a network's weights are drawn."""
+"""Initialize a network's weights."""
 
 from torch import nn
 
 
 def initialize(model: nn.Module, classifiers: set[nn.Module], init: str) -> None:
-    """Draw the weights: quick, since nothing is truncated.
+    """Draw the weights from untruncated distributions, which is fast.
 
-    `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; biases zero.
-    `xavier`: uniform, Glorot and Bengio, for every weight; biases as PyTorch draws them. The tutorial's choice.
+    Args:
+        model: The network.
+        classifiers: Its layers that give logits.
+        init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; zero biases.
+            `xavier`: uniform, Glorot and Bengio, for every weight; PyTorch's default for biases; the tutorial's choice.
     """
     for module in model.modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):

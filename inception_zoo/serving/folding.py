@@ -1,4 +1,4 @@
-"""A network as evaluation needs it: the same logits from fewer and cheaper steps."""
+"""Fold and fuse a network for evaluation: the same logits from fewer and cheaper steps."""
 
 from copy import deepcopy
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inception_zoo.network import autograd, kernels
-from inception_zoo.network.autograd.pools import AnyPool
+from inception_zoo.network import kernels
+from inception_zoo.network.autograd.pools import AnyPool, Pool, has_kernel
 from inception_zoo.network.blocks import ConvUnit, ResidualBlock
 from inception_zoo.network.inception import Inception
 
 
 class Bias(nn.Module):
-    """Adds a number to each channel."""
+    """Add a number to each channel: (N, C, H, W) → (N, C, H, W)."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
@@ -24,10 +24,10 @@ class Bias(nn.Module):
 
 
 def fold(model: Inception) -> Inception:
-    """A copy in evaluation mode with the same logits, of PyTorch's own layers.
+    """Return a copy in evaluation mode with the same logits, made of PyTorch's own layers.
 
-    Each BatchNorm is multiplied into the convolution before it (other normalizations depend on the image and stay), and an
-    average pool before a 1x1 convolution comes after it, where there are fewer channels: both are linear, so they commute.
+    Each BatchNorm is folded into the convolution before it; other normalizations depend on the image and stay. An average
+    pool before a 1x1 convolution moves after it, where there are fewer channels: both are linear and commute.
     """
     folded = deepcopy(model).eval()
     for unit in list(folded.modules()):
@@ -43,7 +43,7 @@ def fold(model: Inception) -> Inception:
 
 
 def _pool_later(row: nn.Sequential, i: int) -> None:
-    """Let an average pool at `i` come after a 1x1 convolution at `i + 1`, if that has no more outputs than inputs."""
+    """Move an average pool at `i` after a 1x1 convolution at `i + 1`, if that has no more outputs than inputs."""
     pool, unit = row[i], row[i + 1]
     if not (isinstance(pool, nn.AvgPool2d) and pool.stride == 1 and isinstance(unit, ConvUnit)):
         return
@@ -52,7 +52,7 @@ def _pool_later(row: nn.Sequential, i: int) -> None:
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.out_channels <= conv.in_channels:
         layers = {name: layer for name, layer in unit.named_children() if name != "conv"}
         if conv.bias is not None:
-            # After the pool: at the border it averages padded zeros in, and would shrink what is added before.
+            # Add the bias after the pool, which averages padded zeros in at the border and would shrink it there.
             layers = {"bias": Bias(conv.bias), **layers}
             conv.bias = None
         row[i] = conv
@@ -62,7 +62,7 @@ def _pool_later(row: nn.Sequential, i: int) -> None:
 
 
 class OneCall(nn.Module):
-    """A convolution with its bias, its ReLU and its residual sum as one call of oneDNN."""
+    """Convolution, bias, residual sum and ReLU as one call of oneDNN."""
 
     def __init__(self, conv: nn.Conv2d, relu: bool, scale: float = 1.0) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class OneCall(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         weight = self.weight
-        if not weight.is_mkldnn:  # oneDNN's own layout, which depends on the size; it is right for any, if not as fast
+        if not weight.is_mkldnn:  # oneDNN's own layout: fastest at this image size, correct at any
             self.weight = weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.place, list(x.shape))
         if other is not None:
             return kernels.convolve_and_add(x, other, weight, self.bias, self.place, self.relu)
@@ -82,18 +82,18 @@ class OneCall(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A pool by our kernels, where they are."""
+    """A pool by our kernels where they support the input."""
 
     def __init__(self, pool: AnyPool) -> None:
         super().__init__()
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        return autograd.pooled(x, self.pool, self.pool, lean=False)
+        return Pool.apply(x, self.pool) if has_kernel(self.pool, x) else self.pool(x)
 
 
 class Sum(nn.Module):
-    """A residual block whose projection, sum and ReLU are one call."""
+    """A residual block with projection, sum and ReLU in one call of oneDNN."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -107,9 +107,9 @@ class Sum(nn.Module):
 
 
 def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
-    """`fold`, in `dtype` and channels_last: each convolution with what follows it is one call of oneDNN, and pools are ours.
+    """Return `fold(model)` in `dtype` and channels_last, with fused convolutions (oneDNN) and our pooling kernels.
 
-    For images of `dtype`, without gradients. On a GPU, or where oneDNN cannot, it is the folded network.
+    The copy reads images of `dtype` and gives no gradients. On a GPU, or without oneDNN support, it is only folded.
     """
     fused = fold(model).requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fused.fc.weight.device.type == "cpu" and kernels.in_one_call(dtype):

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inception_zoo import ZooError, create_model
 from inception_zoo.architecture.choices import MEMORY
-from inception_zoo.architecture.cost import segments
 from inception_zoo.bench.memory import saved_bytes
 from inception_zoo.network import kernels
 from inception_zoo.network.autograd.pools import windows
 from inception_zoo.network.autograd.recipes import recipe_of
+from inception_zoo.network.autograd.segments import segments
 from inception_zoo.network.autograd.units import FEW, NARROW, convolution_backward
 from inception_zoo.network.blocks import MaxPool
 

@@ -30,7 +30,7 @@ ALIASES = {"inception_v1": "googlenet"}
 
 
 def find_net(name: str) -> Net:
-    """The table of a network, by name or alias; ZooError with the nearest name if there is none."""
+    """Return the table of a network, by name or alias; ZooError with the nearest name if it is unknown."""
     try:
         return ZOO[ALIASES.get(name, name)]
     except KeyError:

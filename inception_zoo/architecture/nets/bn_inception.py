@@ -4,7 +4,7 @@ from inception_zoo.architecture.nets.table import Net
 
 
 def _block(ones: int, reduce3: int, threes: int, reduce_double: int, double: int, kind: str, pool: int) -> list[str]:
-    """One line of Figure 5: V1's block, two 3x3 for its 5x5; the pool is average or max."""
+    """Return one line of Figure 5: V1's block with two 3x3 for its 5x5; the pool is average or max."""
     chain = f"1x1 {reduce_double} > 3x3 {double} > 3x3 {double}"
     return [f"1x1 {ones}", f"1x1 {reduce3} > 3x3 {threes}", chain, f"{kind} > 1x1 {pool}"]
 
@@ -14,22 +14,22 @@ def _reduction(reduce3: int, threes: int, reduce_double: int, double: int) -> li
 
 
 # fmt: off
-STEM = {"conv1": ["7x7/2 64"], "pool1": ["max/2c"], "conv2": ["1x1 64"], "conv3": ["3x3 192"], "pool2": ["max/2c"]}
+STEM = {"conv1": ["7x7/2 64"], "pool1": ["max/2c"], "conv2": ["1x1 64"], "conv3": ["3x3 192"], "pool2": ["max/2c"]}  # 28x28x192
 GRID28 = {
-    "inception_3a": _block( 64,  64,  64,  64,  96, "avg",  32),
-    "inception_3b": _block( 64,  64,  96,  64,  96, "avg",  64),
+    "inception_3a": _block( 64,  64,  64,  64,  96, "avg",  32),  # 28x28x256
+    "inception_3b": _block( 64,  64,  96,  64,  96, "avg",  64),  # 28x28x320
 }
 GRID14 = {
-    "inception_3c": _reduction(128, 160, 64, 96),
-    "inception_4a": _block(224,  64,  96,  96, 128, "avg", 128),
-    "inception_4b": _block(192,  96, 128,  96, 128, "avg", 128),
-    "inception_4c": _block(160, 128, 160, 128, 160, "avg", 128),  # Figure 5 has 96 for the pool; this is as released
-    "inception_4d": _block( 96, 128, 192, 160, 192, "avg", 128),
+    "inception_3c": _reduction(128, 160, 64, 96),  # 14x14x576
+    "inception_4a": _block(224,  64,  96,  96, 128, "avg", 128),  # 14x14x576
+    "inception_4b": _block(192,  96, 128,  96, 128, "avg", 128),  # 14x14x576
+    "inception_4c": _block(160, 128, 160, 128, 160, "avg", 128),  # 14x14x608; Figure 5 has 96 for the pool; this is as released
+    "inception_4d": _block( 96, 128, 192, 160, 192, "avg", 128),  # 14x14x608
 }
 GRID7 = {
-    "inception_4e": _reduction(128, 192, 192, 256),
-    "inception_5a": _block(352, 192, 320, 160, 224, "avg", 128),
-    "inception_5b": _block(352, 192, 320, 192, 224, "max", 128),
+    "inception_4e": _reduction(128, 192, 192, 256),  # 7x7x1056
+    "inception_5a": _block(352, 192, 320, 160, 224, "avg", 128),  # 7x7x1024
+    "inception_5b": _block(352, 192, 320, 192, 224, "max", 128),  # 7x7x1024
 }
 BN_INCEPTION = Net(
     name="bn_inception", error="25.2 / 7.8", image_size=224, norm="batch", bias=True,

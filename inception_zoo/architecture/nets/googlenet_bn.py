@@ -1,4 +1,4 @@
-"""GoogLeNet as torchvision and TF-slim have it: BatchNorm, and a 3x3 where the paper has a 5x5.
+"""GoogLeNet of torchvision and TF-slim: BatchNorm, and a 3x3 where the paper has a 5x5.
 
 The 3x3 began as a porting error; published weights depend on it.
 """
@@ -24,7 +24,7 @@ GOOGLENET_BN = replace(
         "stem": STEM,
         "grid28": _with_3x3(GRID28),
         "grid14": _with_3x3(GRID14),
-        "grid7": {**_with_3x3(GRID7), "pool4": ["max2x2/2c"]},  # the paper pools 3x3
+        "grid7": {**_with_3x3(GRID7), "pool4": ["max2x2/2c"]},  # 7x7x832; the paper pools 3x3
     },
     aux={tap: replace(AUX, adaptive=True) for tap in GOOGLENET.aux},
 )

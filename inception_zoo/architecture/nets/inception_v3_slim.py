@@ -1,4 +1,4 @@
-"""Inception-v3 as TF-slim and Keras have it: average pools leave out the padded zeros, which torchvision and timm count."""
+"""Inception-v3 of TF-slim and Keras: average pools ignore the padded zeros that torchvision and timm count."""
 
 from dataclasses import replace
 

@@ -1,4 +1,7 @@
-"""The columns of a table: what is written down about a published network."""
+"""The columns of a table: the facts about a published network.
+
+In a table, ``# 17x17x768`` is the height, width and channels after the last endpoint of its line, at `image_size`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,12 +9,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Residual:
-    """Rows whose concatenation is projected back by a linear 1x1, scaled and added (arXiv 1602.07261, section 3.3)."""
+    """``act(x + scale * project(concat(rows(x))))``, with a linear 1x1 projection (arXiv 1602.07261, section 3.3)."""
 
     rows: Sequence[str]
     scale: float
     relu: bool = True  # activation after the sum
-    shortcut: bool = False  # the input is projected too, so that the channels may change (arXiv 1512.03385, option B)
+    shortcut: bool = False  # a 1x1 projects the input too, so that the channels may change (arXiv 1512.03385, option B)
     drop_path: float = 0.0  # probability to skip the rows in training, per image (arXiv 1603.09382)
 
 
@@ -32,7 +35,7 @@ class Aux:
 
 @dataclass(frozen=True)
 class Net:
-    """One network."""
+    """One published network."""
 
     name: str
     source: str
@@ -49,10 +52,10 @@ class Net:
 
     @property
     def grids(self) -> list[str]:
-        """Every stage but the stem: those whose blocks can be swapped together."""
+        """Return every stage but the stem: the stages whose blocks can be swapped together."""
         return list(self.stages)[1:]
 
     @property
     def names(self) -> list[str]:
-        """`all`, every grid, then every endpoint: what a block can be chosen for."""
+        """Return the valid keys of `blocks`: `all`, every grid, then every endpoint."""
         return ["all", *self.grids, *(endpoint for stage in self.stages.values() for endpoint in stage)]

@@ -1,17 +1,18 @@
-"""What training keeps of the forward pass for the backward pass, and how the rest is made again: `model.memory`.
+"""The training path: what the forward pass saves for the backward pass, and what the backward pass recomputes (`model.memory`).
 
-    plain    the output of every convolution, and the maps that every convolution reads
-    lean     the output of every convolution; what is made of it cheaply (normalized, activated, pooled, joined) is made again
-    minimal  the maps between the segments of the network; each segment runs once more, lean
+    plain    saves the input and the output of every convolution
+    lean     saves the output of every convolution; recomputes what follows it (normalize, activate, pool, concatenate)
+    minimal  saves the feature maps between the network's segments; each segment runs once more, in lean mode
 
-Maps that can be made again carry a recipe; whoever reads them keeps what the recipe needs, in place of the maps. Loss and
-gradients are the same in every mode, to rounding. On CPUs our own kernels do the work, in plain, too: `kernels`.
+Feature maps that can be recomputed carry a recipe. A function that reads them saves what the recipe needs instead of the
+feature maps. Loss and gradients are the same in every mode, up to rounding. On CPUs, `network.kernels` does the arithmetic.
 
-`layers` is what the network's modules call; `units` and `pools` are its steps of autograd, `recipes` how maps are made again,
-`segments` how a part of the network runs again.
+`dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools`, `sums` and `reruns`
+are the autograd functions, `recipes` describes recomputation, and `segments` runs parts of the network again.
 """
 
-from inception_zoo.network.autograd.layers import convolve, is_plain_sum, pooled, recording, residual, run_branches, run_steps
-from inception_zoo.network.autograd.segments import segment
+from inception_zoo.network.autograd.dispatch import recording, trained_by
+from inception_zoo.network.autograd.layers import convolve, pooled, residual, run_branches, run_steps
+from inception_zoo.network.autograd.segments import run_segments
 
-__all__ = ["convolve", "is_plain_sum", "pooled", "recording", "residual", "run_branches", "run_steps", "segment"]
+__all__ = ["convolve", "pooled", "recording", "residual", "run_branches", "run_segments", "run_steps", "trained_by"]

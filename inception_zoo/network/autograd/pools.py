@@ -1,4 +1,4 @@
-"""Pools by our kernels."""
+"""Pooling by our kernels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,39 +8,55 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from inception_zoo.network import kernels
+from inception_zoo.network.autograd.dispatch import by_kernels
 
 AnyPool = nn.MaxPool2d | nn.AvgPool2d
 
 
 class Pool(torch.autograd.Function):
-    """Maximum or average, by our kernels: what is kept is a byte for each maximum, or nothing."""
+    """``y = max(window of x)`` or ``y = sum(window of x) / count``, per channel.
+
+    Saves for backward: for a maximum, its position inside the window as one byte per output, (N, C, H', W') uint8; for an
+    average, nothing. Recomputes nothing: pooling again would take longer than everything else in lean mode.
+
+    Backward: a maximum passes its gradient to the saved position, an average spreads it evenly over the window.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pool: AnyPool) -> Tensor:
+        """Feature maps (N, C, H, W), channels_last → (N, C, H', W')."""
         ctx.pool, ctx.shape = pool, x.shape
         if isinstance(pool, nn.AvgPool2d):
             return kernels.average_pool(x, *pool_arguments(pool, x.shape))
-        y, which = kernels.max_pool(x, *_axes(pool, x.shape))
-        ctx.save_for_backward(which)
+        y, position = kernels.max_pool(x, *_axes(pool, x.shape))
+        ctx.save_for_backward(position)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
+        """Gradient of y (N, C, H', W') → gradient of x (N, C, H, W)."""
         if isinstance(ctx.pool, nn.AvgPool2d):
             return kernels.average_pool_backward(g, *pool_arguments(ctx.pool, ctx.shape)), None
-        (which,) = ctx.saved_tensors
+        (position,) = ctx.saved_tensors
         h, w = _axes(ctx.pool, ctx.shape)
-        return kernels.max_pool_backward(g, which, h, w), None
+        return kernels.max_pool_backward(g, position, h, w), None
+
+
+def has_kernel(pool: AnyPool, x: Tensor) -> bool:
+    """Return True if `Pool` supports the feature maps, and one byte is enough for a position inside the window."""
+    (height, *_), (width, *_) = windows(pool)
+    return by_kernels(x) and height * width <= 256 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def windows(pool: AnyPool) -> list[tuple[int, int, int]]:
-    """Kernel, stride and padding of the height, and of the width."""
+    """Return (kernel, stride, padding) of the height, and of the width."""
     sizes = (each if isinstance(each, tuple) else (each, each) for each in (pool.kernel_size, pool.stride, pool.padding))
     return list(zip(*sizes, strict=True))
 
 
 def _axes(pool: AnyPool, shape: Sequence[int]) -> list[kernels.Axis]:
+    """Return (input size, output size, kernel, stride, padding) of the height, and of the width."""
     axes = []
     for n, (k, s, p) in zip(shape[-2:], windows(pool), strict=True):
         out = (n + 2 * p - k + (s - 1 if pool.ceil_mode else 0)) // s + 1
@@ -51,5 +67,6 @@ def _axes(pool: AnyPool, shape: Sequence[int]) -> list[kernels.Axis]:
 
 
 def pool_arguments(pool: nn.AvgPool2d, shape: Sequence[int]) -> tuple[kernels.Axis, kernels.Axis, bool]:
+    """Return the arguments of `kernels.average_pool` for an input of `shape`."""
     h, w = _axes(pool, shape)
     return h, w, bool(pool.count_include_pad)

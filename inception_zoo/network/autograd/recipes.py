@@ -1,4 +1,4 @@
-"""Maps that can be made again: what is kept of them, and how they are made of it."""
+"""Feature maps that can be recomputed: which tensors are saved, and the function that recomputes them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,87 +6,90 @@ from typing import Any
 
 from torch import Tensor
 
-Make = Callable[..., Tensor]
 
+class Recompute:
+    """``x = function(*saved)``; in the backward pass the result stays until the last of `users` has read it."""
 
-class Maker:
-    """Makes maps again, once for all who read them: they stay until the last of `users` has them."""
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.users = function, 0
+        self.result: Tensor | None = None
 
-    def __init__(self, make: Make) -> None:
-        self.make, self.users = make, 0
-        self.made: Tensor | None = None
+    def __call__(self, *saved: Tensor) -> Tensor:
+        return self.result if self.result is not None else self.function(*saved)
 
-    def __call__(self, *kept: Tensor) -> Tensor:
-        return self.made if self.made is not None else self.make(*kept)
-
-    def into(self, out: Tensor, *kept: Tensor) -> None:
-        """As a call, but written to `out`."""
-        write = getattr(self.make, "into", None)
-        if self.made is None and write:
-            write(out, *kept)
+    def into(self, out: Tensor, *saved: Tensor) -> None:
+        """Write the result to `out`, which may be a slice of a larger tensor."""
+        write = getattr(self.function, "into", None)
+        if self.result is None and write:
+            write(out, *saved)
         else:
-            out.copy_(self(*kept))
+            out.copy_(self(*saved))
 
-    def serve(self, *kept: Tensor) -> Tensor:
-        """For one of the users."""
-        made = self(*kept)
+    def serve(self, *saved: Tensor) -> Tensor:
+        """Return the result to one of the users."""
+        result = self(*saved)
         self.users -= 1
-        self.made = made if self.users > 0 else None
-        return made
+        self.result = result if self.users > 0 else None
+        return result
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The tensors that maps can be made of; `version` tells whether somebody has changed the maps since."""
+    """Feature maps as ``recompute(*saved)``; valid while their in-place `version` counter stays the same."""
 
-    make: Maker
-    kept: tuple[Tensor, ...]
+    recompute: Recompute
+    saved: tuple[Tensor, ...]
     version: int
 
 
-def annotate(maps: Tensor, kept: Sequence[Tensor], make: Make) -> Tensor:
-    maker = make if isinstance(make, Maker) else Maker(make)
-    maps.recipe = Recipe(maker, tuple(t.detach() for t in kept), maps._version)  # type: ignore[attr-defined]
-    return maps
+def annotate(x: Tensor, saved: Sequence[Tensor], function: Callable[..., Tensor]) -> Tensor:
+    """Attach the recipe ``x = function(*saved)`` to `x`, and return `x`."""
+    recompute = function if isinstance(function, Recompute) else Recompute(function)
+    x.recipe = Recipe(recompute, tuple(t.detach() for t in saved), x._version)  # type: ignore[attr-defined]
+    return x
 
 
-def recipe_of(maps: Tensor) -> Recipe | None:
-    recipe = getattr(maps, "recipe", None)
-    return recipe if recipe and recipe.version == maps._version else None
+def recipe_of(x: Tensor) -> Recipe | None:
+    """Return the recipe of `x`; None if it has none, or was changed in place since."""
+    recipe = getattr(x, "recipe", None)
+    return recipe if recipe and recipe.version == x._version else None
 
 
-def forget(maps: Tensor) -> Tensor:
-    """The maps without their recipe, and what it holds."""
-    maps.__dict__.pop("recipe", None)
-    return maps
+def forget(x: Tensor) -> Tensor:
+    """Drop the recipe of `x` and the tensors that it holds, and return `x`."""
+    x.__dict__.pop("recipe", None)
+    return x
 
 
-class Source:
-    """Maps as a function keeps them for its backward pass: themselves, or what their recipe needs."""
+class SavedInput:
+    """An autograd function's input, saved for backward as itself or as the tensors of its recipe."""
 
-    def __init__(self, maker: Maker | None = None, kept: Sequence[Tensor] = ()) -> None:
-        self.maker, self.kept = maker, tuple(kept)
-        if self.maker:
-            self.maker.users += 1
+    def __init__(self, recompute: Recompute | None = None, saved: Sequence[Tensor] = ()) -> None:
+        self.recompute, self.saved = recompute, tuple(saved)
+        if self.recompute:
+            self.recompute.users += 1
 
     @classmethod
-    def of(cls, maps: Tensor) -> "Source":
-        recipe = recipe_of(maps)
-        return cls(recipe.make, recipe.kept) if recipe else cls()
+    def of(cls, x: Tensor) -> "SavedInput":
+        recipe = recipe_of(x)
+        return cls(recipe.recompute, recipe.saved) if recipe else cls()
 
-    def take(self, maps: Tensor) -> tuple[Tensor, ...]:
-        """What is to be saved; from here on the tensors are autograd's alone."""
-        kept, self.kept = self.kept or (maps,), ()
-        return kept
+    def take(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors to save, and release them here: from now on only autograd holds them."""
+        saved, self.saved = self.saved or (x,), ()
+        return saved
 
-    def save(self, ctx: Any, maps: Tensor, *others: Tensor) -> None:
-        kept = self.take(maps)
-        self.count = len(kept)
-        ctx.save_for_backward(*kept, *others)
+    def save(self, ctx: Any, x: Tensor, *others: Tensor) -> None:
+        """Save `x`, or what its recipe needs, and then `others`."""
+        saved = self.take(x)
+        self.count = len(saved)
+        ctx.save_for_backward(*saved, *others)
 
     def load(self, ctx: Any) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        saved = ctx.saved_tensors  # read once: a segment runs for it
+        """Return what `save` saved: the tensors for `restore`, and the others."""
+        saved = ctx.saved_tensors  # read once: in minimal mode each access may run a segment
         return saved[: self.count], saved[self.count :]
 
-    def maps(self, kept: Sequence[Tensor]) -> Tensor:
-        return self.maker.serve(*kept) if self.maker else kept[0]
+    def restore(self, saved: Sequence[Tensor]) -> Tensor:
+        """Return `x`, recomputed if it has a recipe."""
+        return self.recompute.serve(*saved) if self.recompute else saved[0]

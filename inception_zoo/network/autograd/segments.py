@@ -1,4 +1,4 @@
-"""Segments of a network that run once more for the backward pass."""
+"""Segments of the network that run once more in the backward pass: `memory=minimal`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,14 +9,63 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from inception_zoo.architecture.cost import convolutions
+from inception_zoo.architecture.geometry import Size
+from inception_zoo.architecture.plan import Plan
+from inception_zoo.network.autograd.dispatch import recording
 from inception_zoo.network.autograd.recipes import forget
 
 
-class _Keep(torch.autograd.Function):
-    """Keeps what a segment reads where autograd's hooks see it: `checkpoint` holds it out of their sight."""
+def run_segments(model: Any, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Run the blocks of an `Inception`; yield (endpoint, feature maps) per block, or per segment in `minimal` mode.
+
+    Args:
+        model: The network.
+        x: Images (N, in_channels, H, W).
+    """
+    if model.memory != "minimal" or not recording(model):
+        yield from model.run_blocks(x)
+        return
+    for names in segments(model.plan, (x.shape[-2], x.shape[-1])):
+        x = segment(nn.Sequential(*map(model.get_submodule, names)), x)
+        yield names[-1], x
+
+
+def segments(plan: Plan, size: Size) -> list[list[str]]:
+    """Group the endpoints into segments; no segment saves more than the first one while it runs again.
+
+    The first segment is the stem, whose feature maps are the largest: it sets the peak, wherever the others are cut. An
+    endpoint with an auxiliary head ends its segment.
+
+    Args:
+        plan: The network.
+        size: Height and width of the images, in pixels.
+    """
+    shapes, groups, room = plan.shapes(size), [[]], 0  # type: ignore[var-annotated]
+    stem, most, grid = plan.blocks[0].stage, 0, size
+    for block, after in zip(plan.blocks, (*plan.blocks[1:], None), strict=True):
+        convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
+        given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
+        grid = shapes[block.name][1:]
+        if block.residual:  # every other sum is saved
+            given += block.c_out * grid[0] * grid[1] // 2
+        if block.stage == stem:
+            most += given
+        elif not groups[-1] or given > room:
+            groups, room = [*groups, []] if groups[-1] else groups, most
+        groups[-1].append(block.name)
+        room -= given
+        if block.name in plan.aux or (block.stage == stem and after and after.stage != stem):
+            groups.append([])
+    return [group for group in groups if group]
+
+
+class _SaveInput(torch.autograd.Function):
+    """``y = x``. Saves x where autograd's saved-tensor hooks see it: `checkpoint` alone would hide it from them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Tensor of any shape → a view of it."""
         ctx.save_for_backward(x)
         return x.view_as(x)
 
@@ -26,14 +75,14 @@ class _Keep(torch.autograd.Function):
 
 
 def segment(run: nn.Module, x: Tensor) -> Tensor:
-    """`run(x)`, of which nothing is kept but `x`."""
-    y = checkpoint(run, _Keep.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), learning_apart(run)))
-    return forget(y)  # the recipe holds what is to be made again
+    """Return ``run(x)``; save only `x` for the backward pass, which recomputes the rest in one more run."""
+    y = checkpoint(run, _SaveInput.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), same_statistics(run)))
+    return forget(y)  # its recipe would hold what is to be recomputed
 
 
 @contextmanager
-def learning_apart(run: nn.Module) -> Iterator[None]:
-    """What running statistics learn here is thrown away: they have seen this batch before."""
+def same_statistics(run: nn.Module) -> Iterator[None]:
+    """Discard updates of running statistics while `run` runs again: they have seen this batch before."""
     buffers = [(norm._buffers, dict(norm._buffers)) for norm in run.modules() if isinstance(norm, _BatchNorm)]
     for own, known in buffers:
         own.update({name: None if each is None else each.clone() for name, each in known.items()})

@@ -1,7 +1,6 @@
-"""Convolutions with what follows them, as one step of autograd."""
+"""Convolution, average pool, batch normalization and ReLU as one autograd function."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -12,17 +11,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from inception_zoo.network import kernels
+from inception_zoo.network.autograd.dispatch import dtype_of, without_autocast
 from inception_zoo.network.autograd.pools import pool_arguments
-from inception_zoo.network.autograd.recipes import Source, annotate
+from inception_zoo.network.autograd.recipes import SavedInput, annotate
 
 # Up to these, a weight gradient takes less time as a matrix product than by oneDNN (docs/speed.md).
-FEW = 1024  # rows
-NARROW = 1024  # channels that a 1x1 reads, on any number of rows
+FEW = 1024  # positions, N * H * W
+NARROW = 1024  # input channels of a 1x1 convolution, at any number of positions
 
 
 @dataclass
 class Unit:
-    """A convolution, an average pool, batch normalization and ReLU."""
+    """``relu(norm(pool(conv(x))))``; every part but the convolution is optional."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None = None
@@ -31,20 +31,31 @@ class Unit:
 
 
 def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
-    """What each unit makes of the same maps, in one step of autograd. Several must be 1x1 and normalized: one product."""
+    """Return ``relu(norm(pool(conv(x))))`` of each unit, by one autograd function.
+
+    Args:
+        x: Feature maps (N, C, H, W).
+        units: Several units must be 1x1 convolutions with batch normalization: they become one matrix product.
+        lean: Attach a recipe to the outputs: the convolution's output and ``affine``, instead of the outputs themselves.
+
+    Returns:
+        Feature maps (N, K_u, H', W') per unit.
+    """
     parameters = [p for u in units for p in (u.conv.weight, u.conv.bias, *((u.norm.weight, u.norm.bias) if u.norm else ()))]
     x = x.to(dtype_of(x))
-    made = list(_Convolve.apply(x, units, Source.of(x), *parameters))
-    maps, rest = made[: len(units)], made[len(units) :]
+    results = list(_Convolve.apply(x, units, SavedInput.of(x), *parameters))
+    outputs, rest = results[: len(units)], results[len(units) :]
     if lean and rest:
         c, *affines = rest
-        for y, affine, u, part in zip(maps, affines, units, spans(_widths(units)), strict=True):
+        for y, affine, u, part in zip(outputs, affines, units, spans(_widths(units)), strict=True):
             annotate(y, (c, affine), _Renormalize(u.relu, part))
-    return maps
+    return outputs
 
 
 @dataclass
 class _Renormalize:
+    """``y = relu(shift + scale * c[:, part])``, with scale and shift from `affine` (4, K_u)."""
+
     relu: bool
     part: slice
 
@@ -56,30 +67,32 @@ class _Renormalize:
 
 
 def spans(lengths: Sequence[int]) -> list[slice]:
-    """What follows one after the other."""
+    """Return consecutive slices of these lengths."""
     return [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
-def in_its_own_type(maps: Tensor) -> AbstractContextManager[Any]:
-    device = maps.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def dtype_of(maps: Tensor) -> torch.dtype:
-    device = maps.device.type
-    known = torch.amp.is_autocast_available(device)  # not for meta
-    return torch.get_autocast_dtype(device) if known and torch.is_autocast_enabled(device) else maps.dtype
-
-
 class _Convolve(torch.autograd.Function):
+    """``c = pool(conv(x, w) + b)``, ``y = relu(gamma * (c - mean(c)) / sqrt(var(c) + eps) + beta)`` for each unit u.
+
+    The units' weights are one w (K, C, kh, kw) with K = sum(K_u), and their outputs are slices of one c (N, K, H', W').
+    ``affine`` (4, K_u) holds scale, shift, mean and 1 / standard deviation of the batch.
+
+    Saves for backward: x, or what its recipe needs; w in the compute dtype; with normalization also c and ``affine``.
+    Recomputes: x if it has a recipe, and the mask ``y > 0`` from c and ``affine``. Neither y nor the pool's input is saved.
+
+    Backward: ``gc`` = gradient of normalization and ReLU at c, spread over the pool's windows; then ``gx = conv^T(gc, w)``,
+    ``gw = x^T gc`` over all positions and ``gb = sum(gc)``.
+    """
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: Source, *_: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *_: Tensor | None) -> tuple[Tensor, ...]:
+        """x (N, C, H, W) → (c,) without normalization; otherwise y (N, K_u, H', W') of each unit, c, ``affine`` of each."""
         first = units[0]
         ctx.units, ctx.source = units, source
-        ctx.set_materialize_grads(False)  # zeros as large as `c` and never read
+        ctx.set_materialize_grads(False)  # otherwise zeros as large as `c`, which nobody reads
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
-        with in_its_own_type(x):
+        with without_autocast(x):
             c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)
         if first.pool is not None:
             c = kernels.average_pool(channels_last(c), *pool_arguments(first.pool, c.shape))
@@ -91,17 +104,18 @@ class _Convolve(torch.autograd.Function):
             kernels.batch_norm(own, u.norm, u.relu)  # type: ignore[arg-type]
             for u, own in zip(units, _split(c, units, 1), strict=True)
         ]
-        maps, affines = zip(*normalized, strict=True)
+        outputs, affines = zip(*normalized, strict=True)
         source.save(ctx, x, w, c, *affines)
         ctx.mark_non_differentiable(c, *affines)
-        return *maps, c, *affines
+        return *outputs, c, *affines
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Gradients of the outputs of `forward` → gradients of x, and of weight, bias, gamma and beta of each unit."""
         units, source = ctx.units, ctx.source
         first = units[0]
-        kept, (w, *rest) = source.load(ctx)
+        saved, (w, *rest) = source.load(ctx)
         g, norms = gradients[0], []
         if rest:
             c, *affines = rest
@@ -113,7 +127,7 @@ class _Convolve(torch.autograd.Function):
         g = g.to(w.dtype)
         if first.pool is not None:
             g = kernels.average_pool_backward(g, *pool_arguments(first.pool, g.shape))
-        gx, gw, gb = convolution_backward(g, source.maps(kept), w, first.conv, _needed(ctx, units))
+        gx, gw, gb = convolution_backward(g, source.restore(saved), w, first.conv, _needed(ctx, units))
         found: list[Tensor | None] = []
         for index, (u, of_w, of_b) in enumerate(zip(units, _split(gw, units, 0), _split(gb, units, 0), strict=True)):
             found += gradient_for(u.conv.weight, of_w), gradient_for(u.conv.bias, of_b)
@@ -126,14 +140,14 @@ def _widths(units: Sequence[Unit]) -> list[int]:
 
 
 def _split(whole: Tensor | None, units: Sequence[Unit], dim: int) -> Sequence[Any]:
-    """Each unit's part of what all have together: views."""
+    """Return each unit's part of a tensor for all units, as views."""
     if whole is None or len(units) == 1:
         return [whole] * len(units)
     return whole.split(_widths(units), dim)
 
 
 def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0) -> Tensor | None:
-    """A parameter's gradient, in its type and with its strides, as DistributedDataParallel wants it."""
+    """Return ``scale * gradient`` with the dtype and strides of its parameter `own`, as DistributedDataParallel needs it."""
     if own is None or gradient is None:
         return None
     gradient = torch.empty_like(own).copy_(gradient)
@@ -141,7 +155,7 @@ def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0
 
 
 def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
-    """The weights of all units, in `dtype`: no copy of one that has it."""
+    """Return the weights of all units (K, C, kh, kw) in `dtype`; without a copy for one unit that has it."""
     if len(units) == 1:
         return units[0].conv.weight.detach().to(dtype)
     device = units[0].conv.weight.device
@@ -152,19 +166,33 @@ def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
 
 
 def _needed(ctx: Any, units: Sequence[Unit]) -> tuple[bool, bool, bool]:
-    """Which gradients of input, weights and biases are asked for."""
+    """Return True for each gradient that is needed: of the input, the weights, the biases."""
     biases = [u.conv.bias for u in units if u.conv.bias is not None]
     return ctx.needs_input_grad[0], any(u.conv.weight.requires_grad for u in units), any(b.requires_grad for b in biases)
 
 
-def channels_last(maps: Tensor) -> Tensor:
-    return maps.contiguous(memory_format=torch.channels_last)
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def convolution_backward(
     g: Tensor, x: Tensor, w: Tensor, conv: nn.Conv2d, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias, as `needed`."""
+    """Return the gradients of ``y = conv(x, w) + b``; None for those not `needed`.
+
+    A weight gradient over few positions or input channels is the matrix product ``gw = g^T @ windows(x)``, and a bias
+    gradient of a 1x1 is ``ones @ g``; oneDNN computes the rest.
+
+    Args:
+        g: Gradient of y, (N, K, H', W'), channels_last.
+        x: Input of the convolution, (N, C, H, W), channels_last.
+        w: Weight (K, C, kh, kw), in the dtype of g.
+        conv: The module, for kernel, stride and padding.
+        needed: True for each gradient to compute: of x, w and b.
+
+    Returns:
+        Gradients of x (N, C, H, W), w (K, C, kh, kw) and b (K).
+    """
     need_x, need_w, need_b = needed
     matrix = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
     few, narrow = g.numel() <= FEW * g.shape[1], conv.in_channels <= NARROW
@@ -173,7 +201,7 @@ def convolution_backward(
     gw = gb = None
     if product or matrix:
         rows = _rows(g)
-        if need_b:  # a sum as a product, in a quarter of the time of `sum`
+        if need_b:  # a quarter of the time of `sum`
             gb = (rows.new_ones(1, len(rows)) @ rows)[0]
         if product:
             gw = (rows.t() @ _windows(x, conv)).unflatten(1, (*conv.kernel_size, -1)).permute(0, 3, 1, 2)
@@ -187,15 +215,15 @@ def convolution_backward(
     return gx, gw, gb
 
 
-def _rows(maps: Tensor) -> Tensor:
-    """(N, C, H, W) → (N * H * W, C), a view of what is channels_last."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+def _rows(x: Tensor) -> Tensor:
+    """Reshape (N, C, H, W) → (N * H * W, C); a view if `x` is channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _windows(maps: Tensor, conv: nn.Conv2d) -> Tensor:
-    """(N, C, H, W) → (N * H' * W', height * width * C): what the window of a convolution covers; a view for a 1x1."""
+def _windows(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Unfold (N, C, H, W) → (N * H' * W', kh * kw * C), one row per window of the convolution; a view for a 1x1."""
     assert not isinstance(conv.padding, str)
     (kh, kw), (sh, sw), (ph, pw) = conv.kernel_size, conv.stride, conv.padding
-    padded = F.pad(maps, (pw, pw, ph, ph)) if ph or pw else maps
+    padded = F.pad(x, (pw, pw, ph, ph)) if ph or pw else x
     windows = padded.permute(0, 2, 3, 1).unfold(1, kh, sh).unfold(2, kw, sw).permute(0, 1, 2, 4, 5, 3)
-    return windows.reshape(-1, kh * kw * maps.shape[1])
+    return windows.reshape(-1, kh * kw * x.shape[1])
