@@ -1,7 +1,7 @@
-"""What a plan costs: parameters and multiply-adds, counted without building a weight.
+"""Count a plan's parameters and multiply-adds without building weights.
 
-Multiply-adds are those of convolutions and fully connected layers, per image, without auxiliary heads: the figure that
-papers and model zoos publish.
+Multiply-adds include convolutions and fully connected layers, per image, without auxiliary heads, as papers and model zoos
+publish them.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from inception_zoo.architecture.plan import Block, Plan
 
 @dataclass(frozen=True)
 class Cost:
+    """Parameters, and multiply-adds per image."""
+
     params: int
     macs: int
 
@@ -23,7 +25,7 @@ class Cost:
 
 
 def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
-    """Parameters (auxiliary heads as chosen) and multiply-adds at `image_size` pixels, else at the usual input."""
+    """Return parameters (auxiliary heads as chosen) and multiply-adds at `image_size` pixels; default: the usual input."""
     size = image_size or plan.net.image_size
     grid = (size, size) if isinstance(size, int) else size
     shapes = plan.shapes(grid)
@@ -37,10 +39,8 @@ def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
 
 
 def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
-    """Cost of one block that reads a `grid` of height x width."""
-    total = Cost(0, 0)
-    for row in block.rows:
-        total += _row_cost(plan, row, block.c_in, grid)
+    """Return the cost of one block that reads a `grid` of height x width."""
+    total = sum((_row_cost(plan, row, block.c_in, grid) for row in block.rows), Cost(0, 0))
     if block.residual:
         weights = block.joined * block.c_out
         total += Cost(weights + block.c_out, weights * grid[0] * grid[1])
@@ -50,12 +50,12 @@ def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
 
 
 def conv_cost(plan: Plan, block: Block, kernel: int, grid: Size) -> Cost:
-    """Cost of one `kernel` x `kernel` convolution of a block's channels that gives the same `grid`."""
+    """Return the cost of one `kernel` x `kernel` convolution with a block's channels whose output is `grid`."""
     return _conv_cost(plan, block.c_in, Conv((kernel, kernel), 1, "", block.c_out), grid)
 
 
 def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
-    """Cost of an auxiliary head that taps maps of so many channels."""
+    """Return the cost of an auxiliary head that reads `channels` feature maps."""
     grid, total = (head.grid, head.grid), Cost(0, 0)
     for row in map(parse, head.rows):
         total += _row_cost(plan, row, channels, grid)
@@ -76,7 +76,7 @@ def _row_cost(plan: Plan, row: Row, channels: int, grid: Size) -> Cost:
 
 
 def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Conv, Size, Size]]:
-    """Every convolution of a row that reads `channels` maps of `grid`: channels read, itself, the grids before and after."""
+    """Yield (channels read, convolution, grid before, grid after) for a row that reads `channels` feature maps of `grid`."""
     for step in row:
         after = out_size((step,), grid)
         for op in step:
@@ -86,7 +86,7 @@ def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Con
 
 
 def _conv_cost(plan: Plan, channels: int, op: Conv, after: Size) -> Cost:
-    """A convolution unit whose output has `after` positions: bias and normalization count as parameters."""
+    """Return the cost of a convolution unit with output grid `after`, parameters of bias and normalization included."""
     per_channel = int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0)
     weights = op.kernel[0] * op.kernel[1] * channels * op.width
     return Cost(weights + per_channel * op.width, weights * after[0] * after[1])

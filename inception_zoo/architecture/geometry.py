@@ -1,4 +1,4 @@
-"""What rows do to channels, grids and receptive fields, and what `width` does to rows. Nothing heavy is imported."""
+"""Channels, grids and receptive fields after rows, and rows scaled by `width`. Imports no torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,20 +18,22 @@ class Field:
 
 
 def padding(op: Conv | Pool) -> Size:
+    """Return the zeros added on each side, vertically and horizontally."""
     return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
 
 
 def out_channels(row: Row, c_in: int) -> int:
+    """Return the channels after `row`."""
     for step in row:
         c_in = sum(op.width if isinstance(op, Conv) else c_in for op in step)
     return c_in
 
 
 def out_size(row: Row, size: Size) -> Size:
-    """Height and width after `row`.
+    """Return height and width after `row`.
 
     Raises:
-        ZooError: a grid smaller than the kernel that reads it, or a fork whose ops disagree about the size.
+        ZooError: a grid is smaller than its kernel, or the ops of a fork give different sizes.
     """
     for step in row:
         sizes = {_op_size(op, size) for op in step}
@@ -52,11 +54,12 @@ def _op_size(op: Op, size: Size) -> Size:
 
 
 def has_stride(row: Row) -> bool:
+    """Return True if any op of `row` has a stride above 1."""
     return any(not isinstance(op, Lrn) and op.stride > 1 for step in row for op in step)
 
 
 def receptive_field(rows: Iterable[Row], field: Field) -> Field:
-    """The widest of the rows', over maps whose own field is `field`."""
+    """Return the widest receptive field of the rows, which read feature maps of receptive field `field`."""
     fields = [_row_field(row, field) for row in rows]
     height, width = (max(sizes) for sizes in zip(*(f.size for f in fields), strict=True))
     return Field((height, width), fields[0].jump)
@@ -72,7 +75,7 @@ def _row_field(row: Row, field: Field) -> Field:
 
 
 def scale_width(row: Row, width: float) -> Row:
-    """A row with every convolution's channels `scaled`."""
+    """Return `row` with every convolution's channels `scaled`."""
 
     def scale(op: Op) -> Op:
         try:
@@ -84,7 +87,7 @@ def scale_width(row: Row, width: float) -> Row:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times `width`, rounded to multiples of 8, at least 8; unchanged at width 1.
+    """Return channels times `width`, rounded to multiples of 8, at least 8; unchanged at width 1.
 
     Raises:
         ZooError: less than one channel would be left.
@@ -95,6 +98,6 @@ def scaled(channels: int, width: float) -> int:
 
 
 def split(channels: int, *shares: float) -> list[int]:
-    """Shares of the channels, in multiples of 8; of 4, 2 or 1 where fewer than 128 channels are to be shared."""
+    """Return shares of the channels, rounded to multiples of 8; of 4, 2 or 1 below 128 channels."""
     unit = max(1, min(8, 1 << max(0, (channels // 16).bit_length() - 1)))
     return [round(channels * share / unit) * unit for share in shares]

@@ -1,13 +1,13 @@
 """Text → rows: the notation of the papers' figures, read strictly.
 
     row   = step > step > ...            a chain, read from the block's input to its output
-    step  = op | op | ...                a fork: every op reads the same maps, the outputs are concatenated
+    step  = op | op | ...                a fork: every op reads the same feature maps, the outputs are concatenated
     op    = 3x3 64      convolution, height x width and output channels; padded to keep the size
             3x3/2 64    stride 2           3x3/2v 64   "valid": no padding
             max  avg    3x3 pooling; also max/2, max/2v, max2x2/2, and max/2c: ceil mode without padding
-            lrn         local response normalization; there only where the network's norm is `lrn`
+            lrn         local response normalization; left out unless the network's norm is `lrn`
 
-A block is a list of rows, concatenated over channels. This file imports nothing heavy.
+A block is a list of rows, concatenated over channels. Importing this file is fast: it imports no torch.
 """
 
 import re
@@ -66,7 +66,7 @@ def parse(text: str) -> Row:
     """Read one row, for example ``"1x1 448 > 3x3 384 > 1x3 384 | 3x1 384"``.
 
     Raises:
-        ZooError: names the row, the token at fault and what would be right.
+        ZooError: names the row, the wrong token and how to correct it.
     """
     if not isinstance(text, str) or not text.strip():
         raise ZooError(f"row {text!r}: a row is text such as '1x1 64 > 3x3 96'")
@@ -97,11 +97,10 @@ def _op(token: str) -> Op:
         raise ZooError(f"token '{token}': no channel is left for this branch")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):
         raise ZooError(f"token '{token}': an even kernel cannot be padded to keep the size; add 'v'")
-    if kind:
-        return Pool(kind, kernel, int(stride or 1), edge or "")
-    return Conv(kernel, int(stride or 1), edge or "", int(channels))
+    step, edge = int(stride or 1), edge or ""
+    return Pool(kind, kernel, step, edge) if kind else Conv(kernel, step, edge, int(channels))
 
 
 def show(row: Row) -> str:
-    """The text of a row; ``parse(show(row)) == row``."""
+    """Return the text of a row; ``parse(show(row)) == row``."""
     return " > ".join(" | ".join(str(op) for op in step) for step in row)

@@ -1,6 +1,6 @@
 """Table + choices → plan: every block resolved, with its channels, before any weight exists.
 
-Imports nothing heavy, so that the command line checks a network in milliseconds.
+Imports no torch, so that the command line checks a network in milliseconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from inception_zoo.errors import ZooError, check_whole
 
 @dataclass(frozen=True)
 class Block:
-    """One endpoint: its rows, and the channels that it reads and gives."""
+    """One endpoint: its rows, its input channels and its output channels."""
 
     stage: str
     name: str
@@ -27,26 +27,27 @@ class Block:
     c_in: int
     c_out: int
     residual: Residual | None = None
-    swapped: str | None = None  # the variant, or `rows`, that stands in place of the table's
+    swapped: str | None = None  # the variant, or `rows`, that replaces the table's
 
     @property
     def joined(self) -> int:
-        """Channels of the concatenation."""
+        """Return the channels of the concatenation."""
         return sum(out_channels(row, self.c_in) for row in self.rows)
 
     @property
     def has_branches(self) -> bool:
+        """Return True for several rows, a fork or a residual sum."""
         return len(self.rows) > 1 or self.residual is not None or any(len(step) > 1 for row in self.rows for step in row)
 
     @property
     def kind(self) -> str:
-        """`block`: the grid stays; `reduction`: a stride makes it smaller; `valid`: only the edge is lost."""
+        """Return `block` if the grid stays, `reduction` if a stride shrinks it, `valid` if only its edge is lost."""
         if all(out_size(row, (99, 99)) == (99, 99) for row in self.rows):
             return "block"
         return "reduction" if any(map(has_stride, self.rows)) else "valid"
 
     def out_size(self, size: Size) -> Size:
-        """Height and width after the block; ZooError where the rows do not fit `size` or each other."""
+        """Return height and width after the block; ZooError if the rows do not fit `size` or each other."""
         sizes = {row: out_size(row, size) for row in self.rows}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
@@ -59,7 +60,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network, resolved: all that is needed to build it, count it or draw it."""
+    """A resolved network: everything needed to build, count or draw it."""
 
     net: Net
     num_classes: int
@@ -70,15 +71,16 @@ class Plan:
 
     @property
     def bias(self) -> bool:
+        """Return True if convolutions have a bias."""
         return self.net.bias or self.choices.norm in ("none", "lrn")
 
     @property
     def swapped(self) -> str:
-        """What stands in place of the table's blocks, as ``grid17=residual, mixed_7b=rows``; empty if nothing does."""
+        """Return the swapped blocks, as ``grid17=residual, mixed_7b=rows``; empty if there are none."""
         return ", ".join(f"{key}={variant_name(choice)}" for key, choice in self.choices.blocks.items() if choice is not None)
 
     def shapes(self, image_size: int | Size) -> dict[str, tuple[int, int, int]]:
-        """Endpoint → (channels, height, width) for an input of `image_size` pixels; ZooError if it does not fit."""
+        """Return endpoint → (channels, height, width) for `image_size` pixels; ZooError if they are too few."""
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         shapes = {}
         for block in self.blocks:
@@ -90,10 +92,11 @@ class Plan:
         return shapes
 
     def min_image_size(self) -> int | None:
-        """The smallest square input in pixels; None if no input up to 1024 px fits."""
+        """Return the smallest square input in pixels; None if no input up to 1024 px fits."""
         return next((size for size in range(1, 1025) if self.fits(size)), None)
 
     def fits(self, size: int) -> bool:
+        """Return True if the network can read `size` x `size` pixels."""
         try:
             return bool(self.shapes(size))
         except ZooError:
@@ -104,7 +107,7 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
     """Apply choices (see `Choices`) to a table.
 
     Raises:
-        ZooError: names the network and the choice, or the stage, row and token at fault.
+        ZooError: names the network and the wrong choice, or the stage, row and token.
     """
     check_whole(f"{net.name}: num_classes", num_classes, at_least=1)
     check_whole(f"{net.name}: in_channels", in_channels, at_least=1)
@@ -124,7 +127,7 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
                 raise ZooError(f"{net.name}, {stage} {endpoint}: {error}") from None
             if not block.rows and endpoint in net.aux:
                 raise ZooError(f"{net.name}, {stage} {endpoint}: nothing is left of its rows with norm={choices.norm}")
-            if block.rows:  # else the stem leaves it out, or it held nothing but the `lrn` of another norm
+            if block.rows:  # otherwise the stem leaves it out, or it held only an `lrn`
                 blocks.append(block)
     for key in wanted.keys() - heeded:
         kind = "grid reduction" if _is_reduction(wanted[key]) else "block"
@@ -136,13 +139,13 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
 
 
 def plan_of(model: Mapping[str, Any]) -> Plan:
-    """The plan of a composed `model` node."""
+    """Return the plan of a composed `model` node."""
     chosen = {key: value for key, value in model.items() if key not in LOADING}
     return make_plan(find_net(chosen.pop("name")), chosen.pop("num_classes"), chosen.pop("in_channels"), **chosen)
 
 
 def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: int = 0, width: float | None = None) -> Block:
-    """`place` filled with rows. `due`: the channels that a residual block's shortcut must give."""
+    """Return `place` with its rows. `due`: the output channels of a residual block with a shortcut."""
     residual, texts = (spec, spec.rows) if isinstance(spec, Residual) else (None, spec)
     rows = [scale_width(parse(text), choices.width if width is None else width) for text in texts]
     if choices.norm != "lrn":
@@ -153,9 +156,9 @@ def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: 
 
 
 def _meant(choice: Any, key: str, block: Block, level: int) -> bool:
-    """Whether `choice`, given for `key`, goes to `block`.
+    """Return True if `choice`, given for `key`, applies to `block`.
 
-    A stage's or the whole network's goes to its blocks (what has branches and keeps the grid), or to its reductions.
+    A choice for a stage or for `all` applies to the blocks with branches that keep the grid, or to the grid reductions.
     """
     if key == block.name:
         return True
@@ -169,15 +172,15 @@ def _is_reduction(choice: Any) -> bool:
 
 
 def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
-    """The block that was chosen in place of the table's `own`."""
+    """Return the chosen block that replaces the table's `own`."""
     place = replace(own, swapped=variant_name(choice))
     if isinstance(choice, Mapping):
         block = _block(place, Residual(**choice), choices, due=own.c_out)
-    elif not isinstance(choice, str) and not callable(choice):  # in a residual block the sum and its scale stay
+    elif not isinstance(choice, str) and not callable(choice):  # rows inside a residual block keep its sum and scale
         return _block(place, replace(own.residual, rows=choice) if own.residual else choice, choices)
     else:
         spec = _call(choice, own, level)
-        block = _block(place, spec, choices, due=own.c_out, width=1)  # the channels that it was given are scaled already
+        block = _block(place, spec, choices, due=own.c_out, width=1)  # its channels are scaled already
         if block.kind != own.kind:
             wrong = next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind)
             what = "keep the grid" if own.kind == "block" else "halve the grid"
@@ -191,11 +194,10 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
 
 
 def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
-    """What the variant answers for the place of `own`."""
+    """Call the variant for the place of `own`."""
+    name = variant_name(choice)
     if own.kind == "valid":
-        raise ZooError(
-            f"'{variant_name(choice)}' cannot stand here, where the rows take only the edge off the grid; write rows"
-        )
+        raise ZooError(f"'{name}' cannot stand here, where the rows take only the edge off the grid; write rows")
     valid, other = (list(REDUCTIONS), BLOCKS) if own.kind == "reduction" else (list(BLOCKS), REDUCTIONS)
     if isinstance(choice, str) and choice in other:
         does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
@@ -203,26 +205,25 @@ def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
     variant = find_variant(choice) if isinstance(choice, str) else choice
     try:
         spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
-    except Exception as error:  # a function of the user's own
-        raise ZooError(f"'{variant_name(choice)}' failed with {type(error).__name__}: {error}") from error
+    except Exception as error:  # a user's function
+        raise ZooError(f"'{name}' failed with {type(error).__name__}: {error}") from error
     if not isinstance(spec, Residual) and not is_rows(spec):
-        raise ZooError(f"'{variant_name(choice)}' must return a list of rows or a Residual, not {spec!r}")
+        raise ZooError(f"'{name}' must return a list of rows or a Residual, not {spec!r}")
     return spec
 
 
 def _pool(reduction: Block) -> str:
-    """The token of the pool that halves the grid; where there is none, a max pool like the strided convolution."""
+    """Return the token of the pool that halves the grid; without one, of a max pool with the convolution's stride."""
     ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
     pool = next((op for op in ops if isinstance(op, Pool)), None)
     return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"
 
 
 def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) -> tuple[Block, ...]:
-    """`residual_scale` for every residual block; `drop_path` rising linearly to the last of them."""
+    """Apply `residual_scale` to every residual block, and `drop_path`, which rises linearly to the last one."""
     names = [block.name for block in blocks if block.residual]
     for key in ("drop_path", "residual_scale"):
-        if getattr(choices, key) and not names:
-            value = getattr(choices, key)
+        if (value := getattr(choices, key)) and not names:
             raise ZooError(f"{net.name}: {key}={value}, but no block is residual; swap some in, such as blocks.all=residual")
 
     def chosen(block: Block) -> Block:

@@ -1,11 +1,14 @@
 """The generations of grid reduction, interchangeable: (channels in, channels out, pool) → rows.
 
-At the paper's own channels each function gives the paper's own block. `pool` is the token of the pool that stands there.
+At the paper's channels each function returns the paper's block; at others it splits the channels in the same shares.
+`pool` is the token of the pool in the table's own reduction, such as `max/2v`.
 """
 
 from collections.abc import Callable
 
 from inception_zoo.architecture.geometry import split
+
+Reduction = Callable[[int, int, str], list[str]]
 
 
 def reduction_pool(c_in: int, c_out: int, pool: str) -> list[str]:
@@ -43,10 +46,10 @@ def reduction_residual(c_in: int, c_out: int, pool: str) -> list[str]:
 
 
 def _beside(c_in: int, c_out: int, pool: str) -> tuple[str, int, str]:
-    """The pool's row, the channels left for the convolutions, and their strided 3x3.
+    """Return the pool's row, the channels left for the convolutions, and the token of their strided 3x3.
 
     The papers' pools pass all channels on. Where that would leave less than a quarter of the output to the convolutions,
-    the pool is projected to half of it.
+    a 1x1 projects the pool to half of the output.
     """
     conv = "3x3/2v" if pool.endswith("v") else "3x3/2"
     if c_in <= c_out * 3 / 4:
@@ -55,7 +58,5 @@ def _beside(c_in: int, c_out: int, pool: str) -> tuple[str, int, str]:
     return f"{pool} > 1x1 {pooled}", c_out - pooled, conv
 
 
-REDUCTIONS: dict[str, Callable[[int, int, str], list[str]]] = {
-    f.__name__: f
-    for f in (reduction_pool, reduction_parallel_bn, reduction_expanded, reduction_factorized_nx1, reduction_residual)
-}
+_ALL = (reduction_pool, reduction_parallel_bn, reduction_expanded, reduction_factorized_nx1, reduction_residual)
+REDUCTIONS: dict[str, Reduction] = {f.__name__: f for f in _ALL}

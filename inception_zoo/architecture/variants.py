@@ -1,8 +1,8 @@
 """The generations of Inception block, interchangeable: (channels in, channels out, level) → rows.
 
-At the paper's own channels each function gives the paper's own block; at others its widths are split in the same shares.
-`level` is 0, 1 or 2: the first, second or third grid (28, 14, 7 or 35, 17, 8). A function of your own is called the same
-way; give its import path, such as `my_blocks.squeeze`, in place of a name.
+At the paper's channels each function returns the paper's block; at others it splits the channels in the same shares.
+`level` is 0, 1 or 2: the first, second or third grid (28, 14, 7 or 35, 17, 8). To use your own function of these arguments,
+give its import path, such as `my_blocks.squeeze`, instead of a name.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def residual(c_in: int, c_out: int, level: int) -> Residual:
 
 
 def residual_over(variant: Variant) -> Variant:
-    """Any block, narrowed to the joined width of `residual`, projected back and added."""
+    """Return a residual block over the rows of `variant`, narrowed to the concatenated width of `residual`."""
 
     def over(c_in: int, c_out: int, level: int) -> Residual:
         (joined,) = split(c_out, (3 / 8, 2 / 7, 3 / 14)[level])
@@ -63,30 +63,37 @@ def residual_over(variant: Variant) -> Variant:
         assert not isinstance(rows, Residual)
         return _residual(rows, c_in, c_out, level)
 
+    over.__name__ = f"residual_{variant.__name__}"
     over.__doc__ = f"the rows of {variant.__name__}, projected back and added"
     return over
 
 
 def _residual(rows: Sequence[str], c_in: int, c_out: int, level: int) -> Residual:
+    """Scale the rows as the authors' release does on this grid; add a 1x1 shortcut where the channels change."""
     return Residual(rows, scale=(0.17, 0.10, 0.20)[level], shortcut=c_in != c_out)
 
 
-BLOCKS: dict[str, Variant] = {f.__name__: f for f in (parallel, parallel_bn, factorized_nx1, expanded)}
-BLOCKS |= {"residual": residual} | {f"residual_{name}": residual_over(f) for name, f in BLOCKS.items()}
+_PLAIN: tuple[Variant, ...] = (parallel, parallel_bn, factorized_nx1, expanded)
+_ALL: tuple[Variant, ...] = (*_PLAIN, residual, *map(residual_over, _PLAIN))
+BLOCKS: dict[str, Variant] = {f.__name__: f for f in _ALL}
 
 
 def variant_name(choice: Any) -> str:
-    """What was chosen for a block, in a word."""
+    """Return the name of a choice for a block; `rows` if it is written out."""
     return choice if isinstance(choice, str) else getattr(choice, "__name__", "rows")
 
 
 def is_rows(value: Any) -> bool:
-    """Whether it is a list with something in it; what that says is for the notation to read."""
+    """Return True for a non-empty list; `notation.parse` checks its items."""
     return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
 
 
 def find_variant(name: str) -> Variant:
-    """A variant by name, or a user's own by import path; ZooError with the valid names if there is none."""
+    """Return a block or reduction by name, or a user's function by import path.
+
+    Raises:
+        ZooError: the name is unknown, or the path is not a function's; the message has the valid names.
+    """
     known = BLOCKS | REDUCTIONS
     if name in known:
         return known[name]
@@ -98,5 +105,5 @@ def find_variant(name: str) -> Variant:
     except (ImportError, AttributeError, ValueError) as error:
         raise ZooError(f"variant '{name}' cannot be imported ({error}); it must be the path of a function") from None
     if not callable(found):
-        raise ZooError(f"variant '{name}' is no function (channels in, channels out, level) → rows")
+        raise ZooError(f"variant '{name}' is not a function (channels in, channels out, level) → rows")
     return found

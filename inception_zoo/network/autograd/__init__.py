@@ -7,8 +7,8 @@
 Feature maps that can be recomputed carry a recipe. A function that reads them saves what the recipe needs instead of the
 feature maps. Loss and gradients are the same in every mode, up to rounding. On CPUs, `network.kernels` does the arithmetic.
 
-`dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools`, `sums` and `reruns`
-are the autograd functions, `recipes` describes recomputation, and `segments` runs parts of the network again.
+`dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools` and `sums` are
+autograd functions, `recipes` describes recomputation, and `segments` runs parts of the network again.
 """
 
 from inception_zoo.network.autograd.dispatch import recording, trained_by

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from inception_zoo.network.autograd.dispatch import by_kernels, without_autocast
 from inception_zoo.network.autograd.pools import Pool, has_kernel, windows
-from inception_zoo.network.autograd.recipes import Recompute, annotate, recipe_of
-from inception_zoo.network.autograd.reruns import rerun
+from inception_zoo.network.autograd.recipes import Recompute, annotate, recipe_of, rerun
 from inception_zoo.network.autograd.segments import same_statistics
 from inception_zoo.network.autograd.sums import add
 from inception_zoo.network.autograd.units import Unit, run_units, spans
@@ -50,10 +49,7 @@ def _finish(unit: nn.Sequential, c: Tensor) -> Tensor:
     """Return ``act(norm(c))``; change `c` itself in neither of them."""
     norm, act = (getattr(unit, name, None) for name in ("norm", "act"))
     with without_autocast(c):
-        if norm is not None:
-            c = norm(c)
-        elif act is not None:
-            c = c.clone()
+        c = c.clone() if norm is None else norm(c)
         return c if act is None else act(c)
 
 

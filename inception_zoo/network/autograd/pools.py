@@ -39,8 +39,7 @@ class Pool(torch.autograd.Function):
         if isinstance(ctx.pool, nn.AvgPool2d):
             return kernels.average_pool_backward(g, *pool_arguments(ctx.pool, ctx.shape)), None
         (position,) = ctx.saved_tensors
-        h, w = _axes(ctx.pool, ctx.shape)
-        return kernels.max_pool_backward(g, position, h, w), None
+        return kernels.max_pool_backward(g, position, *_axes(ctx.pool, ctx.shape)), None
 
 
 def has_kernel(pool: AnyPool, x: Tensor) -> bool:
