@@ -64,7 +64,8 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         ratios, warnings = compare(results, before)
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        console.print(tables.compared(ratios))
+        rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
+        console.print(tables.table("new over old", ("figure", "ratio"), rows))
     if keep and page:
         from inception_zoo.bench.summary import write_page
 

@@ -47,6 +47,10 @@ class Case:
         return torch.arange(self.batch) % self.num_classes
 
 
+def _usual(name: str, batch: int = 8, **peers: str) -> Case:
+    return Case(name, ZOO[name], batch, ZOO[name].image_size, peers=peers)
+
+
 TUTORIAL = {  # as conf/experiment/tutorial.yaml
     "norm": "none",
     "dropout": 0.0,
@@ -54,14 +58,10 @@ TUTORIAL = {  # as conf/experiment/tutorial.yaml
     "blocks": {f"pool{n}": ["max/2"] for n in (1, 2, 3, 4)},
 }
 CASES = {
-    "googlenet_bn": Case("googlenet_bn", ZOO["googlenet_bn"], 16, 224, peers={"torchvision": "googlenet"}),
-    "inception_v3": Case(
-        "inception_v3", ZOO["inception_v3"], 8, 299, peers={"torchvision": "inception_v3", "timm": "inception_v3"}
-    ),
-    "inception_v4": Case("inception_v4", ZOO["inception_v4"], 8, 299, peers={"timm": "inception_v4"}),
-    "inception_resnet_v2_slim": Case(
-        "inception_resnet_v2_slim", ZOO["inception_resnet_v2_slim"], 8, 299, peers={"timm": "inception_resnet_v2"}
-    ),
+    "googlenet_bn": _usual("googlenet_bn", 16, torchvision="googlenet"),
+    "inception_v3": _usual("inception_v3", torchvision="inception_v3", timm="inception_v3"),
+    "inception_v4": _usual("inception_v4", timm="inception_v4"),
+    "inception_resnet_v2_slim": _usual("inception_resnet_v2_slim", timm="inception_resnet_v2"),
     "tutorial": Case("tutorial", ZOO["googlenet"], 128, 96, TUTORIAL, {"d2l": "GoogLeNet"}, 10, 1),
 }
 
@@ -73,7 +73,7 @@ def case_of(name: str, batch: int | None = None, image_size: int | None = None) 
     else:
         if name not in ZOO:
             raise ZooError(f"'{name}' is no network; {did_you_mean(name, [*CASES, *ZOO])}")
-        case = Case(name, ZOO[name], 8, ZOO[name].image_size)
+        case = _usual(name)
     case = replace(case, batch=batch or case.batch, image_size=image_size or case.image_size)
     case.plan.shapes(case.image_size)
     return case

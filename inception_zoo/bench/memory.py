@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from inception_zoo.architecture.choices import MEMORY
-from inception_zoo.bench.contenders import Case, Contender, case_of, contenders, device, of_mode
+from inception_zoo.bench.contenders import OURS, Case, Contender, case_of, contenders, device, of_mode
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
+from inception_zoo.describe.saved_bytes import counting
 from inception_zoo.errors import ZooError
 from inception_zoo.system.devices import peak_memory
 
@@ -23,8 +24,7 @@ def measure(options: Options) -> Measured:
     for name, case in options.cases().items():
         if case.net.norm != "batch" and not options.networks:  # lean has nothing to recompute in the tutorial's
             continue
-        peers = [each for each in contenders(case) if each.library != "inception_zoo" and each.tuned]
-        every = [*map(of_mode, MEMORY), *peers]
+        every = _contenders(case)
         for each in every:
             count = saved_bytes(each.build(case), case.images(3).to(device(), memory_format=each.layout))
             yield f"memory/{name}/saved/{_label(each)}", Figure("bytes/image", [count])
@@ -34,9 +34,14 @@ def measure(options: Options) -> Measured:
         yield from contested(f"memory/{name}/speed", turns, options.rounds)
 
 
+def _contenders(case: Case) -> list[Contender]:
+    """Return ours in each memory mode, and the tuned peers."""
+    return [*map(of_mode, MEMORY), *(each for each in contenders(case) if each.library != OURS and each.tuned)]
+
+
 def _label(contender: Contender) -> str:
     """Memory is told in fp32 and in one layout; "plain" is our default."""
-    return str(contender.choices.get("memory", "plain")) if contender.library == "inception_zoo" else contender.library
+    return str(contender.choices.get("memory", "plain")) if contender.library == OURS else contender.library
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:
@@ -48,20 +53,14 @@ def saved_bytes(model: nn.Module, images: Tensor) -> int:
         images: a batch (N, C, H, W) of at least three.
     """
     fewer = images[:-1].clone(memory_format=torch.preserve_format)  # a slice would keep the storage of all
-    return _kept(model, images) - _kept(model, fewer)
+    return _saved(model, images) - _saved(model, fewer)
 
 
-def _kept(model: nn.Module, images: Tensor) -> int:
-    held: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        held[tensor.untyped_storage()._cdata] = tensor  # held, so that its identity is not given to another
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = model(images)
-    del logits
-    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+def _saved(model: nn.Module, images: Tensor) -> int:
+    sizes: list[int] = []
+    with counting(sizes.append):
+        model(images)
+    return sum(sizes)
 
 
 def peak(case: Case, contender: Contender) -> int:
@@ -92,8 +91,7 @@ def largest_batch(fits: Callable[[int], bool]) -> int:
 def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[str, int]]:
     """The largest batch of each memory mode, and of the tuned peers, whose training step stays within `gib` GiB."""
     case = case_of(name, image_size=image_size)
-    peers = (each for each in contenders(case) if each.library != "inception_zoo" and each.tuned)
-    for contender in (*map(of_mode, MEMORY), *peers):
+    for contender in _contenders(case):
 
         def fits(batch: int, contender: Contender = contender) -> bool:
             try:

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,7 +36,9 @@ class TorchPeer:
 
     def __init__(self, make: Callable[[], nn.Module], names: Names) -> None:
         self.names = names
-        self.network = _empty(make)
+        with torch.device("meta"):  # skips the peers' slow initialization
+            self.network = make()
+        self.network.to_empty(device="cpu")
         _randomize(self.network)
 
     def weights(self) -> dict[str, Tensor]:
@@ -61,12 +64,12 @@ class TorchPeer:
         """A hook that keeps an endpoint's output; where all layers are at one level, as the next one's input."""
         if self.names.style.separator == ".":
             return self.network.get_submodule(self.names.places[endpoint].module).register_forward_hook(_keep(seen, endpoint))
-        places = list(self.names.places.items())
-        following = [place for name, place in places[1:] if places[places.index((name, place)) - 1][0] == endpoint]
-        if not following:  # the last: only its logits are seen
+        places = list(self.names.places)
+        if endpoint == places[-1]:  # only its logits are seen
             return None
-        first = following[0].rows[0].split(" ")[0]
-        module = self.network.get_submodule(f"{following[0].module}_{first}" if first else following[0].module)
+        following = self.names.places[places[places.index(endpoint) + 1]]
+        first = following.rows[0].split(" ")[0]
+        module = self.network.get_submodule(f"{following.module}_{first}" if first else following.module)
         return module.register_forward_pre_hook(lambda _, inputs: seen.update({endpoint: inputs[0].clone()}))
 
 
@@ -74,7 +77,9 @@ class KerasPeer:
     """A network of Keras on its torch backend, with random weights."""
 
     def __init__(self, application: str, names: Names, size: int) -> None:
-        keras = _keras()
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        import keras
+
         keras.backend.clear_session()  # layers are numbered from the start
         self.names = names
         self.network = getattr(keras.applications, application)(
@@ -120,54 +125,52 @@ class Pair:
 
     net: str
     layout: str
-    make: Any  # makes the peer's network; the name of Keras's
+    theirs: str  # the network's name in the peer's library
     size: int  # pixels of the images
     aux: bool = False
     transform_input: bool = False
 
 
-def _torchvision(name: str, transform_input: bool = False) -> Callable[[], nn.Module]:
-    import torchvision
+PAIRS = {
+    "torchvision googlenet": Pair("googlenet_bn", "torchvision", "googlenet", 224, aux=True),
+    "torchvision googlenet, 161 px": Pair("googlenet_bn", "torchvision", "googlenet", 161, aux=True),
+    "torchvision googlenet, transform_input": Pair("googlenet_bn", "torchvision", "googlenet", 224, True, transform_input=True),
+    "torchvision inception_v3": Pair("inception_v3", "torchvision", "inception_v3", 299, aux=True),
+    "torchvision inception_v3, transform_input": Pair(
+        "inception_v3", "torchvision", "inception_v3", 299, aux=True, transform_input=True
+    ),
+    "timm inception_v3": Pair("inception_v3", "timm", "inception_v3", 299, aux=True),
+    "timm inception_v3, without aux": Pair("inception_v3", "timm", "inception_v3", 139),
+    "timm inception_v4": Pair("inception_v4", "timm", "inception_v4", 139),
+    "timm inception_resnet_v2": Pair("inception_resnet_v2_slim", "timm", "inception_resnet_v2", 139),
+    "cadene bninception": Pair("bn_inception", "cadene", "bninception", 224),
+    "cadene inceptionv4": Pair("inception_v4", "cadene", "inceptionv4", 299),
+    "cadene inceptionresnetv2": Pair("inception_resnet_v2_slim", "cadene", "inceptionresnetv2", 299),
+    "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
+    "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
+}
 
-    return lambda: getattr(torchvision.models, name)(
-        weights=None, aux_logits=True, init_weights=False, transform_input=transform_input
-    )
 
+def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
+    """Build the peer's network with random weights; ImportError if its library is not installed."""
+    names = LAYOUTS[pair.layout][pair.net]
+    if pair.layout == "keras":
+        return KerasPeer(pair.theirs, names, pair.size)
+    if pair.layout == "torchvision":
+        from torchvision.models import get_model
 
-def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
-    import timm
+        options = {"aux_logits": True, "init_weights": False, "transform_input": pair.transform_input}
+        return TorchPeer(partial(get_model, pair.theirs, weights=None, **options), names)
+    if pair.layout == "timm":
+        import timm
 
-    return lambda: timm.create_model(name, **options)
-
-
-def _cadene(name: str) -> Callable[[], nn.Module]:
+        heads: dict[str, Any] = {"aux_logits": True} if pair.aux else {}
+        return TorchPeer(partial(timm.create_model, pair.theirs, **heads), names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # strings of 2018
         import pretrainedmodels
 
-    return lambda: getattr(pretrainedmodels, name)(pretrained=None)
-
-
-PAIRS = {
-    "torchvision googlenet": Pair("googlenet_bn", "torchvision", lambda: _torchvision("googlenet"), 224, aux=True),
-    "torchvision googlenet, 161 px": Pair("googlenet_bn", "torchvision", lambda: _torchvision("googlenet"), 161, aux=True),
-    "torchvision googlenet, transform_input": Pair(
-        "googlenet_bn", "torchvision", lambda: _torchvision("googlenet", True), 224, aux=True, transform_input=True
-    ),
-    "torchvision inception_v3": Pair("inception_v3", "torchvision", lambda: _torchvision("inception_v3"), 299, aux=True),
-    "torchvision inception_v3, transform_input": Pair(
-        "inception_v3", "torchvision", lambda: _torchvision("inception_v3", True), 299, aux=True, transform_input=True
-    ),
-    "timm inception_v3": Pair("inception_v3", "timm", lambda: _timm("inception_v3", aux_logits=True), 299, aux=True),
-    "timm inception_v3, without aux": Pair("inception_v3", "timm", lambda: _timm("inception_v3"), 139),
-    "timm inception_v4": Pair("inception_v4", "timm", lambda: _timm("inception_v4"), 139),
-    "timm inception_resnet_v2": Pair("inception_resnet_v2_slim", "timm", lambda: _timm("inception_resnet_v2"), 139),
-    "cadene bninception": Pair("bn_inception", "cadene", lambda: _cadene("bninception"), 224),
-    "cadene inceptionv4": Pair("inception_v4", "cadene", lambda: _cadene("inceptionv4"), 299),
-    "cadene inceptionresnetv2": Pair("inception_resnet_v2_slim", "cadene", lambda: _cadene("inceptionresnetv2"), 299),
-    "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
-    "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
-}
+    return TorchPeer(partial(getattr(pretrainedmodels, pair.theirs), pretrained=None), names)
 
 
 @dataclass(frozen=True)
@@ -189,10 +192,9 @@ def prove(name: str, images: int = 4) -> Proof:
     if name not in PAIRS:
         raise ZooError(f"parity: '{name}' is no pair; {did_you_mean(name, PAIRS)}")
     pair = PAIRS[name]
-    names = LAYOUTS[pair.layout][pair.net]
     torch.manual_seed(0)
     try:
-        peer = KerasPeer(pair.make, names, pair.size) if isinstance(pair.make, str) else TorchPeer(pair.make(), names)
+        peer = peer_of(pair)
     except ImportError as error:
         raise ZooError(
             f"parity: {name} needs a package that is not installed ({error}); pip install 'inception-zoo[dev]'"
@@ -247,11 +249,6 @@ def _keep(seen: Maps, name: str) -> Any:
     return lambda _, __, output: seen.update({name: output.detach().clone()})
 
 
-def _empty(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):  # skips the peers' slow initialization
-        return make().to_empty(device="cpu")
-
-
 def _randomize(model: nn.Module, scale: bool = True) -> None:
     """Draw weights, and BatchNorm's parameters and statistics: those of an untrained network hide what is left out."""
     for module in model.modules():
@@ -265,10 +262,3 @@ def _randomize(model: nn.Module, scale: bool = True) -> None:
             nn.init.normal_(module.bias, std=0.5)
             module.running_mean = torch.randn(module.num_features)
             module.running_var = torch.empty(module.num_features).uniform_(0.5, 2.0)
-
-
-def _keras() -> Any:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    import keras
-
-    return keras

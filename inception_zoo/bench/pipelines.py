@@ -1,9 +1,8 @@
 """Data pipelines beside torchvision's, up to the tensor that a network reads: images/s."""
 
-import tempfile
 from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -81,21 +80,24 @@ def measure(options: Options) -> Measured:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name, contest in _contests(str(options.data_root)).items():
-            yield from contested(f"data/{name}", contest, options.rounds)
+        with TemporaryDirectory() as folder:
+            for name, contest in _contests(str(options.data_root), Path(folder)).items():
+                yield from contested(f"data/{name}", contest, options.rounds)
     finally:
         torch.set_num_threads(threads)
 
 
-def _contests(data_root: str) -> dict[str, Contest]:
+def _contests(data_root: str, root: Path) -> dict[str, Contest]:
     """A turn of each contender, by target; one process and no workers.
 
     Args:
         data_root: where Fashion-MNIST is.
+        root: an empty folder for the photographs.
     """
     fashion = ImageData(fashion_mnist, 10, 1, 96, 128, 5000, [0.0], [1.0], root=data_root)
     fashion.setup()
-    root = _folder()
+    photographs(root / "images")
+    optimize_folder(imagefolder(str(root / "images")), root / "chunks")
     augmentation = Augmentation(v2.RandomResizedCrop(299, antialias=True), {"flip": v2.RandomHorizontalFlip()})
     options: dict[str, Any] = {"workers": 0, "crop_pct": 299 / 342, "augmentation": augmentation, "eval_batch_size": BATCH}
     folder = ImageData(imagefolder, 2, 3, 299, BATCH, 0, MEAN, STD, root=str(root / "images"), **options)
@@ -121,16 +123,3 @@ def _contests(data_root: str) -> dict[str, Contest]:
         },
         "stream": {"inception_zoo": _of_zoo(chunks, True, chunks.train_dataloader, count), "folder": ours},
     }
-
-
-_KEPT: list[tempfile.TemporaryDirectory] = []  # until the program ends
-
-
-@cache
-def _folder() -> Path:
-    """A folder with `images`, and the same in `chunks`."""
-    _KEPT.append(tempfile.TemporaryDirectory())
-    root = Path(_KEPT[0].name)
-    photographs(root / "images")
-    optimize_folder(imagefolder(str(root / "images")), root / "chunks")
-    return root

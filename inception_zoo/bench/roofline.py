@@ -4,7 +4,7 @@ An upper bound of the speed of a training step, layer by layer: a convolution ta
 bytes at the full bandwidth, whichever is more, and what stands between convolutions takes its bytes.
 """
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 from inception_zoo.architecture.cost import convolutions
@@ -16,13 +16,11 @@ from inception_zoo.bench.machine import PRECISIONS, bandwidth, gemm_peak, with_s
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
 
-PASSES = (
-    8  # of BatchNorm and ReLU over a map: forward reads it twice and writes it; backward reads map and gradient twice, writes
-)
+# Of BatchNorm and ReLU over a map: forward reads it twice and writes it; backward reads map and gradient twice, writes.
+PASSES = 8
 CONCAT = 4  # of a concatenation: read and written, forward and backward
-OPTIMIZER = (
-    26  # bytes a weight: SGD reads weight, gradient and momentum and writes two, in fp32; the bf16 copy is made and read
-)
+# Bytes a weight: SGD reads weight, gradient and momentum and writes two, in fp32; the bf16 copy is made and read.
+OPTIMIZER = 26
 
 
 @dataclass(frozen=True)
@@ -113,13 +111,9 @@ def step_bytes(plan: Plan, image_size: int, batch: int, item: int) -> float:
 
 def _between(plan: Plan, image_size: int, item: int) -> int:
     maps = sum(layer.writes for layer in layers(plan, image_size)[:-1])
-    joined = sum(block.joined * h * w for block, (_, h, w) in _grids(plan, image_size) if block.has_branches)
-    return (PASSES * maps + CONCAT * joined) * item
-
-
-def _grids(plan: Plan, image_size: int) -> Iterator[tuple]:
     shapes = plan.shapes(image_size)
-    return ((block, shapes[block.name]) for block in plan.blocks)
+    joined = sum(block.joined * math.prod(shapes[block.name][1:]) for block in plan.blocks if block.has_branches)
+    return (PASSES * maps + CONCAT * joined) * item
 
 
 def bound(plan: Plan, image_size: int, batch: int, machine: Machine, item: int = 2) -> float:
@@ -146,7 +140,6 @@ def all_reduce(weights: int, devices: int, machine: Machine, item: int = 4) -> f
 class Projection:
     """Images/s of many devices together: with all-reduce hidden behind the backward pass as far as it goes, and with none."""
 
-    devices: int
     overlapped: float
     serial: float
 
@@ -161,4 +154,4 @@ def project(plan: Plan, image_size: int, batch: int, machine: Machine, devices: 
     step = batch / (bound(plan, image_size, batch, machine) * reached)
     reduce = all_reduce(sum(layer.weights for layer in layers(plan, image_size)), devices, machine) if devices > 1 else 0.0
     exposed = max(0.0, reduce - step * 2 / 3)  # the backward pass is two of a step's three products
-    return Projection(devices, devices * batch / (step + exposed), devices * batch / (step + reduce))
+    return Projection(devices * batch / (step + exposed), devices * batch / (step + reduce))

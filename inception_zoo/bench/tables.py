@@ -72,11 +72,6 @@ def markdown(columns: Row, every: Iterable[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def compared(ratios: Mapping[str, float]) -> Table:
-    rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
-    return table("new over old", ("figure", "ratio"), rows)
-
-
 def provenance_line(run: Mapping) -> str:
     """Hardware, versions, commit, date and rounds in one line."""
     hardware, versions = run["hardware"], run["versions"]

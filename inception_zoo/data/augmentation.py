@@ -39,10 +39,8 @@ class Augmentation:
     ) -> None:
         check_number("augmentation.erasing", erasing, at_least=0, at_most=1)
         erase = v2.RandomErasing(erasing) if erasing else None
-        for name, transform in {
-            "crop": crop,
-            **{f"transforms.{key}": each for key, each in (transforms or {}).items()},
-        }.items():
+        named = {"crop": crop, **{f"transforms.{key}": each for key, each in (transforms or {}).items()}}
+        for name, transform in named.items():
             if transform is not None and not callable(transform):
                 raise ZooError(f"augmentation.{name}={transform} is no transform, it has no _target_; set it to null")
         self.crop = crop
@@ -81,11 +79,8 @@ class Augmentation:
 
     def mix(self, images: Tensor, labels: Tensor, num_classes: int) -> Batch:
         """Normalized images and labels (N,) → mixed images, and soft labels (N, num_classes) if anything is mixed."""
-        mixers = [
-            mixer(alpha=alpha, num_classes=num_classes)
-            for mixer, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
-            if alpha
-        ]
+        kinds = (v2.MixUp, self.mixup), (v2.CutMix, self.cutmix)
+        mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
         if not mixers:
             return images, labels
         chosen = mixers[int(torch.randint(len(mixers), ()))]

@@ -26,7 +26,7 @@ def _read(name: str, dataset: type[CIFAR10], root: str) -> Source:
         # torchvision downloads what is missing or fails its MD5 sum.
         train, test = dataset(root, train=True, download=True), dataset(root, train=False)
     except Exception as error:  # besides those of files and networks, unpickling raises many kinds
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ZooError(
             f"data.root={root}: {name} is not there or is damaged, and downloading it failed ({reason}); "
             f"put {dataset.filename} into {root}, and delete {dataset.base_folder} there if there is one"

@@ -59,7 +59,7 @@ def download(root: Path) -> Path:
     try:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ZooError(
             f"data.root={root}: no Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); run `make data`, "
             f"or `apt-get install dataset-fashion-mnist`, or put {', '.join(n + '.gz' for p in FILES.values() for n in p)} "

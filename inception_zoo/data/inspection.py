@@ -100,11 +100,8 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
             raise ZooError(f"{entry.path} is a hidden folder among the images; delete it or move it elsewhere")
         if entry.is_symlink() and entry.is_dir() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
             raise ZooError(f"{entry.path} links to a folder that it stands in; delete it")
-    return [entry for entry in entries if entry.is_dir() or _is_image(entry.name)]
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(tuple(SUFFIXES))
+    images = tuple(SUFFIXES)
+    return [entry for entry in entries if entry.is_dir() or (entry.name[0] != "." and entry.name.lower().endswith(images))]
 
 
 def _images(folder: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from operator import call
 from typing import Any
 
 import lightning as L
@@ -120,7 +121,7 @@ class ImageData(L.LightningDataModule):
         elif isinstance(split, Stream):  # from a store, where a chunk would have to be downloaded for it
             image = torch.zeros(self.in_channels, *[self.preprocessing.resize] * 2, dtype=torch.uint8)
         else:
-            image = split.dataset(self.in_channels, _whole)[0][0]
+            image = split.dataset(self.in_channels, call)[0][0]  # as it is read
         self.augmentation.check(image, self.preprocessing, self.batch_size // world_size)
 
     def _held_out(self, data: Source) -> tuple[Split, Split]:
@@ -212,7 +213,7 @@ class ImageData(L.LightningDataModule):
 
     def _loading(self, split: Split) -> dict[str, Any]:
         if split.in_memory:
-            return {"collate_fn": _as_it_is}
+            return {"collate_fn": lambda batch: batch}
         workers = self._workers
         return {
             "collate_fn": collate,
@@ -258,7 +259,9 @@ class ImageData(L.LightningDataModule):
             if (size := self.training_size(epoch)) != self.image_size:
                 images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
             images, labels = self.augmentation.mix(images, labels, self.num_classes)
-        return _channels_last(images), labels
+        if images.dim() == 4:  # else (N, V, C, H, W), several views of each image
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
 
     def _in_memory(self, images: Tensor, training: bool, crops: int) -> Tensor:
         if training:
@@ -298,19 +301,6 @@ class InTurn(Sampler[list[int]]):
         return len(self.starts)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _whole(read: Read) -> Tensor:
-    return read()
-
-
 def _views_first(read: Read, preprocessing: Preprocessing, crops: int) -> Tensor:
     seen = views(read(), preprocessing, crops)
     return seen[0] if crops == 1 else seen
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    """(N, C, H, W), or (N, V, C, H, W) with several views of each image, whose batch is flattened by who reads it."""
-    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images

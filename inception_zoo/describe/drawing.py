@@ -16,6 +16,8 @@ OP, GAP, STEP = (58, 27), 9, 16  # an op's least width and its height; between b
 SPINE, LINE, BAR = 262, 24, 18  # an endpoint's box; the height of "input" and "filter concat"
 MARGIN, PAD = 26, 20
 INK, ACCENT = "#263238", "#d84315"
+ROUND = "round,pad=0,rounding_size=4"
+ARROW = {"arrowstyle": "-|>,head_length=0.28,head_width=0.13", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
 BANDS = ("#f4f6f8", "#eaf0f6")
 COLORS = {
     "1×1": "#bbdefb",
@@ -108,10 +110,7 @@ class _Band:
         for run in self.runs:
             channels, height, width = self.shapes[run[-1].name]
             row = "" if _has_panel(run[0]) else "  " + show(run[0].rows[0])
-            swapped = any(block.swapped for block in run)
-            canvas.box(
-                left, at, SPINE, LINE, "", COLORS["plain"], edge=ACCENT if swapped else INK, width=1.6 if swapped else 0.8
-            )
+            canvas.box(left, at, SPINE, LINE, "", COLORS["plain"], swapped=any(block.swapped for block in run))
             canvas.text(left + 8, at + LINE / 2, _names(run), size=8.5, weight="bold", align="left")
             offset = 8 + 5.6 * len(_names(run))
             canvas.text(left + offset, at + LINE / 2, row, size=8, align="left", color="#546e7a")
@@ -238,23 +237,12 @@ class _Canvas:
     def rectangle(self, x: float, y: float, w: float, h: float, face: str, edge: str = "none", width: float = 0.8) -> Any:
         from matplotlib.patches import FancyBboxPatch
 
-        patch = FancyBboxPatch(
-            (x, y), w, h, boxstyle="round,pad=0,rounding_size=4", facecolor=face, edgecolor=edge, linewidth=width
-        )
-        return self.axes.add_patch(patch)
+        return self.axes.add_patch(FancyBboxPatch((x, y), w, h, boxstyle=ROUND, fc=face, ec=edge, lw=width))
 
     def box(
-        self,
-        x: float,
-        y: float,
-        w: float,
-        h: float,
-        label: str,
-        face: str,
-        edge: str = INK,
-        width: float = 0.8,
-        size: float = 8.5,
+        self, x: float, y: float, w: float, h: float, label: str, face: str, size: float = 8.5, swapped: bool = False
     ) -> None:
+        edge, width = (ACCENT, 1.6) if swapped else (INK, 0.8)
         self.rectangle(x, y, w, h, face, edge, width).set_zorder(3)  # above lines
         self.text(x + w / 2, y + h / 2, label, size=size)
 
@@ -274,14 +262,7 @@ class _Canvas:
         self.axes.plot(*zip(*points, strict=True), color=INK, linewidth=0.8, solid_joinstyle="round")
 
     def arrow(self, x: float, y: float, to_x: float, to_y: float) -> None:
-        style = {
-            "arrowstyle": "-|>,head_length=0.28,head_width=0.13",
-            "color": INK,
-            "linewidth": 0.8,
-            "shrinkA": 0,
-            "shrinkB": 0,
-        }
-        self.axes.annotate("", (to_x, to_y), (x, y), arrowprops=style)
+        self.axes.annotate("", (to_x, to_y), (x, y), arrowprops=ARROW)
 
 
 def _has_panel(block: Block) -> bool:

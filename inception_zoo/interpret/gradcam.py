@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from inception_zoo.architecture.notation import show
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.pixels import denormalize
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, check_installed, did_you_mean
 from inception_zoo.network.blocks import Concat, ResidualBlock
 from inception_zoo.network.inception import Inception
 
@@ -45,22 +44,20 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
         model: in evaluation mode.
         image: (C, S, S), normalized.
     """
-    captum = _captum()
+    from captum.attr import LayerGradCam
+
     block = model.get_submodule(endpoint)
     concat = block.concat if isinstance(block, ResidualBlock) else block
     assert isinstance(concat, Concat)
     rows = next(found.rows for found in model.plan.blocks if found.name == endpoint)
-    parts: list[tuple[str, nn.Module]] = [
-        ("the whole block", block),
-        *((show(r), b) for r, b in zip(rows, concat, strict=True)),
-    ]
+    names, modules = ["the whole block", *map(show, rows)], [block, *concat]
     maps = []
-    for _, module in parts:
-        cam = captum.LayerGradCam(model, module).attribute(image[None].requires_grad_(), target=label, relu_attributions=True)
+    for module in modules:
+        cam = LayerGradCam(model, module).attribute(image[None].requires_grad_(), target=label, relu_attributions=True)
         maps.append(cam[0].mean(0).detach())
     total = sum(cam.sum().item() for cam in maps[1:]) or 1.0
     shares = [1.0, *(cam.sum().item() / total for cam in maps[1:])]
-    return [Look(name, cam, share) for (name, _), cam, share in zip(parts, maps, shares, strict=True)]
+    return [Look(name, cam, share) for name, cam, share in zip(names, maps, shares, strict=True)]
 
 
 def draw(
@@ -83,14 +80,8 @@ def draw(
     shown = denormalize(image.detach(), preprocessing).expand(3, -1, -1).permute(1, 2, 0).numpy()  # (H, W, 3), 0 to 1
     columns = len(looks) + 1
     figure = Figure(figsize=(2.1 * columns, 3.0), layout="constrained", dpi=150)
-    figure.suptitle(
-        f"{title}   ·   {model.plan.net.name} {endpoint}",
-        fontsize=11,
-        fontweight="bold",
-        x=0.01,
-        ha="left",
-        parse_math=False,
-    )
+    above = f"{title}   ·   {model.plan.net.name} {endpoint}"
+    figure.suptitle(above, fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
     top = max(float(found.evidence.max()) for found in looks[1:]) or 1.0
     for axes, found in zip(figure.subplots(1, columns), [None, *looks], strict=True):
         axes.axis("off")
@@ -137,12 +128,4 @@ def check_explain(network: str, folder: Path | None, layer: str | None) -> None:
         return
     if Path(network).suffix == ".onnx":
         raise ZooError("--explain needs the network itself, a checkpoint or weights; an ONNX file has no layers to look into")
-    _captum()
-
-
-def _captum() -> Any:
-    try:
-        from captum import attr
-    except ImportError:
-        raise ZooError("--explain needs the package captum: pip install 'inception-zoo[explain]'") from None
-    return attr
+    check_installed("captum", "explain", "--explain")

@@ -107,17 +107,17 @@ def network_key(run: Run) -> str | None:
     if not isinstance(model, dict) or size is None:
         return None
     chosen = {key: value for key, value in model.items() if key not in LOADING and key != "init"}
-    return json.dumps([chosen, *_ends(run), size], sort_keys=True, default=str)
+    ends = _data(run).get("num_classes"), _data(run).get("in_channels")
+    return json.dumps([chosen, *ends, size], sort_keys=True, default=str)
 
 
-def _ends(run: Run) -> list[Any]:
+def _data(run: Run) -> dict[str, Any]:
     data = run.composed.get("data")
-    return [data.get(key) for key in ("num_classes", "in_channels")] if isinstance(data, dict) else []
+    return data if isinstance(data, dict) else {}
 
 
 def _size(run: Run) -> int | None:
-    data = run.composed.get("data")
-    size = data.get("image_size") if isinstance(data, dict) else None
+    size = _data(run).get("image_size")
     return size if isinstance(size, int) else None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inception_zoo.architecture.card import Card
 from inception_zoo.architecture.preprocessing import Preprocessing, Stated
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.models import load_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import open_onnx, run_onnx
@@ -78,10 +78,9 @@ def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor], int | None
     """The card, the network, and the side in pixels if the file has just one."""
     if not path.is_file():
         raise ZooError(f"{path} does not exist")
+    check_installed("onnxruntime", "export", str(path))
     try:
         session = open_onnx(path)
-    except ImportError:
-        raise ZooError(f"{path} needs onnxruntime: pip install 'inception-zoo[export]'") from None
     except Exception as error:  # onnxruntime raises kinds of its own
         raise ZooError(f"{path} is no readable ONNX file ({type(error).__name__})") from None
     metadata: dict[str, Any] = session.get_modelmeta().custom_metadata_map

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving import folding
 from inception_zoo.system.atomic_files import whole_file
@@ -42,10 +41,7 @@ def check_out(path: Path, int8: bool = False) -> None:
         raise ZooError(f"{path}: " + ("it is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
     if path.suffix == ".onnx":
         for package in PACKAGES:
-            try:
-                import_module(package)
-            except ImportError:
-                raise ZooError(f"{path}: ONNX needs the package {package}: pip install 'inception-zoo[export]'") from None
+            check_installed(package, "export", f"{path}: ONNX")
 
 
 def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inception_zoo.architecture.choices import EXAMPLE
-from inception_zoo.errors import ZooError, one_line
+from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.system.atomic_files import whole_file
 
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
@@ -100,9 +100,8 @@ def _check_zip(path: Path) -> None:
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise ZooError(f"{path} is damaged ({one_line(error)})") from None
     packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), None)
-    outside = next(
-        (part.filename for part in parts if part.filename[:1] == "/" or ".." in re.split(r"[/\\]", part.filename)), None
-    )
+    names = [part.filename for part in parts]
+    outside = next((name for name in names if name[:1] == "/" or ".." in re.split(r"[/\\]", name)), None)
     faults = {
         f"it has {len(parts):,} parts": len(parts) > PARTS,
         f"its part '{packed}' is compressed": packed is not None,
@@ -203,8 +202,7 @@ def sha256(path: Path) -> str:
 
 
 def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise ZooError("Keras's .h5 files need the package h5py: pip install 'inception-zoo[interchange]'") from None
+    check_installed("h5py", "interchange", "reading or writing Keras's .h5 files")
+    import h5py
+
     return h5py

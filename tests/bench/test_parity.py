@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inception_zoo import create_model, export_weights, load_weights
-from inception_zoo.bench.parity import PAIRS, KerasPeer, TorchPeer, difference, prove
+from inception_zoo.bench.parity import PAIRS, KerasPeer, difference, peer_of, prove
 from inception_zoo.weights.layouts import LAYOUTS
 
 # Endpoints, auxiliary heads and logits that are compared; BN-Inception's last block is seen in its logits only.
@@ -40,9 +40,8 @@ def test_parity(name):
 
 def test_running_statistics_follow_the_peers():
     """Momentum and the unbiased variance: after a training batch all of BatchNorm's state is the peer's."""
-    pair = PAIRS["timm inception_v4"]
     torch.manual_seed(0)
-    peer, ours = TorchPeer(pair.make(), LAYOUTS["timm"]["inception_v4"]), create_model("inception_v4", aux=False)
+    peer, ours = peer_of(PAIRS["timm inception_v4"]), create_model("inception_v4", aux=False)
     load_weights(ours, peer.weights())
     before, x = peer.weights(), torch.randn(2, 3, 107, 107)
     with torch.no_grad():
@@ -57,7 +56,7 @@ def test_running_statistics_follow_the_peers():
 def test_wrong_pooling_would_be_seen():
     """The proof must be able to fail: one pool off, and the difference is far above its bound."""
     torch.manual_seed(0)
-    peer = TorchPeer(PAIRS["torchvision googlenet"].make(), LAYOUTS["torchvision"]["googlenet_bn"])
+    peer = peer_of(PAIRS["torchvision googlenet"])
     ours = create_model("googlenet_bn", blocks={"pool4": ["max/2"]}, dropout=0.0, aux=False)
     load_weights(ours, peer.weights())
     x = torch.randn(4, 3, 224, 224)

@@ -130,7 +130,7 @@ def test_describe_draws(cli, tmp_path):
         ),
         (["inception_v3", "blocks.mixed_6b=[1x1 > ]"], "cannot be read"),
         (["inception_v3", "width=1,2"], "'width=1,2' has several values"),
-        (["inception_v3", "wdth=1"], "no choice is called 'wdth'; did you mean 'width'?"),
+        (["inception_v3", "wdth=1"], "wdth is not an option; did you mean 'width'?"),
         (["width=1", "inception_v3"], "'width=1' stands before any network"),
         (["inception_v3", "inception_v4"], "describe takes 1 networks, not 2"),
         (["--diff", "inception_v3"], "describe --diff takes 2 networks, not 1"),
@@ -183,7 +183,7 @@ def test_data_show_draws_a_row_for_each_image(cli, words, tmp_path, image_tree):
         (["data=digits", "data.flip=2"], "data.flip=2 must be a number of at least 0 and at most 1"),
         (
             ["data=digits", "augmentation.transforms.shift.translate=[2,2]"],
-            "augmentation: translation values should be between 0 and 1",
+            "augmentation.transforms.shift: translation values should be between 0 and 1",
         ),
     ],
 )
