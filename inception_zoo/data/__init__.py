@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inception_zoo.data.augmentation import Augmentation
-    from inception_zoo.data.module import ImageData
+    from inception_zoo.data.datamodule import ImageData
     from inception_zoo.data.source import Files, Images, Source
 
-_HOMES = {"Augmentation": "augmentation", "Files": "source", "ImageData": "module", "Images": "source", "Source": "source"}
+_HOMES = {"Augmentation": "augmentation", "Files": "source", "ImageData": "datamodule", "Images": "source", "Source": "source"}
 __all__ = ["Augmentation", "Files", "ImageData", "Images", "Source"]
 
 

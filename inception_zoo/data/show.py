@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from inception_zoo.data.module import ImageData
+from inception_zoo.data.datamodule import ImageData
 from inception_zoo.data.pixels import denormalize
 from inception_zoo.errors import ZooError
 

@@ -18,7 +18,7 @@ from inception_zoo import ZooError, create_model, save_model
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.cli.main import main
 from inception_zoo.data.crops import views
-from inception_zoo.data.module import ImageData
+from inception_zoo.data.datamodule import ImageData
 from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Images, Source
