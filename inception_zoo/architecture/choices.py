@@ -9,7 +9,7 @@ from typing import Any
 
 from inception_zoo.architecture.nets.table import Net
 from inception_zoo.architecture.variants import find_variant, is_rows
-from inception_zoo.errors import ZooError, did_you_mean, raise_all, shown
+from inception_zoo.errors import ZooError, did_you_mean, nearest, raise_all, shown
 
 LOADING: dict[str, Any] = {  # not of the network, but of what it starts from and how it runs
     "weights": None,  # a file, a run folder, or published ones by name; null: random
@@ -51,25 +51,31 @@ class Choices:
 
     @classmethod
     def of(cls, net: Net, chosen: Mapping[str, Any]) -> "Choices":
-        """The chosen values, with the table's where nothing was chosen; ZooError for a value that cannot be."""
-        names = [f.name for f in fields(cls)]
-        unknown = [key for key in chosen if key not in names]
-        raise_all(f"{net.name}: no choice is called '{key}'; {did_you_mean(key, [*names, *LOADING])}" for key in unknown)
-        choices = cls(
-            **{**table_config(net), "blocks": {}, **{key: value for key, value in chosen.items() if value is not None}}
-        )
-        choices.check(net)
+        """Return the chosen values, with the table's where nothing was chosen; ZooError for all that cannot be."""
+        choices, mistakes = cls._read(net, chosen)
+        raise_all(f"{net.name}: {mistake}" for mistake in mistakes)
         return choices
 
-    def check(self, net: Net) -> None:
-        """ZooError for all that is wrong with the values."""
-        raise_all(f"{net.name}: {mistake}" for mistake in self._mistakes(net))
+    @classmethod
+    def mistakes(cls, net: Net, chosen: Mapping[str, Any]) -> list[str]:
+        """Return a message for each value that cannot be; it begins with the key."""
+        return cls._read(net, chosen)[1]
+
+    @classmethod
+    def _read(cls, net: Net, chosen: Mapping[str, Any]) -> tuple["Choices", list[str]]:
+        names = [f.name for f in fields(cls)]
+        unknown = [f"{key} is not an option; {did_you_mean(key, [*names, *LOADING])}" for key in chosen if key not in names]
+        given = {key: value for key, value in chosen.items() if key in names and value is not None}
+        choices = cls(**{**table_config(net), "blocks": {}, **given})
+        return choices, unknown or list(choices._mistakes(net))
 
     def _mistakes(self, net: Net) -> Iterator[str]:
         for key, valid in VALID.items():
             value = getattr(self, key)
             if value not in valid:
-                yield f"{key}={shown(value)} is unknown; {did_you_mean(value, valid)}"
+                near = nearest(value, valid)
+                hint = f"; did you mean '{near}'?" if near else ""
+                yield f"{key}={shown(value)} must be one of {', '.join(valid)}{hint}"
         if not _is_number(self.width) or not 0 < self.width <= 16:
             yield f"width={shown(self.width)} must be a number above 0, at most 16"
         for key in ("dropout", "drop_path"):
@@ -83,7 +89,7 @@ class Choices:
         elif self.aux and not net.aux:
             yield "aux=true, but this network has no auxiliary head; leave aux out"
         if not isinstance(self.blocks, Mapping):
-            yield f"blocks={shown(self.blocks)} must map endpoints or stages to rows"
+            yield f"blocks={shown(self.blocks)} must be stages or endpoints and what replaces their blocks"
             return
         for key, choice in self.blocks.items():
             if key not in net.names:
@@ -119,12 +125,12 @@ def table_config(net: Net) -> dict[str, Any]:
     return {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": dict.fromkeys(net.names)}
 
 
-def check_loading(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> None:
-    """ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
-    raise_all(f"{net.name}: {mistake}" for mistake in _loading_mistakes(net, weights, adapt, freeze, compile, memory))
+def check_loading(net: Net, **loading: Any) -> None:
+    """Raise ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
+    raise_all(f"{net.name}: {mistake}" for mistake in loading_mistakes(net, **loading))
 
 
-def _loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> Iterator[str]:
+def loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> Iterator[str]:
     if weights is not None and (not isinstance(weights, str) or not weights):
         yield f"weights={shown(weights)} must be a file, a run folder, or a name such as {EXAMPLE}"
     if not isinstance(adapt, Sequence) or isinstance(adapt, str):

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.architecture.choices import EXAMPLE, VALID, check_loading
+from inception_zoo.architecture.choices import EXAMPLE, LOADING, VALID, Choices, loading_mistakes
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import plan_of
-from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, OPTIONS, SPECIAL, USUAL, Options, Rule
+from inception_zoo.config.allowed import TARGETS
+from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
 from inception_zoo.config.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
 from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
@@ -97,7 +98,7 @@ def _options_of(node: Any, prefix: str = "") -> Iterator[str]:
     for name, child in children(node):
         key = f"{prefix}{name}"
         target = child.get("_target_") if isinstance(child, Mapping) else None
-        rules = OPTIONS.get(target) if isinstance(target, str) else None
+        rules = TARGETS.get(target) if isinstance(target, str) else None
         if rules is None:
             rules = USUAL.get(key)
         if rules is not None and isinstance(child, Mapping):
@@ -190,11 +191,14 @@ def _check_shape(cfg: Mapping[str, Any]) -> None:
     raise_all(found)
 
 
-def _check_weights(cfg: Mapping[str, Any]) -> None:
-    """The weights can be had, and go with what else is chosen about them."""
+def _check_model(cfg: Mapping[str, Any]) -> None:
+    """Ask `Choices` about each value, under the config's keys; and whether the weights can be had."""
     model = cfg["model"]
-    net, weights = find_net(model["name"]), model["weights"]
-    check_loading(net, weights, model["adapt"], model["freeze"], model["compile"], model["memory"])
+    net, weights = find_net(model["name"]), model.get("weights")
+    loading = {key: model[key] for key in LOADING if key in model}
+    own = ("name", "num_classes", "in_channels", *LOADING)
+    mistakes = Choices.mistakes(net, {key: value for key, value in model.items() if key not in own})
+    raise_all(f"model.{mistake}" for mistake in [*mistakes, *loading_mistakes(net, **{**LOADING, **loading})])
     if weights is None:
         return
     if is_name(weights):
@@ -207,15 +211,6 @@ def _check_rates(cfg: Mapping[str, Any]) -> None:
     """`layer_decay` and `lr_for_batch` start from the optimizer's rate."""
     needing = [(key, unused) for key, unused in (("layer_decay", 1), ("lr_for_batch", None)) if cfg[key] != unused]
     raise_all([f"{key}={cfg[key]} needs optimizer.lr" for key, _ in needing if not cfg["optimizer"].get("lr")])
-
-
-def _check_nesterov(cfg: Mapping[str, Any]) -> None:
-    optimizer = cfg["optimizer"]
-    if optimizer["_target_"] == "torch.optim.SGD" and optimizer.get("nesterov"):
-        if not optimizer.get("momentum"):
-            raise ZooError("optimizer.nesterov=true needs optimizer.momentum above 0; or set optimizer.nesterov=false")
-        if optimizer.get("dampening"):
-            raise ZooError("optimizer.nesterov=true goes with no optimizer.dampening; set one of them to its default")
 
 
 def _check_unfreeze(cfg: Mapping[str, Any]) -> None:
@@ -238,20 +233,19 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
 
 
 def _check_memory(cfg: Mapping[str, Any]) -> None:
-    if cfg["model"]["memory"] == "minimal" and cfg["trainer"]["sync_batchnorm"]:
+    if cfg["model"].get("memory") == "minimal" and cfg["trainer"]["sync_batchnorm"]:
         raise ZooError(
             "model.memory=minimal runs segments again, and trainer.sync_batchnorm=true would count them twice; take lean"
         )
 
 
 CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
+    (("model.name",), _check_model),
     (("task", "ckpt"), _check_task),
     (("data",), _check_data),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),
-    (("model.name", "model.weights", "model.adapt", "model.freeze", "model.compile", "model.memory"), _check_weights),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
-    (("optimizer",), _check_nesterov),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),
 )

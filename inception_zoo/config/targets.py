@@ -1,90 +1,18 @@
-"""What a config may have called: exact names, as a config may be a stranger's. Imports nothing.
+"""Refusals of what an untrusted config would import or run. Imports nothing heavy.
 
 Hydra imports and calls what `_target_` says, logging what `class` and `()` say, and a block may be a function by its path.
-The only door for one's own is the environment, which no config can write: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``.
+Only the environment, which no config can write, adds names of one's own: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``.
 """
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from inception_zoo.config.allowed import LOGGING, TARGETS
 from inception_zoo.errors import nearest, shown
 
 VARIABLE = "INCEPTION_ZOO_TARGETS"
-
-
-def _within(module: str, *names: str) -> tuple[str, ...]:
-    return tuple(f"{module}.{name}" for name in names)
-
-
-DATA = (  # all that a checkpoint's data may name
-    *_within("inception_zoo.data", "ImageData", "fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100"),
-    *_within("inception_zoo.data", "digits.digits", "synthetic.synthetic", "imagefolder.imagefolder", "imagenet.imagenet"),
-    "inception_zoo.data.stream.stream",
-)
-TRANSFORMS = _within(
-    "torchvision.transforms.v2",
-    *("AugMix", "AutoAugment", "CenterCrop", "ColorJitter", "Compose", "ElasticTransform", "GaussianBlur", "GaussianNoise"),
-    *("Grayscale", "Identity", "JPEG", "Pad", "RandAugment", "RandomAdjustSharpness", "RandomAffine", "RandomApply"),
-    *("RandomAutocontrast", "RandomChannelPermutation", "RandomChoice", "RandomCrop", "RandomEqualize", "RandomErasing"),
-    *(
-        "RandomGrayscale",
-        "RandomHorizontalFlip",
-        "RandomInvert",
-        "RandomOrder",
-        "RandomPerspective",
-        "RandomPhotometricDistort",
-    ),
-    *("RandomPosterize", "RandomResizedCrop", "RandomRotation", "RandomSolarize", "RandomVerticalFlip", "RandomZoomOut"),
-    *("Resize", "ScaleJitter", "TrivialAugmentWide"),
-)
-OPTIMIZERS = (
-    *_within("torch.optim", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "Muon", "NAdam", "RAdam"),
-    *_within("torch.optim", "RMSprop", "Rprop", "SGD"),
-    *_within("timm.optim", "AdaBelief", "Adafactor", "AdafactorBigVision", "AdamP", "Adan", "Adopt", "Lamb", "LaProp", "Lars"),
-    *_within("timm.optim", "Lion", "MADGRAD", "Mars", "Muon", "NAdamW", "RMSpropTF", "SGDP", "SGDW"),
-    *("timm.optim.muon.Muon", "timm.optim.rmsprop_tf.RMSpropTF", "inception_zoo.training.optimizers.Muon"),
-)
-ALLOWED = frozenset(
-    (
-        *DATA,
-        *TRANSFORMS,
-        *OPTIMIZERS,
-        *(
-            "inception_zoo.data.Augmentation",
-            "inception_zoo.training.callbacks.Unfreeze",
-            "inception_zoo.training.callbacks.ProgressBar",
-        ),
-        *_within("inception_zoo.training.callbacks", "EMA", "GradientNorm", "ImagesPerSecond", "PeakMemory"),
-        *_within("inception_zoo.training.schedules", "constant", "cosine", "exponential", "one_cycle"),
-        *("inception_zoo.training.last_checkpoint.LastCheckpoint", "inception_zoo.tracking.csv_logger.CSVLogger"),
-        "inception_zoo.tracking.wandb_logger.WandbLogger",
-        *("lightning.Trainer", "lightning.pytorch.Trainer", "wandb.Settings"),
-        *_within("lightning.pytorch.callbacks", "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging"),
-        *_within("lightning.pytorch.callbacks", "GradientAccumulationScheduler", "LearningRateMonitor", "ModelCheckpoint"),
-        *_within("lightning.pytorch.callbacks", "ModelSummary", "RichModelSummary", "RichProgressBar"),
-        *_within("lightning.pytorch.callbacks", "StochasticWeightAveraging", "ThroughputMonitor", "Timer", "TQDMProgressBar"),
-        *_within("lightning.pytorch.loggers", "CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
-        *_within("lightning.pytorch.profilers", "AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler"),
-        *_within("lightning.pytorch.strategies", "DDPStrategy", "DeepSpeedStrategy", "FSDPStrategy", "SingleDeviceStrategy"),
-        "lightning.pytorch.plugins.environments.SLURMEnvironment",
-        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-        "hydra.experimental.callbacks.LogJobReturnCallback",
-        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-        *_within("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "LocalLauncher", "SlurmLauncher"),
-        "hydra_plugins.inception_zoo_launcher.RayLauncher",
-        *_within("hydra_plugins.inception_zoo_sweeper", "BlockSweeper", "GridSweeper", "OptunaSweeper"),
-    )
-)
-LOGGING = frozenset(
-    (
-        *_within("logging", "FileHandler", "Formatter", "NullHandler", "StreamHandler"),
-        *_within("logging.handlers", "RotatingFileHandler", "TimedRotatingFileHandler"),
-        *("colorlog.ColoredFormatter", "rich.logging.RichHandler", "ext://sys.stdout", "ext://sys.stderr"),
-    )
-)
 _PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # of a function, in a word
 _BLOCK = re.compile(r"\+{0,2}model\.blocks\b[^=]*=")
 _FOR_OTHERS = re.compile(r"INCEPTION_ZOO_|PYTHON|LD_|DYLD_|PATH$")  # variables that open this door, or another
@@ -113,9 +41,9 @@ def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def refused_targets(config: Mapping[str, Any], key: str = "") -> list[str]:
     """A message for each `_target_` that may not be called; `config` is plain, every value final."""
-    allowed = ALLOWED | own()
+    allowed = TARGETS.keys() | own()
     return [
-        _refusal(inner, target, ALLOWED)
+        _refusal(inner, target, TARGETS)
         for inner, target in targets_in(config, key)
         if not isinstance(target, str) or target not in allowed
     ]
@@ -160,7 +88,7 @@ def children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
 
 
-def _refusal(key: str, target: Any, valid: frozenset[str]) -> str:
+def _refusal(key: str, target: Any, valid: Collection[str]) -> str:
     near = nearest(target, valid) if isinstance(target, str) else None
     meant = f"; did you mean '{near}'?" if near else ""
     door = f"; if it is yours: {VARIABLE}={target}" if isinstance(target, str) and target else ""

@@ -14,7 +14,6 @@ from rich.progress import TextColumn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import peak_memory
@@ -87,16 +86,7 @@ class Unfreeze(Callback):
     """
 
     def __init__(self, epoch: int, to: str | None = None) -> None:
-        if not isinstance(epoch, int) or epoch < 1:
-            raise ZooError(f"callbacks.unfreeze.epoch={epoch} must be a whole number of at least 1; 0 is model.freeze=null")
         self.epoch, self.to = epoch, to
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        model = pl_module.model
-        assert isinstance(model, Inception)
-        names = model.plan.net.names[1:]
-        if self.to is not None and self.to not in names:
-            raise ZooError(f"callbacks.unfreeze.to={self.to} is no stage or endpoint; {did_you_mean(self.to, names)}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = pl_module.model

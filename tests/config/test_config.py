@@ -181,7 +181,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["model=inception_v3", "data.image_size=60"], "; or set model.stem=medium"),
         (["model=inception_v3", "data.image_size=9"], "below the minimum of 75 px"),
         (["model=bn_inception", "data.image_size=72"], "data.image_size=72 does not fit"),
-        (["model.norm=bach"], "model.norm=bach must be one of none, lrn, batch, group or null; did you mean 'batch'?"),
+        (["model.norm=bach"], "model.norm=bach must be one of none, lrn, batch, group; did you mean 'batch'?"),
         (
             ["block=residual", "model.blocks.grid28=reduction_pool"],
             "blocks.grid28=reduction_pool: grid28 has no grid reduction",

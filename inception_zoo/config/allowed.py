@@ -1,0 +1,136 @@
+# ruff: noqa: SIM905, I001 -- lists of names are read more easily as text
+"""What a config may call, by exact name, with a rule for each option of our own; others check their options themselves.
+
+A config may come from somebody else, and Hydra imports and calls whatever `_target_` says. What is not here is refused.
+"""
+
+from collections.abc import Mapping
+
+from inception_zoo.architecture.variants import BLOCKS
+from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SEED, SHARE
+from inception_zoo.config.rules import SIDE, TEXT, TRAINER, Options, Rule, above, from_to_below, list_of, number, one_of, whole
+
+MORE: Options = {...: ANY}
+NONE: Options = {}
+
+
+def _within(module: str, *names: str, rules: Options = MORE) -> dict[str, Options]:
+    return {f"{module}.{name}": rules for name in names}
+
+
+EMA: Options = {
+    "decay": from_to_below(0, 1),
+    "update_every_n_steps": COUNT,
+    **MORE,
+}
+WATCHING: Options = {"monitor": METRIC | NULL, **MORE}  # a metric that is not logged is an error after an epoch only
+SWEEPER: Options = {"max_batch_size": COUNT | NULL, "params": MAPPING | NULL}
+QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # submitit's
+WANDB: Options = {"offline": FLAG, "tags": list_of(NAME) | NULL, **MORE}
+SYNTHETIC: Options = {
+    "num_classes": whole(2, 10**7),
+    "in_channels": whole(1, 1024),
+    "size": SIDE,
+    "train": COUNT,
+    "test": COUNT,
+    "noise": number(0),
+    "seed": SEED,
+}
+DATA = {  # all that a checkpoint's data may name
+    "inception_zoo.data.ImageData": IMAGE_DATA,
+    **_within("inception_zoo.data", "fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100", rules=NONE),
+    **_within("inception_zoo.data", "digits.digits", "imagefolder.imagefolder", "imagenet.imagenet", rules=NONE),
+    "inception_zoo.data.synthetic.synthetic": SYNTHETIC,
+    "inception_zoo.data.stream.stream": {"cache": NAME | NULL},
+}
+_TRANSFORMS = """
+AugMix AutoAugment CenterCrop ColorJitter Compose ElasticTransform GaussianBlur GaussianNoise Grayscale Identity JPEG
+Pad RandomAdjustSharpness RandomAffine RandomApply RandomAutocontrast RandomChannelPermutation RandomChoice RandomCrop
+RandomEqualize RandomErasing RandomGrayscale RandomHorizontalFlip RandomInvert RandomOrder RandomPerspective
+RandomPhotometricDistort RandomPosterize RandomResizedCrop RandomRotation RandomSolarize RandomVerticalFlip
+RandomZoomOut Resize ScaleJitter TrivialAugmentWide
+""".split()
+_OF_TORCH = """
+Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD Muon NAdam RAdam RMSprop Rprop SGD
+""".split()
+_OF_TIMM = """
+AdaBelief Adafactor AdafactorBigVision AdamP Adan Adopt Lamb LaProp Lars Lion MADGRAD Mars Muon NAdamW RMSpropTF SGDP
+SGDW muon.Muon rmsprop_tf.RMSpropTF
+""".split()
+_OF_LIGHTNING = """
+callbacks.DeviceStatsMonitor callbacks.GradientAccumulationScheduler callbacks.LearningRateMonitor
+callbacks.ModelSummary callbacks.RichModelSummary callbacks.RichProgressBar callbacks.StochasticWeightAveraging
+callbacks.ThroughputMonitor callbacks.Timer callbacks.TQDMProgressBar loggers.CSVLogger loggers.MLFlowLogger
+loggers.TensorBoardLogger profilers.AdvancedProfiler profilers.PyTorchProfiler profilers.SimpleProfiler
+strategies.DDPStrategy strategies.DeepSpeedStrategy strategies.FSDPStrategy strategies.SingleDeviceStrategy
+plugins.environments.SLURMEnvironment
+""".split()
+TARGETS: Mapping[str, Options] = {
+    **DATA,
+    "inception_zoo.data.Augmentation": {
+        "crop": PART,
+        "transforms": MAPPING | NULL,
+        "erasing": SHARE,
+        "mixup": number(0),
+        "cutmix": number(0),
+    },
+    **_within("torchvision.transforms.v2", *_TRANSFORMS),
+    "torchvision.transforms.v2.RandAugment": {"num_ops": COUNT, **MORE},
+    **_within("torch.optim", *_OF_TORCH, rules=OPTIMIZER),
+    **_within("timm.optim", *_OF_TIMM, rules=OPTIMIZER),
+    "inception_zoo.training.optimizers.Muon": OPTIMIZER,
+    "inception_zoo.training.schedules.constant": NONE,
+    "inception_zoo.training.schedules.cosine": {"warmup_epochs": number(0)},
+    "inception_zoo.training.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},
+    "inception_zoo.training.schedules.exponential": {
+        "factor": above(0, most=1),
+        "epochs": above(0),
+        "staircase": FLAG,
+        "warmup_epochs": number(0),
+    },
+    **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
+    "inception_zoo.training.callbacks.EMA": EMA,
+    "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},
+    "inception_zoo.training.callbacks.ProgressBar": {"folder": NAME},
+    "inception_zoo.training.last_checkpoint.LastCheckpoint": {
+        "dirpath": NAME,
+        "every_n_steps": COUNT | NULL,
+        "every_minutes": above(0) | NULL,
+        "on_nan": one_of("stop", "rollback"),
+        "rollbacks": COUNT,
+        "rate_factor": above(0, below=1),
+    },
+    "inception_zoo.tracking.csv_logger.CSVLogger": {"save_dir": NAME, "name": NAME, "flush_logs_every_n_steps": COUNT},
+    "inception_zoo.tracking.wandb_logger.WandbLogger": WANDB,
+    "lightning.Trainer": TRAINER,
+    "lightning.pytorch.Trainer": TRAINER,
+    **_within("lightning.pytorch", *_OF_LIGHTNING),
+    **_within("lightning.pytorch.callbacks", "EarlyStopping", "ModelCheckpoint", rules=WATCHING),
+    "lightning.pytorch.callbacks.EMAWeightAveraging": EMA,
+    "lightning.pytorch.loggers.WandbLogger": WANDB,
+    "wandb.Settings": MORE,
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": MORE,
+    "hydra.experimental.callbacks.LogJobReturnCallback": MORE,
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": {
+        "n_jobs": COUNT | Rule("-1 for all cores", lambda value: value == -1),
+        **MORE,
+    },
+    **_within("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "LocalLauncher", "SlurmLauncher", rules=QUEUE),
+    "hydra_plugins.inception_zoo_launcher.RayLauncher": {"init": MAPPING, "task": MAPPING},
+    "hydra_plugins.inception_zoo_sweeper.GridSweeper": {**SWEEPER, "jobs": list_of(list_of(TEXT))},
+    "hydra_plugins.inception_zoo_sweeper.BlockSweeper": {**SWEEPER, "variants": list_of(one_of(*BLOCKS))},
+    "hydra_plugins.inception_zoo_sweeper.OptunaSweeper": {
+        "n_trials": COUNT,
+        "n_jobs": whole(1, 10**5),
+        "sampler": NAME,
+        "pruner": NAME,
+        **MORE,
+    },
+}
+LOGGING = frozenset(  # what a config of Python's logging may name
+    (
+        *_within("logging", "FileHandler", "Formatter", "NullHandler", "StreamHandler"),
+        *_within("logging.handlers", "RotatingFileHandler", "TimedRotatingFileHandler"),
+        *("colorlog.ColoredFormatter", "rich.logging.RichHandler", "ext://sys.stdout", "ext://sys.stderr"),
+    )
+)
