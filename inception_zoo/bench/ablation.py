@@ -1,4 +1,4 @@
-"""What each choice below the network gains on this device: a step of training with it, beside one without it, in turns."""
+"""Gain of each choice below the network on this device: a step of training with it, beside one without it, in turns."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who is compared on what: our networks and their peers, each ready to train or to evaluate."""
+"""The contenders of each comparison: our networks and their peers, each ready to train or to evaluate."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""What the framework costs: `run.py` beside a plain PyTorch loop in the same process, and two processes beside one."""
+"""Cost of the framework: `run.py` beside a plain PyTorch loop in the same process, and two processes beside one."""
 
 import copy
 import csv

@@ -34,7 +34,7 @@ def hardware() -> dict[str, Any]:
 
 
 def provenance(rounds: int) -> dict[str, Any]:
-    """What a result has to say of where it comes from."""
+    """Return the provenance of a result: hardware, versions, commit, date and rounds."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

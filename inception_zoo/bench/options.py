@@ -1,4 +1,4 @@
-"""What was asked for on the command line."""
+"""The options of `inception-zoo bench`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Options:
 
     @property
     def are_usual(self) -> bool:
-        """Whether all networks are measured, on their usual input."""
+        """True if all networks are measured, on their usual input."""
         return not (self.networks or self.batch or self.image_size)
 
     def fashion_mnist(self) -> Path:

@@ -175,7 +175,7 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found of a pair. Differences are the largest of an output, over its largest value."""
+    """The result of a comparison. A difference is the largest of an output, over its largest value."""
 
     round_trip: bool  # loaded and exported again, every tensor is what it was, bit for bit
     evaluation: Mapping[str, float]

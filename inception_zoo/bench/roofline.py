@@ -1,4 +1,4 @@
-"""What bounds a network: its FLOPs and bytes beside what a machine does of each; and a projection for machines not here.
+"""The bounds of a network: its FLOPs and bytes over the peaks of a machine; and a projection for machines not here.
 
 An upper bound of the speed of a training step, layer by layer: a convolution takes as long as its FLOPs at the peak or its
 bytes at the full bandwidth, whichever is more, and what stands between convolutions takes its bytes.

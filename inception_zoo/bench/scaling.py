@@ -1,4 +1,4 @@
-"""How the cost of training grows: with the batch, the resolution, the width, the depth, the processes."""
+"""Growth of the cost of training: with the batch, the resolution, the width, the depth, the processes."""
 
 import os
 from collections.abc import Iterator, Mapping

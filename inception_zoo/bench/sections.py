@@ -1,4 +1,4 @@
-"""What can be measured, by name. Nothing heavy loads before it is asked for."""
+"""The sections of the bench, by name. Heavy modules load only when their section is measured."""
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module

@@ -11,7 +11,7 @@ Contest = Mapping[str, Callable[[], float]]  # label → one turn of the work; i
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, once in each round."""
+    """A measured quantity, one value a round."""
 
     unit: str
     values: list[float]
@@ -33,7 +33,7 @@ Measured = Iterator[tuple[str, Figure]]  # as they come
 
 
 def in_turns(contest: Contest, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """What each turn returns, of all rounds but the one that warms up."""
+    """Return the results of each turn, without those of the warm-up round."""
     found: dict[str, list[float]] = {label: [] for label in contest}
     for _ in range(rounds + warm_up):
         for label, turn in contest.items():
@@ -42,7 +42,7 @@ def in_turns(contest: Contest, rounds: int, warm_up: bool = True) -> dict[str, l
 
 
 def rates(contest: Contest, rounds: int) -> dict[str, list[float]]:
-    """How much each turn does in a second."""
+    """Return the work that each turn does in a second."""
     return in_turns({label: _timed(turn) for label, turn in contest.items()}, rounds)
 
 

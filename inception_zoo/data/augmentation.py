@@ -19,7 +19,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class Augmentation:
-    """What happens to training images before they are normalized, and to batches after.
+    """Transforms of training images before normalization, and of batches after it.
 
     Args:
         crop: from the picture as it was read to the network's size; None: resized and cropped as for evaluation.

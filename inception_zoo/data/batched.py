@@ -51,7 +51,7 @@ def _resized_crop(transform: v2.RandomResizedCrop, images: Tensor) -> Tensor | N
 
 
 def _samples(start: Tensor, length: Tensor, count: int, side: int) -> Tensor:
-    """Where `count` pixels lie in a crop of `length` from `start`, from -1 to 1 over a side of the image; (N, count)."""
+    """Return the places of `count` pixels in a crop of `length` from `start`, from -1 to 1 over an image side; (N, count)."""
     centres = (torch.arange(count) + 0.5) / count * length[:, None]
     inside = torch.minimum(centres.clamp(min=0.5), length[:, None] - 0.5)  # as if nothing lay outside of the crop
     return 2 * (start[:, None] + inside) / side - 1

@@ -175,7 +175,7 @@ class ImageData(L.LightningDataModule):
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
     def training_rows(self, epoch: int, batch: int) -> str:
-        """Which images this process had in a batch, as a message says it."""
+        """Name the images that this process had in a batch, for a message."""
         split = self.splits["train"]
         if isinstance(split, Stream):
             return "of a stream"

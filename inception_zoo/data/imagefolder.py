@@ -22,7 +22,7 @@ def imagefolder(root: str) -> Source:
 
 
 def from_folders(name: str, root: str, splits: Sequence[str] = SPLITS, solution: Mapping[str, str] | None = None) -> Source:
-    """What `inspect` found, as a source."""
+    """Return the result of `inspect` as a source."""
     classes, found = inspect(Path(root), splits, solution)
     if "test" not in found:
         log.info("%s has no test split: the test is on its validation split", name)

@@ -39,7 +39,7 @@ def imagenet(root: str) -> Source:
 
 
 def is_imagenet(root: Path) -> bool:
-    """Whether the training folders are WordNet ids."""
+    """Return True if the training folders are named by WordNet ids."""
     names = class_folders(splits_folder(root) / "train")
     return bool(names) and all(map(ID.fullmatch, names))
 

@@ -1,4 +1,4 @@
-"""Where the class folders of an image data set stand. Imports nothing heavy: the configuration counts classes before torch."""
+"""The class folders of an image data set. Imports nothing heavy: the configuration counts classes before torch."""
 
 import json
 import os

@@ -73,7 +73,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def is_plain_jpeg(image: Image.Image, mode: str) -> bool:
-    """Whether any decoder of JPEGs gives what `upright` would."""
+    """Return True if every JPEG decoder gives the same pixels as `upright`."""
     return image.format == "JPEG" and image.mode == mode and _orientation(image) == 1
 
 
@@ -92,7 +92,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _bytes(file: Path | BytesIO) -> int:
-    """What is there to be read; 1 of what is no file, such as a folder."""
+    """Return the number of bytes to read; 1 for anything that is not a file, such as a folder."""
     return file.getbuffer().nbytes if isinstance(file, BytesIO) else file.stat().st_size if file.is_file() else 1
 
 

@@ -19,7 +19,7 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def denormalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """What the network reads, (…, C, H, W) → pixels from 0 to 1."""
+    """Normalized images (…, C, H, W) → pixels from 0 to 1."""
     mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     return (images * std + mean).clamp(0, 1)
 
@@ -44,7 +44,7 @@ def resize_shorter(image: Tensor, size: int, preprocessing: Preprocessing) -> Te
 
 
 def as_pictures(images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
-    """What the network reads, (N, C, H, W) → uint8 pixels (N, H, W, 3), or (N, H, W) unless there are three channels.
+    """Normalized images (N, C, H, W) → uint8 pixels (N, H, W, 3), or (N, H, W) unless there are three channels.
 
     Images that were not preprocessed have pixels from 0 to 1.
     """

@@ -20,7 +20,7 @@ MODES = {1: "L", 3: "RGB"}  # PIL's names, by number of channels
 
 @dataclass(frozen=True)
 class Part:
-    """What is wanted of a picture: a box of its pixels, at the size (height, width)."""
+    """A part of a picture: a box of its pixels, resized to `size` (height, width)."""
 
     top: int
     left: int
@@ -49,7 +49,7 @@ class Part:
 
     @property
     def reduction(self) -> float:
-        """How many times smaller the picture may be decoded, for the box to have `size` pixels still."""
+        """The factor by which the picture may be decoded smaller, so that the box still has `size` pixels."""
         smooth = self.antialias and self.interpolation != InterpolationMode.NEAREST
         return min(self.height / self.size[0], self.width / self.size[1]) if smooth else 1
 

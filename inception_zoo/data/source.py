@@ -1,4 +1,4 @@
-"""What a source hands over: labelled images for training, validation and the test, in memory, in files or in chunks."""
+"""Data sources: labelled images for training, validation and the test, in memory, in files or in chunks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -275,7 +275,7 @@ def _identity(block: Block) -> tuple[Any, ...]:
 
 
 def _structure(block: Block) -> tuple[Any, ...]:
-    """What two blocks share that differ in their widths only."""
+    """Return a key that is equal for blocks that differ only in their widths."""
     rows = tuple(
         tuple(tuple(replace(op, width=1) if isinstance(op, Conv) else op for op in step) for step in row) for row in block.rows
     )

@@ -120,7 +120,7 @@ def network_table(network: dict[str, Any]) -> Table:
 
 
 def weights_table(weights: dict[str, Any]) -> Table:
-    """Where a network's weights came from, and what they expect."""
+    """Return the table of the weights' provenance, preprocessing and classes."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False, title="weights", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

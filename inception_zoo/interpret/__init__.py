@@ -1,1 +1,1 @@
-"""What a trained network looks at."""
+"""Explanations of a trained network."""

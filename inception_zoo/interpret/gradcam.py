@@ -1,4 +1,4 @@
-"""Which branch of a block looked where: Grad-CAM (arXiv 1610.02391) for the block and for each of its branches."""
+"""Grad-CAM (arXiv 1610.02391) for a block and for each of its branches."""
 
 from dataclasses import dataclass
 from itertools import chain, count
@@ -17,7 +17,7 @@ from inception_zoo.network.inception import Inception
 
 @dataclass(frozen=True)
 class Look:
-    """Where a part of the network looked: a map over the image, zero where nothing spoke for the class."""
+    """The evidence of a part of the network: a map over the image, zero where nothing supports the class."""
 
     name: str
     evidence: Tensor  # (h, w) of the block's grid

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """What runs are ranked by: of the validation split, and of the test split only where there is no other."""
+        """The accuracy that runs are ranked by: on the validation split, else on the test split."""
         known = (self.figures["val"], self.figures["test"])
         return next((value for value in known if value is not None), -1.0)
 
@@ -194,7 +194,7 @@ def _finite(value: float) -> float | None:
 
 
 def _yaml(path: Path, missing: Kind) -> Kind:
-    """What a file holds, of the kind of `missing`, which is returned where there is no file."""
+    """Return the content of a file, of the kind of `missing`; `missing` itself if there is no file."""
     if not path.exists():
         return missing
     try:
@@ -242,7 +242,7 @@ def _comparable(flat: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_place(key: str) -> bool:
-    """Whether a key says where a run wrote or which of a series it was."""
+    """Return True for a key that tells the place or the number of a run, not its work."""
     return key.rpartition(".")[2] in PLACES or key.startswith(SERIES) or key == "ckpt"
 
 

@@ -1,4 +1,4 @@
-"""What the page shows of one run beside its curves: classes, calibration, the pictures it was most wrong about, its network."""
+"""Details of one run on the page: classes, calibration, the pictures with the largest loss, its network."""
 
 import io
 import json

@@ -158,7 +158,7 @@ def silence() -> Iterator[None]:
 
 
 def file_table(model: Inception, path: Path, difference: float) -> Table:
-    """What was written."""
+    """Return the table that describes the exported file."""
     assert model.preprocessing
     look, classes = model.preprocessing, model.classes
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)

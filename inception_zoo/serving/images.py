@@ -1,4 +1,4 @@
-"""Which images the user means."""
+"""Image paths from the files, folders and patterns of the command line."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -27,7 +27,7 @@ from inception_zoo.system.atomic_files import whole_file
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of an image; or why it could not be read."""
+    """The prediction for an image, or the reason why it could not be read."""
 
     path: Path
     probabilities: Tensor | None = None  # (classes,)
@@ -164,7 +164,7 @@ def report(
 def _pictures(
     classifier: Classifier, paths: Sequence[Path], folder: Path | None, layer: str | None
 ) -> Callable[[Prediction], None]:
-    """What draws the picture of an image that was predicted, into `folder` if there is one."""
+    """Return a function that draws the explanation of a prediction into `folder`; it does nothing without a folder."""
     if folder is None:
         return lambda prediction: None
     model, preprocessing = classifier.model, classifier.preprocessing

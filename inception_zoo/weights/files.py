@@ -77,7 +77,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
 
 
 def load_pickle(path: Path, mmap: bool = False) -> Any:
-    """What `torch.save` has written: the one place where the package unpickles.
+    """Read a file written by `torch.save`: the one place where the package unpickles.
 
     ``weights_only=True`` holds whatever the environment says, and only files are read: `torch.load` takes it as said only
     if it is, and Lightning's own loading fetches addresses.

@@ -1,4 +1,4 @@
-"""How the public implementations call what a network holds: rules by endpoint, in the notation of rows.
+"""The names of tensors in the public implementations: rules by endpoint, in the notation of rows.
 
 A row of names stands for a row of the network's table: one name for each convolution, pools left out. `Place("Mixed_5b",
 ["branch1x1", "branch5x5_1 > branch5x5_2", …])` says that the first branch of `mixed_5b` is their `Mixed_5b.branch1x1`.
@@ -33,7 +33,7 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """How the tensors of a convolution unit, a projection and a classifier are called, from a name in a `Place`.
+    """Templates of tensor names for convolution units, projections and classifiers, from a name in a `Place`.
 
     The fields of a template: `name`, `tensor`, and for layers that are numbered `conv` and `norm`: "" or "_1", "_2", …
     """

@@ -1,4 +1,4 @@
-"""Which tensor of a state dict goes where in a network, and what to do where none fits."""
+"""Assign the tensors of a state dict to a network; report those that do not fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -130,7 +130,7 @@ def differences(model: Inception, card: Card | None, layout: str, source: str) -
 
 
 def is_classifier(key: str) -> bool:
-    """Whether a tensor has a length for each class."""
+    """Return True for a tensor with one entry for each class."""
     return part_of(key) == CLASSIFIER or (part_of(key).startswith("aux ") and key.split(".")[-2] == "fc")
 
 

@@ -1,4 +1,4 @@
-"""What images are normalized with, carried over into the first convolution."""
+"""Fold the normalization of images into the first convolution."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -76,5 +76,5 @@ def save_model(model: Inception, path: str | Path) -> None:
 
 
 def card_of(model: Inception) -> Card:
-    """What `model` says of itself beside its weights."""
+    """Return the card of `model`: its arguments, classes, preprocessing and provenance."""
     return Card(model_arguments(model.plan), model.classes, model.preprocessing, model.provenance)

@@ -38,7 +38,7 @@ class Published:
 
 
 def is_name(source: str) -> bool:
-    """Whether it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
+    """Return True if it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
     library, _, tag = source.partition(":")
     return bool(tag) and library in LAYOUTS
 
@@ -63,7 +63,7 @@ def check_library(source: str, net: str) -> None:
 
 
 def published(source: str, net: str) -> Published:
-    """What `source` names for a network of the zoo.
+    """Return the published weights that `source` names for a network of the zoo.
 
     Raises:
         ZooError: the library has no such weights, or they are another network's; lists those that it has.
