@@ -223,8 +223,10 @@ def test_what_only_looks_loads_nothing_heavy(case):
     assert done.returncode == (2 if case == "a mistake" else 0)
 
 
-def test_hydra_copies_what_it_loads_from_a_store_that_is_not_copied():
+def test_hydra_copies_what_it_loads_from_a_store_that_is_not_copied(monkeypatch):
     install()
     store = ConfigStore.instance()
-    copy.deepcopy(store).load("model/googlenet.yaml").node.width = 7
-    assert copy.deepcopy(store) is store and store.load("model/googlenet.yaml").node.width == 1.0
+    monkeypatch.setattr(store, "repo", {})
+    store.store(group="model", name="stored", node={"width": 1.0})
+    copy.deepcopy(store).load("model/stored.yaml").node.width = 7
+    assert copy.deepcopy(store) is store and store.load("model/stored.yaml").node.width == 1.0
