@@ -1,0 +1,85 @@
+"""What versions before the rooms have written is resumed, tested, predicted with and reported.
+
+tests/fixtures/before_rooms was made by commit 7f5b39c: a run with an average of the weights and Unfreeze, and a sweep of two
+jobs, of which the second is missing. Its files name classes by paths that have moved since.
+"""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from inception_zoo.config.allowed import TARGETS
+from inception_zoo.system.renamed import MOVED, with_new_names
+
+FIXTURE = ROOT / "tests" / "fixtures" / "before_rooms"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copytree(FIXTURE, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def words_of(run):
+    """The overrides that a run was composed with."""
+    return [line.removeprefix("- ").strip("'") for line in (run / ".hydra/overrides.yaml").read_text().splitlines()]
+
+
+def test_the_fixture_names_what_has_moved():
+    text = "".join(path.read_text() for path in FIXTURE.rglob("*.yaml")) + (FIXTURE / "sweep/sweep.json").read_text()
+    assert {old for old in MOVED if old in text} >= {
+        "inception_zoo.finetune.Unfreeze",
+        "inception_zoo.callbacks.EMA",
+        "inception_zoo.safekeeping.Safekeeping",
+        "inception_zoo.muon.Muon",
+        "inception_zoo.schedules.constant",
+        "inception_zoo.metrics_file.CSVLogger",
+    }
+
+
+def test_every_old_name_leads_to_what_is_allowed():
+    assert set(MOVED.values()) <= set(TARGETS)
+    assert with_new_names([{"a": {"_target_": old}} for old in MOVED]) == [{"a": {"_target_": new}} for new in MOVED.values()]
+
+
+def test_a_run_is_resumed_tested_and_predicted_with(zoo, cli, folder):
+    words = [word for word in words_of(folder / "run") if not word.startswith("trainer.max_epochs")]
+    again = zoo(*words, "trainer.max_epochs=3", "ckpt=last", "hydra.run.dir=run")
+    assert again.returncode == 0, again.stderr
+    with (folder / "run/csv/version_0/metrics.csv").open(newline="") as file:
+        epochs = {row["epoch"] for row in csv.DictReader(file)}
+    assert {"0", "1", "2"} <= epochs and json.loads((folder / "run/results.json").read_text())["state"] == "finished"
+    shutil.copytree(FIXTURE / "run", folder / "kept")
+    tested = zoo(*words, "trainer.max_epochs=2", "task=test", "ckpt=kept")
+    assert tested.returncode == 0, tested.stderr
+    assert "kept/checkpoints/best.ckpt" in "".join(tested.stdout.split())
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "black.png")
+    predicted = cli("predict", folder / "kept/checkpoints/best.ckpt", folder / "black.png", "--format", "csv")
+    assert predicted.returncode == 0 and "black.png" in predicted.stdout, predicted.stderr
+
+
+def test_a_sweep_is_resumed_and_reported(zoo, cli, folder):
+    sweep = folder / "sweep/sweep.json"
+    sweep.write_text(json.dumps({**json.loads(sweep.read_text()), "cwd": str(folder)}))
+    before = (folder / "sweep/0/results.json").read_text()
+    again = zoo("-m", "sweep.resume=sweep")
+    assert again.returncode == 0, again.stderr
+    assert (folder / "sweep/0/results.json").read_text() == before
+    assert json.loads((folder / "sweep/1/results.json").read_text())["state"] == "finished"
+    reported = cli("report", folder / "run", folder / "sweep", "--out", folder / "report.html")
+    assert reported.returncode == 0 and "3 runs" in reported.stderr, reported.stderr
+
+
+def test_a_config_of_ones_own_may_have_old_names(zoo, tmp_path):
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/old.yaml").write_text(
+        "# @package _global_\nscheduler:\n  _target_: inception_zoo.schedules.constant\n  warmup_epochs: null\n"
+    )
+    done = zoo("--config-dir", "mine", "experiment=old")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and "scheduler.warmup_epochs is no option of constant" in line
