@@ -22,9 +22,10 @@ def describe_networks(
     draw: Annotated[Path | None, typer.Option(help="a picture of the network and its blocks, .svg or .png")] = None,
     as_json: JSON = False,
     trust: TRUST = False,
+    config_dir: Annotated[Path | None, typer.Option(help="a folder of your own configs, as for `run.py`")] = None,
 ) -> None:
     """A network, endpoint by endpoint: rows, shapes, costs, receptive field; beside another; as a picture."""
-    named = networks_of(words, trust)
+    named = networks_of(words, trust, config_dir)
     if len(named) != 1 + diff:
         raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(named)}: {' '.join(words)}")
     if diff and draw:

@@ -9,6 +9,7 @@ from inception_zoo.architecture.card import Card, Provenance
 from inception_zoo.architecture.choices import LOADING, check_loading
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
 from inception_zoo.architecture.plan import Plan, make_plan, plan_of
+from inception_zoo.config import CONF
 from inception_zoo.errors import ZooError, unreadable
 from inception_zoo.weights.sources import is_name, published
 
@@ -21,10 +22,10 @@ class Named:
     card: Card | None = None
 
 
-def networks_of(words: Sequence[str], trust: bool = False) -> list[Named]:
-    """The networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; ``model.`` before a key may stand.
+def networks_of(words: Sequence[str], trust: bool = False, config_dir: Path | None = None) -> list[Named]:
+    """Return the networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; keys may begin with ``model.``.
 
-    In place of a network's name, a file or run folder of ours may stand: the network is then that of its card.
+    A name is a table's, that of a file in conf/model or in ``config_dir/model``, or the path of a file or run folder of ours.
     """
     chosen: list[tuple[str, list[str]]] = []
     for word in words:
@@ -34,11 +35,31 @@ def networks_of(words: Sequence[str], trust: bool = False) -> list[Named]:
             chosen[-1][1].append(word)
         else:
             raise ZooError(f"'{word}' stands before any network; begin with a name, see `inception-zoo list`")
-    tables = {*ZOO, *ALIASES}
-    return [
-        _of_file(name, overrides, trust) if name not in tables and Path(name).exists() else _of_table(name, overrides)
-        for name, overrides in chosen
-    ]
+    return [_network_of(name, overrides, trust, config_dir) for name, overrides in chosen]
+
+
+def _network_of(name: str, overrides: Sequence[str], trust: bool, config_dir: Path | None) -> Named:
+    if name in {*ZOO, *ALIASES}:
+        return _of_table(name, _choices(overrides))
+    if name != "base" and any((folder / "model" / f"{name}.yaml").is_file() for folder in (CONF, config_dir or CONF)):
+        choices = _of_conf(name, config_dir)
+        given = _choices(overrides)
+        blocks = {**choices.pop("blocks"), **given.pop("blocks", {})}
+        return _of_table(choices.pop("name"), {**choices, **given, "blocks": blocks})
+    return _of_file(name, overrides, trust) if Path(name).exists() else _of_table(name, {})
+
+
+def _of_conf(name: str, config_dir: Path | None) -> dict[str, Any]:
+    """Return the choices of a file in conf/model: its keys that are not left to the table or to the data."""
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from inception_zoo.config import hydra_patches
+
+    hydra_patches.install()
+    loader = hydra_patches.loader(str(config_dir) if config_dir else None)
+    node: Any = OmegaConf.to_container(loader.load_configuration("config", [f"model={name}"], RunMode.RUN).model)
+    return {key: value for key, value in node.items() if value is not None and key not in ("num_classes", "in_channels")}
 
 
 def _of_file(path: str, overrides: Sequence[str], trust: bool) -> Named:
@@ -54,8 +75,8 @@ def _of_file(path: str, overrides: Sequence[str], trust: bool) -> Named:
     return Named(plan_of(card.model), card)
 
 
-def _of_table(name: str, overrides: Sequence[str]) -> Named:
-    net, choices = find_net(name), _choices(overrides)
+def _of_table(name: str, choices: dict[str, Any]) -> Named:
+    net = find_net(name)
     loading = {key: choices.pop(key, value) for key, value in LOADING.items()}
     plan = make_plan(net, **choices)
     check_loading(net, **loading)

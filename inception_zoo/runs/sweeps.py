@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.results import DONE, read_results
@@ -147,6 +148,8 @@ def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
     models = [job.get("model") or job["overrides"].get("model", "") for job in jobs]
+    files = [job["overrides"].get("model", "") for job in jobs]  # a file in conf/model is shown by its own name
+    models = [name if name and name not in {*ZOO, *ALIASES} else model for name, model in zip(files, models, strict=True)]
     columns: dict[str, list[str]] = {"model": models, "swapped": [job.get("swapped") or "–" for job in jobs]}
     for key in dict.fromkeys(key for job in jobs for key in job["overrides"]):
         if key not in ("model", "block") and not key.startswith("model.blocks."):  # which have columns of their own

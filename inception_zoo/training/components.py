@@ -1,7 +1,6 @@
 """The components of a job, built from their nodes of the config; what a library refuses is one line that names the key."""
 
 import inspect
-import logging
 import os
 import re
 import warnings
@@ -18,7 +17,6 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.data import ImageData
@@ -27,9 +25,8 @@ from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
 from inception_zoo.training.checkpoint_io import AtomicCheckpointIO
+from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
-
-say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 def build(group: str, node: Any, /, **more: Any) -> Any:
@@ -95,16 +92,6 @@ def _tried(group: str, call: partial, *args: Any, **more: Any) -> Any:
     except Exception as error:  # each library raises kinds of its own
         given = ", ".join(f"{group}.{key}={value}" for key, value in call.keywords.items())
         raise ZooError(f"{group}: {one_line(error) or type(error).__name__} ({given})") from error
-
-
-def scaled_rate(cfg: DictConfig) -> dict[str, float]:
-    """`lr` for the global batch of this job, where `optimizer.lr` is said to be for another (linear: arXiv 1706.02677)."""
-    if cfg.lr_for_batch is None:
-        return {}
-    batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
-    lr = cfg.optimizer.lr * batch / cfg.lr_for_batch
-    say(f"learning rate: {lr:g} for a global batch of {batch} ({cfg.optimizer.lr:g} at {cfg.lr_for_batch})")
-    return {"lr": lr}
 
 
 def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], results: Mapping[str, Any]) -> Trainer:

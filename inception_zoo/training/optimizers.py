@@ -1,16 +1,21 @@
 """What an optimizer gets: parameter groups with layer-wise learning rates; and Muon on any CPU."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
 from timm.optim import muon
 from torch import nn
 
 from inception_zoo.network.inception import Inception
 from inception_zoo.system.devices import bf16_gain
+
+say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 def parameter_groups(model: Inception, lr: float, decay: float, decay_norm_and_bias: bool = True) -> list[dict[str, Any]]:
@@ -37,6 +42,16 @@ def _by_dimensions(group: dict[str, Any]) -> list[dict[str, Any]]:
     named = {"name": f"{group['name']}, norm and bias"} if "name" in group else {}
     found = [{**group, "params": matrices}, {**group, "params": vectors, **named, "weight_decay": 0.0}]
     return [part for part in found if part["params"]]
+
+
+def scaled_rate(cfg: DictConfig) -> dict[str, float]:
+    """`lr` for the global batch of this job, where `optimizer.lr` is said to be for another (linear: arXiv 1706.02677)."""
+    if cfg.lr_for_batch is None:
+        return {}
+    batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches
+    lr = cfg.optimizer.lr * batch / cfg.lr_for_batch
+    say(f"learning rate: {lr:g} for a global batch of {batch} ({cfg.optimizer.lr:g} at {cfg.lr_for_batch})")
+    return {"lr": lr}
 
 
 class Muon(muon.Muon):

@@ -1,12 +1,15 @@
 """Importing the package changes nothing outside it; only our entry points do."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+from conftest import SMALL
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from inception_zoo import load_model
 from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.architecture.plan import plan_of
 from inception_zoo.architecture.variants import BLOCKS
@@ -69,6 +72,20 @@ def test_every_network_and_block_has_a_file_and_every_file_is_one():
     own = {"base", "inception_v3_residual17"}
     assert {path.stem for path in (CONF / "model").glob("*.yaml")} == {*ZOO, *ALIASES} | own
     assert {path.stem for path in (CONF / "block").glob("*.yaml")} == set(BLOCKS)
+
+
+def test_a_network_of_ones_own_is_described_swept_and_saved(cli, zoo, tmp_path):
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/my_net.yaml").write_text("defaults: [googlenet_bn]\nblocks: {grid14: residual}\nwidth: 0.25\n")
+    mine = ["--config-dir", "mine"]
+    described = json.loads(cli("describe", "my_net", "blocks.grid7=expanded", "--json", *mine).stdout)
+    assert described["swapped"] == "grid14=residual, grid7=expanded"
+    small = [word for word in SMALL if not word.startswith("model.width")]
+    done = zoo("-m", *mine, *small, "model=googlenet_bn,my_net", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    assert "my_net" in done.stdout and "grid14=residual" in done.stdout
+    saved = load_model(tmp_path / "sweep/1/checkpoints/best.ckpt")
+    assert saved.plan.swapped == "grid14=residual" and saved.plan.choices.width == 0.25
 
 
 def test_a_recombination_is_a_file():

@@ -315,7 +315,7 @@ def test_rows_written_by_hand_stand_at_an_endpoint_or_a_whole_stage():
     [
         ("inception_v9", {}, "model 'inception_v9' is unknown; did you mean 'inception_v"),
         ("inception_v3", {"nrm": "batch"}, "inception_v3: nrm is not an option; did you mean 'norm'?"),
-        ("inception_v3", {"norm": "bach"}, "inception_v3: norm=bach must be one of none, lrn, batch, group; did you mean 'batch'?"),
+        ("inception_v3", {"norm": "bach"}, "norm=bach must be one of none, lrn, batch, group; did you mean 'batch'?"),
         ("inception_v3", {"width": 0}, "width=0 must be"),
         ("inception_v3", {"dropout": 1.0}, "dropout=1.0 must be"),
         ("inception_v3", {"num_classes": 0}, "num_classes=0 must be a whole number"),

@@ -19,8 +19,6 @@ def test_paths_in_documents_exist(document):
     paths = {ROOT / path for path in PATH.findall(text) if path not in EXAMPLES}
     links = {document.parent / link for link in LINK.findall(text) if "://" not in link and not link.startswith("mailto:")}
     found = paths | links
-    if document.parent.name == "experiments":  # of their pages, only paths in the package and in conf/
-        found = {path for path in found if not path.is_relative_to(ROOT / "tests")}
     missing = sorted(str(path) for path in found if not path.exists())
     assert not missing, f"{document.name} names files that do not exist: {missing}"
 
