@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from inception_zoo.architecture.choices import LOADING, Choices
+from inception_zoo.architecture.choices import LOADING, VALID, Choices
 from inception_zoo.architecture.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.nets.table import Aux, Net, Residual
@@ -239,3 +239,26 @@ def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) 
 def _scaled_head(head: Aux, width: float) -> Aux:
     rows = [show(scale_width(parse(row), width)) for row in head.rows]
     return replace(head, rows=rows, hidden=head.hidden and scaled(head.hidden, width))
+
+
+def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> None:
+    """Raise ZooError, with the minimum and the stem that would do, if a network cannot read images of `image_size` pixels.
+
+    Args:
+        model: the composed `model` node.
+        key: of the size, for the message.
+        image_size: side in pixels.
+    """
+    plan = plan_of(model)
+    try:
+        plan.shapes(image_size)
+    except ZooError as error:
+        minimum = plan.min_image_size()
+        if minimum is None:
+            raise
+        if image_size > minimum:
+            near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
+            raise ZooError(f"{key}={image_size} does not fit ({error}); {near} does") from None
+        fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
+        hint = f"; or set model.stem={fits[0]}" if fits else ""
+        raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None

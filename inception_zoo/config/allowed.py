@@ -128,9 +128,7 @@ TARGETS: Mapping[str, Options] = {
     },
 }
 LOGGING = frozenset(  # what a config of Python's logging may name
-    (
-        *_within("logging", "FileHandler", "Formatter", "NullHandler", "StreamHandler"),
-        *_within("logging.handlers", "RotatingFileHandler", "TimedRotatingFileHandler"),
-        *("colorlog.ColoredFormatter", "rich.logging.RichHandler", "ext://sys.stdout", "ext://sys.stderr"),
-    )
+    """logging.FileHandler logging.Formatter logging.NullHandler logging.StreamHandler colorlog.ColoredFormatter
+logging.handlers.RotatingFileHandler logging.handlers.TimedRotatingFileHandler rich.logging.RichHandler ext://sys.stdout
+ext://sys.stderr""".split()
 )

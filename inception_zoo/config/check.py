@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from inception_zoo.architecture.choices import EXAMPLE, LOADING, VALID, Choices, loading_mistakes
+from inception_zoo.architecture.choices import EXAMPLE, LOADING, Choices, loading_mistakes
 from inception_zoo.architecture.nets import find_net
-from inception_zoo.architecture.plan import plan_of
+from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
 from inception_zoo.config.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
@@ -21,12 +20,8 @@ def check(cfg: Mapping[str, Any]) -> None:
     Args:
         cfg: plain containers, every value final.
     """
-    wrong = [
-        f"{group}={shown(cfg.get(group))} must be one of the group's options, see --help"
-        for group in GROUPS
-        if not isinstance(cfg.get(group), Mapping)
-    ]
-    raise_all(wrong)
+    empty = [group for group in GROUPS if not isinstance(cfg.get(group), Mapping)]
+    raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options, see --help" for group in empty)
     found = refused_targets(cfg) + refused_blocks(cfg["model"].get("blocks")) + list(_references(cfg))
     found += [f"{key} is missing; leave it in the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
     for key, rule in KEYS.items():
@@ -55,18 +50,6 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
     found += [text for key, rule in OF_HYDRA.items() for text in _mistake({"hydra": hydra}, f"hydra.{key}", rule)]
     found += _options_of({key: hydra.get(key) for key in ("launcher", "sweeper")}, "hydra.")
     raise_all(found)
-
-
-def check_folder(key: str, folder: Path) -> None:
-    """ZooError unless a folder can be made there."""
-    try:
-        standing = next(path for path in (folder, *folder.parents) if path.exists())
-    except OSError as error:  # a name too long
-        raise ZooError(f"{key}={shown(folder)} can be no folder: {error.strerror}") from None
-    if not standing.is_dir():
-        raise ZooError(f"{key}={shown(folder)} can be no folder: {standing} is a file")
-    if not os.access(standing, os.W_OK | os.X_OK):
-        raise ZooError(f"{key}={shown(folder)} cannot be written: you may not write into {standing}")
 
 
 _ABSENT = object()
@@ -170,10 +153,6 @@ def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"data.classes={classes} must be different labels, as many as data.num_classes={data['num_classes']}"
 
 
-def _check_data(cfg: Mapping[str, Any]) -> None:
-    raise_all(_about_data(cfg["data"]))
-
-
 def _check_task(cfg: Mapping[str, Any]) -> None:
     if cfg["task"] == "test" and cfg["ckpt"] is None:
         raise ZooError("task=test needs ckpt=PATH, a checkpoint or a run folder")
@@ -181,12 +160,10 @@ def _check_task(cfg: Mapping[str, Any]) -> None:
 
 def _check_shape(cfg: Mapping[str, Any]) -> None:
     model, data = cfg["model"], cfg["data"]
-    found = []
-    if model["num_classes"] < data["num_classes"]:
-        classes = data["num_classes"]
+    classes, channels, found = data["num_classes"], data["in_channels"], []
+    if model["num_classes"] < classes:
         found.append(f"model.num_classes={model['num_classes']}: the data has {classes} classes; leave it to the data")
-    if model["in_channels"] != data["in_channels"]:
-        channels = data["in_channels"]
+    if model["in_channels"] != channels:
         found.append(f"model.in_channels={model['in_channels']}: the images have {channels}; leave it to the data")
     raise_all(found)
 
@@ -195,10 +172,10 @@ def _check_model(cfg: Mapping[str, Any]) -> None:
     """Ask `Choices` about each value, under the config's keys; and whether the weights can be had."""
     model = cfg["model"]
     net, weights = find_net(model["name"]), model.get("weights")
-    loading = {key: model[key] for key in LOADING if key in model}
+    loading = {key: model.get(key, usual) for key, usual in LOADING.items()}
     own = ("name", "num_classes", "in_channels", *LOADING)
     mistakes = Choices.mistakes(net, {key: value for key, value in model.items() if key not in own})
-    raise_all(f"model.{mistake}" for mistake in [*mistakes, *loading_mistakes(net, **{**LOADING, **loading})])
+    raise_all(f"model.{mistake}" for mistake in [*mistakes, *loading_mistakes(net, **loading)])
     if weights is None:
         return
     if is_name(weights):
@@ -234,35 +211,16 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
 
 def _check_memory(cfg: Mapping[str, Any]) -> None:
     if cfg["model"].get("memory") == "minimal" and cfg["trainer"]["sync_batchnorm"]:
-        raise ZooError(
-            "model.memory=minimal runs segments again, and trainer.sync_batchnorm=true would count them twice; take lean"
-        )
+        raise ZooError("model.memory=minimal with trainer.sync_batchnorm=true would count segments twice; take lean")
 
 
 CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
     (("model.name",), _check_model),
     (("task", "ckpt"), _check_task),
-    (("data",), _check_data),
+    (("data",), lambda cfg: raise_all(_about_data(cfg["data"]))),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),
 )
-
-
-def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> None:
-    """ZooError with the minimum, and the stem that would do, if the network cannot read so small an image."""
-    plan = plan_of(model)
-    try:
-        plan.shapes(image_size)
-    except ZooError as error:
-        minimum = plan.min_image_size()
-        if minimum is None:
-            raise
-        if image_size > minimum:
-            near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
-            raise ZooError(f"{key}={image_size} does not fit ({error}); {near} does") from None
-        fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
-        hint = f"; or set model.stem={fits[0]}" if fits else ""
-        raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None

@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from inception_zoo.config import CONF, hydra_patches
-from inception_zoo.config.check import check, check_folder, check_hydra
+from inception_zoo.config.check import check, check_hydra
 from inception_zoo.config.explain import one_line_errors, wrong_overrides
 from inception_zoo.config.targets import refused_targets, refused_variables
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import check_free, claim
+from inception_zoo.system.atomic_files import check_folder
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.renamed import with_new_names
 

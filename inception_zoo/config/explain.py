@@ -46,7 +46,7 @@ def one_line_errors(words: list[str] | None = None) -> Iterator[None]:
 
 def check_flags() -> None:
     """ZooError where Hydra's parser of the command line ends the program, or would do what we do not."""
-    parser = hydra_patches.args_parser()
+    parser = hydra_patches.get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         words = "; put all KEY=VALUE words side by side" if message.startswith("unrecognized") else ""
@@ -120,7 +120,7 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
         several: whether words with several values are wrong, too.
         keys: whether keys are looked at; in a sweep each job may have others.
     """
-    args = hydra_patches.args_parser().parse_args(words)
+    args = hydra_patches.get_args_parser().parse_args(words)
     if args.config_path or args.config_name:  # not ours
         return []
     loader = hydra_patches.loader(args.config_dir)

@@ -15,7 +15,8 @@ import hydra._internal.hydra
 from hydra._internal import logging_config
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import get_args_parser as get_args_parser
 from hydra.conf import HydraConf
 from hydra.core import utils
 from hydra.core.config_store import ConfigStore
@@ -32,10 +33,6 @@ from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
 from inception_zoo.system.ranks import agreed
-
-__all__ = ["args_parser", "check_when_composed", "install", "loader"]
-
-args_parser = get_args_parser
 
 
 @cache

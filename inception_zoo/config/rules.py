@@ -112,7 +112,6 @@ SPECIAL = {  # of anything that Hydra calls
     "_args_": list_of(ANY),
 }
 BATCHES = whole(0) | Rule("a share from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1) | NULL
-OWN = Rule("left out, as the groups callbacks and logger say it", lambda value: False)
 TRAINER: Options = {  # what we read, and limits and intervals, of which Lightning complains only when the data are there
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "devices": COUNT
@@ -124,22 +123,17 @@ TRAINER: Options = {  # what we read, and limits and intervals, of which Lightni
     ),
     "num_nodes": whole(1, 10**5),
     "max_epochs": COUNT,
-    "min_epochs": COUNT | NULL,
     "max_steps": whole(-1),
-    "min_steps": COUNT | NULL,
     **{f"limit_{phase}_batches": BATCHES for phase in ("train", "val", "test", "predict")},
     "overfit_batches": BATCHES,
-    "fast_dev_run": FLAG | whole(0),
     "val_check_interval": COUNT | above(0, most=1) | NAME | MAPPING | NULL,
     "check_val_every_n_epoch": COUNT | NULL,
     "accumulate_grad_batches": COUNT,
     "gradient_clip_val": number(0) | NULL,
     "sync_batchnorm": FLAG,
     "log_every_n_steps": COUNT,
-    "num_sanity_val_steps": whole(-1) | NULL,
     "deterministic": FLAG | one_of("warn") | NULL,
-    "callbacks": OWN,
-    "logger": OWN,
+    **dict.fromkeys(("callbacks", "logger"), Rule("left out, as the groups callbacks and logger say it", lambda value: False)),
     "use_distributed_sampler": Rule("left out, as the data share themselves out", lambda value: False),
     ...: ANY,
 }

@@ -16,7 +16,8 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from inception_zoo.config.targets import DATA, targets_in
+from inception_zoo.config.allowed import DATA
+from inception_zoo.config.targets import targets_in
 from inception_zoo.data import ImageData
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image

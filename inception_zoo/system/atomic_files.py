@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, shown
 
 
 @contextmanager
@@ -46,6 +46,18 @@ def is_whole_zip(path: Path) -> bool:
             return archive.testzip() is None
     except Exception:  # zipfile raises many kinds for damaged files
         return False
+
+
+def check_folder(key: str, folder: Path) -> None:
+    """Raise ZooError, naming `key`, unless a folder can be made there."""
+    try:
+        standing = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # a name too long
+        raise ZooError(f"{key}={shown(folder)} can be no folder: {error.strerror}") from None
+    if not standing.is_dir():
+        raise ZooError(f"{key}={shown(folder)} can be no folder: {standing} is a file")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise ZooError(f"{key}={shown(folder)} cannot be written: you may not write into {standing}")
 
 
 def _prefix(path: Path) -> str:

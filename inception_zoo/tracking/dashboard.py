@@ -67,7 +67,34 @@ def workspace(entity: str, project: str) -> Any:
         lines("images per second", "train/images_per_second"),
         lines("peak memory, GiB", "train/peak_memory_gib"),
     ]
-    errors = [
+    comparison = [
+        wr.ParallelCoordinatesPlot(
+            title="jobs",
+            columns=[
+                column(wr.Config("model.name"), "network"),
+                column(wr.Config("optimizer.lr"), "learning rate", log=True),
+                column(PARAMETERS, "parameters", log=True),
+                column(MULTIPLY_ADDS, "multiply-adds", log=True),
+                column(BEST, "best validation top-1"),
+            ],
+        ),
+        wr.ParameterImportancePlot(with_respect_to=BEST),
+        against(PARAMETERS, "top-1 against parameters"),
+        against(MULTIPLY_ADDS, "top-1 against multiply-adds"),
+        wr.RunComparer(diff_only="split"),
+    ]
+    sections = {"learning": learning, "speed": speed, "errors": _errors(wr, lines), "comparison of a sweep": comparison}
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="Inception",
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()],
+        settings=ws.WorkspaceSettings(x_axis=STEP),
+    )
+
+
+def _errors(wr: Any, lines: Any) -> list[Any]:
+    return [
         wr.BarPlot(title="test top-1", metrics=["test/top1"]),
         wr.BarPlot(title="test macro accuracy", metrics=["test/macro"]),
         wr.BarPlot(title="test calibration error", metrics=["test/ece"]),
@@ -88,27 +115,3 @@ def workspace(entity: str, project: str) -> Any:
         wr.WeavePanelSummaryTable(table_name="test/per_class"),
         wr.WeavePanelSummaryTable(table_name="test/worst"),
     ]
-    comparison = [
-        wr.ParallelCoordinatesPlot(
-            title="jobs",
-            columns=[
-                column(wr.Config("model.name"), "network"),
-                column(wr.Config("optimizer.lr"), "learning rate", log=True),
-                column(PARAMETERS, "parameters", log=True),
-                column(MULTIPLY_ADDS, "multiply-adds", log=True),
-                column(BEST, "best validation top-1"),
-            ],
-        ),
-        wr.ParameterImportancePlot(with_respect_to=BEST),
-        against(PARAMETERS, "top-1 against parameters"),
-        against(MULTIPLY_ADDS, "top-1 against multiply-adds"),
-        wr.RunComparer(diff_only="split"),
-    ]
-    sections = {"learning": learning, "speed": speed, "errors": errors, "comparison of a sweep": comparison}
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name="Inception",
-        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()],
-        settings=ws.WorkspaceSettings(x_axis=STEP),
-    )
