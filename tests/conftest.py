@@ -1,16 +1,14 @@
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import traceback
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tools import commands
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGENET = ("override /data: imagenet", "- inception_v3_imagenet")  # by itself, or by the experiment that it starts from
@@ -60,48 +58,12 @@ def _inspected(folder, *flags):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.fixture(scope="session")
-def python(tmp_path_factory):
-    """Runs `python WORDS` in a folder: in a fork of the zygote, which spares the imports, or `fresh`, as a user's shell does.
-
-    It is fresh, too, where a fork would not do the same: with a PYTHONPATH, or with other words than a script or a module.
-    """
-    zygote = None
-
-    def run(*words, folder, env=(), stdin="", timeout=300, fresh=False):
-        nonlocal zygote
-        words, files = list(map(str, words)), tmp_path_factory.mktemp("command")
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
-        environment = {**inherited, "COLUMNS": "200", **dict(env)}
-        # Files, not pipes: a pipe would wait for every process that a job left behind.
-        given, *outputs = (files / name for name in ("stdin", "stdout", "stderr"))
-        given.write_text(stdin)
-        if fresh or "PYTHONPATH" in dict(env) or not (words[0] == "-m" or words[0].endswith(".py")):
-            command = [sys.executable, *words]
-            with given.open() as read, outputs[0].open("w") as out, outputs[1].open("w") as err:
-                streams = {"stdin": read, "stdout": out, "stderr": err}
-                status = subprocess.run(command, cwd=folder, env=environment, timeout=timeout, **streams).returncode
-        else:
-            if zygote is None:
-                command = [sys.executable, Path(__file__).parent / "tools" / "zygote.py"]
-                own = {**inherited, "TMPDIR": str(tmp_path_factory.mktemp("zygote"))}
-                zygote = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            asked = {"words": words, "folder": str(folder), "environment": environment, "files": str(files), "timeout": timeout}
-            print(json.dumps(asked), file=zygote.stdin, flush=True)
-            status = int(zygote.stdout.readline())
-        return subprocess.CompletedProcess(words, status, *(path.read_text() for path in outputs))
-
-    yield run
-    if zygote:
-        zygote.communicate()
-
-
 @pytest.fixture
-def zoo(python, tmp_path):
-    """Runs `python run.py` as a user does, in an empty folder; the data of the checkout is given by its path."""
+def zoo(tmp_path):
+    """Run `python run.py OVERRIDES` as a user does, in an empty folder."""
 
     def run(*overrides, script=(ROOT / "run.py",), **options):
-        return python(*script, *overrides, folder=tmp_path, **options)
+        return commands.run([*script, *overrides], tmp_path, **options)
 
     return run
 
@@ -114,44 +76,16 @@ def cli(zoo):
 
 @pytest.fixture
 def mistake(tmp_path):
-    """As `zoo`, or a function of the test's own, for what ends before training: in a fork of this process."""
+    """Run the Hydra application, or the function `main`, in an empty folder; both outputs are also files there."""
     from inception_zoo import app
-    from inception_zoo.training import job  # noqa: F401
 
     def run(*words, main=app.main, env=()):
-        paths = [tmp_path / f"{name}.txt" for name in ("stdout", "stderr")]
-        child = os.fork()
-        if child == 0:
-            _become(main, words, tmp_path, paths, dict(env))
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return subprocess.CompletedProcess(words, status, *(path.read_text() for path in paths))
+        done = commands.run(["inception-zoo", *words], tmp_path, env=env, timeout=120, main=main)
+        (tmp_path / "stdout.txt").write_text(done.stdout)
+        (tmp_path / "stderr.txt").write_text(done.stderr)
+        return done
 
     return run
-
-
-def _become(main, words, folder, paths, env):
-    """Never returns."""
-    signal.alarm(120)
-    for number, path in enumerate(paths, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
-    for name in [name for name in os.environ if name.startswith(("WANDB", "HYDRA", "PL_"))]:
-        del os.environ[name]
-    os.environ |= {"COLUMNS": "200", **env}
-    os.chdir(folder)
-    sys.argv = ["inception-zoo", *map(str, words)]
-    status = 1
-    try:
-        main()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 @pytest.fixture(scope="session")

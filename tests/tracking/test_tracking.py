@@ -16,6 +16,7 @@ from conftest import ROOT, SMALL, lines, wandb_records, wandb_run
 from hydra.conf import HydraConf, JobConf, OverridesConf, RuntimeConf
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from tools import commands
 
 from inception_zoo.redaction import is_secret, redacted
 from inception_zoo.report.page import write_report
@@ -30,12 +31,12 @@ WHOLE = ["trainer.limit_test_batches=null"]  # 359 images, which one process and
 
 
 @pytest.fixture(scope="module")
-def job(python, tmp_path_factory):
+def job(tmp_path_factory):
     """A run in a folder of this module's."""
     folder = tmp_path_factory.mktemp("tracked")
 
     def run(*words):
-        done = python(ROOT / "run.py", *words, *SMALL, *WHOLE, folder=folder, env={"ZOO_TEST_TOKEN": SECRET})
+        done = commands.run([ROOT / "run.py", *words, *SMALL, *WHOLE], folder, env={"ZOO_TEST_TOKEN": SECRET})
         assert done.returncode == 0, done.stderr
         assert "W&B did not get" not in done.stdout + done.stderr
         return folder
