@@ -1,9 +1,10 @@
-"""Run short trainings of one checkout and write the loss of every step and the final test figures, or compare two such files.
+"""Prove that a refactoring leaves every loss bit-equal: record short trainings of a checkout, or compare two recordings.
 
     python tests/tools/golden.py CHECKOUT OUT.json
     python tests/tools/golden.py --compare BEFORE.json AFTER.json
 
-A refactoring must leave every figure bit-equal on the same machine; CPUs of other kinds train other networks.
+A recording holds the loss of every training step and the final test metrics, as text with every digit. Compare recordings of
+the same machine only: another kind of CPU rounds differently and trains a different network.
 """
 
 import csv
@@ -14,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-COMMON = "logger=csv trainer.accelerator=cpu trainer.precision=32-true trainer.log_every_n_steps=1 trainer.max_epochs=1".split()
-LIMITS = "trainer.limit_train_batches=20 trainer.limit_val_batches=3 trainer.limit_test_batches=3".split()
-DIGITS = "data=digits data.image_size=32 data.batch_size=32 model.stem=small model.width=0.25".split()
+COMMON = ["logger=csv", "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=1"]
+COMMON += ["trainer.log_every_n_steps=1"]
+LIMITS = ["trainer.limit_train_batches=20", "trainer.limit_val_batches=3", "trainer.limit_test_batches=3"]
+DIGITS = ["data=digits", "data.image_size=32", "data.batch_size=32", "model.stem=small", "model.width=0.25"]
 JOBS = {
     "quickstart": ["experiment=quickstart", f"data.root={Path(__file__).resolve().parents[2] / 'data'}"],
     "residual": [*DIGITS, "model=inception_resnet_v2", "model.drop_path=0.1", "augmentation.mixup=0.2"],
@@ -24,11 +26,21 @@ JOBS = {
     "ema": [*DIGITS, "model=bn_inception", "callbacks=ema", "callbacks.ema.decay=0.9", "optimizer=muon"],
     "two processes": [*DIGITS, "model=googlenet_bn", "trainer.devices=2"],
 }
-COLUMNS = ("train/loss", "val/loss", "val/top1", "test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/loss")
+COLUMNS = (
+    "train/loss",
+    "val/loss",
+    "val/top1",
+    "test/loss",
+    "test/top1",
+    "test/top5",
+    "test/macro",
+    "test/ece",
+    "test_raw/loss",
+)
 
 
 def figures(checkout: Path, words: list[str]) -> dict[str, list[str]]:
-    """The values of COLUMNS that one run logs, as text: every digit counts."""
+    """Return the values of COLUMNS that one run logs, as text."""
     env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, checkout / "run.py", *words, *COMMON, *LIMITS, "hydra.run.dir=run"]
