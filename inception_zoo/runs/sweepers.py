@@ -31,8 +31,10 @@ class GridSweeper(BasicSweeper):
     def __init__(
         self, max_batch_size: int | None, params: dict[str, str] | None, jobs: Sequence[Sequence[str]] = ((),)
     ) -> None:
-        super().__init__(max_batch_size, params)
-        self.jobs = jobs
+        # Not by `super().__init__`: Hydra executes its own plugins' files again, and `super(BasicSweeper, self)` then fails.
+        self.max_batch_size, self.params, self.jobs = max_batch_size, params or {}, jobs
+        self.overrides, self.batch_index = None, 0
+        self.hydra_context, self.config, self.launcher = None, None, None
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """As Hydra's, which would write the words and the config with their secrets."""

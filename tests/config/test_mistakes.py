@@ -243,7 +243,7 @@ BUILT = {
     "augmentation=inception augmentation.crop.scale=[1,0.1]": "augmentation.crop: Scale and ratio should be",
     "+augmentation.transforms.flip.q=1": "__init__() got an unexpected keyword argument 'q'",
     "trainer.strategy=dpp": "trainer: You selected an invalid strategy name: `strategy='dpp'`",
-    "trainer.precision=31": "trainer: Precision '31' is invalid",
+    "trainer.precision=31": "trainer: Precision 31 is invalid",
     "trainer.precision=bf16-mix": "trainer: Precision 'bf16-mix' is invalid",
     "+trainer.max_epoch=3": "got an unexpected keyword argument 'max_epoch'",
     "+trainer.profiler=simpel": "trainer: When passing string value for the `profiler`",

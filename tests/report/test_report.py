@@ -28,7 +28,8 @@ def write_csv(path, header, rows):
 
 def write_run(folder, level, seed=1, model="googlenet", lr=0.1, blocks=(), epochs=3, tables=True, resolved=False, **results):
     """A run folder as the contract has it; `level` is its validation accuracy."""
-    chosen = {"name": model, **table_config(find_net(model)), **LOADING, "width": 0.25, "stem": "medium"}
+    chosen = {"name": model, "num_classes": "${data.num_classes}", "in_channels": "${data.in_channels}"}
+    chosen |= {**table_config(find_net(model)), **LOADING, "width": 0.25, "stem": "medium"}
     chosen["blocks"] = {**chosen["blocks"], **dict(blocks)}
     config = {
         "task": "fit",

@@ -285,13 +285,15 @@ def write_folder(root, count=30):
 
 def test_int8_from_a_folder_of_images(cli, trained, tmp_path):
     folder, _ = trained
-    write_folder(tmp_path / "images")
+    write_folder(tmp_path / "images", 120)
     arguments = ["--int8", "--images", tmp_path / "images", "--calibration-images", "20"]
     done = cli("export", folder / "digits.safetensors", tmp_path / "net.onnx", *arguments)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "calibrated on 20 images; accuracy on 30 images, those of the calibration among them" in said
-    assert measured(done.stdout)["int8"][0] > 0.85 and (tmp_path / "net.onnx").is_file()
+    assert "calibrated on 20 images; accuracy on 120 images, those of the calibration among them" in said
+    # Paired: the trained network, and so fp32's accuracy, differs by the kind of CPU. Calibration on noise costs over 0.6.
+    fp32, int8 = (measured(done.stdout)[kind][0] for kind in ("fp32", "int8"))
+    assert fp32 > 0.8 and abs(int8 - fp32) <= 0.05 and (tmp_path / "net.onnx").is_file()
 
 
 def test_a_folder_with_what_is_no_class(trained, tmp_path):

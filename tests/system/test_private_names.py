@@ -205,8 +205,9 @@ def resolve(name: str) -> Any:
         if not hasattr(found, part) and inspect.isclass(found) and has(found, part):
             return part  # only instances have it
         if not hasattr(found, part) and inspect.ismodule(found) and importlib.util.find_spec(path):
-            importlib.import_module(path)
-        found = getattr(found, part)
+            found = importlib.import_module(path)  # Hydra loads its plugins without making them attributes of their package
+        else:
+            found = getattr(found, part)
     return found
 
 

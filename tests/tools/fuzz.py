@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ["INCEPTION_ZOO_FUZZ"] = "1"  # before the properties are read: new examples each time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "properties"))
+sys.path += [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "properties")]
 import test_properties
 import torch
 from hydra._internal import hydra as hydra_internal

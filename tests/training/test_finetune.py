@@ -9,7 +9,7 @@ from conftest import SMALL, run_folder
 from torch.nn import functional as F
 
 from inception_zoo import ZooError, create_model, load_model
-from inception_zoo.training.callbacks import Unfreeze
+from inception_zoo.config.allowed import TARGETS
 from inception_zoo.training.optimizers import parameter_groups
 
 HALVES = {"first": "data.classes=[0,1,2,3,4]", "second": "data.classes=[5,6,7,8,9]"}
@@ -63,8 +63,8 @@ def test_norm_and_bias_can_be_left_out_of_weight_decay(decay):
 
 
 def test_unfreeze_wants_an_epoch():
-    with pytest.raises(ZooError, match=r"callbacks\.unfreeze\.epoch=0 must be a whole number of at least 1"):
-        Unfreeze(0)
+    (message,) = TARGETS["inception_zoo.training.callbacks.Unfreeze"]["epoch"].mistake("callbacks.unfreeze.epoch", 0)
+    assert message == "callbacks.unfreeze.epoch=0 must be a whole number of at least 1"
 
 
 @pytest.mark.parametrize(
