@@ -18,11 +18,7 @@ def _within(module: str, *names: str, rules: Options = MORE) -> dict[str, Option
     return {f"{module}.{name}": rules for name in names}
 
 
-EMA: Options = {
-    "decay": from_to_below(0, 1),
-    "update_every_n_steps": COUNT,
-    **MORE,
-}
+EMA: Options = {"decay": from_to_below(0, 1), "update_every_n_steps": COUNT, **MORE}
 WATCHING: Options = {"monitor": METRIC | NULL, **MORE}  # a metric that is not logged is an error after an epoch only
 SWEEPER: Options = {"max_batch_size": COUNT | NULL, "params": MAPPING | NULL}
 QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # submitit's

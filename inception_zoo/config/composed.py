@@ -41,10 +41,7 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
         parts = ("callbacks", "hydra_logging", "launcher", "sweeper", "verbose", "output_subdir")
         own = {name: plain(node.get(name)) for name in parts}
         own["job_logging"] = plain(node.job_logging, resolve=single)  # it knows the job's folder
-        own |= {
-            "job": {name: plain(node.job[name]) for name in ("name", "chdir", "env_set")},
-            key: {"dir": str(node[key].dir)},
-        }
+        own |= {"job": {name: plain(node.job[name]) for name in ("name", "chdir", "env_set")}, key: {"dir": str(node[key].dir)}}
         checks = [lambda: check_hydra(own), lambda: check_folder(f"hydra.{key}.dir", folder)]
         if single:
             job = plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))

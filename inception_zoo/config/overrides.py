@@ -10,7 +10,8 @@ from inception_zoo.architecture.choices import LOADING, check_loading
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
 from inception_zoo.architecture.plan import Plan, make_plan, plan_of
 from inception_zoo.config import CONF
-from inception_zoo.errors import ZooError, unreadable
+from inception_zoo.config.targets import refused_blocks
+from inception_zoo.errors import ZooError, raise_all, unreadable
 from inception_zoo.weights.sources import is_name, published
 
 
@@ -44,8 +45,8 @@ def _network_of(name: str, overrides: Sequence[str], trust: bool, config_dir: Pa
     if name != "base" and any((folder / "model" / f"{name}.yaml").is_file() for folder in (CONF, config_dir or CONF)):
         choices = _of_conf(name, config_dir)
         given = _choices(overrides)
-        blocks = {**choices.pop("blocks"), **given.pop("blocks", {})}
-        return _of_table(choices.pop("name"), {**choices, **given, "blocks": blocks})
+        blocks = {**(choices.pop("blocks", None) or {}), **given.pop("blocks", {})}
+        return _of_table(choices.pop("name", name), {**choices, **given, "blocks": blocks})
     return _of_file(name, overrides, trust) if Path(name).exists() else _of_table(name, {})
 
 
@@ -55,10 +56,14 @@ def _of_conf(name: str, config_dir: Path | None) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from inception_zoo.config import hydra_patches
+    from inception_zoo.config.explain import one_line_errors
 
     hydra_patches.install()
     loader = hydra_patches.loader(str(config_dir) if config_dir else None)
-    node: Any = OmegaConf.to_container(loader.load_configuration("config", [f"model={name}"], RunMode.RUN).model)
+    with one_line_errors([f"model={name}"]):
+        composed = loader.load_configuration("config", [f"model={name}"], RunMode.RUN)
+    node: Any = OmegaConf.to_container(composed.model, resolve=True)
+    raise_all(refused_blocks(node.get("blocks")))  # a function that the file names would be run
     return {key: value for key, value in node.items() if value is not None and key not in ("num_classes", "in_channels")}
 
 

@@ -41,6 +41,8 @@ def find_checkpoint(
     `interrupted` before its first checkpoint begins anew: None.
     """
     if ckpt is None:
+        if task == "test":
+            raise ZooError("task=test needs ckpt=PATH, a checkpoint or a run folder")
         return None
     if ckpt == "last":
         if found := newest_whole(run_folder):

@@ -43,7 +43,7 @@ def build(group: str, node: Any, /, **more: Any) -> Any:
     try:
         with warnings.catch_warnings():
             if group == "augmentation":  # torchvision only warns of some ranges that cannot be meant
-                warnings.simplefilter("error", UserWarning)
+                warnings.filterwarnings("error", category=UserWarning, module="torchvision")
             found = instantiate(node, **more, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error

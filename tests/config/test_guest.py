@@ -88,6 +88,15 @@ def test_a_network_of_ones_own_is_described_swept_and_saved(cli, zoo, tmp_path):
     assert saved.plan.swapped == "grid14=residual" and saved.plan.choices.width == 0.25
 
 
+def test_a_network_file_of_somebody_elses_runs_no_code(cli, tmp_path):
+    (tmp_path / "theirs/model").mkdir(parents=True)
+    (tmp_path / "theirs/model/net.yaml").write_text("defaults: [googlenet]\nblocks: {grid14: their_code.block}\n")
+    (tmp_path / "their_code.py").write_text("open('ran', 'w')\n")
+    done = cli("describe", "net", "--config-dir", "theirs")
+    assert done.returncode == 2 and "model.blocks.grid14=their_code.block is not allowed" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_recombination_is_a_file():
     cfg = composed("model=inception_v3_residual17")
     by_words = composed("model=inception_v3", "model.blocks.grid17=residual")
