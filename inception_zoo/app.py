@@ -56,7 +56,7 @@ def main() -> None:
 
 
 class Job:
-    """What Hydra runs with each config: one job.
+    """The function that Hydra calls with the config of each job.
 
     Launchers send it to their workers (joblib, submitit, Ray), which never ran `main`; where it arrives, Hydra is patched.
     """

@@ -1,5 +1,5 @@
 # ruff: noqa: SIM905, I001 -- lists of names are read more easily as text
-"""What a config may call, by exact name, with a rule for each option of our own; others check their options themselves.
+"""The allow-list of targets by exact name, with rules for our own options; libraries check theirs themselves.
 
 A config may come from somebody else, and Hydra imports and calls whatever `_target_` says. What is not here is refused.
 """

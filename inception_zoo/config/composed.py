@@ -1,4 +1,4 @@
-"""What is checked once Hydra has composed a config, before anything in it is called and before any folder is made."""
+"""Checks of a composed config, before anything in it is called and before a folder is made."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Every patch of Hydra, and every private name of Hydra that we use.
+"""Every patch of Hydra.
 
 Nothing is patched at import: `install` is called by our entry points and by the workers of launchers, so that other
 programs that import this package, and other Hydra applications in the same environment, stay as they are.

@@ -1,4 +1,4 @@
-"""What the values of our own keys may be. Keys of a network are checked by its `Choices`, several keys together by `check`."""
+"""Rules for the values of our own keys. `Choices` checks the keys of a network, `check` several keys together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Rule:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is finite, and no boolean."""
+    """Return True for a finite number that is not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
 
 

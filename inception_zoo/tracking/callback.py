@@ -1,4 +1,4 @@
-"""What a run tells W&B beside its metrics, from within the training."""
+"""The callback that logs a run's facts, its network and its first images to W&B."""
 
 from collections.abc import Mapping
 from io import BytesIO

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.tracking.service import STEP
 
-STEP = "trainer/global_step"
 PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply_adds"
 BEST = "val/top1_best"
 
