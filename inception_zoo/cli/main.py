@@ -1,6 +1,7 @@
 """The `inception-zoo` command: a file per command, registered here in the order of the help."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,7 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Run the console script. A user's mistake ends in one line on stderr and exit status 2."""
     sys.path.append(str(Path.cwd()))  # a user's own variants
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py refuses it in one line
     try:
         app()
     except ZooError as error:

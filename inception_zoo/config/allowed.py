@@ -74,7 +74,7 @@ TARGETS: Mapping[str, Options] = {
     "torchvision.transforms.v2.RandAugment": {"num_ops": COUNT, **MORE},
     **_within("torch.optim", *_OF_TORCH, rules=OPTIMIZER),
     **_within("timm.optim", *_OF_TIMM, rules=OPTIMIZER),
-    "inception_zoo.training.optimizers.Muon": OPTIMIZER,
+    "inception_zoo.training.muon.Muon": OPTIMIZER,
     "inception_zoo.training.schedules.constant": NONE,
     "inception_zoo.training.schedules.cosine": {"warmup_epochs": number(0)},
     "inception_zoo.training.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},

@@ -1,10 +1,9 @@
 """Image files, which strangers may have made, to pictures in memory. Needs no torch."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # PIL has decode
 OBLONG = 100  # longer over shorter side; beyond it, resizing the shorter side would fill the memory
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap the sides
 BYTES = 2**30  # of a file; twice what PIL's limit of pixels makes in 16 bits
-
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # once: threads must not change the filters under each other
 
 
 def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.Image:
@@ -45,12 +42,14 @@ def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
         if _bytes(file) > BYTES:
             raise ZooError(f"larger than {BYTES // 2**20:,} MiB")
         with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or inf):  # where PIL only warns
+                raise Image.DecompressionBombError
             if max(image.size) > OBLONG * min(image.size):
                 raise ZooError(f"one side is more than {OBLONG} times the other")
             yield image
     except ZooError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter under `python -W error`
         raise ZooError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except FileNotFoundError:
         raise ZooError("no such file") from None

@@ -14,7 +14,7 @@ MOVED = {
     "inception_zoo.finetune.Unfreeze": "inception_zoo.training.callbacks.Unfreeze",
     "inception_zoo.progress.ProgressBar": "inception_zoo.training.callbacks.ProgressBar",
     "inception_zoo.safekeeping.Safekeeping": "inception_zoo.training.last_checkpoint.LastCheckpoint",
-    "inception_zoo.muon.Muon": "inception_zoo.training.optimizers.Muon",
+    "inception_zoo.muon.Muon": "inception_zoo.training.muon.Muon",
     "inception_zoo.schedules.constant": "inception_zoo.training.schedules.constant",
     "inception_zoo.schedules.cosine": "inception_zoo.training.schedules.cosine",
     "inception_zoo.schedules.exponential": "inception_zoo.training.schedules.exponential",

@@ -68,7 +68,7 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
     Raises:
         Pruned: the search that this job belongs to has ended it.
     """
-    _quiet_lightning()
+    _quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
         if position := progress(folder):
@@ -209,10 +209,11 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def _quiet_lightning() -> None:
-    """Silence what Lightning prints twice, and its tips."""
+def _quiet_libraries() -> None:
+    """Silence what is printed twice, and tips."""
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print its messages already
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and progress notes
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py refuses it in one line
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of torch
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     warnings.filterwarnings("ignore", ".*exists and is not empty")  # a run is resumed in its folder

@@ -1,19 +1,13 @@
-"""What an optimizer gets: parameter groups with layer-wise learning rates; and Muon on any CPU."""
+"""What an optimizer gets: parameter groups with layer-wise learning rates, and the rate of a global batch."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
 from typing import Any
-from unittest.mock import patch
 
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
-from timm.optim import muon
 from torch import nn
 
 from inception_zoo.network.inception import Inception
-from inception_zoo.system.devices import bf16_gain
 
 say = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -52,15 +46,3 @@ def scaled_rate(cfg: DictConfig) -> dict[str, float]:
     lr = cfg.optimizer.lr * batch / cfg.lr_for_batch
     say(f"learning rate: {lr:g} for a global batch of {batch} ({cfg.optimizer.lr:g} at {cfg.lr_for_batch})")
     return {"lr": lr}
-
-
-class Muon(muon.Muon):
-    """timm's, which orthogonalizes in bf16; on CPUs that emulate bf16 in fp32, which takes a hundredth of the time there."""
-
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        on_cpu = all(each.device.type == "cpu" for group in self.param_groups for each in group["params"])
-        if not on_cpu or bf16_gain() > 0.5:
-            return super().step(closure)
-        name = "zeropower_via_newtonschulz"
-        with patch.object(muon, name, partial(getattr(muon, name), dtype=torch.float32)):
-            return super().step(closure)

@@ -19,7 +19,7 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     assert lines(fit.stdout)[-2].split("│")[2].strip() == str(folder.relative_to(tmp_path))  # the table ends in the folder
     assert f"{results['test/top1']:.4f}" in fit.stdout
 
-    rows = list(csv.DictReader((folder / "csv/version_0/metrics.csv").open()))
+    rows = list(csv.DictReader((folder / "csv/version_0/metrics.csv").read_text().splitlines()))
     seen = {key for row in rows for key, value in row.items() if value}
     phases = {f"{phase}/{metric}" for phase in ("train", "val", "test") for metric in ("loss", "top1", "top5")}
     aux = {"train/aux_loss/inception_4a", "train/aux_loss/inception_4d"}
@@ -45,14 +45,19 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert f"checkpoint: {(folder / 'checkpoints/last.ckpt').relative_to(tmp_path)}" in resumed.stdout + resumed.stderr
     epochs = {
-        row["epoch"] for row in csv.DictReader((tmp_path / "resumed/csv/version_0/metrics.csv").open()) if row["val/top1"]
+        row["epoch"]
+        for row in csv.DictReader((tmp_path / "resumed/csv/version_0/metrics.csv").read_text().splitlines())
+        if row["val/top1"]
     }
     assert epochs == {"1", "2"}
 
     in_place = zoo(*SMALL, "ckpt=last", "trainer.max_epochs=2", f"hydra.run.dir={folder}", "logger=csv")
     assert in_place.returncode == 0, in_place.stderr
     (logged,) = folder.glob("csv/version_*/metrics.csv")
-    assert {row["epoch"] for row in csv.DictReader(logged.open()) if row["val/top1"]} == {"0", "1"}  # as if never interrupted
+    assert {row["epoch"] for row in csv.DictReader(logged.read_text().splitlines()) if row["val/top1"]} == {
+        "0",
+        "1",
+    }  # as if never interrupted
 
     for change, key in (("seed=2", "seed=1"), ("optimizer=sgd", "optimizer._target_=torch.optim.AdamW")):
         changed = zoo(*SMALL, "ckpt=last", change)
@@ -83,8 +88,8 @@ def test_two_processes_one_folder_one_run(zoo, tmp_path, fashion_mnist_root):
         "trainer.limit_val_batches=2",
         "trainer.limit_test_batches=2",
         "data.batch_size=8",
+        "data.eval_batch_size=8",
         f"data.root={fashion_mnist_root}",
-        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert "MEMBER: 2/2" in done.stdout + done.stderr

@@ -48,7 +48,7 @@ def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "my_blocks.py").write_text(NOTES)
     words = [f"hydra/launcher={launcher}", *options, "seed=1,2", "model.blocks.inception_5b=my_blocks.noted"]
-    done = zoo("-m", *words, *SMALL, "logger=csv", env=environment, fresh=True)
+    done = zoo("-m", *words, *SMALL, "logger=csv", env=environment)
     assert done.returncode == 0, done.stderr
     (sweep,) = tmp_path.glob("multirun/*/*")  # one, though every worker has a clock of its own
     jobs = [json.loads((sweep / name / "results.json").read_text()) for name in ("0", "1")]

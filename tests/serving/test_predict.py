@@ -316,7 +316,7 @@ def test_the_command_writes_jsonl_and_csv_in_order(call, checkpoint, photos, tmp
         checkpoint, "-", "--format", "csv", "--top", "99", "--output", "out.csv", folder=tmp_path, stdin="photos/b.png\n"
     )
     assert done.returncode == 0 and done.stdout == "" and {path.name for path in tmp_path.iterdir()} == {"photos", "out.csv"}
-    (row,) = csv.DictReader((tmp_path / "out.csv").open())
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["file"], row["class"], row["label"]) == ("photos/b.png", rows[1]["class"], str(rows[1]["label"]))
     assert row["class_3"] == rows[1]["top"][2]["class"] and "class_10" in row and "class_11" not in row
     assert float(row["probability_2"]) == pytest.approx(rows[1]["top"][1]["probability"], abs=1e-6)
@@ -334,7 +334,7 @@ def test_bad_images_are_passed_over(cli, checkpoint, photos, bad, tmp_path):
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
         ["skipped", str(p.relative_to(tmp_path))] for p in sorted(bad.iterdir())
     ]
-    assert [row["file"] for row in csv.DictReader((tmp_path / "out.csv").open())] == ["photos/b.png"]
+    assert [row["file"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())] == ["photos/b.png"]
 
 
 def test_strict_stops_at_the_first_bad_image_and_leaves_no_file(call, checkpoint, photos, bad, tmp_path):

@@ -21,7 +21,7 @@ def write_pictures(source, folder):
 def accuracy(cli, tmp_path, network):
     done = cli("predict", network, "pictures", "--format", "csv", "--top", "1", "--output", "found.csv")
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((tmp_path / "found.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "found.csv").read_text().splitlines()))
     return sum(row["class"] == row["file"].split("/")[-2] for row in rows) / len(rows), len(rows)
 
 

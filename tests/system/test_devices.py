@@ -7,7 +7,7 @@ from timm.optim import muon
 
 from inception_zoo import ZooError
 from inception_zoo.system.devices import auto_precision, bf16_gain, check_batch, check_devices, peak_memory
-from inception_zoo.training.optimizers import Muon
+from inception_zoo.training.muon import Muon
 
 
 def trainer(devices, accelerator="auto", sync_batchnorm=False):
@@ -74,7 +74,7 @@ def test_cpu_precision_follows_the_measurement(fp32, bf16, chosen, monkeypatch):
 
 @pytest.mark.parametrize(("gain", "dtype"), [(0.01, torch.float32), (2.0, torch.bfloat16)])
 def test_muon_orthogonalizes_in_what_the_cpu_is_fast_at(gain, dtype, monkeypatch):
-    monkeypatch.setattr("inception_zoo.training.optimizers.bf16_gain", lambda: gain)
+    monkeypatch.setattr("inception_zoo.training.muon.bf16_gain", lambda: gain)
     seen, orthogonalize = [], muon.zeropower_via_newtonschulz
 
     def recorded(update, *args, **options):

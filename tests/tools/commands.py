@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -69,19 +71,46 @@ def run(
                 command = [sys.executable, *words]
                 status = subprocess.run(command, cwd=folder, env=variables, timeout=timeout, **streams).returncode
         else:
-            arguments = (words, cloudpickle.dumps(main), str(folder), variables, files, _path())
-            status = _forked(arguments, timeout)
+            status = _ended(_start(words, folder, variables, (given, *outputs), main), timeout)
         return subprocess.CompletedProcess(words, status, *(path.read_text() for path in outputs))
 
 
-def _forked(arguments: tuple[Any, ...], timeout: float) -> int:
-    """Return the exit status of `_become(*arguments)` in a fork of the server."""
+@contextmanager
+def started(words: Sequence[Any], folder: Path, log: Path, timeout: float = 300) -> Iterator[BaseProcess]:
+    """Start `python WORDS` in a fork that leads a process group of its own; wait for it to end, or kill it after an error.
+
+    Both outputs are appended to `log`.
+    """
+    words = list(map(str, words))
+    process = _start(words, folder, environment(), (Path(os.devnull), log, log), leads=True)
+    try:
+        yield process
+        _ended(process, timeout)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _start(
+    words: list[str],
+    folder: Path,
+    variables: Mapping[str, str],
+    streams: Sequence[Path],
+    main: Callable[[], Any] | None = None,
+    leads: bool = False,
+) -> BaseProcess:
+    arguments = (words, cloudpickle.dumps(main), str(folder), variables, list(map(str, streams)), _path(), leads)
     process = _server().Process(target=_become, args=arguments, name="MainProcess", daemon=False)
     process.start()
+    return process
+
+
+def _ended(process: BaseProcess, timeout: float) -> int:
+    """Return the exit status; kill the process at the time limit."""
     try:
         process.join(timeout)
         if process.exitcode is None:
-            raise subprocess.TimeoutExpired(arguments[0], timeout)
+            raise subprocess.TimeoutExpired("python", timeout)
         return process.exitcode
     finally:
         process.kill()
@@ -105,16 +134,26 @@ def _path() -> list[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def _become(words: list[str], main: bytes, folder: str, variables: Mapping[str, str], files: str, path: Sequence[str]) -> None:
+def _become(
+    words: list[str],
+    main: bytes,
+    folder: str,
+    variables: Mapping[str, str],
+    streams: Sequence[str],
+    path: Sequence[str],
+    leads: bool,
+) -> None:
     """Turn this fork into `python WORDS`, and end as the interpreter does."""
+    if leads:
+        os.setsid()
     call = cloudpickle.loads(main)
     multiprocessing.set_start_method(None, force=True)  # the platform's default, not the server's
     multiprocessing.process._parent_process = None
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        file = os.open(f"{files}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY)
+    for number, name in enumerate(streams):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY)
         os.dup2(file, number)
         os.close(file)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 (multiprocessing has replaced it)

@@ -1,6 +1,6 @@
 """Random input until the time is over: `make fuzz MINUTES=5`. What fails is shown as small as Hypothesis could make it.
 
-Targets: the properties of test_properties.py with new examples; words of the command line through Hydra and the check; damaged
+Targets: the properties in tests/properties with new examples; words of the command line through Hydra and the check; damaged
 files of weights, each read in a process of its own with little memory, where nothing may be run, written or waited for.
 """
 
@@ -15,14 +15,14 @@ import time
 import traceback
 import zipfile
 from contextlib import chdir, redirect_stderr
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 os.environ["INCEPTION_ZOO_FUZZ"] = "1"  # before the properties are read: new examples each time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path += [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "properties")]
-import test_properties
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import pytest
 import torch
 from hydra._internal import hydra as hydra_internal
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -31,7 +31,7 @@ from hydra.types import RunMode
 from hypothesis import given, seed
 from hypothesis import strategies as st
 from rich.console import Console
-from test_properties import examples, rows
+from tools.examples import examples, rows
 
 from inception_zoo import create_model, load_model
 from inception_zoo.architecture.notation import show
@@ -254,24 +254,44 @@ def _forbid(event, arguments):
         os._exit(99)
 
 
+# The targets in turns
+
+
+def properties(only, number):
+    """Run the properties through pytest; the failure has been shown when this raises."""
+    arguments = [
+        str(Path(__file__).resolve().parents[1] / "properties"),
+        "-q",
+        "--no-header",
+        "--no-summary",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        only,
+    ]
+    status = pytest.main([*arguments, *([] if number is None else [f"--hypothesis-seed={number}"])])
+    assert status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), "a property does not hold"
+
+
+def of_this_file(target):
+    return lambda number: (target if number is None else seed(number)(target))()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=None, help="repeat a run that was seeded; otherwise new examples")
     parser.add_argument("--only", default="", help="part of a target's name")
     options = parser.parse_args()
-    properties = {name: found for name, found in vars(test_properties).items() if name.startswith("test_")}
-    targets = properties | {
-        found.__name__: found
-        for found in (any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours)
-    }
-    targets = {name: found for name, found in targets.items() if options.only in name}
+    own = (any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours)
+    targets = {found.__name__: of_this_file(found) for found in own if options.only in found.__name__}
+    if not targets or not options.only:
+        targets["properties"] = partial(properties, options.only)
     deadline, rounds, failed = time.monotonic() + 60 * options.minutes, dict.fromkeys(targets, 0), []
     while time.monotonic() < deadline and len(failed) < len(targets):
         for name in [name for name in targets if name not in failed]:
-            target = targets[name] if options.seed is None else seed(options.seed + rounds[name])(targets[name])
             try:
-                target()
+                targets[name](None if options.seed is None else options.seed + rounds[name])
                 rounds[name] += 1
             except Exception:
                 traceback.print_exc()

@@ -75,7 +75,7 @@ def run(swept):
 
 
 def rows(path):
-    return list(csv.DictReader(path.open()))
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_who_the_run_is(run, swept):
@@ -347,17 +347,14 @@ def test_without_a_login_the_dashboard_is_a_file(tmp_path, monkeypatch):
 
 
 def test_a_training_goes_on_where_wandb_is_killed(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "PL_"))}
-    words = [*SMALL, "trainer.max_epochs=4", "hydra.run.dir=run"]
-    with (tmp_path / "out.txt").open("w") as out:
-        job = subprocess.Popen([sys.executable, ROOT / "run.py", *words], cwd=tmp_path, env=environment, stdout=out, stderr=out)
+    command = [ROOT / "run.py", *SMALL, "trainer.max_epochs=4", "hydra.run.dir=run"]
+    with commands.started(command, tmp_path, tmp_path / "out.txt", timeout=120) as job:
         metrics = tmp_path / "run/csv/version_0/metrics.csv"
-        while not (metrics.exists() and "\n1," in metrics.read_text()) and job.poll() is None:
+        while not (metrics.exists() and "\n1," in metrics.read_text()) and job.is_alive():
             time.sleep(0.1)
         os.kill(service_of(job.pid), signal.SIGKILL)
-        status = job.wait(timeout=120)
     said = (tmp_path / "out.txt").read_text()
-    assert status == 0, said
+    assert job.exitcode == 0, said
     assert said.count("W&B is lost, and the run goes on without it") == 1 and "W&B did not get" not in said
     assert "Traceback" not in said
     assert {row["epoch"] for row in rows(metrics) if row["val/top1"]} == {"0", "1", "2", "3"}

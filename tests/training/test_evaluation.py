@@ -47,7 +47,7 @@ def measured(logits, labels, size):
 def test_the_figures_are_scikit_learns(drawn):
     logits, labels = drawn
     found, tables = measured(logits, labels, 32)
-    probabilities, predicted = logits.softmax(1).double().numpy(), logits.argmax(1).numpy()
+    probabilities, predicted = logits.double().softmax(1).numpy(), logits.argmax(1).numpy()
     assert found["top1"] == pytest.approx((predicted == labels.numpy()).mean())
     assert found["top5"] == pytest.approx(top_k_accuracy_score(labels, probabilities, k=5))
     assert found["macro"] == pytest.approx(balanced_accuracy_score(labels, predicted))
@@ -147,7 +147,7 @@ def test_the_tables_of_a_run(drawn, tmp_path):
     white = Preprocessing(4, mean=(0.5,), std=(0.5,), resize=4)  # images of 0 to 1 are pixels of 128 to 255
     found, tables = measured(logits, labels, 100)
     write_tables(tmp_path, names, **tables, preprocessing=white)
-    rows = list(csv.DictReader((tmp_path / "per_class.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "per_class.csv").read_text().splitlines()))
     precision, recall, f1, images = precision_recall_fscore_support(labels, logits.argmax(1), labels=range(7), zero_division=0)
     assert [row["class"] for row in rows] == names and [int(row["images"]) for row in rows] == images.tolist()
     assert rows[3]["top1"] == rows[3]["top5"] == ""
@@ -157,16 +157,16 @@ def test_the_tables_of_a_run(drawn, tmp_path):
     best = logits.topk(5).indices
     top5 = [(best == labels[:, None]).any(1)[labels == label].float().mean().item() for label in range(7)]
     assert [float(row["top5"] or "nan") for row in rows] == pytest.approx(top5, nan_ok=True)
-    matrix = list(csv.reader((tmp_path / "confusion.csv").open()))
+    matrix = list(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
     assert (
         matrix[0] == ["class", *names]
         and [int(n) for n in matrix[1][1:]] == confusion_matrix(labels, logits.argmax(1))[0].tolist()
     )
-    bins = list(csv.DictReader((tmp_path / "calibration.csv").open()))
+    bins = list(csv.DictReader((tmp_path / "calibration.csv").read_text().splitlines()))
     full = [(int(b["images"]), float(b["accuracy"]), float(b["confidence"])) for b in bins if b["accuracy"]]
     assert len(bins) == 15 and sum(n for n, *_ in full) == 301
     assert sum(n * abs(accuracy - sure) for n, accuracy, sure in full) / 301 == pytest.approx(found["ece"])
-    worst = list(csv.DictReader((tmp_path / "worst.csv").open()))
+    worst = list(csv.DictReader((tmp_path / "worst.csv").read_text().splitlines()))
     assert sorted(tmp_path.glob("worst/*")) == sorted(tmp_path / row["picture"] for row in worst) and len(worst) == 24
     image = int(torch.nn.functional.cross_entropy(logits, labels, reduction="none").argmax())
     first = worst[0]

@@ -209,8 +209,9 @@ def test_gradients_before_clipping_and_the_memory_of_this_training(batch, tmp_pa
     trainer = L.Trainer(
         accelerator="cpu", logger=logger, callbacks=[norms, GradientNorm(), PeakMemory()], limit_val_batches=0, **steps, **quiet
     )
-    trainer.fit(classifier(create_model("googlenet", 4, 1, width=0.25)), DataLoader([batch] * 8, batch_size=None))
-    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+    batches = DataLoader([batch] * 8, batch_size=None)
+    trainer.fit(classifier(create_model("googlenet", 4, 1, width=0.25)), batches, batches)
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines()))
     logged = {int(row["step"]): float(row["train/gradient_norm"]) for row in rows if row["train/gradient_norm"]}
     assert logged == pytest.approx({1: norms.seen[3], 3: norms.seen[7]}) and min(logged.values()) > 0.01
     (peak,) = [float(row["train/peak_memory_gib"]) for row in rows if row["train/peak_memory_gib"]]
@@ -231,7 +232,8 @@ def test_a_schedule_is_as_long_as_the_training(options, steps, batch):
     module = Classifier(create_model("googlenet", 4, 1, width=0.1), partial(torch.optim.SGD, lr=0.0), schedule, 0.0, {})
     quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
     trainer = L.Trainer(accelerator="cpu", max_epochs=3, limit_val_batches=0, **quiet, **options)
-    trainer.fit(module, DataLoader([images] * 4, batch_size=None))
+    batches = DataLoader([images] * 4, batch_size=None)
+    trainer.fit(module, batches, batches)
     assert asked == [(steps, {12: 4, 6: 2, 4: 4}[steps])] and trainer.global_step == steps
 
 

@@ -7,9 +7,8 @@ import csv
 import errno
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, lines
 from filelock import FileLock
+from tools import commands
 
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import sweep_up, whole_file
@@ -34,10 +34,15 @@ EXACT = [  # all that draws something, or has a state of its own
 TIMES = ("train/images_per_second", "train/peak_memory_gib")
 
 
-def begin(folder, *words):
-    command = [sys.executable, str(ROOT / "run.py"), *EXACT, *words, f"hydra.run.dir={folder}"]
-    with Path(f"{folder}.log").open("a") as log:
-        return subprocess.Popen(command, cwd=folder.parent, stdout=log, stderr=log, start_new_session=True)
+def begun(folder, *words):
+    command = [ROOT / "run.py", *EXACT, *words, f"hydra.run.dir={folder}"]
+    return commands.started(command, folder.parent, Path(f"{folder}.log"))
+
+
+def trained(folder, *words):
+    with begun(folder, *words) as process:
+        pass
+    assert process.exitcode == 0, Path(f"{folder}.log").read_text()
 
 
 def rows(folder):
@@ -50,7 +55,7 @@ def rows(folder):
 
 def wait_for(ready, process):
     until = time.monotonic() + 120
-    while not ready() and process.poll() is None and time.monotonic() < until:
+    while not ready() and process.is_alive() and time.monotonic() < until:
         time.sleep(0.02)
 
 
@@ -66,29 +71,41 @@ def assert_same(folder, reference):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize(("processes", "precision"), [(1, "bf16-mixed"), (2, "32-true")])
-def test_what_was_killed_goes_on_to_the_same_weights_and_metrics(processes, precision, tmp_path):
-    words = f"trainer.devices={processes}", f"trainer.precision={precision}"
+def killed(folder, *words):
+    """Kill every process of a training in mid-epoch, past a checkpoint."""
+    with begun(folder, *words) as process:
+        wait_for(lambda: len(rows(folder)) >= 14, process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.exitcode == -signal.SIGKILL
+    assert json.loads((folder / "results.json").read_text())["state"] == "running"
+    assert 0 < torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] < 10
+
+
+def test_what_was_killed_goes_on_to_the_same_weights_and_metrics(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert begin(whole, *words).wait(300) == 0
-    process = begin(cut, *words)
-    wait_for(lambda: len(rows(cut)) >= 14, process)  # in mid-epoch, past a checkpoint
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert json.loads((cut / "results.json").read_text())["state"] == "running"
-    step = torch.load(cut / "checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert 0 < step < 10
-    process = begin(cut, *words, "ckpt=last")
-    wait_for(lambda: len(rows(cut)) >= 24, process)
-    os.kill(process.pid, signal.SIGTERM)  # to the first process only
-    assert process.wait(120) == 143
-    assert json.loads((cut / "results.json").read_text())["state"] == "interrupted"
+    words = ["trainer.precision=bf16-mixed"]
+    trained(whole, *words)
+    killed(cut, *words)
     last = cut / "checkpoints/last.ckpt"
     damaged = bytearray(last.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     last.write_bytes(damaged)
-    assert begin(cut, *words, "ckpt=last").wait(300) == 0
+    trained(cut, *words, "ckpt=last")
     assert f"{last} is damaged: the one before it is taken" in Path(f"{cut}.log").read_text()
+    assert_same(cut, whole)
+
+
+def test_two_processes_that_were_killed_and_terminated_go_on_as_well(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = ["trainer.devices=2", "trainer.precision=32-true"]
+    trained(whole, *words)
+    killed(cut, *words)
+    with begun(cut, *words, "ckpt=last") as process:
+        wait_for(lambda: len(rows(cut)) >= 24, process)
+        os.kill(process.pid, signal.SIGTERM)  # to the first process only
+    assert process.exitcode == 143
+    assert json.loads((cut / "results.json").read_text())["state"] == "interrupted"
+    trained(cut, *words, "ckpt=last")
     assert_same(cut, whole)
 
 
@@ -183,14 +200,19 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("size", [0, 100_000])
-def test_a_disk_that_is_full_leaves_the_checkpoint_before(size, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_leaves_the_checkpoint_before(size, mistake, tmp_path):
     path = saved(tmp_path, "last.ckpt", 1)
-    code = "import resource, signal, torch; from pathlib import Path; "
-    code += "from inception_zoo.training.checkpoint_io import AtomicCheckpointIO as IO; "
-    code += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
-    code += f"IO().save_checkpoint({{'a': torch.randn(100_000)}}, Path({str(path)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    def save():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+        try:
+            AtomicCheckpointIO().save_checkpoint({"a": torch.randn(100_000)}, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the traceback is written to a file
+
+    done = mistake(main=save)
     assert f"ZooError: {path} cannot be written: {os.strerror(errno.EFBIG)}" in done.stderr
     assert newest_whole(tmp_path) == path and [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
 
