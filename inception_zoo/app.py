@@ -44,7 +44,7 @@ def main() -> None:
             check_flags()
             if by_torchrun() and not is_first():  # its processes share a folder, in which one writes
                 sys.argv += ["hydra.output_subdir=null", f"hydra.job.name=rank{os.environ['RANK']}"]
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(Job())()
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(HydraJob())()
         status = 0
     except KeyboardInterrupt:
         status = 130
@@ -55,7 +55,7 @@ def main() -> None:
     sys.exit(status or ended)
 
 
-class Job:
+class HydraJob:
     """The function that Hydra calls with the config of each job.
 
     Launchers send it to their workers (joblib, submitit, Ray), which never ran `main`; where it arrives, Hydra is patched.
@@ -78,13 +78,13 @@ class Job:
             run(OmegaConf.create(config), results, interrupted)
         return results.get("val/top1_best", math.nan)
 
-    def __reduce__(self) -> tuple[Callable[[], "Job"], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], "HydraJob"], tuple[()]]:
         return _arrived, ()
 
 
-def _arrived() -> Job:
+def _arrived() -> HydraJob:
     hydra_patches.install()
-    return Job()
+    return HydraJob()
 
 
 @contextmanager

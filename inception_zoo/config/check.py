@@ -10,6 +10,7 @@ from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
 from inception_zoo.config.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
+from inception_zoo.config.unknown_keys import unknown_key
 from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
 
@@ -24,10 +25,9 @@ def check(cfg: Mapping[str, Any]) -> None:
     raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options, see --help" for group in empty)
     found = refused_targets(cfg) + refused_blocks(cfg["model"].get("blocks")) + list(_references(cfg))
     found += [f"{key} is missing; leave it in the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
-    for key, rule in KEYS.items():
-        found += _mistake(cfg, key, rule)
+    found += [text for key, rule in KEYS.items() for text in _mistake(cfg, key, rule)]
     known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
-    found += [f"{key} is no key of the config; {did_you_mean(key, sorted(known))}" for key in cfg if key not in known]
+    found += [unknown_key(key, sorted(known)) for key in cfg if key not in known]
     found += [*_options_of(cfg), *_parts_of(cfg)]
     if uncounted := _uncounted(cfg["data"]):
         found = [message for message in found if not message.startswith(("data.num_classes=0", "model.num_classes=0"))]
@@ -148,8 +148,7 @@ def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
         values = data[name]
         if len(values) != data["in_channels"]:
             yield f"data.{name}={values} must be {data['in_channels']} numbers, one per channel"
-    classes = data.get("classes")
-    if classes is not None and (len(set(classes)) != len(classes) or len(classes) != data["num_classes"]):
+    if (classes := data.get("classes")) is not None and not len(set(classes)) == len(classes) == data["num_classes"]:
         yield f"data.classes={classes} must be different labels, as many as data.num_classes={data['num_classes']}"
 
 

@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check, check_hydra
-from inception_zoo.config.explain import one_line_errors, wrong_overrides
+from inception_zoo.config.explain import one_line_errors
 from inception_zoo.config.targets import refused_targets, refused_variables
+from inception_zoo.config.unknown_keys import wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import check_free, claim
 from inception_zoo.system.atomic_files import check_folder

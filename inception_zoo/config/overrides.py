@@ -114,8 +114,7 @@ def _choices(overrides: Sequence[str]) -> dict[str, Any]:
         if override.is_sweep_override():
             raise ZooError(f"'{text}' has several values; describe takes one")
         key, value = (override.key_or_group or "").removeprefix("model."), override.value()
-        if key == "block":
-            key = "blocks.all"
+        key = "blocks.all" if key == "block" else key
         if key.startswith("blocks."):
             choices.setdefault("blocks", {})[key.removeprefix("blocks.")] = value
         else:

@@ -16,6 +16,7 @@ from inception_zoo.errors import ZooError, did_you_mean, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import RESULTS, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
+from inception_zoo.system.renamed import with_new_names
 
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
 FIGURES = {  # of results.json → the name on the page
@@ -53,7 +54,7 @@ class Run:
     figures: dict[str, float | None]
     curves: dict[str, tuple[list[int], list[float | None]]]
     overrides: dict[str, str]
-    composed: dict[str, Any] = field(repr=False)  # .hydra/config.yaml as it is
+    composed: dict[str, Any] = field(repr=False)  # .hydra/config.yaml, with present names
     config: dict[str, str] = field(repr=False)
     is_resolved: bool = False
 
@@ -117,7 +118,8 @@ def read_run(folder: Path, name: str) -> Run:
     for path in (path for pattern in READ for path in folder.glob(pattern)):
         _check_file(folder, path)
     results = redacted(_results(folder / RESULTS))
-    composed, resolved = (redacted(_yaml(folder / ".hydra" / file, {})) for file in ("config.yaml", "resolved.yaml"))
+    files = (folder / ".hydra" / name for name in ("config.yaml", "resolved.yaml"))
+    composed, resolved = (with_new_names(redacted(_yaml(file, {}))) for file in files)
     words = _yaml(folder / ".hydra" / "overrides.yaml", [])
     if not all(isinstance(word, str) for word in words):
         raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged; it must be a list of words")

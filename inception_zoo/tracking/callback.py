@@ -17,7 +17,7 @@ from inception_zoo.tracking.service import STEP, log_content, warned
 if TYPE_CHECKING:
     import wandb
 
-BEST = {"val/top1": "max", "val/loss": "min"}  # what a run's summary keeps of them
+SUMMARIES = {"val/top1": "max", "val/loss": "min"}  # what a run's summary keeps of them
 SAMPLES = 32
 
 
@@ -45,7 +45,7 @@ class Tracking(Callback):
         self.begun = True
         with warned("what the run is"):
             run, plan = _run_of(trainer), pl_module.model.plan
-            for metric, summary in BEST.items():
+            for metric, summary in SUMMARIES.items():
                 run.define_metric(metric, step_metric=STEP, summary=summary)
             run.summary.update(dict(self.facts))
             with warned("the network's picture"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class WandbLogger(loggers.WandbLogger):
     """
 
     def __init__(self, save_dir: str, settings: Any = None, **more: Any) -> None:
+        import wandb
+
+        known = {**signature(loggers.WandbLogger).parameters, **signature(wandb.init).parameters}
+        if unknown := [name for name in more if name not in known]:  # W&B says so after the data are read
+            raise TypeError(f"unexpected keyword argument '{unknown[0]}'")
         super().__init__(save_dir=save_dir, settings=settings, **redacted(more))
         self._wandb_init.pop("anonymous", None)  # Lightning gives it always, and W&B warns of it
 

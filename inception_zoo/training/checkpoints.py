@@ -14,7 +14,7 @@ from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import CHECKPOINTS
 from inception_zoo.system.atomic_files import is_whole_zip
 from inception_zoo.system.renamed import with_new_names
-from inception_zoo.training.checkpoint_io import is_whole, read_checkpoint
+from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
 from inception_zoo.weights.files import METADATA
 
 log = logging.getLogger(__name__)

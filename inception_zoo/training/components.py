@@ -24,7 +24,7 @@ from inception_zoo.errors import ZooError, one_line
 from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
-from inception_zoo.training.checkpoint_io import AtomicCheckpointIO
+from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
 

@@ -250,6 +250,7 @@ BUILT = {
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9]",
     "optimizer=sgd optimizer.momentum=0": "optimizer: Nesterov momentum requires a momentum",
     "optimizer=sgd +optimizer.alpha=0.9": "optimizer.alpha is no option of SGD",
+    "+logger.wandb.grup=x": "logger.wandb: unexpected keyword argument 'grup'",
     "callbacks.best.mode=most": "callbacks.best: `mode` can be",
     "+callbacks.rate={_target_:lightning.pytorch.callbacks.LearningRateMonitor,logging_interval:hour}": "callbacks.rate: ",
 }

@@ -252,7 +252,7 @@ def test_int8_keeps_the_accuracy_in_a_quarter_of_the_size(cli, trained, tmp_path
     assert "calibrated on 128 training images; accuracy on 359 test images" in " ".join(done.stdout.split())
     (before, large), (after, little) = (measured(done.stdout)[name] for name in ("fp32", "int8"))
     test = trained_test(model)
-    assert before == pytest.approx(test["torch"], abs=1e-4) and before > 0.95
+    assert before == pytest.approx(test["torch"], abs=1e-4) and before > 0.9
     assert after > before - 0.01 and little < 0.35 * large
     session = onnxruntime.InferenceSession(tmp_path / "digits.onnx")
     logits = session.run(None, {"images": test["images"].numpy()})[0]  # all 359 at once
@@ -291,9 +291,18 @@ def test_int8_from_a_folder_of_images(cli, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "calibrated on 20 images; accuracy on 120 images, those of the calibration among them" in said
-    # Paired: the trained network, and so fp32's accuracy, differs by the kind of CPU. Calibration on noise costs over 0.6.
+    # Paired: the trained network, and so fp32's accuracy, differs by the kind of CPU.
     fp32, int8 = (measured(done.stdout)[kind][0] for kind in ("fp32", "int8"))
     assert fp32 > 0.8 and abs(int8 - fp32) <= 0.05 and (tmp_path / "net.onnx").is_file()
+
+
+def test_calibration_on_other_pictures_costs_more_than_these_tests_allow(trained, tmp_path):
+    _, model = trained
+    test = trained_test(model)
+    black = torch.full((20, 1, 28, 28), float(test["images"].min())), torch.zeros(20)
+    samples = quantize.Samples(lambda: iter([black]), lambda: iter([(test["images"], test["labels"])]), "black", "test images")
+    accuracy = quantize.export_int8(model, tmp_path / "net.onnx", samples).accuracy
+    assert accuracy["fp32"] - accuracy["int8"] > 0.1
 
 
 def test_a_folder_with_what_is_no_class(trained, tmp_path):

@@ -20,7 +20,7 @@ from tools import commands
 
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import sweep_up, whole_file
-from inception_zoo.training.checkpoint_io import AtomicCheckpointIO
+from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.checkpoints import find_checkpoint, newest_whole
 
 SCRATCH = [word for word in SMALL if word != "trainer=smoke"]
