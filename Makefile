@@ -8,19 +8,19 @@ CANARY_TESTS ?= tests/architecture tests/config tests/network
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data browser run test test-slow test-faults fuzz check audit canary bench
+.PHONY: help docs docs-serve setup data browser run test test-slow test-faults fuzz check audit canary bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/.installed ## environment in .venv, with the versions of constraints.txt (about 2 minutes, 6 GB)
+setup: .venv/.installed ## create the environment in .venv with the versions in constraints.txt (about 2 minutes, 6 GB)
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-data: setup ## Fashion-MNIST in data/ (30 MB): downloaded, or taken from a Debian package
+data: setup ## download Fashion-MNIST to data/ (30 MB), or extract it from a Debian package
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) || $(MAKE) --no-print-directory data-from-debian
 
 data-from-debian:
@@ -31,36 +31,42 @@ data-from-debian:
 	@rm -r $(DATA)/.debian
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA)
 
-browser: setup ## Chromium for the tests of the report: the installed one, Playwright's, or Debian's
+browser: setup ## find or install Chromium for the tests of the report
 	@command -v chromium google-chrome >/dev/null || $(BIN)/playwright install chromium 2>/dev/null || $(MAKE) --no-print-directory browser-from-debian
 
 browser-from-debian:
 	@echo "falling back to Debian's package chromium"
 	@apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null || (echo "Chromium is missing; install it and run again"; exit 1)
 
-run: setup data ## the main job: train GoogLeNet on Fashion-MNIST (minutes on 2 CPU cores)
+run: setup data ## run the main job: train GoogLeNet on Fashion-MNIST (minutes on 2 CPU cores)
 	$(BIN)/python run.py experiment=quickstart
 
-test: setup data browser ## the test suite, without the slow cases
+test: setup data browser ## run the test suite without the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
 
-test-slow: setup data ## the slow cases: real training, minutes each
+test-slow: setup data ## run the slow tests: real training, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
-test-faults: setup ## fault injection: kills, full disks, corrupt files (15 minutes; FAULTS="--seed 2 --write")
+test-faults: setup ## run fault injection: kills, full disks, corrupt files (15 minutes; FAULTS="--seed 2 --write")
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/faults.py $(FAULTS)
 
-fuzz: setup ## random rows, configs, command lines and corrupt files, for MINUTES=5
+docs: setup ## the documentation site in site/; a broken link or reference is an error
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
+docs-serve: setup ## the documentation site on localhost, rebuilt when a file changes
+	$(BIN)/mkdocs serve
+
+fuzz: setup ## run random tests: rows, configs, command lines, corrupt files (MINUTES=5)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --minutes $(MINUTES)
 
-check: setup audit ## format, lint, types, import layers, declared dependencies, known vulnerabilities
+check: setup audit ## check format, lint, types, import layers, declared dependencies and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/deptry .
 
-audit: setup ## known vulnerabilities of the installed packages; a warning if the service cannot be reached
+audit: setup ## list known vulnerabilities of installed packages; only warn if the service cannot be reached
 	@$(BIN)/pip check
 	@rm -f .venv/audit.json
 	@$(BIN)/pip-audit --local --progress-spinner off -f json -o .venv/audit.json 2>.venv/audit.log || true
@@ -73,13 +79,13 @@ if not file.exists() or not file.stat().st_size:
     sys.exit(print("warning: no audit:", pathlib.Path(".venv/audit.log").read_text().strip().splitlines()[-1][:150]))
 packages = json.loads(file.read_text())["dependencies"]
 known = [package for package in packages if "vulns" in package]
-print(f"{'' if known else 'warning: '}{len(known)} of {len(packages)} packages are known to the service that was asked")
+print(f"{'' if known else 'warning: '}{len(known)} of {len(packages)} packages are known to the vulnerability service")
 bad = [f"{each['name']} {each['version']}: {one['id']}, fixed in {one['fix_versions']}" for each in known for one in each["vulns"]]
 sys.exit("\n".join(bad) or 0)
 endef
 export JUDGE
 
-canary: data ## quick tests on the newest versions that pyproject.toml allows, in .venv-canary (7 GB)
+canary: data ## run quick tests with the newest versions that pyproject.toml allows, in .venv-canary (7 GB)
 	$(PYTHON) -m venv .venv-canary
 	.venv-canary/bin/pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	@.venv-canary/bin/python -c "$$VERSIONS"
@@ -97,6 +103,6 @@ for name in sorted(pinned.keys() | found.keys() - {"inception-zoo", "pip", "setu
 endef
 export VERSIONS
 
-bench: setup data ## speed and memory against other implementations, the targets (45 minutes; SECTIONS="training memory")
+bench: setup data ## compare speed and memory with other implementations and targets (45 minutes; SECTIONS="training memory")
 	@mkdir -p experiments/benchmarks
 	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json --page

@@ -1,4 +1,4 @@
-"""Train, test or sweep: `python run.py model=inception_v3 trainer.devices=2`. All keys: `python run.py --cfg job`."""
+"""Train, test or sweep: `python run.py model=inception_v3 trainer.devices=2`. List all keys: `python run.py --cfg job`."""
 
 from inception_zoo.app import main
 

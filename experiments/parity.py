@@ -1,4 +1,4 @@
-"""The table of experiments/parity.md, measured anew: python experiments/parity.py COMMIT"""
+"""Measure the table of experiments/parity.md and write it: python experiments/parity.py COMMIT."""
 
 import re
 import sys
@@ -12,6 +12,7 @@ from inception_zoo.bench.parity import PAIRS, prove
 
 
 def main(commit: str) -> None:
+    """Compare every network with its peer and replace the table in parity.md."""
     lines = [
         "| layout, network | ours | load | export | round trip | evaluation | training | endpoints |",
         "| --- | --- |" + " --- |" * 6,
@@ -31,6 +32,7 @@ def main(commit: str) -> None:
 
 
 def largest(differences: Mapping[str, float]) -> str:
+    """Return the largest difference with one digit, or 0."""
     worst = max(differences.values())
     return f"{worst:.0e}" if worst else "0"
 

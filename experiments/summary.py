@@ -1,7 +1,7 @@
-"""What an experiment's page shows, from its run folders: python experiments/summary.py NAME COMMIT [LABEL=]FOLDER...
+"""Write the results of an experiment from its run folders: python experiments/summary.py NAME COMMIT [LABEL=]FOLDER...
 
-Writes the table between the markers of experiments/NAME.md, and the learning curves, where a run has more than one epoch, to
-experiments/NAME.svg.
+The table replaces the text between the markers in experiments/NAME.md. If a run has more than one epoch, its learning curves
+are drawn in experiments/NAME.svg.
 """
 
 import csv
@@ -32,6 +32,7 @@ COLUMNS = {
 
 
 def main(name: str, commit: str, *words: str) -> None:
+    """Write the table and the curves of the runs in `words`, each ``FOLDER`` or ``LABEL=FOLDER``."""
     runs = sorted(map(run_of, words), key=lambda run: run[1])
     labels = list(dict.fromkeys(label for label, _, _ in map(run_of, words)))
     first = ["run", "seed"] if labels != [""] else ["seed"]
@@ -56,29 +57,30 @@ def main(name: str, commit: str, *words: str) -> None:
 
 
 def run_of(word: str) -> tuple[str, int, Path]:
-    """A run's label, seed and folder, from ``LABEL=FOLDER`` or ``FOLDER``."""
+    """Return label, seed and folder of a run from ``LABEL=FOLDER`` or ``FOLDER``."""
     label, _, folder = word.rpartition("=")
     return label, int(OmegaConf.load(f"{folder}/.hydra/config.yaml").seed), Path(folder)
 
 
 def show(key: str, value: float) -> str:
+    """Return a value with the digits that its column has."""
     return f"{value:.0f}" if "images" in key else f"{value:.1f}" if key == "minutes" else f"{value:.4f}"
 
 
 def provenance(commit: str) -> str:
-    """Hardware and versions as they are here and now; the commit that ran."""
+    """Return a line with this machine's hardware and versions, and the commit of the runs."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, lightning {lightning.__version__}"
     return f"{hardware()['cpu']}, {os.cpu_count()} cores; {versions}; commit {commit}."
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    """A run's epochs, from 1, and their validation accuracies."""
+    """Return (epoch from 1, validation accuracy) for each epoch of a run."""
     with next(folder.glob("csv/**/metrics.csv")).open() as file:
         return [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
 
 
 def draw(name: str, runs: list[tuple[str, int, list[tuple[int, float]]]], picture: Path) -> None:
-    """Validation accuracy by epoch, a line for each run; runs of one label have one colour."""
+    """Draw validation accuracy by epoch, one line for each run; runs with the same label share a colour."""
     colours = {label: f"C{i}" for i, label in enumerate(dict.fromkeys(label for label, _, _ in runs))}
     drawn: set[str] = set()
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")

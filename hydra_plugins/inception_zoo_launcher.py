@@ -1,4 +1,4 @@
-"""Our launcher, for Hydra, which looks for plugins in the namespace package `hydra_plugins` only."""
+"""The Ray launcher as a Hydra plugin. Hydra finds plugins only in the namespace package `hydra_plugins`."""
 
 from inception_zoo.runs import launchers
 

@@ -1,6 +1,6 @@
-"""Our sweepers, for Hydra, which looks for plugins in the namespace package `hydra_plugins` only.
+"""The sweepers as Hydra plugins. Hydra finds plugins only in the namespace package `hydra_plugins`.
 
-Every Hydra application in the environment imports this file, so the names that it adds are not those of Hydra's own.
+Every Hydra application in the environment imports this file, so its options have other names than Hydra's own sweepers.
 """
 
 from hydra.core.config_store import ConfigStore

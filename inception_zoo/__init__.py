@@ -1,4 +1,4 @@
-"""The Inception family as tables: build, train, compare and recombine."""
+"""Build, train, compare and recombine the networks of the Inception family."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from inception_zoo.weights.loading import load_weights
     from inception_zoo.weights.saving import export_weights, save_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOMES = {
     "Inception": "network.inception",
     "Outputs": "network.inception",
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # torch loads on first use, so that the command line can list and check networks without it.
+    # Import on first use: the command line lists and checks networks without torch.
     if name in _HOMES:
         return getattr(import_module(f"inception_zoo.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'inception_zoo' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""The Hydra application behind `run.py` and `inception-zoo run`: config in, one job or a sweep out."""
+"""The Hydra application of `run.py` and `inception-zoo run`. It runs one job or a sweep."""
 
 import math
 import os
@@ -26,23 +26,29 @@ from inception_zoo.runs.results import CHECKPOINTS, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, quoted, resumed
 from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.system.renamed import with_new_names
+from inception_zoo.system.terminal import never_fail_to_print
 
 
 def main() -> None:
-    """Run what the command line says. Exit status 2 after a user's mistake, in one line; 1 if a job of a sweep failed."""
+    """Run the command line.
+
+    A mistake of the user is reported in one line, with exit status 2. The exit status is 1 if a job of a sweep failed, and
+    130 after Ctrl-C.
+    """
     hydra_patches.install()
     hydra_patches.check_when_composed(check_composed)
-    sys.path.append(str(Path.cwd()))  # a user's own variants
+    sys.path.append(str(Path.cwd()))  # the user's own modules
+    never_fail_to_print()
     os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets every error through, to be explained here
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # while nothing is trained yet
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes on every error, and this module explains it
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until training installs its own handler
     status = 1
     try:
         with one_line_errors():
             trust_words(sys.argv[1:])
             sys.argv[1:] = resumed(sys.argv[1:])
             check_flags()
-            if by_torchrun() and not is_first():  # its processes share a folder, in which one writes
+            if by_torchrun() and not is_first():  # the ranks share a folder; only rank 0 writes to it
                 sys.argv += ["hydra.output_subdir=null", f"hydra.job.name=rank{os.environ['RANK']}"]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(HydraJob())()
         status = 0
@@ -56,9 +62,9 @@ def main() -> None:
 
 
 class HydraJob:
-    """The function that Hydra calls with the config of each job.
+    """Function that Hydra calls with the config of each job.
 
-    Launchers send it to their workers (joblib, submitit, Ray), which never ran `main`; where it arrives, Hydra is patched.
+    Launchers (joblib, submitit, Ray) send it to workers that did not run `main`. Unpickling it patches Hydra there.
     """
 
     def __call__(self, cfg: DictConfig) -> float:
@@ -67,13 +73,13 @@ class HydraJob:
         folder = Path(node.runtime.output_dir)
         single = node.mode == RunMode.RUN
         interrupted = is_interrupted(folder)
-        if interrupted and not single and cfg.task == "fit":  # a job of a sweep that was cut short, by a scheduler perhaps
+        if interrupted and not single and cfg.task == "fit":  # resume an interrupted job of a sweep
             cfg.ckpt = "last"
         errors = one_line_errors() if single else _sweep_continues(folder)
         with _advice_to_resume(folder, node), errors, recorded(folder, seed=cfg.seed) as results:
-            config = with_new_names(plain(cfg))  # from here on it is just what was checked
+            config = with_new_names(plain(cfg))  # plain containers, exactly what is checked
             check_job(config, node, cfg)
-            from inception_zoo.training.job import run  # torch and Lightning load only once the config is known to be right
+            from inception_zoo.training.job import run  # imports torch and Lightning, therefore only after the checks
 
             run(OmegaConf.create(config), results, interrupted)
         return results.get("val/top1_best", math.nan)
@@ -89,7 +95,7 @@ def _arrived() -> HydraJob:
 
 @contextmanager
 def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
-    """After an interruption, or an error that is not the user's mistake, print the command that resumes a single run."""
+    """Print the command that resumes a single run after an interruption or an unexpected error."""
     try:
         yield
     except BaseException as end:
@@ -98,13 +104,13 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
         if saved and not mistake and is_first() and node.mode == RunMode.RUN:
             words = [word for word in node.overrides.task if not word.startswith("ckpt=")]
             again = shlex.join(["python", "run.py", *redacted(words), "ckpt=last", f"hydra.run.dir={quoted(folder)}"])
-            print(f"go on with: {again}", file=sys.stderr)
+            print(f"resume with: {again}", file=sys.stderr)
         raise
 
 
 @contextmanager
 def _sweep_continues(folder: Path) -> Iterator[None]:
-    """Print the error that ends one job of a sweep, and let the sweep continue; the job has recorded it."""
+    """Print the error of a failed job, and continue the sweep. The job itself has recorded the error."""
     try:
         yield
     except Exception as error:

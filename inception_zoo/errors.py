@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and the hint that goes with it."""
+"""The exception for invalid user input, the checks that raise it, and the hints in its messages."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,58 +11,59 @@ from inception_zoo.redaction import redacted
 
 
 class ZooError(ValueError):
-    """Something the user wrote cannot be done. The message is one line: what is at fault, and what would be right."""
+    """Invalid user input. The message is one line: what is wrong, and what to do."""
 
 
-class Mistakes(ZooError):  # noqa: N818 -- it is what they are
-    """Several at once, a message each."""
+class Mistakes(ZooError):  # noqa: N818 -- it holds several errors
+    """Several errors, reported together. `args` has one message per error."""
 
     def __str__(self) -> str:
         return "; ".join(self.args)
 
 
 def raise_all(messages: Iterable[str]) -> None:
-    """ZooError with all of the messages, if there are any."""
+    """Raise one ZooError with all different messages; do nothing if there are none."""
     if different := tuple(dict.fromkeys(messages)):
         raise Mistakes(*different)
 
 
 def messages_of(error: ZooError) -> list[str]:
+    """Return the messages of an error; several if it is a `Mistakes`."""
     return list(error.args) if isinstance(error, Mistakes) else [str(error)]
 
 
 def one_line(error: object) -> str:
-    """What an error of another library says, without its line breaks."""
+    """Return the message of another library's error as one line."""
     return " ".join(str(error).split())
 
 
 def shown(value: Any) -> str:
-    """A value as a message has it, in one line and not without end: null, true and false as they are written in a config."""
+    """Format a value for an error message: one line, at most 200 characters; null, true and false as in a config."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else one_line(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def nearest(word: object, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The valid name that somebody may have meant."""
+    """Return the valid name that is most similar to `word`; None if no similarity (0 to 1) reaches `cutoff`."""
     return next(iter(get_close_matches(str(word), list(valid), n=1, cutoff=cutoff)), None)
 
 
 def did_you_mean(word: object, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid one, or all of them when none is near."""
+    """Return the hint for an unknown name: the most similar valid name, or all valid names if none is similar."""
     names = list(valid)
     near = nearest(word, names)
     return f"did you mean '{near}'?" if near else f"valid: {', '.join(names)}"
 
 
 def check_whole(key: str, value: object, at_least: int) -> None:
-    """ZooError naming `key` unless `value` is a whole number of at least `at_least`."""
+    """Raise ZooError, naming `key`, unless `value` is an integer of at least `at_least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise ZooError(f"{key}={shown(value)} must be a whole number of at least {at_least}")
 
 
 def check_number(key: str, value: object, at_least: float, at_most: float = inf, below: float = inf) -> None:
-    """ZooError naming `key` unless `value` is a number within these bounds."""
+    """Raise ZooError, naming `key`, unless `value` is a number and ``at_least <= value <= at_most`` and ``value < below``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (at_least <= value <= at_most and value < below):  # type: ignore[operator]
         ends = {" and at most": at_most, " and below": below}
@@ -71,23 +72,29 @@ def check_number(key: str, value: object, at_least: float, at_most: float = inf,
 
 
 def check_installed(package: str, extra: str, purpose: str) -> None:
-    """ZooError naming what to install for `purpose`."""
+    """Raise ZooError, with the command to install, if `package` is missing.
+
+    Args:
+        package: Import name.
+        extra: The extra of inception-zoo that installs the package.
+        purpose: The option or task that needs the package; the message starts with it.
+    """
     if find_spec(package) is None:
         raise ZooError(f"{purpose} needs the package {package}: pip install 'inception-zoo[{extra}]'")
 
 
 def unreadable(override: str) -> str:
-    """The message about a word of the command line that Hydra cannot parse."""
+    """Return the error message for an override that Hydra cannot parse."""
     return f"'{override}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64 > 3x3 96\"]'"
 
 
 def say(messages: Sequence[str]) -> None:
-    """Each in a line of its own on stderr, without secrets."""
+    """Print each message as one line on stderr, without secrets."""
     for message in messages:
         print(f"error: {redacted(message)}", file=sys.stderr)
 
 
 def fail(*messages: str) -> NoReturn:
-    """End the program as every mistake of a user ends it: a line each on stderr, exit status 2."""
+    """Print the messages on stderr, one line each, and exit with status 2: the way to report invalid user input."""
     say(messages)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""The two doors to a network: by name, or from a file."""
+"""Create a network by name, or load one from a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,23 +31,31 @@ def create_model(
     memory: str = "plain",
     **choices: Any,
 ) -> Inception:
-    """Build a network of the zoo, with random weights or with those that are given.
+    """Build a network by name, with random or pretrained weights.
 
     Args:
-        name: a network or alias, see ``inception-zoo list``.
-        num_classes: length of the logits.
-        in_channels: channels of the images.
-        weights: published ones by name, as ``torchvision:IMAGENET1K_V1`` or ``timm:inception_v4.tf_in1k``, a file or a run
-            folder; see `inception_zoo.load_weights`.
-        adapt: what may differ from the weights: `head`, `input`, `aux`, `blocks`.
-        freeze: the last endpoint that training leaves as it is, with all before it; see `Inception.freeze`.
-        compile: run it by `torch.compile`, see `Inception.compiled`.
-        memory: what training keeps for the backward pass: `plain`, `lean` or `minimal`; see `inception_zoo.network.autograd`.
-        **choices: the keys of ``conf/model`` under the same names: `blocks`, `aux`, `norm`, `stem`, `width`,
-            `activation`, `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.architecture.choices.Choices`.
+        name: Network or alias; ``inception-zoo list`` prints them.
+        num_classes: Number of classes, the length of the logits.
+        in_channels: Number of image channels.
+        weights: Pretrained weights: a published name, such as ``torchvision:IMAGENET1K_V1`` or ``timm:inception_v4.tf_in1k``,
+            a file or a run folder; see `inception_zoo.load_weights`. None: random initialization.
+        adapt: Allowed differences between the network and the weights: `head`, `input`, `aux`, `blocks`.
+        freeze: Freeze this endpoint or stage, and everything before it; see `Inception.freeze`.
+        compile: Run the network with `torch.compile`; see `Inception.compiled`.
+        memory: Activation memory of training: `plain`, `lean` or `minimal`; see `inception_zoo.network.autograd`.
+        **choices: Architecture options, the keys of ``conf/model``: `blocks`, `aux`, `norm`, `stem`, `width`, `activation`,
+            `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.architecture.choices.Choices`.
+
+    Returns:
+        The network, in training mode. It maps images, float (N, in_channels, H, W), to logits (N, num_classes).
 
     Raises:
-        ZooError: names the network and the choice, or the stage, row and token at fault, or the weights that do not fit.
+        ZooError: A choice is invalid (the message names it, or the stage, row and token), or the weights do not fit.
+
+    Example:
+        >>> model = create_model("googlenet", num_classes=10, stem="medium")
+        >>> model(torch.zeros(8, 3, 64, 64)).shape
+        torch.Size([8, 10])
     """
     model = Inception(make_plan(find_net(name), num_classes, in_channels, **choices))
     if weights is not None:
@@ -58,15 +66,18 @@ def create_model(
 
 
 def load_model(source: str | Path, name: str | None = None, trust: bool = False) -> Inception:
-    """Build the network that a file holds, in evaluation mode.
+    """Load a network and its weights, in evaluation mode.
 
     Args:
-        source: a checkpoint, a run folder, a file of weights in any layout, or published weights by name.
-        name: the network, where neither a card nor the layout says it.
-        trust: import a user's own block function that the card names. It runs that code.
+        source: Checkpoint, run folder, weights file in any layout, or published weights by name.
+        name: Network; required if neither the file's card nor the layout of its weights identifies it.
+        trust: Import and run a custom block function if the card names one.
+
+    Returns:
+        The network. It maps images, float (N, in_channels, H, W), to logits (N, num_classes).
 
     Raises:
-        ZooError: the file is damaged or of no known layout, or it asks for code and is not trusted.
+        ZooError: The file is corrupt, its layout is unknown, or it needs a custom block function and `trust` is False.
     """
     if is_name(str(source)):
         entry = published(str(source), name or network_of_name(str(source)))
@@ -81,21 +92,21 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
         return model.eval()
     card = Card.of(plain)
     card.check_code(path, trust)
-    with torch.device("meta"):  # no memory is taken for what the file does not hold
+    with torch.device("meta"):  # compares shapes before memory is allocated: the card may be wrong
         shapes = create_model(**card.model)
     matched(shapes, state, translate(shapes, "native"), (), str(path), [])
     model = create_model(**card.model)
     fill(model, state, card, str(path), None)
-    model.provenance = card.provenance  # these are the network's own weights, not others' that it starts from
+    model.provenance = card.provenance  # where its training started; `fill` recorded this file
     return model.eval()
 
 
 def _network_of(state: State, path: Path, name: str | None) -> Inception:
-    """A network with the classes, channels and auxiliary heads of weights without a card."""
+    """Create the network for weights without a card; classes, channels and auxiliary heads are those of the weights."""
     found = recognize(state)
     if not found and not name:
         raise ZooError(
-            f"{path} has no known layout; its keys are like {listed(sorted(state), 3)}; if they are ours, give --model"
+            f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; if it is the native layout, give --model"
         )
     if not found or (name and name != found[1]):
         first = make_plan(find_net(name or "")).blocks[0].name
@@ -106,5 +117,5 @@ def _network_of(state: State, path: Path, name: str | None) -> Inception:
         conv, fc = every[0].key(style, "conv.weight") or "", every[-1].key(style, "weight") or ""
         aux = any(slot.part.startswith("aux ") and slot.keys(style) & state.keys() for slot in every)
     if conv not in state or fc not in state:
-        raise ZooError(f"{path} does not hold {name}: it has no {conv if conv not in state else fc}")
+        raise ZooError(f"{path} does not contain {name}: {conv if conv not in state else fc} is missing")
     return create_model(name or "", len(state[fc]), state[conv].shape[1], aux=aux)

@@ -1,4 +1,4 @@
-"""What must not be passed on: keys, tokens and passwords in a config, on the command line, in a log."""
+"""Remove keys, tokens and passwords from configs, command lines and logs."""
 
 import logging
 import os
@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Any
 
 HIDDEN = "***"
-_NAME = re.compile(  # of what holds a secret
+_NAME = re.compile(  # names of keys and variables that hold a secret
     r"passw(or)?d|passphrase|(^|_)(secrets?|credentials?|authorization|api_?key|(access|private|account|signing|encryption)_key)(_|$)"
     r"|(^|_)(token|signature)$"
 )
-_ENTRY = re.compile(r"([{,]\s*['\"]?([\w.]+)['\"]?\s*:\s*)([^,{}]+)")  # of a dictionary in a text
-_PAIR = re.compile(r"(?<![\w.])([\w.+-]+)=([^\s&;,]{4,})")  # of a word in a text, or of an address's query
-_REFERENCE = re.compile(r"['\"\\]*\$\{[\w.:]+\}['\"]*")  # says where a secret is, and so tells nothing
+_ENTRY = re.compile(r"([{,]\s*['\"]?([\w.]+)['\"]?\s*:\s*)([^,{}]+)")  # `key: value` of a dictionary in a string
+_PAIR = re.compile(r"(?<![\w.])([\w.+-]+)=([^\s&;,]{4,})")  # `key=value` in a string or in the query of a URL
+_REFERENCE = re.compile(r"['\"\\]*\$\{[\w.:]+\}['\"]*")  # an interpolation: names the secret's variable, not its value
 _LOGIN = re.compile(r"(?<=://)(?:([^\s/:@]*):[^\s/]*@|[^\s/:@]{20,}@)")
-_VALUES = re.compile(  # keys by their looks; W&B's older ones look like any SHA-1, and are known by the name of what holds them
+_VALUES = re.compile(  # secrets by their format. W&B's old keys look like any SHA-1: only the name of their variable shows them
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\b(?:"
     r"(?:AKIA|ASIA)[A-Z0-9]{16}"  # AWS
@@ -33,17 +33,17 @@ _VALUES = re.compile(  # keys by their looks; W&B's older ones look like any SHA
 
 
 def redacted(config: Any) -> Any:
-    """A copy of plain containers in which `***` stands for every secret.
+    """Return a copy of plain containers in which `***` replaces every secret.
 
-    These are the values of keys that are named like one, what looks like a key of a known service, passwords in addresses, and
-    what a variable of the environment holds that is named like one. `${oc.env:NAME}` stays: it only says where the secret is.
+    Secrets are values of keys with a secret's name (see `is_secret`), strings in the format of a known service's keys,
+    passwords in URLs, and values of environment variables with a secret's name. `${oc.env:NAME}` stays: it has no value.
     """
     values = [value for name, value in os.environ.items() if is_secret(name) and len(value) >= 8]
     return _redacted(config, sorted(values, key=len, reverse=True))
 
 
 def is_secret(key: object) -> bool:
-    """Whether a key or variable is named as one that holds a secret: `api_key`, `hf_token`; not `keys`, `num_tokens`."""
+    """Return True if a key or variable has a secret's name, such as `api_key` or `hf_token`; not `keys` or `num_tokens`."""
     return bool(_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W", "_", str(key)).lower()))
 
 
@@ -54,7 +54,7 @@ def _redacted(node: Any, values: list[str]) -> Any:
         return type(node)(_redacted(value, values) for value in node)
     if not isinstance(node, str):
         return node
-    key, equals, value = node.partition("=")  # a word of a command line
+    key, equals, value = node.partition("=")  # an override
     if equals and value and " " not in key and is_secret(key):
         return f"{key}={_hidden(value)}"
     node = _ENTRY.sub(lambda entry: f"{entry[1]}{_hidden(entry[3])}" if is_secret(entry[2]) else entry[0], node)
@@ -71,7 +71,7 @@ def _hidden(value: Any) -> Any:
 
 
 def save_redacted(config: Any, path: Path) -> None:
-    """A config of Hydra's as YAML, references as they are; made with its folder."""
+    """Save a Hydra config as YAML, without secrets and with unresolved interpolations; create the folder."""
     from omegaconf import OmegaConf
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def save_redacted(config: Any, path: Path) -> None:
 
 
 def guard() -> None:
-    """Remove secrets from every log record and from the traceback that ends this process."""
+    """Remove secrets from every log record and from the traceback of an uncaught exception."""
     logging.setLogRecordFactory(_record)
     sys.excepthook = _say
 
@@ -88,7 +88,7 @@ def _record(*args: Any, **more: Any) -> logging.LogRecord:
     record = logging.LogRecord(*args, **more)
     try:
         record.msg, record.args = redacted(record.getMessage()), None
-    except Exception:  # a message that does not fit its arguments, which is for the handler to say
+    except Exception:  # the arguments do not fit the message; the handler reports that
         return record
     if record.exc_info and record.exc_info[0]:
         record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info)).rstrip())

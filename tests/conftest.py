@@ -11,11 +11,11 @@ from PIL import Image
 from tools import commands
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGENET = ("override /data: imagenet", "- inception_v3_imagenet")  # by itself, or by the experiment that it starts from
+IMAGENET = ("override /data: imagenet", "- inception_v3_imagenet")  # directly, or through the experiment that it extends
 RECIPES = [p for p in (ROOT / "conf/experiment").glob("*.yaml") if any(line in p.read_text() for line in IMAGENET)]
 
 
-# scikit-learn's digits with a small network: a job of seconds
+# scikit-learn's digits with a small network: the job takes seconds
 SMALL = ["data=digits", "data.image_size=32", "data.batch_size=32", "model.width=0.25", "model.stem=medium", "trainer=smoke"]
 
 
@@ -24,13 +24,13 @@ def lines(text):
 
 
 def run_folder(folder):
-    """The run folder of the one job that ran in `folder`."""
+    """Return the run folder of the only job that ran in `folder`."""
     (found,) = {path.parent for path in folder.glob("outputs/*/*/.hydra")}
     return found
 
 
 def processes_of(folder):
-    """The command lines of the processes that have this folder in it, or that are in this folder."""
+    """Return the command lines of processes that name this folder or run inside it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -43,12 +43,12 @@ def processes_of(folder):
 
 
 def wandb_run(folder):
-    """Config and summary of the W&B run of a run folder, read back with W&B's own reader."""
+    """Return config and summary of the W&B run in a run folder, read with W&B's own reader."""
     return json.loads(_inspected(folder, "--summary"))
 
 
 def wandb_records(folder):
-    """Every record of the W&B run of a run folder, in order."""
+    """Return all records of the W&B run in a run folder, in order."""
     return list(map(json.loads, _inspected(folder).splitlines()))
 
 
@@ -70,13 +70,13 @@ def zoo(tmp_path):
 
 @pytest.fixture
 def cli(zoo):
-    """The same for `inception-zoo`."""
+    """Run `inception-zoo ARGUMENTS` as a user does, in an empty folder."""
     return partial(zoo, script=("-m", "inception_zoo.cli"))
 
 
 @pytest.fixture
 def mistake(tmp_path):
-    """Run the Hydra application, or the function `main`, in an empty folder; both outputs are also files there."""
+    """Run the Hydra application, or `main`, in an empty folder; stdout and stderr are also written to files there."""
     from inception_zoo import app
 
     def run(*words, main=app.main, env=()):
@@ -90,7 +90,7 @@ def mistake(tmp_path):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """Debian's or Google's where there is one, else Playwright's own."""
+    """Launch the installed Chromium or Chrome, or Playwright's own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -103,7 +103,7 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium):
-    """Opens a page; at the end nothing may have been asked of a network, and no error have been logged."""
+    """Open pages; after the test, fail if a page made a network request or logged an error."""
     faults, contexts = [], []
 
     def open_page(path, **options):
@@ -127,7 +127,7 @@ def visit(chromium):
 
 @pytest.fixture(scope="session")
 def image_tree(tmp_path_factory):
-    """A folder like ImageNet's: three classes, 24 JPEGs of each for training, 7 for validation; a colour tells the class."""
+    """Create an ImageNet-like folder: three classes, 24 training and 7 validation JPEGs each; the colour encodes the class."""
     root, generator = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 7)):
         for label, name in enumerate(("n01440764", "n01443537", "n01484850")):
@@ -143,7 +143,7 @@ def image_tree(tmp_path_factory):
 
 @pytest.fixture
 def fashion_mnist_root():
-    """Folder of the real Fashion-MNIST; `make data` puts it there."""
+    """Return the folder of the real Fashion-MNIST, which `make data` downloads."""
     from inception_zoo.data.fashion_mnist import find
 
     folder = find(ROOT / "data")

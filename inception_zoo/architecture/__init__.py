@@ -1,1 +1,1 @@
-"""Networks as data: notation, tables, choices, plans and their cost. Imports no torch."""
+"""Networks as data: notation, tables, choices, plans and their cost. This package does not import torch."""

@@ -1,4 +1,4 @@
-"""The card: what a network says of itself beside its weights, in checkpoints, safetensors and exported files."""
+"""The card: the description of a network that checkpoints, safetensors and exported files store with its weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from inception_zoo.errors import ZooError
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights came from."""
+    """The origin of weights."""
 
     source: str  # as the user gave it, such as `torchvision:IMAGENET1K_V1`, or a path
     layout: str
@@ -22,12 +22,17 @@ class Provenance:
     url: str | None = None
     licence: str | None = None
     accuracy: Mapping[str, float] | None = None  # published, percent
-    notes: Sequence[str] = ()  # what was not taken over as it was
-    origin: Mapping[str, Any] | None = None  # what the file says of the provenance of its own weights
+    notes: Sequence[str] = ()  # what was adapted, re-initialized or left out
+    origin: Mapping[str, Any] | None = None  # the provenance that the file itself records
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Provenance":
-        """From plain containers that a stranger may have written; TypeError if they are none."""
+        """Create from plain containers of an untrusted file.
+
+        Raises:
+            TypeError: A value has the wrong type, or a key is unknown.
+            KeyError: A required key is missing.
+        """
         texts = [plain.get(key) for key in ("sha256", "url", "licence")]
         accuracy, notes, origin = plain.get("accuracy"), plain.get("notes", []), plain.get("origin")
         right = (
@@ -44,7 +49,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Card:
-    """All that is needed to build a network again and use it."""
+    """The information needed to rebuild a network and to use it."""
 
     model: Mapping[str, Any]  # the arguments of `create_model`
     classes: Sequence[str] | None = None
@@ -52,28 +57,39 @@ class Card:
     provenance: Provenance | None = None
 
     def plain(self) -> dict[str, Any]:
+        """Return the card as plain containers, as JSON has them."""
         preprocessing = self.preprocessing.plain() if self.preprocessing else None
         plain = {"model": dict(self.model), "classes": self.classes, "preprocessing": preprocessing}
         return json.loads(json.dumps({**plain, "provenance": self.provenance and asdict(self.provenance)}))
 
     def text(self) -> str:
+        """Return the card as JSON."""
         return json.dumps(self.plain())
 
     @property
     def foreign_code(self) -> str | None:
-        """A block that is a function of the author's own, which building the network would import and run."""
+        """Import path of a custom block function that building the network would run; None if there is none."""
         known = BLOCKS | REDUCTIONS
         chosen = (self.model.get("blocks") or {}).values()
         return next((choice for choice in chosen if isinstance(choice, str) and choice not in known), None)
 
     def check_code(self, path: object, trust: bool) -> None:
-        """ZooError if the network needs code of the author's own."""
+        """Raise ZooError if the network needs a custom block function and `trust` is False.
+
+        Args:
+            path: The card's file, for the message.
+            trust: Allow custom code.
+        """
         if (code := self.foreign_code) and not trust:
-            raise ZooError(f"{path} needs the function {code}, which would run code; trust it only if it is yours (--trust)")
+            raise ZooError(f"{path} needs the function {code}, which would run code; if you trust the file, add --trust")
 
     @classmethod
     def of(cls, plain: Any) -> "Card":
-        """From plain containers that a stranger may have written; ZooError if they are no card."""
+        """Create a card from plain containers of an untrusted file.
+
+        Raises:
+            ZooError: The containers are not a valid card.
+        """
         try:
             model, classes = plain["model"], plain["classes"]
             numbers = model["num_classes"], model["in_channels"]
@@ -91,11 +107,11 @@ class Card:
             preprocessing = Preprocessing.of(plain["preprocessing"]) if plain["preprocessing"] else None
             return cls(model, classes, preprocessing, Provenance.of(plain["provenance"]) if plain["provenance"] else None)
         except (TypeError, KeyError, AttributeError):
-            raise ZooError("the file's card, which says what network it holds, is damaged") from None
+            raise ZooError("the file's card, which describes its network, is corrupt") from None
 
 
 def model_arguments(plan: Plan) -> dict[str, Any]:
-    """What `create_model` needs to build `plan` again, in plain containers; functions by their import path."""
+    """Return the arguments of `create_model` that rebuild `plan`, as plain containers; functions as import paths."""
     choices = {f.name: getattr(plan.choices, f.name) for f in fields(Choices)}
     blocks = {key: _plain_block(choice) for key, choice in choices.pop("blocks").items() if choice is not None}
     shape = {"name": plan.net.name, "num_classes": plan.num_classes, "in_channels": plan.in_channels}

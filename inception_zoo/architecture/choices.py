@@ -1,6 +1,6 @@
-"""What a user may choose about a network: the keys of `create_model` and of Hydra's `model` group.
+"""The options of a network: the keys of `create_model` and of Hydra's `model` group.
 
-Facts about a network stand in its table (`inception_zoo/architecture/nets`); every default here is "as the table says".
+The facts about a network are in its table (`inception_zoo/architecture/nets`). An unset option takes the table's value.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,19 +11,19 @@ from inception_zoo.architecture.nets.table import Net
 from inception_zoo.architecture.variants import find_variant, is_rows
 from inception_zoo.errors import ZooError, did_you_mean, nearest, raise_all, shown
 
-LOADING: dict[str, Any] = {  # not of the network, but of what it starts from and how it runs
-    "weights": None,  # a file, a run folder, or published ones by name; null: random
-    "adapt": [],  # where the weights differ, see ADAPT
-    "freeze": None,  # the last endpoint, or stage, that training leaves as it is
-    "compile": False,  # by torch.compile: faster on GPUs once the first steps are over
-    "memory": "plain",  # lean, minimal: training keeps less of the forward pass and computes more
+LOADING: dict[str, Any] = {  # options for the initial weights and for running; the architecture does not depend on them
+    "weights": None,  # file, run folder or published name; null: random initialization
+    "adapt": [],  # allowed differences between the network and the weights, see ADAPT
+    "freeze": None,  # freeze up to this endpoint or stage
+    "compile": False,  # by torch.compile: faster on GPUs after the first steps
+    "memory": "plain",  # lean, minimal: save fewer activations for the backward pass and recompute them
 }
-EXAMPLE = "timm:inception_v4.tf_in1k"  # of weights by name
-ADAPT = {  # what loaded weights may lack, or have otherwise
-    "head": "classifiers drawn anew, for other classes",
+EXAMPLE = "timm:inception_v4.tf_in1k"  # a published name
+ADAPT = {  # allowed differences between the network and the weights that it loads
+    "head": "classifiers re-initialized, for other classes",
     "input": "another number of image channels",
-    "aux": "auxiliary heads drawn anew",
-    "blocks": "swapped blocks drawn anew",
+    "aux": "auxiliary heads re-initialized",
+    "blocks": "swapped blocks re-initialized",
 }
 MEMORY = ("plain", "lean", "minimal")
 VALID = {
@@ -36,29 +36,33 @@ VALID = {
 
 @dataclass(frozen=True)
 class Choices:
-    """The axes of a network, each independent of the others; `check` says what is wrong with a combination."""
+    """The architecture options of a network. They can be combined freely; `mistakes` checks the values."""
 
     blocks: Mapping[str, Any] = field(default_factory=dict)  # endpoint, stage or `all` → variant or rows
     aux: bool | None = None  # auxiliary heads
     norm: str | None = None  # after every convolution; `lrn`: only where the table has it
     stem: str = "imagenet"  # `medium`: half the stride, for 28 px and more; `small`: a quarter
-    width: float = 1.0  # times every block's channels, rounded to multiples of 8
+    width: float = 1.0  # factor for the channels of every block; the products are rounded to multiples of 8
     activation: str = "relu"
     dropout: float | None = None  # before the classifier
-    drop_path: float = 0.0  # of the last residual block, rising linearly to it
-    residual_scale: float | None = None  # of every residual sum
-    init: str = "he"  # or `xavier`, as the tutorial
+    drop_path: float = 0.0  # rate of the last residual block; it rises linearly from the first to the last
+    residual_scale: float | None = None  # scale of every residual sum
+    init: str = "he"  # or `xavier`, as in the tutorial
 
     @classmethod
     def of(cls, net: Net, chosen: Mapping[str, Any]) -> "Choices":
-        """Return the chosen values, with the table's where nothing was chosen; ZooError for all that cannot be."""
+        """Return the chosen values, and the table's values for the other options.
+
+        Raises:
+            ZooError: Values are invalid or options are unknown; the message names all of them.
+        """
         choices, mistakes = cls._read(net, chosen)
         raise_all(f"{net.name}: {mistake}" for mistake in mistakes)
         return choices
 
     @classmethod
     def mistakes(cls, net: Net, chosen: Mapping[str, Any]) -> list[str]:
-        """Return a message for each value that cannot be; it begins with the key."""
+        """Return an error message for each invalid value or unknown option; it begins with the key."""
         return cls._read(net, chosen)[1]
 
     @classmethod
@@ -87,13 +91,13 @@ class Choices:
         if not isinstance(self.aux, bool):
             yield f"aux={shown(self.aux)} must be true or false"
         elif self.aux and not net.aux:
-            yield "aux=true, but this network has no auxiliary head; leave aux out"
+            yield "aux=true: this network has no auxiliary head; remove aux"
         if not isinstance(self.blocks, Mapping):
-            yield f"blocks={shown(self.blocks)} must be stages or endpoints and what replaces their blocks"
+            yield f"blocks={shown(self.blocks)} must map stages or endpoints to variants or rows"
             return
         for key, choice in self.blocks.items():
             if key not in net.names:
-                yield f"blocks.{shown(key)} is no stage or endpoint; {did_you_mean(key, net.names)}"
+                yield f"blocks.{shown(key)} is not a stage or endpoint; {did_you_mean(key, net.names)}"
                 continue
             try:
                 _check_block(choice)
@@ -102,13 +106,13 @@ class Choices:
 
 
 def _check_block(choice: Any) -> None:
-    """ZooError unless `choice` is a variant, a function, rows, or the fields of a residual block."""
+    """Raise ZooError unless `choice` is a variant, a function, rows, or the fields of a residual block."""
     if isinstance(choice, str):
         find_variant(choice)
     elif isinstance(choice, Mapping):
         if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", "relu", "shortcut"}:
             keys = ", ".join(map(shown, choice))
-            raise ZooError(f"a residual block has rows and scale, and may have relu and shortcut, not {keys}")
+            raise ZooError(f"a residual block needs rows and scale, and optionally relu and shortcut; it has {keys}")
         if not is_rows(choice["rows"]):
             raise ZooError("rows must be a list of rows, like ['1x1 64']")
         if not _is_scale(choice["scale"]):
@@ -121,16 +125,17 @@ def _check_block(choice: Any) -> None:
 
 
 def table_config(net: Net) -> dict[str, Any]:
-    """Return what a network's table adds to conf/model/base.yaml: its defaults, and a key for each stage and endpoint."""
+    """Return the keys that a network's table adds to conf/model/base.yaml: its defaults, and each stage and endpoint."""
     return {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": dict.fromkeys(net.names)}
 
 
 def check_loading(net: Net, **loading: Any) -> None:
-    """Raise ZooError for what cannot be about the weights of a network; whether they fit is seen when they are read."""
+    """Raise ZooError if options of `LOADING` are invalid. The weights are not read."""
     raise_all(f"{net.name}: {mistake}" for mistake in loading_mistakes(net, **loading))
 
 
 def loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: Any, memory: Any) -> Iterator[str]:
+    """Yield an error message for each invalid option of `LOADING`; it begins with the key."""
     if weights is not None and (not isinstance(weights, str) or not weights):
         yield f"weights={shown(weights)} must be a file, a run folder, or a name such as {EXAMPLE}"
     if not isinstance(adapt, Sequence) or isinstance(adapt, str):
@@ -140,15 +145,15 @@ def loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: A
         for part in unknown:
             yield f"adapt={shown(part)} is unknown; {did_you_mean(part, ADAPT)}"
         if adapt and not unknown and weights is None:
-            yield f"adapt={','.join(adapt)}, but there are no weights to adapt; set weights"
+            yield f"adapt={','.join(adapt)}: there are no weights to adapt; set weights"
     if not isinstance(compile, bool):
         yield f"compile={shown(compile)} must be true or false"
     if memory not in MEMORY:
         yield f"memory={shown(memory)} is unknown; {did_you_mean(memory, MEMORY)}"
     elif compile is True and memory != "plain":
-        yield f"memory={memory} with compile=true: what is compiled decides itself what it keeps; leave one of them out"
+        yield f"memory={memory} cannot be combined with compile=true, which chooses the saved activations itself; remove one"
     if freeze is not None and freeze not in net.names[1:]:
-        yield f"freeze={shown(freeze)} is no stage or endpoint; {did_you_mean(freeze, net.names[1:])}"
+        yield f"freeze={shown(freeze)} is not a stage or endpoint; {did_you_mean(freeze, net.names[1:])}"
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Count a plan's parameters and multiply-adds without building weights.
+"""Count the parameters and multiply-adds of a plan, without creating weights.
 
-Multiply-adds include convolutions and fully connected layers, per image, without auxiliary heads, as papers and model zoos
-publish them.
+Multiply-adds are per image and count convolutions and fully connected layers, without auxiliary heads. Papers and model zoos
+publish the same count.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,12 @@ class Cost:
 
 
 def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
-    """Return parameters (auxiliary heads as chosen) and multiply-adds at `image_size` pixels; default: the usual input."""
+    """Return the cost of a network.
+
+    Args:
+        plan: The network. Parameters include its auxiliary heads; multiply-adds do not.
+        image_size: Side, or height and width, of the images in pixels; by default, the network's usual size.
+    """
     size = image_size or plan.net.image_size
     grid = (size, size) if isinstance(size, int) else size
     shapes = plan.shapes(grid)
@@ -39,7 +44,7 @@ def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
 
 
 def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
-    """Return the cost of one block that reads a `grid` of height x width."""
+    """Return the cost of one block whose input is a `grid` of height x width."""
     total = sum((_row_cost(plan, row, block.c_in, grid) for row in block.rows), Cost(0, 0))
     if block.residual:
         weights = block.joined * block.c_out
@@ -50,12 +55,12 @@ def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
 
 
 def conv_cost(plan: Plan, block: Block, kernel: int, grid: Size) -> Cost:
-    """Return the cost of one `kernel` x `kernel` convolution with a block's channels whose output is `grid`."""
+    """Return the cost of one `kernel` x `kernel` convolution with the channels of `block` and the output size `grid`."""
     return _conv_cost(plan, block.c_in, Conv((kernel, kernel), 1, "", block.c_out), grid)
 
 
 def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
-    """Return the cost of an auxiliary head that reads `channels` feature maps."""
+    """Return the cost of an auxiliary head with `channels` input channels."""
     grid, total = (head.grid, head.grid), Cost(0, 0)
     for row in map(parse, head.rows):
         total += _row_cost(plan, row, channels, grid)
@@ -67,6 +72,7 @@ def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
 
 
 def linear_cost(c_in: int, c_out: int) -> Cost:
+    """Return the cost of a fully connected layer with bias."""
     return Cost(c_in * c_out + c_out, c_in * c_out)
 
 
@@ -76,7 +82,13 @@ def _row_cost(plan: Plan, row: Row, channels: int, grid: Size) -> Cost:
 
 
 def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Conv, Size, Size]]:
-    """Yield (channels read, convolution, grid before, grid after) for a row that reads `channels` feature maps of `grid`."""
+    """Yield (input channels, convolution, input grid, output grid) for each convolution of a row.
+
+    Args:
+        row: The row.
+        channels: Input channels of the row.
+        grid: Input height and width of the row.
+    """
     for step in row:
         after = out_size((step,), grid)
         for op in step:
@@ -86,7 +98,7 @@ def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Con
 
 
 def _conv_cost(plan: Plan, channels: int, op: Conv, after: Size) -> Cost:
-    """Return the cost of a convolution unit with output grid `after`, parameters of bias and normalization included."""
+    """Return the cost of a convolution unit with the output size `after`, including bias and normalization parameters."""
     per_channel = int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0)
     weights = op.kernel[0] * op.kernel[1] * channels * op.width
     return Cost(weights + per_channel * op.width, weights * after[0] * after[1])

@@ -1,4 +1,4 @@
-"""Channels, grids and receptive fields after rows, and rows scaled by `width`. Imports no torch."""
+"""Channels, grid sizes and receptive fields after rows, and rows scaled by `width`. This file does not import torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,29 +11,29 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Field:
-    """The receptive field of one position, height and width in input pixels, and the pixels from one to the next."""
+    """Receptive field of one position (height, width) and distance to the next position, in input pixels."""
 
     size: Size = (1, 1)
     jump: int = 1
 
 
 def padding(op: Conv | Pool) -> Size:
-    """Return the zeros added on each side, vertically and horizontally."""
+    """Return the number of zeros added on each side, vertically and horizontally."""
     return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
 
 
 def out_channels(row: Row, c_in: int) -> int:
-    """Return the channels after `row`."""
+    """Return the output channels of `row`."""
     for step in row:
         c_in = sum(op.width if isinstance(op, Conv) else c_in for op in step)
     return c_in
 
 
 def out_size(row: Row, size: Size) -> Size:
-    """Return height and width after `row`.
+    """Return the output height and width of `row`.
 
     Raises:
-        ZooError: a grid is smaller than its kernel, or the ops of a fork give different sizes.
+        ZooError: A grid is smaller than its kernel, or the ops of a fork give different sizes.
     """
     for step in row:
         sizes = {_op_size(op, size) for op in step}
@@ -59,7 +59,7 @@ def has_stride(row: Row) -> bool:
 
 
 def receptive_field(rows: Iterable[Row], field: Field) -> Field:
-    """Return the widest receptive field of the rows, which read feature maps of receptive field `field`."""
+    """Return the largest receptive field of the rows; that of their input is `field`."""
     fields = [_row_field(row, field) for row in rows]
     height, width = (max(sizes) for sizes in zip(*(f.size for f in fields), strict=True))
     return Field((height, width), fields[0].jump)
@@ -87,17 +87,17 @@ def scale_width(row: Row, width: float) -> Row:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return channels times `width`, rounded to multiples of 8, at least 8; unchanged at width 1.
+    """Return channels times `width`, rounded to a multiple of 8, at least 8; unchanged at width 1.
 
     Raises:
-        ZooError: less than one channel would be left.
+        ZooError: The product is less than one channel.
     """
     if channels * width < 1:
-        raise ZooError(f"width={width} leaves a branch of {channels} channels with none; take a larger one")
+        raise ZooError(f"width={width} is too small for a branch of {channels} channels; use a larger width")
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 
 
 def split(channels: int, *shares: float) -> list[int]:
-    """Return shares of the channels, rounded to multiples of 8; of 4, 2 or 1 below 128 channels."""
+    """Return shares (0 to 1) of the channels, rounded to multiples of 8; of 4, 2 or 1 below 128 channels."""
     unit = max(1, min(8, 1 << max(0, (channels // 16).bit_length() - 1)))
     return [round(channels * share / unit) * unit for share in shares]

@@ -1,4 +1,4 @@
-"""Text → rows: the notation of the papers' figures, read strictly.
+"""Parse rows, written in the notation of the papers' figures.
 
     row   = step > step > ...            a chain, read from the block's input to its output
     step  = op | op | ...                a fork: every op reads the same feature maps, the outputs are concatenated
@@ -7,7 +7,7 @@
             max  avg    3x3 pooling; also max/2, max/2v, max2x2/2, and max/2c: ceil mode without padding
             lrn         local response normalization; left out unless the network's norm is `lrn`
 
-A block is a list of rows, concatenated over channels. Importing this file is fast: it imports no torch.
+A block is a list of rows; their outputs are concatenated over channels. This file does not import torch.
 """
 
 import re
@@ -63,17 +63,17 @@ def _suffix(stride: int, edge: str) -> str:
 
 
 def parse(text: str) -> Row:
-    """Read one row, for example ``"1x1 448 > 3x3 384 > 1x3 384 | 3x1 384"``.
+    """Parse one row, for example ``"1x1 448 > 3x3 384 > 1x3 384 | 3x1 384"``.
 
     Raises:
-        ZooError: names the row, the wrong token and how to correct it.
+        ZooError: The row is invalid; the message names the row, the wrong token and the correction.
     """
     if not isinstance(text, str) or not text.strip():
         raise ZooError(f"row {text!r}: a row is text such as '1x1 64 > 3x3 96'")
     try:
         row = tuple(tuple(_op(token.strip()) for token in step.split("|")) for step in text.split(">"))
         if any(Lrn() in step and len(step) > 1 for step in row):
-            raise ZooError("'lrn' cannot stand in a fork")
+            raise ZooError("'lrn' cannot be part of a fork; make it a step")
         return row
     except ZooError as error:
         raise ZooError(f"row '{text}': {error}") from None
@@ -84,17 +84,17 @@ def _op(token: str) -> Op:
         return Lrn()
     match = _OP.fullmatch(token)
     if not match or not token:
-        raise ZooError(f"unknown token '{token}'; an op reads like '3x3 64', '3x3/2v 64', 'max/2', 'avg' or 'lrn'")
+        raise ZooError(f"unknown token '{token}'; valid ops look like '3x3 64', '3x3/2v 64', 'max/2', 'avg' or 'lrn'")
     kind, height, width, stride, edge, channels = match.groups()
     kernel = (int(height), int(width)) if height else (3, 3)
     if kind and channels:
-        raise ZooError(f"token '{token}': a pool keeps its channels; write '{token.split()[0]} > 1x1 {channels}'")
+        raise ZooError(f"token '{token}': a pool cannot change the channels; write '{token.split()[0]} > 1x1 {channels}'")
     if not kind and not (height and channels):
         raise ZooError(f"token '{token}': a convolution needs a kernel and a number of channels, such as '3x3 64'")
     if not kind and edge == "c":
-        raise ZooError(f"token '{token}': only pools have a ceil mode 'c'")
+        raise ZooError(f"token '{token}': only pools have the ceil mode 'c'; remove it")
     if channels and not int(channels):
-        raise ZooError(f"token '{token}': no channel is left for this branch")
+        raise ZooError(f"token '{token}': a convolution needs at least 1 output channel")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):
         raise ZooError(f"token '{token}': an even kernel cannot be padded to keep the size; add 'v'")
     step, edge = int(stride or 1), edge or ""

@@ -1,6 +1,6 @@
-"""Table + choices → plan: every block resolved, with its channels, before any weight exists.
+"""Table + choices → plan: the resolved blocks and their channels, before weights are created.
 
-Imports no torch, so that the command line checks a network in milliseconds.
+This file does not import torch: the command line checks a network in milliseconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from inception_zoo.errors import ZooError, check_whole
 
 @dataclass(frozen=True)
 class Block:
-    """One endpoint: its rows, its input channels and its output channels."""
+    """One endpoint with its rows, input channels and output channels."""
 
     stage: str
     name: str
@@ -27,34 +27,38 @@ class Block:
     c_in: int
     c_out: int
     residual: Residual | None = None
-    swapped: str | None = None  # the variant, or `rows`, that replaces the table's
+    swapped: str | None = None  # what replaces the table's block: a variant's name or `rows`
 
     @property
     def joined(self) -> int:
-        """Return the channels of the concatenation."""
+        """Channels of the concatenation."""
         return sum(out_channels(row, self.c_in) for row in self.rows)
 
     @property
     def has_branches(self) -> bool:
-        """Return True for several rows, a fork or a residual sum."""
+        """True for several rows, a fork or a residual sum."""
         return len(self.rows) > 1 or self.residual is not None or any(len(step) > 1 for row in self.rows for step in row)
 
     @property
     def kind(self) -> str:
-        """Return `block` if the grid stays, `reduction` if a stride shrinks it, `valid` if only its edge is lost."""
+        """`block` if the grid size stays, `reduction` if a stride reduces it, `valid` if only missing padding reduces it."""
         if all(out_size(row, (99, 99)) == (99, 99) for row in self.rows):
             return "block"
         return "reduction" if any(map(has_stride, self.rows)) else "valid"
 
     def out_size(self, size: Size) -> Size:
-        """Return height and width after the block; ZooError if the rows do not fit `size` or each other."""
+        """Return the output height and width for an input of `size`.
+
+        Raises:
+            ZooError: `size` is too small for the rows, or their output sizes differ.
+        """
         sizes = {row: out_size(row, size) for row in self.rows}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
             raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
         if self.residual and set(sizes.values()) != {size}:
             changing = next(row for row in self.rows if sizes[row] != size)
-            raise ZooError(f"a residual sum keeps its {size[0]}x{size[1]} grid, but row '{show(changing)}' changes it")
+            raise ZooError(f"a residual sum must keep the {size[0]}x{size[1]} grid, but row '{show(changing)}' changes it")
         return next(iter(sizes.values()))
 
 
@@ -71,16 +75,20 @@ class Plan:
 
     @property
     def bias(self) -> bool:
-        """Return True if convolutions have a bias."""
+        """True if convolutions have a bias."""
         return self.net.bias or self.choices.norm in ("none", "lrn")
 
     @property
     def swapped(self) -> str:
-        """Return the swapped blocks, as ``grid17=residual, mixed_7b=rows``; empty if there are none."""
+        """Swapped blocks, such as ``grid17=residual, mixed_7b=rows``; empty if there are none."""
         return ", ".join(f"{key}={variant_name(choice)}" for key, choice in self.choices.blocks.items() if choice is not None)
 
     def shapes(self, image_size: int | Size) -> dict[str, tuple[int, int, int]]:
-        """Return endpoint → (channels, height, width) for `image_size` pixels; ZooError if they are too few."""
+        """Return endpoint → (channels, height, width) for images of `image_size` pixels.
+
+        Raises:
+            ZooError: The images are too small.
+        """
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         shapes = {}
         for block in self.blocks:
@@ -92,11 +100,11 @@ class Plan:
         return shapes
 
     def min_image_size(self) -> int | None:
-        """Return the smallest square input in pixels; None if no input up to 1024 px fits."""
+        """Return the side of the smallest square image in pixels; None if no image up to 1024 px fits."""
         return next((size for size in range(1, 1025) if self.fits(size)), None)
 
     def fits(self, size: int) -> bool:
-        """Return True if the network can read `size` x `size` pixels."""
+        """Return True if the network accepts images of `size` x `size` pixels."""
         try:
             return bool(self.shapes(size))
         except ZooError:
@@ -104,10 +112,16 @@ class Plan:
 
 
 def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen: Any) -> Plan:
-    """Apply choices (see `Choices`) to a table.
+    """Apply choices to a table.
+
+    Args:
+        net: The table.
+        num_classes: Number of classes.
+        in_channels: Number of image channels.
+        **chosen: Architecture options, see `Choices`.
 
     Raises:
-        ZooError: names the network and the wrong choice, or the stage, row and token.
+        ZooError: A choice is invalid; the message names the network and the choice, or the stage, row and token.
     """
     check_whole(f"{net.name}: num_classes", num_classes, at_least=1)
     check_whole(f"{net.name}: in_channels", in_channels, at_least=1)
@@ -126,14 +140,14 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
             except ZooError as error:
                 raise ZooError(f"{net.name}, {stage} {endpoint}: {error}") from None
             if not block.rows and endpoint in net.aux:
-                raise ZooError(f"{net.name}, {stage} {endpoint}: nothing is left of its rows with norm={choices.norm}")
-            if block.rows:  # otherwise the stem leaves it out, or it held only an `lrn`
+                raise ZooError(f"{net.name}, {stage} {endpoint}: norm={choices.norm} leaves no rows for the auxiliary head")
+            if block.rows:  # empty if the stem removed all steps, or if it had only an `lrn`
                 blocks.append(block)
     for key in wanted.keys() - heeded:
         kind = "grid reduction" if _is_reduction(wanted[key]) else "block"
         raise ZooError(f"{net.name}: blocks.{key}={variant_name(wanted[key])}: {key} has no {kind} to swap")
     if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
-        raise ZooError(f"{net.name}: norm=lrn, but no row of this network holds an 'lrn'; take norm=none")
+        raise ZooError(f"{net.name}: norm=lrn: no row of this network contains 'lrn'; use norm=none")
     heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
     return Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
 
@@ -180,7 +194,7 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
         return _block(place, replace(own.residual, rows=choice) if own.residual else choice, choices)
     else:
         spec = _call(choice, own, level)
-        block = _block(place, spec, choices, due=own.c_out, width=1)  # its channels are scaled already
+        block = _block(place, spec, choices, due=own.c_out, width=1)  # `own.c_out` is scaled already
         if block.kind != own.kind:
             wrong = next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind)
             what = "keep the grid" if own.kind == "block" else "halve the grid"
@@ -188,20 +202,20 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
     if block.c_out != own.c_out:
         rows = ", ".join(f"'{show(row)}'" for row in block.rows)
         if block.residual:
-            raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut; rows {rows}")
-        raise ZooError(f"'{variant_name(choice)}' gives {block.c_out} channels where {own.c_out} are due: rows {rows}")
+            raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut=true; rows {rows}")
+        raise ZooError(f"'{variant_name(choice)}' gives {block.c_out} channels instead of {own.c_out}; rows {rows}")
     return block
 
 
 def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
-    """Call the variant for the place of `own`."""
+    """Call the variant with the arguments for the block `own`."""
     name = variant_name(choice)
     if own.kind == "valid":
-        raise ZooError(f"'{name}' cannot stand here, where the rows take only the edge off the grid; write rows")
+        raise ZooError(f"'{name}' cannot replace {own.name}, whose unpadded rows only trim the grid; give a list of rows")
     valid, other = (list(REDUCTIONS), BLOCKS) if own.kind == "reduction" else (list(BLOCKS), REDUCTIONS)
     if isinstance(choice, str) and choice in other:
         does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
-        raise ZooError(f"'{choice}' cannot stand here: {own.name} {does}; valid: {', '.join(valid)}")
+        raise ZooError(f"'{choice}' cannot replace {own.name}, which {does}; valid: {', '.join(valid)}")
     variant = find_variant(choice) if isinstance(choice, str) else choice
     try:
         spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
@@ -213,18 +227,18 @@ def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
 
 
 def _pool(reduction: Block) -> str:
-    """Return the token of the pool that halves the grid; without one, of a max pool with the convolution's stride."""
+    """Return the token of the reduction's pool; if it has none, of a max pool with the stride of its convolution."""
     ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
     pool = next((op for op in ops if isinstance(op, Pool)), None)
     return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"
 
 
 def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) -> tuple[Block, ...]:
-    """Apply `residual_scale` to every residual block, and `drop_path`, which rises linearly to the last one."""
+    """Apply `residual_scale` to every residual block, and `drop_path`, whose rate rises linearly up to the last one."""
     names = [block.name for block in blocks if block.residual]
     for key in ("drop_path", "residual_scale"):
         if (value := getattr(choices, key)) and not names:
-            raise ZooError(f"{net.name}: {key}={value}, but no block is residual; swap some in, such as blocks.all=residual")
+            raise ZooError(f"{net.name}: {key}={value}: no block is residual; add some, for example by blocks.all=residual")
 
     def chosen(block: Block) -> Block:
         if not block.residual:
@@ -242,12 +256,15 @@ def _scaled_head(head: Aux, width: float) -> Aux:
 
 
 def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> None:
-    """Raise ZooError, with the minimum and the stem that would do, if a network cannot read images of `image_size` pixels.
+    """Check that a network accepts images of `image_size` pixels.
 
     Args:
-        model: the composed `model` node.
-        key: of the size, for the message.
-        image_size: side in pixels.
+        model: The composed `model` node.
+        key: Config key of the size, for the message.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        ZooError: The size does not fit; the message names the minimum, and the stem or the nearest size that fits.
     """
     plan = plan_of(model)
     try:
@@ -258,7 +275,7 @@ def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> Non
             raise
         if image_size > minimum:
             near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
-            raise ZooError(f"{key}={image_size} does not fit ({error}); {near} does") from None
+            raise ZooError(f"{key}={image_size} does not fit ({error}); use {near}") from None
         fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
         hint = f"; or set model.stem={fits[0]}" if fits else ""
         raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None

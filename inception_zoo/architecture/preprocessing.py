@@ -1,4 +1,4 @@
-"""What a network expects of its images. It travels with the weights; training, predict and export obey it."""
+"""The preprocessing that a network expects. It is stored with the weights; training, predict and export apply it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,14 +8,14 @@ from typing import Any
 from inception_zoo.errors import ZooError, check_whole
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-CROPS = (1, 2, 10, 144)  # views of an image that an evaluation can average
+CROPS = (1, 2, 10, 144)  # valid numbers of crops of an image, whose predictions an evaluation averages
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the shorter side to `resize` pixels, crop the centre of `image_size`, normalize ``(pixel - mean) / std``.
+    """Resize of the shorter side to `resize` pixels, centre crop of `image_size`, normalization ``(pixel - mean) / std``.
 
-    `mean` and `std` are per channel, in the order red, green, blue, of pixels from 0 to 1.
+    Pixels are from 0 to 1. `mean` and `std` have one value per channel, in the order red, green, blue.
     """
 
     image_size: int
@@ -37,18 +37,23 @@ class Preprocessing:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Preprocessing":
-        """From plain containers, as a file holds them; ZooError if they are not what a `Preprocessing` has."""
+        """Create from plain containers, as files store them.
+
+        Raises:
+            ZooError: A key is missing or unknown, or a value is invalid.
+        """
         names = {f.name for f in fields(cls)}
         if not isinstance(plain, Mapping) or set(plain) != names or not all(_is_list(plain[k]) for k in ("mean", "std")):
-            raise ZooError(f"preprocessing: {plain!r} must have {', '.join(sorted(names))}")
+            raise ZooError(f"preprocessing: {plain!r} must have exactly the keys {', '.join(sorted(names))}")
         return cls(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
 
     def plain(self) -> dict[str, Any]:
+        """Return the fields as plain containers."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
 
 def usual_resize(image_size: int) -> int:
-    """The shorter side where only the crop's is known: crops are usually of 87.5 %, as 224 of 256."""
+    """Return the usual `resize` for a crop of `image_size` pixels: crops usually keep 87.5 % of the side, as 224 of 256."""
     return round(image_size / 0.875)
 
 
@@ -58,23 +63,32 @@ def _is_list(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the user says of the preprocessing; it goes before what the file says."""
+    """Preprocessing options of the user. They override the preprocessing of the file."""
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
 
     def over(self, known: Preprocessing | None, usual: int, source: object) -> Preprocessing:
-        """The preprocessing that holds; ZooError if neither the user nor `source` says it."""
+        """Return the preprocessing to use: the user's values, otherwise those of the file.
+
+        Args:
+            known: Preprocessing of the file, if it has one.
+            usual: Image size in pixels if the user and the file give none; 0 if unknown.
+            source: The file, for the message.
+
+        Raises:
+            ZooError: Neither the user nor the file gives the image size, or mean and std.
+        """
         mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
         if not (self.image_size or known or usual):
-            raise ZooError(f"{source} does not say the size of its images; give --image-size")
+            raise ZooError(f"{source} does not state its image size; give --image-size")
         if mean is None or std is None:
-            raise ZooError(f"{source} does not say what its images are normalized with; give --mean and --std, as 0.5,0.5,0.5")
+            raise ZooError(f"{source} does not state its mean and std; give --mean and --std, such as 0.5,0.5,0.5")
         size = self.image_size or (known.image_size if known else usual)
         shorter = round(size * known.resize / known.image_size) if known else usual_resize(size)
         return Preprocessing(size, mean, std, shorter, known.interpolation if known else "bilinear")
 
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of the training images, the usual choice
-HALF = (0.5,) * 3, (0.5,) * 3  # pixels from -1 to 1, as TensorFlow's models take them
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of its training images, the most common choice
+HALF = (0.5,) * 3, (0.5,) * 3  # scales pixels to -1 to 1, the input of TensorFlow's models

@@ -1,7 +1,7 @@
-"""Stems for small images, derived from a table's own: less stride, equal cost (arXiv 1512.00567, section 9, Table 5).
+"""Stems for small images, derived from the table's stem: less stride at equal cost (arXiv 1512.00567, section 9, Table 5).
 
-`medium`  removes the stride of the first reduction: 151 px in the paper, half the usual input.
-`small`   removes that of the second one too, and a pool without other rows beside it: 79 px, a quarter.
+`medium`  removes the stride of the first reduction: 151 px in the paper, half the usual image size.
+`small`   also removes the stride of the second reduction: 79 px, a quarter. A strided pool that is the only row is removed.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from inception_zoo.architecture.notation import Lrn, Pool, Row, parse, show
 
 
 def with_stem(stage: Stage, stem: str) -> Stage:
-    """Return the stem's endpoints with less stride; an endpoint without any step left has no rows."""
+    """Return the endpoints of `stage` with less stride; an endpoint has no rows if all of its steps are removed."""
     rows = {name: [parse(text) for text in texts] for name, texts in stage.items() if not isinstance(texts, Residual)}
     reductions = [name for name in rows if any(map(has_stride, rows[name]))]
     for name in reductions[: VALID["stem"].index(stem)]:

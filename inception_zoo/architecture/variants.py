@@ -1,8 +1,8 @@
-"""The generations of Inception block, interchangeable: (channels in, channels out, level) → rows.
+"""Interchangeable Inception blocks of each generation: (channels in, channels out, level) → rows.
 
-At the paper's channels each function returns the paper's block; at others it splits the channels in the same shares.
-`level` is 0, 1 or 2: the first, second or third grid (28, 14, 7 or 35, 17, 8). To use your own function of these arguments,
-give its import path, such as `my_blocks.squeeze`, instead of a name.
+At the paper's channels, each function returns the paper's block. At other channels, it splits them in the same shares;
+"split as 3a" names the block that has these shares. `level` is 0, 1 or 2: the first, second or third grid (28, 14, 7 or
+35, 17, 8). To use a function of your own with these arguments, give its import path, such as `my_blocks.squeeze`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ Variant = Callable[[int, int, Any], Sequence[str] | Residual]
 
 
 def parallel(c_in: int, c_out: int, level: int) -> list[str]:
-    """V1: 1x1, 3x3, 5x5 and pool side by side (1409.4842, Figure 2b; split as 3a in Table 1)"""
+    """V1: 1x1, 3x3, 5x5 and pool in parallel (1409.4842, Figure 2b; split as 3a in Table 1)."""
     ones, reduce3, reduce5, fives, pool = split(c_out, 1 / 4, 3 / 8, 1 / 16, 1 / 8, 1 / 8)
     threes = c_out - ones - fives - pool
     return [f"1x1 {ones}", f"1x1 {reduce3} > 3x3 {threes}", f"1x1 {reduce5} > 5x5 {fives}", f"max > 1x1 {pool}"]
 
 
 def parallel_bn(c_in: int, c_out: int, level: int) -> list[str]:
-    """V2: two 3x3 for the 5x5, average pool (1502.03167, Figure 5; split as 3a)"""
+    """V2: two 3x3 instead of the 5x5, average pool (1502.03167, Figure 5; split as 3a)."""
     ones, reduce, threes, pool = split(c_out, 1 / 4, 1 / 4, 1 / 4, 1 / 8)
     double = c_out - ones - threes - pool
     chain = f"1x1 {reduce} > 3x3 {double} > 3x3 {double}"
@@ -33,21 +33,21 @@ def parallel_bn(c_in: int, c_out: int, level: int) -> list[str]:
 
 
 def factorized_nx1(c_in: int, c_out: int, level: int) -> list[str]:
-    """V3: 1x7 and 7x1 for the 7x7 (1512.00567, Figure 6; split as mixed_6e)"""
+    """V3: 1x7 and 7x1 instead of a 7x7 (1512.00567, Figure 6; split as mixed_6e)."""
     (n,) = split(c_out, 1 / 4)
     chain = f"1x1 {n} > 7x1 {n} > 1x7 {n} > 7x1 {n} > 1x7 {n}"
     return [f"1x1 {c_out - 3 * n}", f"1x1 {n} > 1x7 {n} > 7x1 {n}", chain, f"avg > 1x1 {n}"]
 
 
 def expanded(c_in: int, c_out: int, level: int) -> list[str]:
-    """V3: 1x3 beside 3x1, the expanded filter bank (1512.00567, Figure 7; split as mixed_7c)"""
+    """V3: 1x3 and 3x1 in parallel, the expanded filter bank (1512.00567, Figure 7; split as mixed_7c)."""
     n, reduce, pool = split(c_out, 3 / 16, 7 / 32, 3 / 32)
     fork = f"1x3 {n} | 3x1 {n}"
     return [f"1x1 {c_out - 4 * n - pool}", f"1x1 {n} > {fork}", f"1x1 {reduce} > 3x3 {n} > {fork}", f"avg > 1x1 {pool}"]
 
 
 def residual(c_in: int, c_out: int, level: int) -> Residual:
-    """V4's residual block: A, B, C at the first, second, third grid (1602.07261, Figures 10, 11, 13)"""
+    """V4's residual block: A, B, C at the first, second, third grid (1602.07261, Figures 10, 11, 13)."""
     (n,) = split(c_out, (1 / 8, 1 / 7, 3 / 28)[level])
     spatial = ("3x3 {n} > 3x3 {n}", "1x7 {n} > 7x1 {n}", "1x3 {n} > 3x1 {n}")[level].format(n=n)
     rows = [f"1x1 {n}", *([f"1x1 {n} > 3x3 {n}"] if level == 0 else []), f"1x1 {n} > {spatial}"]
@@ -55,7 +55,7 @@ def residual(c_in: int, c_out: int, level: int) -> Residual:
 
 
 def residual_over(variant: Variant) -> Variant:
-    """Return a residual block over the rows of `variant`, narrowed to the concatenated width of `residual`."""
+    """Return a residual block with the rows of `variant`; their channels are reduced to those that `residual` concatenates."""
 
     def over(c_in: int, c_out: int, level: int) -> Residual:
         (joined,) = split(c_out, (3 / 8, 2 / 7, 3 / 14)[level])
@@ -64,12 +64,12 @@ def residual_over(variant: Variant) -> Variant:
         return _residual(rows, c_in, c_out, level)
 
     over.__name__ = f"residual_{variant.__name__}"
-    over.__doc__ = f"the rows of {variant.__name__}, projected back and added"
+    over.__doc__ = f"Residual block with the rows of {variant.__name__}."
     return over
 
 
 def _residual(rows: Sequence[str], c_in: int, c_out: int, level: int) -> Residual:
-    """Scale the rows as the authors' release does on this grid; add a 1x1 shortcut where the channels change."""
+    """Return a residual block with the scale of the authors' release, and a 1x1 shortcut if the channels change."""
     return Residual(rows, scale=(0.17, 0.10, 0.20)[level], shortcut=c_in != c_out)
 
 
@@ -79,7 +79,7 @@ BLOCKS: dict[str, Variant] = {f.__name__: f for f in _ALL}
 
 
 def variant_name(choice: Any) -> str:
-    """Return the name of a choice for a block; `rows` if it is written out."""
+    """Return the name of the variant that was chosen for a block; `rows` if its rows were given."""
     return choice if isinstance(choice, str) else getattr(choice, "__name__", "rows")
 
 
@@ -92,7 +92,7 @@ def find_variant(name: str) -> Variant:
     """Return a block or reduction by name, or a user's function by import path.
 
     Raises:
-        ZooError: the name is unknown, or the path is not a function's; the message has the valid names.
+        ZooError: The name is unknown (the message has valid names), or the path does not lead to a function.
     """
     known = BLOCKS | REDUCTIONS
     if name in known:
@@ -103,7 +103,7 @@ def find_variant(name: str) -> Variant:
     try:
         found = getattr(import_module(path), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ZooError(f"variant '{name}' cannot be imported ({error}); it must be the path of a function") from None
+        raise ZooError(f"variant '{name}' cannot be imported ({error}); it must be the import path of a function") from None
     if not callable(found):
-        raise ZooError(f"variant '{name}' is not a function (channels in, channels out, level) → rows")
+        raise ZooError(f"variant '{name}' is not a function; it must be (channels in, channels out, level) → rows")
     return found

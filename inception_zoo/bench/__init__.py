@@ -1,5 +1,5 @@
-"""Speed and memory of our networks and of their peers, on this machine: `inception-zoo bench`.
+"""Benchmarks of speed and memory, for our networks and for other libraries' (their peers): `inception-zoo bench`.
 
-A section measures figures, by name: ``training/inception_v3/torchvision`` is images per second.
-`targets.json` beside the results sets bounds on them.
+A section measures named figures. For example, ``training/inception_v3/torchvision`` is a speed in images per second.
+The file `targets.json`, in the folder of the results, sets bounds on figures.
 """

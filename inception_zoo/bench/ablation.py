@@ -1,4 +1,4 @@
-"""Gain of each choice below the network on this device: a step of training with it, beside one without it, in turns."""
+"""Ablation: the gain of each implementation choice, from interleaved training steps with and without it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,21 +13,22 @@ from inception_zoo.bench.turns import Contest, Measured, contested
 from inception_zoo.network import kernels
 from inception_zoo.network.autograd import layers
 
-WITHOUT = {  # choice → what takes its place, where a network is trained without it
+WITHOUT = {  # choice, as named in the figures → module, attribute, and the replacement that disables the choice
     "kernels of our own": (kernels, "library", lambda: None),
     "1x1 convolutions joined": (layers, "opening", lambda branch, x: None),
     "average pool after its 1x1": (layers, "commute", lambda pool, unit: False),
 }
 NETWORKS = ("googlenet_bn", "inception_v3")
-COMPILED = "googlenet_bn"  # minutes for each network
+COMPILED = "googlenet_bn"  # one network only, since torch.compile takes minutes
 KEPT = "with"
 UNITS = {"optimizer": "steps/s"}
 
 
 def measure(options: Options) -> Measured:
+    """Measure ``choices/NETWORK, CHOICE`` with and without each choice, and convolutions with 64, 60 and 63 channels."""
     for name in NETWORKS:
         for what, contest in _contests(CASES[name]):
-            if what != "average pool after its 1x1" or name == "inception_v3":  # GoogLeNet has none
+            if what != "average pool after its 1x1" or name == "inception_v3":  # GoogLeNet's blocks have no average pool
                 yield from contested(f"choices/{name}, {what}", contest, options.rounds, UNITS.get(what, "images/s"))
     yield from contested("choices/64 channels, not 60 or 63", _rounded(), options.rounds, "channel pairs/s")
 
@@ -53,7 +54,7 @@ def _without(turn: Callable[[], float], module: Any, attribute: str, instead: An
 
 
 def _optimizer(case: Case, **how: Any) -> Callable[[], float]:
-    """Steps of SGD alone, over a network's weights."""
+    """Return a turn of five SGD steps on a network's weights, without forward and backward passes."""
     weights = [nn.Parameter(torch.zeros(p.shape, device=device())) for p in Contender().build(case).parameters()]
     for each in weights:
         each.grad = torch.ones_like(each)
@@ -68,7 +69,7 @@ def _optimizer(case: Case, **how: Any) -> Callable[[], float]:
 
 
 def _rounded() -> Contest:
-    """The pairs of channels that a 3x3 convolution connects a second, forward and backward, by its channels."""
+    """Return the contest of 3x3 convolutions with 64, 60 and 63 channels; work is counted in (input, output) channel pairs."""
 
     def of(channels: int) -> Callable[[], float]:
         conv = nn.Conv2d(channels, channels, 3, padding=1).to(device(), fast_precision())

@@ -1,4 +1,4 @@
-"""The command: what is measured is shown as it comes, kept as JSON, and compared."""
+"""The `bench` command: measure sections, print and save each figure at once, and compare with targets and older results."""
 
 import json
 import sys
@@ -17,15 +17,21 @@ from inception_zoo.errors import ZooError
 
 
 def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path | None, page: bool) -> None:
-    """Measure sections and print their tables, then the targets.
+    """Measure sections; print their tables and the targets.
 
     Args:
-        keep: a file of results. A section's older figures are replaced one by one; what is measured no more goes at its end.
-        old: a file of results to compare with.
-        page: write README.md and pictures beside `keep`.
+        sections: names in `sections.SECTIONS`.
+        options: rounds, networks, input and data folder.
+        keep: results file to create or update. Each new figure replaces the older one of the same name. With the usual
+            options, figures that a section no longer measures are deleted at the end of the section.
+        old: results file to compare with.
+        page: also write README.md and pictures into the folder of `keep`.
+
+    Raises:
+        ZooError: options do not fit together, or a file or folder is missing or invalid.
     """
     if page and not keep:
-        raise ZooError("--page writes its page beside the results; give --json, too")
+        raise ZooError("--page writes the page into the folder of the results file; give --json, too")
     if keep and not keep.parent.is_dir():
         raise ZooError(f"--json {keep}: there is no folder {keep.parent}")
     before = read(old, "--compare") if old else None
@@ -48,9 +54,9 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
             if options.are_usual:
                 results.drop_others(section, measured.figures)
         except KeyboardInterrupt:
-            print(f"interrupted in {section}, of which {len(measured.figures)} figures are there", file=sys.stderr)
+            print(f"interrupted in {section}; figures measured before: {len(measured.figures)}", file=sys.stderr)
             raise
-        finally:  # what was measured before an error, or Ctrl-C, is not lost
+        finally:  # an error or Ctrl-C must not lose the figures that were measured
             if keep:
                 results.save(keep)
             if measured.figures:
@@ -65,7 +71,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
-        console.print(tables.table("new over old", ("figure", "ratio"), rows))
+        console.print(tables.table("new / old", ("figure", "ratio"), rows))
     if keep and page:
         from inception_zoo.bench.summary import write_page
 
@@ -74,7 +80,17 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
 
 
 def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None) -> None:
-    """Print the largest batches that fit into `gib` GiB."""
+    """Print the largest training batch that fits into `gib` GiB, for each memory mode and tuned peer.
+
+    Args:
+        network: name in the zoo.
+        gib: memory limit in GiB.
+        image_size: pixels; None: the network's usual input.
+        keep: JSON file to write the batches to.
+
+    Raises:
+        ZooError: the machine has less memory than `gib`, or the network cannot take such images.
+    """
     from inception_zoo.bench.memory import fit, memory_of_device
 
     if gib * 2**30 > (there := memory_of_device()):
@@ -82,6 +98,6 @@ def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None)
     found = {}
     for label, batch in fit(network, gib, image_size):
         found[label] = batch
-        print(f"{network} {label}: batch {batch} within {gib:g} GiB" if batch else f"{label}: not one image fits")
+        print(f"{network} {label}: batch {batch} within {gib:g} GiB" if batch else f"{network} {label}: not even batch 1 fits")
     if keep:
         keep.write_text(json.dumps({"network": network, "gib": gib, "batch": found}, indent=1) + "\n")

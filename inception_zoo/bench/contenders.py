@@ -1,4 +1,4 @@
-"""The contenders of each comparison: our networks and their peers, each ready to train or to evaluate."""
+"""Contenders of each comparison, ready to train or evaluate: our networks and other libraries' networks (their peers)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,26 +24,29 @@ OURS = "inception_zoo"
 
 @dataclass(frozen=True)
 class Case:
-    """A network of ours, the input that it is measured on, and its peers."""
+    """One of our networks, the input that it is measured on, and its peers."""
 
     name: str
     net: Net
     batch: int
     image_size: int
     choices: Mapping[str, Any] = field(default_factory=dict)
-    peers: Mapping[str, str] = field(default_factory=dict)  # library → the network's name there
+    peers: Mapping[str, str] = field(default_factory=dict)  # library → name of the network in that library
     num_classes: int = 1000
     in_channels: int = 3
 
     @property
     def plan(self) -> Plan:
+        """Plan without auxiliary heads, unless `choices` sets them."""
         return make_plan(self.net, self.num_classes, self.in_channels, **{"aux": False, **self.choices})
 
     def images(self, batch: int | None = None) -> Tensor:
+        """Return random images (N, C, S, S) in fp32, with a fixed seed; N is `batch`, or the case's batch."""
         shape = batch or self.batch, self.in_channels, self.image_size, self.image_size
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def labels(self) -> Tensor:
+        """Return int64 labels (N,), with N the case's batch."""
         return torch.arange(self.batch) % self.num_classes
 
 
@@ -51,7 +54,7 @@ def _usual(name: str, batch: int = 8, **peers: str) -> Case:
     return Case(name, ZOO[name], batch, ZOO[name].image_size, peers=peers)
 
 
-TUTORIAL = {  # as conf/experiment/tutorial.yaml
+TUTORIAL = {  # the choices of conf/experiment/tutorial.yaml
     "norm": "none",
     "dropout": 0.0,
     "init": "xavier",
@@ -67,12 +70,21 @@ CASES = {
 
 
 def case_of(name: str, batch: int | None = None, image_size: int | None = None) -> Case:
-    """The case of a network of the zoo, or of the tutorial; ZooError if there is none, or the input is too small for it."""
+    """Return the case of a network of the zoo, or of the tutorial's network.
+
+    Args:
+        name: key of `CASES`, or name in the zoo.
+        batch: number of images; None: the case's own.
+        image_size: pixels; None: the case's own.
+
+    Raises:
+        ZooError: the network is unknown, or the images are too small for it.
+    """
     if name in CASES:
         case = CASES[name]
     else:
         if name not in ZOO:
-            raise ZooError(f"'{name}' is no network; {did_you_mean(name, [*CASES, *ZOO])}")
+            raise ZooError(f"'{name}' is not a network; {did_you_mean(name, [*CASES, *ZOO])}")
         case = _usual(name)
     case = replace(case, batch=batch or case.batch, image_size=image_size or case.image_size)
     case.plan.shapes(case.image_size)
@@ -81,14 +93,15 @@ def case_of(name: str, batch: int | None = None, image_size: int | None = None) 
 
 @dataclass(frozen=True)
 class Contender:
-    """A library's form of a network. As shipped: fp32 and contiguous. Tuned: in the precision of ours, channels_last."""
+    """A library's implementation of a network, as shipped (fp32, contiguous) or tuned (our precision, channels_last)."""
 
     library: str = OURS
     tuned: bool = True
-    choices: Mapping[str, Any] = field(default_factory=dict)  # of ours, beside the case's
+    choices: Mapping[str, Any] = field(default_factory=dict)  # options of our networks, added to the case's
 
     @property
     def label(self) -> str:
+        """Name in the figures: the library, ``LIBRARY tuned``, or our memory mode."""
         if self.library != OURS:
             return f"{self.library} tuned" if self.tuned else self.library
         return str(self.choices["memory"]) if "memory" in self.choices else OURS
@@ -98,12 +111,12 @@ class Contender:
         return fast_precision() if self.tuned else torch.float32
 
     def build(self, case: Case) -> nn.Module:
-        """In training mode, on the device."""
+        """Return the network in training mode, on the device."""
         if self.library == OURS:
             choices = {"aux": False, **case.choices, **self.choices}
             if case.net is ZOO[case.net.name]:
                 model: nn.Module = create_model(case.net.name, case.num_classes, case.in_channels, **choices)
-            else:  # a table of the bench's own
+            else:  # a table that the benchmark derives, such as a deeper network
                 model = Inception(make_plan(case.net, case.num_classes, case.in_channels, **choices))
         else:
             model = _peer(self.library, case.peers[self.library])
@@ -118,7 +131,10 @@ class Contender:
         return torch.autocast(device().type, torch.bfloat16) if half else nullcontext()
 
     def trains(self, case: Case) -> Callable[[], float]:
-        """A turn of training: forward, cross entropy, backward and an SGD step on one batch. It returns the images."""
+        """Return a turn that trains on one batch and returns its number of images.
+
+        A turn is a forward pass, cross entropy, a backward pass and an SGD step.
+        """
         model = self.build(case)
         images, labels = case.images().to(device(), memory_format=self.layout), case.labels().to(device())
         fused = {"fused": True} if self.tuned else {}
@@ -135,7 +151,7 @@ class Contender:
         return turn
 
     def evaluates(self, case: Case) -> Callable[[], float]:
-        """A turn of evaluation on one batch, with weights and images in its precision. It returns the images."""
+        """Return a turn that evaluates one batch and returns its number of images; weights and images are in `precision`."""
         model = self.build(case).eval().to(self.precision)
         images = case.images().to(device(), self.precision, memory_format=self.layout)
 
@@ -148,30 +164,33 @@ class Contender:
 
 
 def contenders(case: Case) -> Iterator[Contender]:
-    """Ours, then each peer as shipped and tuned."""
+    """Yield our network, then each peer as shipped and tuned."""
     yield Contender()
     for library in case.peers:
         yield from (Contender(library, tuned) for tuned in (False, True))
 
 
 def of_mode(mode: str) -> Contender:
+    """Return our network in a memory mode, see `model.memory`."""
     return Contender(choices={"memory": mode} if mode != "plain" else {})
 
 
 @cache
 def device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache
 def fast_precision() -> torch.dtype:
+    """Return bf16 if this hardware computes it fast, else fp32; see `devices.auto_precision`."""
     return torch.bfloat16 if auto_precision("auto")[0] == "bf16-mixed" else torch.float32
 
 
 def _peer(library: str, name: str) -> nn.Module:
     if library == "d2l":
         return Tutorial()
-    with torch.device("meta"):  # skips a slow initialization: speed does not depend on the weights
+    with torch.device("meta"):  # skip the slow initialization: speed does not depend on the weights
         if library == "torchvision":
             import torchvision
 
@@ -182,6 +201,6 @@ def _peer(library: str, name: str) -> nn.Module:
             model = timm.create_model(name)
     model = model.to_empty(device="cpu")
     for tensor in model.state_dict().values():
-        # Signal of a usual size everywhere: denormal numbers are many times slower on CPUs.
+        # Activations must have a usual magnitude: denormal numbers are many times slower on CPUs.
         tensor.fill_(1) if tensor.dim() < 2 else nn.init.kaiming_normal_(tensor)
     return model

@@ -1,4 +1,4 @@
-"""Cost of the framework: `run.py` beside a plain PyTorch loop in the same process, and two processes beside one."""
+"""Cost of the framework: `run.py` against a plain PyTorch loop in the same process, and several processes against one."""
 
 import copy
 import csv
@@ -23,15 +23,16 @@ from inception_zoo.bench.turns import Figure, Measured, in_turns
 from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError
 
-STEPS, EPOCHS = 100, 3  # not so few that the one checkpoint of an epoch weighs more than it does in a whole one
+STEPS, EPOCHS = 100, 3  # enough steps that the checkpoint of an epoch takes no larger share than in a full epoch
 SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"
-JOB = (  # the main job, of which validation and test are not measured
+JOB = (  # the main job; validation and test are cut short, since they are not measured
     *("experiment=quickstart", f"trainer.limit_train_batches={STEPS}", "trainer.limit_val_batches=1"),
     *("trainer.limit_test_batches=1", "logger=csv", "~callbacks.progress", "~callbacks.summary"),
 )
 
 
 def measure(options: Options) -> Measured:
+    """Measure ``framework/loop``, and on a CPU with several cores ``framework/processes``, in images/s."""
     words = (*JOB, f"data.root={options.fashion_mnist()}")
     bare = f"+callbacks.bare._target_={__name__}.{BareLoop.__name__}"
     with job(*words, bare, f"trainer.max_epochs={options.rounds + 1}", threads=None) as folder:
@@ -44,12 +45,15 @@ def measure(options: Options) -> Measured:
             f"{cores} processes": partial(short_run, options, cores),
             "1 process": partial(short_run, options, 1, threads=cores),
         }
-        for label, values in in_turns(contest, options.rounds, warm_up=False).items():  # each is a process of its own
+        for label, values in in_turns(contest, options.rounds, warm_up=False).items():  # each starts new processes
             yield f"framework/processes/{label}", Figure("images/s", values)
 
 
 class BareLoop(Callback):
-    """After each epoch of the Trainer's, the same network learns from the same images in a plain PyTorch loop."""
+    """Callback that trains a copy of the network in a plain PyTorch loop on the same images, after each epoch.
+
+    It writes the images/s of each epoch into `FILE`, as a JSON list.
+    """
 
     FILE = "bare.json"
 
@@ -76,7 +80,11 @@ class BareLoop(Callback):
 
 
 class FirstStep(Callback):
-    """Ends the process after its first training step, of which the file `mark` keeps the time."""
+    """Callback that ends the process after the first training step.
+
+    Args:
+        mark: file to create then; its modification time is the end of the step.
+    """
 
     def __init__(self, mark: str) -> None:
         self.mark = Path(mark)
@@ -88,10 +96,14 @@ class FirstStep(Callback):
 
 @contextmanager
 def job(*words: str, threads: int | None = 1) -> Iterator[Path]:
-    """The folder of a job that `run.py` has run; ZooError with its last line if it failed.
+    """Run a job of `run.py` in a temporary folder, and yield the folder.
 
     Args:
-        threads: of each process; as many as this process has when left out.
+        *words: overrides.
+        threads: threads of each process; None: as many as this process has.
+
+    Raises:
+        ZooError: the job failed; the message has the last line of its stderr.
     """
     with tempfile.TemporaryDirectory(prefix="inception_zoo_bench_") as folder:
         run_job(words, Path(folder), threads or torch.get_num_threads())
@@ -99,7 +111,16 @@ def job(*words: str, threads: int | None = 1) -> Iterator[Path]:
 
 
 def run_job(words: Sequence[str], folder: Path, threads: int) -> None:
-    """Run a job of `run.py` in a folder, with so many threads in each process; ZooError with its last line if it fails."""
+    """Run a job of `run.py`.
+
+    Args:
+        words: overrides.
+        folder: the run folder, created if it does not exist.
+        threads: threads of each process.
+
+    Raises:
+        ZooError: the job failed; the message has the last line of its stderr.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), VARIABLE: f"{__name__}.{BareLoop.__name__}"}
     command = [sys.executable, "-m", "inception_zoo.app", *words, f"hydra.run.dir={folder}"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +130,14 @@ def run_job(words: Sequence[str], folder: Path, threads: int) -> None:
 
 
 def short_run(options: Options, processes: int, threads: int = 1, column: str = SPEED) -> float:
-    """The main job in so many processes: the images/s of all, or what `column` says; median of its epochs but the first."""
+    """Run the main job, and return the median of a metric over its epochs, without the first.
+
+    Args:
+        options: they name the data folder.
+        processes: number of processes.
+        threads: threads of each process.
+        column: column of `metrics.csv`; the default is the images/s of all processes together.
+    """
     words = *JOB, f"data.root={options.fashion_mnist()}", f"trainer.max_epochs={EPOCHS}", f"trainer.devices={processes}"
     with job(*words, threads=threads) as folder:
         return Figure("", _by_epoch(folder, column)[1:]).median

@@ -1,4 +1,4 @@
-"""This machine: what it is, and the most that it does. Every speed is told as a share of that, too."""
+"""This machine's hardware, its peak FLOP/s and its bandwidth. Speeds are also reported as a share of the GEMM peak."""
 
 import os
 import platform
@@ -19,16 +19,17 @@ from inception_zoo.bench.turns import Figure, seconds_of
 from inception_zoo.runs.results import commit_of_the_code
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "onnxruntime")
-LONG = 0.5  # seconds
+LONG = 0.5  # seconds of repetitions per matrix size
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 def hardware() -> dict[str, Any]:
+    """Return the names of the CPU and of the GPU (None without one), and the numbers of cores and of threads."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     gpu = torch.cuda.get_device_name() if device().type == "cuda" else None
     cpu = model[1] if model else platform.processor() or platform.machine()
-    able = torch.backends.cpu.get_cpu_capability()  # the same name may stand for processors of several generations
+    able = torch.backends.cpu.get_cpu_capability()  # the model name alone does not identify the generation
     bf16 = " with bf16" if fast_precision() == torch.bfloat16 and not gpu else ""
     return {"cpu": f"{cpu} ({able}{bf16})", "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
@@ -47,12 +48,12 @@ def provenance(rounds: int) -> dict[str, Any]:
 
 @cache
 def gemm_peak(precision: torch.dtype) -> float:
-    """FLOP/s of the fastest matrix product that was found here, over sizes and repetitions."""
+    """Return the FLOP/s of the fastest matrix product on this device, over two sizes and many repetitions."""
     sizes = (1024, 2048) if device().type == "cpu" else (4096, 8192)
     most = 0.0
     for size in sizes:
         most = max(most, _gemm(size, precision))
-        if 2 * size**3 / most > LONG:  # emulated: a larger one would take a minute
+        if 2 * size**3 / most > LONG:  # the dtype is emulated: the larger size would take a minute
             break
     return most
 
@@ -69,16 +70,24 @@ def _gemm(size: int, precision: torch.dtype, seconds: float = LONG) -> float:
 
 @cache
 def bandwidth() -> float:
-    """Bytes/s that a copy reads and writes, of tensors that no cache holds."""
+    """Return the bytes/s that a copy reads and writes; the tensors are larger than any cache."""
     source = torch.ones(2**27, device=device())  # 512 MiB
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source)) for _ in range(7))
 
 
 def with_share(figure: Figure, plan: Plan, image_size: int, precision: torch.dtype, training: bool) -> Figure:
-    """A figure in images/s with its share of the GEMM peak; a multiply-add is 2 FLOPs, and training costs 3 forwards.
+    """Return a figure in images/s with its share of the GEMM peak.
 
-    The gradient of the images, which nobody needs, is counted: 2.6 % of GoogLeNet's FLOPs, 0.3 % of Inception-v3's.
+    A multiply-add counts as 2 FLOPs, and a training step as three forward passes. This includes the gradient with
+    respect to the images, although no step needs it: 2.6 % of GoogLeNet's FLOPs, 0.3 % of Inception-v3's.
+
+    Args:
+        figure: the speed in images/s.
+        plan: plan of the network.
+        image_size: pixels.
+        precision: dtype of the GEMM peak.
+        training: True for training steps, False for evaluation.
     """
     flops = 2 * plan_cost(plan, image_size).macs * (3 if training else 1)
     return Figure(figure.unit, figure.values, figure.median * flops / gemm_peak(precision))

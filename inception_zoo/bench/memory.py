@@ -1,4 +1,4 @@
-"""Memory of training: what autograd keeps for the backward pass, what a process takes, what batch fits."""
+"""Memory of training: bytes saved for the backward pass, peak memory of a process, and the largest batch that fits."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from inception_zoo.system.devices import peak_memory
 
 
 def measure(options: Options) -> Measured:
-    """Bytes saved for the backward pass, peak memory of a real step, and what the memory modes cost in time."""
+    """Measure bytes saved for the backward pass, peak memory of real steps, and the speed of each memory mode."""
     for name, case in options.cases().items():
-        if case.net.norm != "batch" and not options.networks:  # lean has nothing to recompute in the tutorial's
+        if case.net.norm != "batch" and not options.networks:  # without BatchNorm, lean has nothing to recompute
             continue
         every = _contenders(case)
         for each in every:
@@ -35,24 +35,25 @@ def measure(options: Options) -> Measured:
 
 
 def _contenders(case: Case) -> list[Contender]:
-    """Return ours in each memory mode, and the tuned peers."""
+    """Return our network in each memory mode, and the tuned peers."""
     return [*map(of_mode, MEMORY), *(each for each in contenders(case) if each.library != OURS and each.tuned)]
 
 
 def _label(contender: Contender) -> str:
-    """Memory is told in fp32 and in one layout; "plain" is our default."""
+    """Return the memory mode of our network, or the library of a peer; only tuned peers are measured."""
     return str(contender.choices.get("memory", "plain")) if contender.library == OURS else contender.library
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:
-    """Bytes that autograd keeps of each image for the backward pass, of any network in training.
+    """Return the bytes per image that autograd saves for the backward pass.
 
-    Each storage counts once. What does not grow with the batch (weights, statistics) does not count.
+    Each storage counts once. Memory that does not grow with the batch (weights, statistics) does not count.
 
     Args:
-        images: a batch (N, C, H, W) of at least three.
+        model: any network, in training mode.
+        images: batch (N, C, H, W) with N of at least 3.
     """
-    fewer = images[:-1].clone(memory_format=torch.preserve_format)  # a slice would keep the storage of all
+    fewer = images[:-1].clone(memory_format=torch.preserve_format)  # a slice would share the storage of the whole batch
     return _saved(model, images) - _saved(model, fewer)
 
 
@@ -64,7 +65,11 @@ def _saved(model: nn.Module, images: Tensor) -> int:
 
 
 def peak(case: Case, contender: Contender) -> int:
-    """Most bytes that two training steps take, in a process of their own; of a GPU, what torch allocated there."""
+    """Run two training steps in a new process and return its peak memory in bytes; on a GPU, the peak that torch allocated.
+
+    Raises:
+        ZooError: the process failed or was killed.
+    """
     words = {"name": case.name, "batch": case.batch, "image_size": case.image_size, "contender": asdict(contender)}
     command = [sys.executable, "-m", "inception_zoo.bench.memory", json.dumps(words)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -75,7 +80,7 @@ def peak(case: Case, contender: Contender) -> int:
 
 
 def largest_batch(fits: Callable[[int], bool]) -> int:
-    """By doubling, then bisection; 0 if not even one image fits."""
+    """Return the largest batch for which `fits` is true, by doubling and then bisection; 0 if one image does not fit."""
     if not fits(1):
         return 0
     low = 1
@@ -89,7 +94,16 @@ def largest_batch(fits: Callable[[int], bool]) -> int:
 
 
 def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[str, int]]:
-    """The largest batch of each memory mode, and of the tuned peers, whose training step stays within `gib` GiB."""
+    """Yield (label, largest batch) whose training steps stay within `gib` GiB, for each memory mode and tuned peer.
+
+    Args:
+        name: network of the zoo, or the tutorial's.
+        gib: memory limit in GiB.
+        image_size: pixels; None: the network's usual input.
+
+    Raises:
+        ZooError: the network is unknown, cannot take such images, or failed for another reason than memory.
+    """
     case = case_of(name, image_size=image_size)
     for contender in _contenders(case):
 
@@ -107,7 +121,7 @@ def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[
 
 
 def memory_of_device() -> int:
-    """Bytes of the GPU, or of this machine."""
+    """Return the bytes of memory of the GPU; without one, of this machine."""
     if device().type == "cuda":
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -115,7 +129,7 @@ def memory_of_device() -> int:
 
 def _child(name: str, batch: int, image_size: int, contender: dict) -> None:
     turn = Contender(**contender).trains(case_of(name, batch, image_size))
-    for _ in range(2):  # the optimizer's state is there from the second on
+    for _ in range(2):  # the first step creates the optimizer's state
         turn()
     print(peak_memory(device()))
 

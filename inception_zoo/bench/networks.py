@@ -1,4 +1,4 @@
-"""Images per second of training and of evaluation, ours beside the peers, and what training spends outside convolutions."""
+"""Speed of training and evaluation, for our networks and their peers, and training time outside convolutions."""
 
 import os
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested, in_turns, seconds_of
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes two lines to stderr for each of its runs
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would write two lines to stderr per run
 
-PRODUCTS = ("aten::mm", "aten::addmm")  # a 1x1 convolution may be one
+PRODUCTS = ("aten::mm", "aten::addmm")  # a 1x1 convolution may run as a matrix product
 
 
 def training(options: Options) -> Measured:
+    """Measure ``training/NETWORK/CONTENDER`` in images/s, and the seconds per image outside convolutions."""
     for name, case in options.cases().items():
         every = {each.label: each for each in contenders(case)}
         turns = {label: each.trains(case) for label, each in every.items()}
@@ -27,6 +28,7 @@ def training(options: Options) -> Measured:
 
 
 def evaluation(options: Options) -> Measured:
+    """Measure ``evaluation/NETWORK/CONTENDER`` in images/s; with the usual options, also the networks as served."""
     for name, case in options.cases().items():
         every = {each.label: each for each in contenders(case)}
         turns = {label: each.evaluates(case) for label, each in every.items()}
@@ -44,9 +46,10 @@ def _with_shares(
 
 
 def _outside(turn: Callable[[], float]) -> Callable[[], float]:
-    """A turn that returns its seconds per image, less those that the profiler counts in convolutions and in matrix products.
+    """Return a turn that returns its seconds per image outside convolutions and matrix products.
 
-    Not the sum of the other operators: the profiler does not see kernels that are called in other ways.
+    These are the total seconds minus those that the profiler counts in convolutions and matrix products. The sum of the
+    other operators would be too small: the profiler does not see kernels that are not called as operators.
     """
     gpu = device().type == "cuda"
 

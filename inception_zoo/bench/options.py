@@ -12,27 +12,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
+    """Options of a benchmark."""
+
     rounds: int
-    networks: tuple[str, ...] = ()  # all that have peers when left out
-    batch: int | None = None
-    image_size: int | None = None
-    data_root: Path = Path("data")  # of Fashion-MNIST
+    networks: tuple[str, ...] = ()  # empty: all networks that have peers
+    batch: int | None = None  # images; None: each network's own
+    image_size: int | None = None  # pixels; None: each network's own
+    data_root: Path = Path("data")  # folder of Fashion-MNIST
 
     @property
     def are_usual(self) -> bool:
-        """True if all networks are measured, on their usual input."""
+        """True if all networks are measured on their usual input."""
         return not (self.networks or self.batch or self.image_size)
 
     def fashion_mnist(self) -> Path:
-        """The folder that holds it; ZooError if none does."""
+        """Return the folder of Fashion-MNIST.
+
+        Raises:
+            ZooError: the data are not there.
+        """
         from inception_zoo.data.fashion_mnist import find
 
         if not (folder := find(self.data_root)):
-            raise ZooError(f"--data-root {self.data_root} holds no Fashion-MNIST; run `make data`")
+            raise ZooError(f"--data-root {self.data_root}: Fashion-MNIST is not there; run `make data`")
         return folder.absolute()
 
     def cases(self) -> "dict[str, Case]":
-        """By what the figures are named: the network, and the input where that is not the usual one.
+        """Return the cases by name in the figures: the network, and the input if it is not the usual one.
 
         Raises:
             ZooError: a network cannot take such an input.

@@ -1,7 +1,7 @@
-"""The proof that our networks are the public ones: the same weights, the same images, every endpoint compared.
+"""Numerical parity with the public implementations: the same weights, the same images, every endpoint compared.
 
-Weights are random, since wrong pooling hardly shows on an untrained network in evaluation: BatchNorm's parameters and
-statistics are drawn too, and batch statistics are used as well.
+Weights, BatchNorm's parameters and its statistics are random, and networks are also compared in training mode (batch
+statistics). In an untrained network in evaluation mode, an error such as wrong pooling would hardly change the outputs.
 """
 
 import os
@@ -28,7 +28,7 @@ from inception_zoo.weights.loading import load_weights
 from inception_zoo.weights.normalization import fold_normalization, pads
 from inception_zoo.weights.saving import export_weights
 
-Maps = dict[str, Tensor]  # by endpoint, `aux <endpoint>` and `logits`
+Maps = dict[str, Tensor]  # outputs by endpoint, `aux <endpoint>` and `logits`
 
 
 class TorchPeer:
@@ -36,18 +36,21 @@ class TorchPeer:
 
     def __init__(self, make: Callable[[], nn.Module], names: Names) -> None:
         self.names = names
-        with torch.device("meta"):  # skips the peers' slow initialization
+        with torch.device("meta"):  # skip the peers' slow initialization
             self.network = make()
         self.network.to_empty(device="cpu")
         _randomize(self.network)
 
     def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the state dict."""
         return {key: value.clone() for key, value in self.network.state_dict().items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load a state dict; every tensor must fit."""
         self.network.load_state_dict(weights, strict=True)
 
     def __call__(self, images: Tensor, training: bool) -> Maps:
+        """Return every endpoint (N, C, H, W), auxiliary logits and the logits (N, classes) for images (N, 3, S, S)."""
         seen: Maps = {}
         hooks = [hook for endpoint in self.names.places if (hook := self._watch(endpoint, seen))]
         has = {name for name, _ in self.network.named_children()}
@@ -61,11 +64,11 @@ class TorchPeer:
         return {**seen, "logits": logits if isinstance(logits, Tensor) else logits[0]}
 
     def _watch(self, endpoint: str, seen: Maps) -> Any:
-        """A hook that keeps an endpoint's output; where all layers are at one level, as the next one's input."""
+        """Register a hook that stores an endpoint's output; in a flat network, it reads the input of the next endpoint."""
         if self.names.style.separator == ".":
             return self.network.get_submodule(self.names.places[endpoint].module).register_forward_hook(_keep(seen, endpoint))
         places = list(self.names.places)
-        if endpoint == places[-1]:  # only its logits are seen
+        if endpoint == places[-1]:  # no layer follows: its logits are compared instead
             return None
         following = self.names.places[places[places.index(endpoint) + 1]]
         first = following.rows[0].split(" ")[0]
@@ -80,7 +83,7 @@ class KerasPeer:
         os.environ.setdefault("KERAS_BACKEND", "torch")
         import keras
 
-        keras.backend.clear_session()  # layers are numbered from the start
+        keras.backend.clear_session()  # restart the numbers in the names of layers
         self.names = names
         self.network = getattr(keras.applications, application)(
             weights=None, classifier_activation=None, input_shape=(size, size, 3)
@@ -101,16 +104,19 @@ class KerasPeer:
         self.watched = keras.Model(self.network.input, {**outputs, "logits": self.network.output})
 
     def weights(self) -> dict[str, Tensor]:
+        """Return the weights, with the names of a Keras file."""
         with tempfile.TemporaryDirectory() as folder:
             self.network.save_weights(f"{folder}/keras.weights.h5")
             return read_weights(f"{folder}/keras.weights.h5")[0]
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load weights with the names of a Keras file."""
         with tempfile.TemporaryDirectory() as folder:
             write_weights(Path(folder) / "ours.weights.h5", weights)
             self.network.load_weights(f"{folder}/ours.weights.h5")
 
     def __call__(self, images: Tensor, training: bool) -> Maps:
+        """Return every endpoint (N, C, H, W) and the logits (N, classes) for images (N, 3, S, S)."""
         statistics = [(weight, weight.numpy().copy()) for weight in self.network.non_trainable_weights]
         with torch.no_grad():
             outputs = self.watched(images.permute(0, 2, 3, 1), training=training)
@@ -121,12 +127,12 @@ class KerasPeer:
 
 @dataclass(frozen=True)
 class Pair:
-    """Our network and a peer's."""
+    """One of our networks, and the peer to compare it with."""
 
     net: str
-    layout: str
-    theirs: str  # the network's name in the peer's library
-    size: int  # pixels of the images
+    layout: str  # layout of the peer's weights
+    theirs: str  # name of the network in the peer's library
+    size: int  # side of the images in pixels
     aux: bool = False
     transform_input: bool = False
 
@@ -152,7 +158,11 @@ PAIRS = {
 
 
 def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
-    """Build the peer's network with random weights; ImportError if its library is not installed."""
+    """Build the peer's network with random weights.
+
+    Raises:
+        ImportError: the peer's library is not installed.
+    """
     names = LAYOUTS[pair.layout][pair.net]
     if pair.layout == "keras":
         return KerasPeer(pair.theirs, names, pair.size)
@@ -167,7 +177,7 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
         heads: dict[str, Any] = {"aux_logits": True} if pair.aux else {}
         return TorchPeer(partial(timm.create_model, pair.theirs, **heads), names)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # strings of 2018
+        warnings.simplefilter("ignore")  # invalid escape sequences in its strings, written in 2018
         import pretrainedmodels
 
     return TorchPeer(partial(getattr(pretrainedmodels, pair.theirs), pretrained=None), names)
@@ -175,22 +185,26 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
 
 @dataclass(frozen=True)
 class Proof:
-    """The result of a comparison. A difference is the largest of an output, over its largest value."""
+    """Result of a comparison: by output, the largest absolute difference divided by the output's largest value."""
 
-    round_trip: bool  # loaded and exported again, every tensor is what it was, bit for bit
+    round_trip: bool  # True if every tensor, loaded and exported again, is bit-equal
     evaluation: Mapping[str, float]
-    training: Mapping[str, float]  # batch statistics
-    back: Mapping[str, float]  # evaluation, their network with weights that ours, drawn anew, exports
+    training: Mapping[str, float]  # with batch statistics
+    back: Mapping[str, float]  # evaluation with the weights of our re-initialized network, exported to the peer
 
 
 def prove(name: str, images: int = 4) -> Proof:
-    """Compare our network and a peer's, endpoint by endpoint, on random images.
+    """Compare our network with a peer, endpoint by endpoint, on random images.
+
+    Args:
+        name: key of `PAIRS`.
+        images: number of images.
 
     Raises:
-        ZooError: no such pair, the peer's library is not installed, or its weights do not fit ours.
+        ZooError: the pair is unknown, the peer's library is not installed, or its weights do not fit our network.
     """
     if name not in PAIRS:
-        raise ZooError(f"parity: '{name}' is no pair; {did_you_mean(name, PAIRS)}")
+        raise ZooError(f"parity: pair '{name}' is unknown; {did_you_mean(name, PAIRS)}")
     pair = PAIRS[name]
     torch.manual_seed(0)
     try:
@@ -201,13 +215,13 @@ def prove(name: str, images: int = 4) -> Proof:
         ) from None
     ours = create_model(pair.net, aux=pair.aux)
     weights = peer.weights()
-    load_weights(ours, weights)  # `auto`; raises unless every tensor has its place
+    load_weights(ours, weights)  # layout `auto`; raises ZooError unless every tensor is used
     again = export_weights(ours, pair.layout)
     round_trip = again.keys() == weights.keys() and all(torch.equal(again[key], weights[key]) for key in weights)
 
     x = torch.randn(images, 3, pair.size, pair.size)
     read = x
-    if pair.transform_input:  # x is normalized as usual, and theirs normalizes once more
+    if pair.transform_input:  # x has ImageNet's normalization; the peer changes it to mean 0.5, std 0.5
         ours.preprocessing = Preprocessing(pair.size, *HALF, resize=pair.size)
         if pads(ours):
             mean, std = (torch.tensor(values).view(-1, 1, 1) for values in IMAGENET)
@@ -224,13 +238,13 @@ def prove(name: str, images: int = 4) -> Proof:
 
 
 def _compare(ours: Inception, peer: Any, read: Tensor, theirs: Tensor, training: bool) -> dict[str, float]:
-    with patch.object(F, "dropout", lambda x, *_, **__: x):  # every network's dropout ends there
+    with patch.object(F, "dropout", lambda x, *_, **__: x):  # every network's dropout calls this function
         expected, found = peer(theirs, training), _maps(ours, read, training)
     return {name: difference(found[name], expected[name]) for name in expected}
 
 
 def _maps(model: Inception, images: Tensor, training: bool) -> Maps:
-    """Every endpoint, auxiliary head and the logits; running statistics stay as they were."""
+    """Return every endpoint, auxiliary head and the logits; running statistics are restored."""
     buffers = {key: value.clone() for key, value in model.state_dict().items()}
     with torch.no_grad():
         maps = model.train(training).endpoints(images)
@@ -241,7 +255,7 @@ def _maps(model: Inception, images: Tensor, training: bool) -> Maps:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference over the largest value of `b`."""
+    """Return the largest absolute difference of two tensors of one shape, divided by the largest absolute value of `b`."""
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
@@ -250,7 +264,7 @@ def _keep(seen: Maps, name: str) -> Any:
 
 
 def _randomize(model: nn.Module, scale: bool = True) -> None:
-    """Draw weights, and BatchNorm's parameters and statistics: those of an untrained network hide what is left out."""
+    """Set random weights, BatchNorm parameters and statistics; the initial values would hide missing operations."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

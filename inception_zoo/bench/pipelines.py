@@ -1,4 +1,4 @@
-"""Data pipelines beside torchvision's, up to the tensor that a network reads: images/s."""
+"""Speed of our data pipelines and of torchvision's, from the file to the tensor that a network reads: images/s."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,11 +22,11 @@ from inception_zoo.data.stream import stream
 
 Turn = Callable[[], float]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PHOTOS, BATCH = 128, 32  # of the folder; three in four are of 500x375 px, as ImageNet's usually are, the others of 1024x768
+PHOTOS, BATCH = 128, 32  # images of the folder: three of four have 500x375 px, ImageNet's usual size, the others 1024x768
 
 
 class Tutorial(Dataset):
-    """Fashion-MNIST as torchvision hands it to the tutorial: a picture, resized and made a tensor each time that it is read."""
+    """Fashion-MNIST as the tutorial reads it with torchvision: each access resizes an image and converts it to a tensor."""
 
     def __init__(self, root: str) -> None:
         split = fashion_mnist(root).train
@@ -41,7 +41,7 @@ class Tutorial(Dataset):
 
 
 def photographs(root: Path) -> None:
-    """Parts of scikit-learn's two photographs as JPEGs of quality 90, 4:2:0, in train/CLASS and val/CLASS."""
+    """Write crops of scikit-learn's two photographs to ROOT/train/CLASS and ROOT/val/CLASS, as JPEG (quality 90, 4:2:0)."""
     from sklearn.datasets import load_sample_images
 
     pictures = [Image.fromarray(pixels) for pixels in load_sample_images().images]
@@ -76,7 +76,7 @@ def _of_torchvision(dataset: Dataset, size: int, batches: int, shuffle: bool = T
 
 
 def measure(options: Options) -> Measured:
-    """Measure each pipeline with one thread, so that a figure is the work of one core."""
+    """Measure ``data/PIPELINE/CONTENDER`` in images/s, with one thread: the speed of one core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,11 +88,11 @@ def measure(options: Options) -> Measured:
 
 
 def _contests(data_root: str, root: Path) -> dict[str, Contest]:
-    """A turn of each contender, by target; one process and no workers.
+    """Return the contest of each pipeline, in one process and without workers.
 
     Args:
-        data_root: where Fashion-MNIST is.
-        root: an empty folder for the photographs.
+        data_root: folder of Fashion-MNIST.
+        root: empty folder for the photographs.
     """
     fashion = ImageData(fashion_mnist, 10, 1, 96, 128, 5000, [0.0], [1.0], root=data_root)
     fashion.setup()

@@ -1,4 +1,4 @@
-"""Figures with where they come from, as JSON: a section that is measured again takes the place of its older figures."""
+"""Figures and their provenance, stored as JSON. A new measurement of a figure replaces the older one."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -12,33 +12,43 @@ from inception_zoo.errors import ZooError
 
 @dataclass
 class Results:
-    """Figures by name, and the number of the run that each comes from."""
+    """Figures by name, and the index of the run that measured each."""
 
     runs: list[dict[str, Any]] = field(default_factory=list)  # hardware, versions, commit, date, rounds
     figures: dict[str, Figure] = field(default_factory=dict)
     run_of: dict[str, int] = field(default_factory=dict)
 
     def add(self, run: Mapping[str, Any]) -> None:
+        """Add a run; figures that are put later belong to it."""
         self.runs.append(dict(run))
 
     def put(self, name: str, figure: Figure) -> None:
-        """A figure of the last run."""
+        """Add or replace a figure; it belongs to the last run."""
         self.figures[name], self.run_of[name] = figure, len(self.runs) - 1
 
     def drop_others(self, section: str, names: Collection[str]) -> None:
-        """Forget the figures of a section but those named."""
+        """Delete the figures of a section, except those in `names`."""
         old = [name for name in self.figures if name.startswith(f"{section}/") and name not in names]
         for name in old:
             del self.figures[name]
 
     def save(self, path: Path) -> None:
+        """Write the figures, and the runs that they belong to, as JSON."""
         used = sorted({self.run_of[name] for name in self.figures})
         figures = {name: _plain(self.figures[name], used.index(self.run_of[name])) for name in self.figures}
         path.write_text(json.dumps({"runs": [self.runs[number] for number in used], "figures": figures}, indent=1) + "\n")
 
 
 def read(path: Path, option: str) -> Results:
-    """ZooError unless the file holds results that `save` has written."""
+    """Read a file that `Results.save` has written.
+
+    Args:
+        path: the file.
+        option: command-line option that names the file, for error messages.
+
+    Raises:
+        ZooError: the file cannot be read, or does not hold results.
+    """
     try:
         plain = json.loads(path.read_text())
         figures = {name: Figure(each["unit"], each["values"], each.get("share")) for name, each in plain["figures"].items()}
@@ -46,23 +56,23 @@ def read(path: Path, option: str) -> Results:
     except OSError as error:
         raise ZooError(f"{option} {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ZooError(f"{option} {path} holds no results of `inception-zoo bench`") from None
+        raise ZooError(f"{option} {path}: not a results file of `inception-zoo bench`; give another file") from None
 
 
 def compare(new: Results, old: Results) -> tuple[dict[str, float], list[str]]:
-    """The median of each figure over the older one, and what makes the comparison unfair."""
+    """Return the ratio new / old of each figure's median, and warnings about different hardware or versions."""
     common = [name for name in new.figures if name in old.figures]
     warnings = []
     for key in ("hardware", "versions"):
         pairs = ((new.runs[new.run_of[name]][key], old.runs[old.run_of[name]][key]) for name in common)
         if different := next(((a, b) for a, b in pairs if a != b), None):
             now, then = ({k: v for k, v in each.items() if different[0].get(k) != different[1].get(k)} for each in different)
-            warnings.append(f"other {key} then: {_words(then)}; now: {_words(now)}")
+            warnings.append(f"different {key}; old: {_words(then)}; new: {_words(now)}")
     return {name: new.figures[name].median / old.figures[name].median for name in common if old.figures[name].median}, warnings
 
 
 def _words(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in facts.items()) or "nothing"
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) or "none"
 
 
 def _plain(figure: Figure, run: int) -> dict[str, Any]:

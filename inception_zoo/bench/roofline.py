@@ -1,7 +1,7 @@
-"""The bounds of a network: its FLOPs and bytes over the peaks of a machine; and a projection for machines not here.
+"""Roofline: upper bound of a network's training speed on a machine, and a projection to machines that are not here.
 
-An upper bound of the speed of a training step, layer by layer: a convolution takes as long as its FLOPs at the peak or its
-bytes at the full bandwidth, whichever is more, and what stands between convolutions takes its bytes.
+The seconds of a training step are summed layer by layer. A convolution takes the longer of two times: its FLOPs at the
+peak rate, or its bytes at full bandwidth. The operations between convolutions take their bytes at full bandwidth.
 """
 
 import math
@@ -16,45 +16,47 @@ from inception_zoo.bench.machine import PRECISIONS, bandwidth, gemm_peak, with_s
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested
 
-# Of BatchNorm and ReLU over a map: forward reads it twice and writes it; backward reads map and gradient twice, writes.
+# Passes of BatchNorm and ReLU over an activation. Forward reads it twice and writes once; backward reads the activation
+# and its gradient twice each and writes once.
 PASSES = 8
-CONCAT = 4  # of a concatenation: read and written, forward and backward
-# Bytes a weight: SGD reads weight, gradient and momentum and writes two, in fp32; the bf16 copy is made and read.
+CONCAT = 4  # passes of a concatenation: one read and one write, forward and backward
+# Bytes per weight: in fp32, SGD reads weight, gradient and momentum and writes weight and momentum; a bf16 copy is
+# written and read.
 OPTIMIZER = 26
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or the classifier: multiply-adds, and numbers read, of weights, and written; per image."""
+    """A convolution or the classifier."""
 
-    macs: int
-    reads: int
+    macs: int  # multiply-adds per image
+    reads: int  # input values per image
     weights: int
-    writes: int
+    writes: int  # output values per image
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Peaks of one device, and the bytes/s in one direction between devices of a node and of the next one."""
+    """Peak rates of a device, and the bytes/s in one direction between devices."""
 
     name: str
-    flops: float
-    bandwidth: float
-    node: float = 0.0
-    network: float = 0.0
-    node_size: int = 8
+    flops: float  # FLOP/s
+    bandwidth: float  # bytes/s of the device's memory
+    node: float = 0.0  # bytes/s per device within a node
+    network: float = 0.0  # bytes/s per device between nodes
+    node_size: int = 8  # devices per node
 
 
-# Vendor's figures: 989 TFLOP/s bf16 dense, 3.35 TB/s, NVLink 900 GB/s both ways together, InfiniBand 400 Gb/s a GPU.
+# Vendor's figures: 989 TFLOP/s dense bf16, 3.35 TB/s, NVLink 900 GB/s for both directions, InfiniBand 400 Gb/s per GPU.
 H100 = Machine("H100 SXM", 989e12, 3.35e12, node=450e9, network=50e9)
 
 
 GPUS = (1, 8, 256)
-GPU_BATCH = 256  # of each
+GPU_BATCH = 256  # images per GPU
 
 
 def measure(options: Options) -> Measured:
-    """This machine's peaks; each network's intensity, its bound here, the speed that it reaches, and what that projects."""
+    """Measure this machine's peaks; per network the intensity, the bound, the speed reached, and its projection to H100s."""
     for precision, name in PRECISIONS.items():
         yield f"roofline/peak/{name}", Figure("FLOP/s", [gemm_peak(precision)])
     yield "roofline/peak/bandwidth", Figure("bytes/s", [bandwidth()])
@@ -77,7 +79,7 @@ def measure(options: Options) -> Measured:
 
 
 def layers(plan: Plan, image_size: int) -> list[Layer]:
-    """Every convolution of the plan, then the classifier."""
+    """Return every convolution of the plan, then the classifier."""
     found: list[Layer] = []
     grid = (image_size, image_size)
     for block in plan.blocks:
@@ -98,12 +100,19 @@ def _conv(channels: int, op: Conv, grid: Size, after: Size) -> Layer:
 
 
 def step_flops(plan: Plan, image_size: int) -> int:
-    """Of one image in training: forward, and the gradients of input and weights, 2 FLOPs a multiply-add."""
+    """Return the FLOPs of a training step per image: forward and the gradients of input and weights, 2 per multiply-add."""
     return 6 * sum(layer.macs for layer in layers(plan, image_size))
 
 
 def step_bytes(plan: Plan, image_size: int, batch: int, item: int) -> float:
-    """That a training step moves for each image, in numbers of `item` bytes, if each product reads and writes its maps once."""
+    """Return the bytes that a training step moves per image, if each product reads and writes its tensors once.
+
+    Args:
+        plan: plan of the network.
+        image_size: pixels.
+        batch: images per step.
+        item: bytes per value.
+    """
     every = layers(plan, image_size)
     convs = sum(3 * (layer.reads + layer.writes + layer.weights / batch) for layer in every) * item
     return convs + _between(plan, image_size, item) + OPTIMIZER * sum(layer.weights for layer in every) / batch
@@ -117,7 +126,15 @@ def _between(plan: Plan, image_size: int, item: int) -> int:
 
 
 def bound(plan: Plan, image_size: int, batch: int, machine: Machine, item: int = 2) -> float:
-    """Images/s that training cannot exceed on one device."""
+    """Return the images/s that training on one device cannot exceed.
+
+    Args:
+        plan: plan of the network.
+        image_size: pixels.
+        batch: images per step.
+        machine: peaks of the device.
+        item: bytes per value.
+    """
     seconds = _between(plan, image_size, item) * batch / machine.bandwidth
     for layer in layers(plan, image_size):
         moved = ((layer.reads + layer.writes) * batch + layer.weights) * item
@@ -127,7 +144,14 @@ def bound(plan: Plan, image_size: int, batch: int, machine: Machine, item: int =
 
 
 def all_reduce(weights: int, devices: int, machine: Machine, item: int = 4) -> float:
-    """Seconds to sum the gradients of so many weights: rings within the nodes, then of one device of each node."""
+    """Return the seconds of a ring all-reduce of gradients: first within nodes, then between one device of each node.
+
+    Args:
+        weights: number of gradients.
+        devices: number of devices in all nodes together.
+        machine: bandwidths between devices.
+        item: bytes per gradient.
+    """
     volume, inside = weights * item, min(devices, machine.node_size)
     nodes = devices // inside
     seconds = 2 * (inside - 1) / inside * volume / machine.node
@@ -138,20 +162,24 @@ def all_reduce(weights: int, devices: int, machine: Machine, item: int = 4) -> f
 
 @dataclass(frozen=True)
 class Projection:
-    """Images/s of many devices together: with all-reduce hidden behind the backward pass as far as it goes, and with none."""
+    """Projected images/s of all devices together."""
 
-    overlapped: float
-    serial: float
+    overlapped: float  # the backward pass hides as much of the all-reduce as it can
+    serial: float  # the all-reduce starts after the backward pass
 
 
 def project(plan: Plan, image_size: int, batch: int, machine: Machine, devices: int, reached: float) -> Projection:
-    """Not measured: the bound of one device times the share of its bound that the network reaches here.
+    """Project a training speed to a machine that is not here: its bound times the share of the bound reached here.
 
     Args:
-        batch: of each device.
-        reached: that share.
+        plan: plan of the network.
+        image_size: pixels.
+        batch: images per device and step.
+        machine: peaks of a device, and bandwidths between devices.
+        devices: number of devices.
+        reached: share of its bound that the network reaches on this machine, from 0 to 1.
     """
     step = batch / (bound(plan, image_size, batch, machine) * reached)
     reduce = all_reduce(sum(layer.weights for layer in layers(plan, image_size)), devices, machine) if devices > 1 else 0.0
-    exposed = max(0.0, reduce - step * 2 / 3)  # the backward pass is two of a step's three products
+    exposed = max(0.0, reduce - step * 2 / 3)  # the backward pass has two of a step's three products
     return Projection(devices * batch / (step + exposed), devices * batch / (step + reduce))

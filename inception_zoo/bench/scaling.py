@@ -1,4 +1,4 @@
-"""Growth of the cost of training: with the batch, the resolution, the width, the depth, the processes."""
+"""Cost of training as a function of batch size, resolution, width, depth and number of processes."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -17,19 +17,20 @@ from inception_zoo.bench.memory import peak, saved_bytes
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Figures, Measured, contested, in_turns
 
-BATCH = 4  # where it is not what grows
+BATCH = 4  # on every axis but `batch`
 POINTS: Mapping[str, tuple[float, ...]] = {
     "batch": (1, 2, 4, 8, 16, 32),
     "resolution": (75, 107, 149, 224, 299, 373, 448),
     "width": (0.25, 0.5, 0.75, 1, 1.5, 2),
-    "depth": (0, 2, 4, 8, 12),  # more blocks like the last of the 17x17 grid
+    "depth": (0, 2, 4, 8, 12),  # blocks added: copies of the last block of the 17x17 grid
 }
 LAWS = {"batch": "linear", "resolution": "power", "width": "power", "depth": "linear", "processes": "power"}
 MEMORY = ", memory"
-AWAY = 0.1  # of the line: a departure
+AWAY = 0.1  # relative deviation above which a point departs from its line
 
 
 def measure(options: Options) -> Measured:
+    """Measure the speed and memory at each point of each axis: ``scaling/NETWORK AXIS/POINT`` and ``…, memory/POINT``."""
     for name in options.networks or ("inception_v3",):
         for axis, points in POINTS.items():
             cases = {point: _case(name, axis, point) for point in points}
@@ -51,7 +52,7 @@ def measure(options: Options) -> Measured:
 
 
 def _processes(options: Options) -> Measured:
-    """The main job in one process and more, a thread or a GPU each: images/s of all, and the bytes of the largest."""
+    """Measure the main job in one and more processes (a thread or a GPU each): total images/s, bytes of the largest process."""
     devices = torch.cuda.device_count() or os.cpu_count() or 1
     points = sorted({min(2**power, devices) for power in range(devices.bit_length() + 1)})
     speeds = in_turns({str(count): partial(short_run, options, count) for count in points}, options.rounds, warm_up=False)
@@ -74,7 +75,7 @@ def _case(name: str, axis: str, point: float) -> Case:
 
 
 def deeper(net: Net, more: int) -> Net:
-    """The network with the last block of its last but one stage repeated, which keeps its grid and its channels."""
+    """Return the network with `more` copies of the last block of its second-to-last stage; grid and channels stay the same."""
     stage = list(net.stages)[-2]
     blocks = dict(net.stages[stage])
     last = list(blocks)[-1]
@@ -83,7 +84,7 @@ def deeper(net: Net, more: int) -> Net:
 
 
 def lines(figures: Figures) -> Iterator[tuple[str, "Line"]]:
-    """The line through every axis that was measured: seconds of a step, and MiB of memory."""
+    """Yield (name, line) for each measured axis: seconds per step, and MiB of memory."""
     found: dict[str, dict[float, float]] = {}
     for key, figure in figures.items():
         section, group, *label = key.split("/")
@@ -99,12 +100,12 @@ def lines(figures: Figures) -> Iterator[tuple[str, "Line"]]:
 
 
 class Line:
-    """A cost at each point, and the law that the upper half of the points obeys.
+    """A cost at each point, and a law fitted to the upper half of the points.
 
     Args:
-        law: ``linear``, cost = a + b x, or ``power``, cost = a x^b.
-        points: the cost by x, in order.
-        unit: of the cost.
+        law: ``linear`` (cost = a + b x) or ``power`` (cost = a x^b).
+        points: the cost by x, in ascending order of x.
+        unit: unit of the cost.
     """
 
     def __init__(self, law: str, points: Mapping[float, float], unit: str) -> None:
@@ -116,11 +117,12 @@ class Line:
         self.slope, self.start = map(float, np.polyfit(x, y, 1))
 
     def at(self, x: float) -> float:
+        """Return the cost at `x` by the fitted law."""
         return float(np.exp(self.start) * x**self.slope) if self.law == "power" else self.start + self.slope * x
 
     @property
     def departs(self) -> float | None:
-        """The largest point below which the line is off by more than a tenth; None if it holds everywhere."""
+        """Largest point whose cost differs from the line by more than a tenth; None if there is none."""
         return next((x for x, y in reversed(self.points.items()) if abs(y / self.at(x) - 1) > AWAY), None)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The sections of the bench, by name. Heavy modules load only when their section is measured."""
+"""Sections of the benchmark, by name. Heavy modules are imported only when their section is measured."""
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -8,7 +8,7 @@ from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Measured
 from inception_zoo.errors import ZooError, did_you_mean
 
-SPEEDRUNS = ("speedrun", "speedrun_full", "speedrun_937")  # ten minutes to hours each: measured where they are named
+SPEEDRUNS = ("speedrun", "speedrun_full", "speedrun_937")  # ten minutes to hours each: measured only if named
 SECTIONS = {  # section → the function in this package
     "training": "networks.training",
     "memory": "memory.measure",
@@ -22,19 +22,22 @@ SECTIONS = {  # section → the function in this package
     **{experiment: f"speedruns.{experiment}" for experiment in SPEEDRUNS},
 }
 USUAL = [section for section in SECTIONS if section not in SPEEDRUNS]
-ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", *SPEEDRUNS)  # on Fashion-MNIST
-SIZED = ("training", "memory", "evaluation", "roofline")  # for any network, and any input
-NAMED = (*SIZED, "scaling")  # for any network
+ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", *SPEEDRUNS)  # these need Fashion-MNIST
+SIZED = ("training", "memory", "evaluation", "roofline")  # these take any network and any input
+NAMED = (*SIZED, "scaling")  # these take any network
 
 
 def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], list[str]]:
-    """Words → sections and networks: the usual sections without a word, training and evaluation where only networks are named.
+    """Return the sections and the networks that command-line words name.
+
+    Without a section they are training and evaluation if networks are named, else all usual sections.
 
     Args:
-        sized: whether a batch or an image size is given.
+        words: names of sections and networks, in any order.
+        sized: True if a batch or an image size is given.
 
     Raises:
-        ZooError: a word that is neither, or a section that takes no network or no size.
+        ZooError: a word is neither a section nor a network, or a section does not take a network or an input size.
     """
     sections, networks = [], []
     names = [*ZOO, *ALIASES, "tutorial"]
@@ -44,24 +47,33 @@ def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], li
         elif word in names:
             networks.append(ALIASES.get(word, word))
         else:
-            raise ZooError(f"'{word}' is no section and no network; {did_you_mean(word, [*SECTIONS, *names])}")
+            raise ZooError(f"'{word}' is neither a section nor a network; {did_you_mean(word, [*SECTIONS, *names])}")
     sections = sections or (["training", "evaluation"] if networks else USUAL)
     for section in sections:
         if networks and section not in NAMED:
-            raise ZooError(f"{section} takes no network; leave {', '.join(networks)} out")
+            raise ZooError(f"{section} does not take a network; leave {', '.join(networks)} out")
         if sized and section not in SIZED:
-            raise ZooError(f"{section} takes no --batch and no --image-size, which are for {', '.join(SIZED)}; name those")
+            raise ZooError(f"{section} does not take --batch or --image-size; name sections that do: {', '.join(SIZED)}")
     return sections, networks
 
 
 def one_network(words: Sequence[str], gib: float) -> str:
-    """The network that `--fit` is for; ZooError unless the words are just that."""
+    """Return the network for `--fit`.
+
+    Args:
+        words: words of the command line.
+        gib: value of `--fit`, for the error message.
+
+    Raises:
+        ZooError: the words are not exactly one network.
+    """
     networks = sorted_out(words)[1]
     if len(networks) != 1 or len(words) != 1:
-        raise ZooError(f"--fit {gib:g} takes one network, not '{' '.join(words)}': bench --fit {gib:g} inception_v3")
+        raise ZooError(f"--fit {gib:g} takes one network, not '{' '.join(words)}'; try: bench --fit {gib:g} inception_v3")
     return networks[0]
 
 
 def measure(section: str, options: Options) -> Measured:
+    """Measure a section, and yield each figure as soon as it is known."""
     module, _, function = SECTIONS[section].partition(".")
     yield from getattr(import_module(f"{__package__}.{module}"), function)(options)

@@ -1,4 +1,4 @@
-"""Our networks as they are served, folded or in int8, beside their peers; and what int8 costs in accuracy."""
+"""Speed of our networks as they are served (folded, int8) and of their peers, and the accuracy that int8 costs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ SIDE, MEAN, STD = 28, 0.286, 0.353  # Fashion-MNIST's
 
 
 def measure(options: Options) -> Measured:
-    """Measure ``folded/NETWORK`` for networks with peers of their own, ``int8/NETWORK`` where onnxruntime runs it in 8 bits."""
+    """Measure ``folded/NETWORK`` for the published networks, ``int8/NETWORK`` in onnxruntime, and the accuracy lost in int8."""
     ways = {f"folded/{name}": (_folded, case) for name, case in CASES.items() if name == case.net.name}
     ways |= {f"int8/{name}": (_int8, CASES[name]) for name in INT8}
     contests = {name: {OURS: way(case), **_peers(case)} for name, (way, case) in ways.items()}
@@ -34,7 +34,7 @@ def measure(options: Options) -> Measured:
 
 
 def _points_lost(data_root: Path) -> float:
-    """Return the points of accuracy that a small network loses in int8, trained on Fashion-MNIST for a minute."""
+    """Train a small network on Fashion-MNIST for a minute; return the percentage points of accuracy that it loses in int8."""
     data = fashion_mnist(str(data_root))
     train, test = data.train, data.test
     assert isinstance(train, Images) and isinstance(test, Images)
@@ -64,7 +64,7 @@ def _folded(case: Case) -> Callable[[], float]:
 
 
 def _int8(case: Case) -> Callable[[], float]:
-    """Calibrated on the images that it is timed on: speed does not depend on the ranges."""
+    """Return a turn of the int8 network; it is calibrated on the timed images, since ranges do not change the speed."""
     model, images = Inception(case.plan).eval(), case.images()
     model.preprocessing = Preprocessing(case.image_size, (0.5,) * case.in_channels, (0.5,) * case.in_channels, case.image_size)
     with TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def _int8(case: Case) -> Callable[[], float]:
 
 
 def _trained(train: Images, steps: int = 200, batch: int = 128) -> Inception:
-    """Inception-v3 at a quarter of its width, on small images."""
+    """Train Inception-v3 with a quarter of its width on small images."""
     torch.manual_seed(0)
     model = create_model("inception_v3", 10, 1, width=0.25, stem="small", aux=False)
     model.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Seconds from the start of a process to a test accuracy, beside ten epochs of the tutorial: the figure that users feel."""
+"""Seconds from the start of a process to a test accuracy, compared with ten epochs of the tutorial."""
 
 import time
 from datetime import datetime
@@ -15,14 +15,18 @@ from inception_zoo.bench.turns import Figure, Measured, rates
 from inception_zoo.runs.results import read_results
 
 EPOCHS, IMAGES = 10, 60_000  # of the tutorial
-TURNS = 3  # of the tutorial's training after each seed
+TURNS = 3  # timed training steps of the tutorial after each seed
 
 
 def measure(experiment: str, options: Options) -> Measured:
-    """One run for each round, which is its seed; the tutorial's speed is measured after each, in the same minutes.
+    """Measure the time and accuracy of one run per round, with the round as its seed; time the tutorial after each run.
 
-    The tutorial's time is that of its training steps alone: its data pipeline and its evaluation are a present to it.
-    The runs stay in ``outputs/bench/DATE/EXPERIMENT/SEED``.
+    The tutorial's time counts its training steps alone. Its data pipeline and evaluation are not counted, in its favour.
+    The runs are stored in ``outputs/bench/DATE/EXPERIMENT/SEED``.
+
+    Args:
+        experiment: name in conf/experiment.
+        options: rounds and data folder.
     """
     started = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     tutorial = {"": Contender("d2l", tuned=False).trains(CASES["tutorial"])}
@@ -35,7 +39,7 @@ def measure(experiment: str, options: Options) -> Measured:
         ours.append(time.perf_counter() - start)
         accuracies.append(read_results(folder)["test/top1"])
         theirs.append(EPOCHS * IMAGES / Figure("images/s", rates(tutorial, TURNS)[""]).median)
-        # After each seed, so that what was measured before Ctrl-C is kept.
+        # Yield after each seed, so that Ctrl-C does not lose figures.
         yield f"{experiment}/time/inception_zoo", Figure("s", list(ours))
         yield f"{experiment}/time/ten epochs of the tutorial", Figure("s", list(theirs))
         yield f"{experiment}/test accuracy/inception_zoo", Figure("top-1", list(accuracies))

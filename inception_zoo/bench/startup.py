@@ -1,4 +1,4 @@
-"""Seconds that a user waits: for the help, for an import, for the first training step of `make run`."""
+"""Seconds that a user waits for the help, for an import, and for the first training step of `make run`."""
 
 import os
 import subprocess
@@ -19,6 +19,7 @@ RUN = [sys.executable, *([str(CHECKOUT / "run.py")] if (CHECKOUT / "run.py").exi
 
 
 def measure(options: Options) -> Measured:
+    """Measure ``startup/COMMAND`` in seconds; each command runs in a new process."""
     data = options.fashion_mnist()
     contest = {
         "run.py --help": _command(*RUN, "--help"),
@@ -46,7 +47,7 @@ def _command(*words: str) -> Callable[[], float]:
 
 
 def _making_sure() -> float:
-    """`make run` looks first for the environment and the data, where there is a checkout whose environment is made."""
+    """Return the seconds of `make data`, which `make run` calls first; 0 if the checkout's environment is not installed."""
     if subprocess.run(["make", "-q", ".venv/.installed"], cwd=CHECKOUT, capture_output=True).returncode:
         return 0.0
     start = time.perf_counter()
@@ -55,7 +56,7 @@ def _making_sure() -> float:
 
 
 def _first_step(data: Path) -> float:
-    """From the start of `make run`'s command to the end of its first training step, after which it is ended."""
+    """Return the seconds from the start of `make run`'s command to the end of its first training step; it ends there."""
     with tempfile.TemporaryDirectory() as folder:
         mark = Path(folder) / "mark"
         target = "inception_zoo.bench.framework.FirstStep"

@@ -1,4 +1,4 @@
-"""Figures as tables: for the terminal, and for the page of the results."""
+"""Figures as tables, for the terminal and for the results page."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,15 +10,15 @@ from inception_zoo.bench.turns import Figure, Figures
 
 Row = tuple[str, ...]
 UNITS = {"bytes": (2**30, "GiB"), "bytes/image": (2**20, "MiB/image"), "FLOP/s": (1e9, "GFLOP/s"), "bytes/s": (1e9, "GB/s")}
-OURS = ("inception_zoo", "plain", "with", "fused", "64")  # labels that others are compared with
+OURS = ("inception_zoo", "plain", "with", "fused", "64")  # labels of the figure that the others of a group are compared with
 SENSE = {">=": "≥", "<=": "≤"}
-COLUMNS = ("figure", "contender", "median", "spread", "unit", "of GEMM peak", "ours over it")
+COLUMNS = ("figure", "contender", "median", "spread", "unit", "share of GEMM peak", "ours / row")
 TARGET_COLUMNS = ("target", "bound", "measured", "spread", "verdict")
 COLOURS = {"met": "green", "missed": "bold red", "not measured": "dim"}
 
 
 def rows(figures: Figures, section: str) -> Iterator[Row]:
-    """A row for each figure of a section, with ours over each as a ratio."""
+    """Yield a row per figure of a section; the last cell is our figure of the group divided by the row's."""
     for name, figure in figures.items():
         if not name.startswith(f"{section}/"):
             continue
@@ -33,6 +33,7 @@ def rows(figures: Figures, section: str) -> Iterator[Row]:
 
 
 def target_rows(targets: Iterable[Target], figures: Figures) -> Iterator[Row]:
+    """Yield a row per target, with its bound, the measured value, the spread and the verdict."""
     for target in targets:
         measured = target.measured(figures)
         value, spread = "–", "–"
@@ -44,21 +45,23 @@ def target_rows(targets: Iterable[Target], figures: Figures) -> Iterator[Row]:
 
 
 def median(figure: Figure) -> str:
+    """Return the median of a figure, with its unit."""
     return f"{number(figure.median, figure.unit)} {unit(figure)}"
 
 
 def unit(figure: Figure) -> str:
+    """Return the unit in which a figure is printed."""
     return UNITS.get(figure.unit, (1, figure.unit))[1]
 
 
 def number(value: float, unit: str) -> str:
-    """Three digits."""
+    """Return a value in its printed unit: three significant digits, and from 100 on a whole number."""
     value /= UNITS.get(unit, (1, unit))[0]
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
-    """For the terminal: words to the left, figures to the right."""
+    """Return a table for the terminal, with texts aligned left and numbers right."""
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
         made.add_column(column, justify="left" if column in ("figure", "contender", "target", "unit", "verdict") else "right")
@@ -68,12 +71,13 @@ def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
 
 
 def markdown(columns: Row, every: Iterable[Row]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, tuple("---" for _ in columns), *every]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def provenance_line(run: Mapping) -> str:
-    """Hardware, versions, commit, date and rounds in one line."""
+    """Return hardware, versions, commit, date and rounds in one line."""
     hardware, versions = run["hardware"], run["versions"]
     device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     names = ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -1,4 +1,4 @@
-"""Targets for measured figures: a file `targets.json` beside the results, and the verdict on each target."""
+"""Targets for measured figures, read from `targets.json` in the folder of the results, and the verdict on each."""
 
 import json
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from inception_zoo.errors import ZooError
 
 FILE = "targets.json"
 CHECKOUT = Path(inception_zoo.__file__).parents[1] / "experiments" / "benchmarks"
-SHARE = "share"  # the figure's share of the GEMM peak
-PEER = "peer"  # the figure over the other one of its group
+SHARE = "share"  # instead of a divisor: the figure's share of the GEMM peak
+PEER = "peer"  # as a divisor: the other figure of the group
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on figures. Of several pairs the worst counts."""
+    """A bound on figures. If there are several pairs, the worst one counts."""
 
     name: str
     sense: str  # ">=" or "<="
@@ -25,7 +25,7 @@ class Target:
     pairs: Sequence[tuple[str, str | None]]  # (figure, its divisor: another figure, PEER, SHARE, or None for the figure itself)
 
     def measured(self, figures: Figures) -> Figure | None:
-        """Return the worst of the pairs; None if one was not measured."""
+        """Return the figure of the worst pair; None if a pair was not measured."""
         found = [_measured(figures, *pair) for pair in self.pairs]
         known = [each for each in found if each]
         if len(known) < len(found):
@@ -33,6 +33,7 @@ class Target:
         return (min if self.sense == ">=" else max)(known, key=lambda figure: figure.median)
 
     def verdict(self, figures: Figures) -> str:
+        """Return ``met``, ``missed`` or ``not measured``."""
         if not (found := self.measured(figures)):
             return "not measured"
         met = found.median >= self.bound if self.sense == ">=" else found.median <= self.bound
@@ -51,7 +52,11 @@ def _measured(figures: Figures, name: str, over: str | None) -> Figure | None:
 
 
 def read_targets(folder: Path) -> list[Target]:
-    """Read `targets.json` from the folder of the results, else from the checkout; no targets if neither has one."""
+    """Read `targets.json` from the folder of the results, else from the checkout; return no targets if neither has one.
+
+    Raises:
+        ZooError: the file is not a list of targets.
+    """
     path = next((path for path in (folder / FILE, CHECKOUT / FILE) if path.is_file()), None)
     try:
         return [Target(**each) for each in json.loads(path.read_text())] if path else []

@@ -1,4 +1,4 @@
-"""Contenders measured in turns A B A B, so that a machine that slows down slows all of them; what comes out are figures."""
+"""Interleaved measurement: contenders take turns (A B A B), so that a slower phase of the machine affects all of them."""
 
 import statistics
 import sys
@@ -6,34 +6,40 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-Contest = Mapping[str, Callable[[], float]]  # label → one turn of the work; it returns how much was done, in images, say
+Contest = Mapping[str, Callable[[], float]]  # label → one turn, which returns the work done, for example a number of images
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured quantity, one value a round."""
+    """A measured quantity, with one value per round."""
 
     unit: str
     values: list[float]
-    share: float | None = None  # of the machine's GEMM peak, by the median
+    share: float | None = None  # share of the machine's GEMM peak, from the median
 
     @property
     def median(self) -> float:
         return statistics.median(self.values)
 
     def over(self, other: "Figure") -> "Figure":
-        """The ratio round by round, as both were measured in the same turns; else of the medians."""
+        """Return the ratio to another figure: round by round if both have the same number of rounds, else of the medians."""
         if len(self.values) != len(other.values):
             return Figure("ratio", [self.median / other.median])
         return Figure("ratio", [a / b for a, b in zip(self.values, other.values, strict=True)])
 
 
 Figures = Mapping[str, Figure]
-Measured = Iterator[tuple[str, Figure]]  # as they come
+Measured = Iterator[tuple[str, Figure]]  # (name, figure), as soon as each is known
 
 
 def in_turns(contest: Contest, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Return the results of each turn, without those of the warm-up round."""
+    """Run the contenders in turns, and return the results by label.
+
+    Args:
+        contest: the contenders.
+        rounds: number of turns of each contender.
+        warm_up: run one more round first and drop its results.
+    """
     found: dict[str, list[float]] = {label: [] for label in contest}
     for _ in range(rounds + warm_up):
         for label, turn in contest.items():
@@ -42,12 +48,12 @@ def in_turns(contest: Contest, rounds: int, warm_up: bool = True) -> dict[str, l
 
 
 def rates(contest: Contest, rounds: int) -> dict[str, list[float]]:
-    """Return the work that each turn does in a second."""
+    """Return the work per second of each turn, by label."""
     return in_turns({label: _timed(turn) for label, turn in contest.items()}, rounds)
 
 
 def contested(prefix: str, contest: Contest, rounds: int, unit: str = "images/s") -> Measured:
-    """The rates of a contest as figures named ``prefix/label``."""
+    """Yield the rates of a contest as figures with the name ``prefix/label``."""
     for label, values in rates(contest, rounds).items():
         yield f"{prefix}/{label}", Figure(unit, values)
 
@@ -67,7 +73,7 @@ def _timed(turn: Callable[[], float]) -> Callable[[], float]:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """By the clock; of a GPU by its own events."""
+    """Return the seconds that `work` takes, by the clock; if CUDA is in use, by the GPU's events."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         start = time.perf_counter()

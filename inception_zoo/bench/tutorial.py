@@ -1,9 +1,10 @@
-"""The peer that the project starts from: the GoogLeNet of "Dive into Deep Learning", in plain PyTorch as a reader writes it."""
+"""The peer that the project started from: GoogLeNet of the tutorial "Dive into Deep Learning", in plain PyTorch."""
 
 import torch
 from torch import Tensor, nn
 
-BLOCKS = (  # channels: 1x1; 3x3 reduced, 3x3; 5x5 reduced, 5x5; after the pool (arXiv 1409.4842, Table 1); None: a max pool
+# Channels per branch: 1x1; 1x1 and 3x3; 1x1 and 5x5; 1x1 after the pool. None: a max pool. Source: arXiv 1409.4842, Table 1.
+BLOCKS = (
     (64, (96, 128), (16, 32), 32),
     (128, (128, 192), (32, 96), 64),
     None,
@@ -19,7 +20,15 @@ BLOCKS = (  # channels: 1x1; 3x3 reduced, 3x3; 5x5 reduced, 5x5; after the pool 
 
 
 class Branches(nn.Module):
-    """Four branches side by side, concatenated."""
+    """Four parallel branches, concatenated: (N, c_in, H, W) → (N, sum of the branches' channels, H, W).
+
+    Args:
+        c_in: input channels.
+        ones: channels of the 1x1 branch.
+        threes: channels of the 1x1 and of the 3x3 convolution.
+        fives: channels of the 1x1 and of the 5x5 convolution.
+        pooled: channels of the 1x1 convolution after the pool.
+    """
 
     def __init__(self, c_in: int, ones: int, threes: tuple[int, int], fives: tuple[int, int], pooled: int) -> None:
         super().__init__()
@@ -37,7 +46,10 @@ class Branches(nn.Module):
 
 
 class Tutorial(nn.Sequential):
-    """Images (N, 1, 96, 96) → logits (N, 10); 5,977,530 parameters, max pools padded by 1, no normalization."""
+    """GoogLeNet for Fashion-MNIST: images (N, 1, 96, 96) → logits (N, 10).
+
+    It has 5,977,530 parameters, max pools padded by 1, and no normalization.
+    """
 
     def __init__(self) -> None:
         layers: list[nn.Module] = [_conv(1, 64, 7, 2), _pool(), _conv(64, 64, 1), _conv(64, 192, 3), _pool()]

@@ -1,1 +1,1 @@
-"""The `inception-zoo` command: a file per command."""
+"""The `inception-zoo` command, with one file per subcommand."""

@@ -9,23 +9,24 @@ import typer
 
 def bench_machine(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[SECTION | NETWORK]...", help="the usual sections, and all that have peers")
+        list[str] | None, typer.Argument(metavar="[SECTION | NETWORK]...", help="Default: usual sections, networks with peers.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="timed turns of each contender, of which the median counts")] = 5,
-    batch: Annotated[int | None, typer.Option(min=2, help="images; each network's own when left out")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="pixels; the usual input when left out")] = None,
-    data_root: Annotated[Path, typer.Option(help="folder of Fashion-MNIST")] = Path("data"),
-    keep: Annotated[Path | None, typer.Option("--json", help="keep the figures; those of these sections are replaced")] = None,
-    compare: Annotated[Path | None, typer.Option(help="older figures, to show new over old")] = None,
-    page: Annotated[bool, typer.Option("--page", help="README.md and pictures beside the figures")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; each figure is their median.")] = 5,
+    batch: Annotated[int | None, typer.Option(min=2, help="Images per batch. Default: each network's own.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: each network's usual input.")] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder of Fashion-MNIST.")] = Path("data"),
+    keep: Annotated[Path | None, typer.Option("--json", help="Results file to create or update. Default: none.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Older results file; print new / old for each figure.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="Write README.md and pictures into the folder of --json.")] = False,
     fit: Annotated[
-        float | None, typer.Option(min=0.1, help="GiB: the largest batch of one network that trains in them")
+        float | None, typer.Option(min=0.1, help="Memory in GiB: only find one network's largest training batch.")
     ] = None,
 ) -> None:
-    """Speed and memory here, beside torchvision's, timm's and the tutorial's, in turns A B A B; and the project's targets.
+    """Measure speed and memory on this machine, compare with torchvision, timm and the tutorial, and check the targets.
 
-    Sections: training, memory, choices, evaluation, framework, data, startup, scaling, roofline; and, where they are named,
-    the times to an accuracy, a seed for each round: speedrun, speedrun_full, speedrun_937.
+    Contenders are measured in interleaved rounds. Usual sections: training, memory, choices, evaluation, framework, data,
+    startup, scaling, roofline. Sections that run only if named measure the time to an accuracy, with one seed per round:
+    speedrun, speedrun_full, speedrun_937.
     """
     from inception_zoo.bench.sections import one_network, sorted_out
 
@@ -39,5 +40,5 @@ def bench_machine(
         from inception_zoo.bench.command import run as run_bench
         from inception_zoo.bench.options import Options
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was measured is kept, no job goes on alone
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: figures are saved and child jobs end
         run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare, page)

@@ -1,4 +1,4 @@
-"""`inception-zoo dashboard`: the W&B workspace of a project."""
+"""`inception-zoo dashboard`: create the W&B workspace of a project."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +7,11 @@ import typer
 
 
 def write_workspace(
-    entity: Annotated[str | None, typer.Option(help="user or team; your default one when left out")] = None,
-    project: Annotated[str, typer.Option(help="as logger.wandb.project")] = "inception_zoo",
-    out: Annotated[Path, typer.Option(help="the workspace as JSON, where nobody is logged in")] = Path("dashboard.json"),
+    entity: Annotated[str | None, typer.Option(help="User or team in W&B. Default: your default entity.")] = None,
+    project: Annotated[str, typer.Option(help="Project in W&B, as logger.wandb.project.")] = "inception_zoo",
+    out: Annotated[Path, typer.Option(help="JSON file, written if you are not logged in.")] = Path("dashboard.json"),
 ) -> None:
-    """Build the W&B workspace of a project: learning, speed, errors, and the jobs of a sweep compared."""
+    """Create the W&B workspace of a project: learning curves, speed, errors, and a comparison of a sweep's jobs."""
     from inception_zoo.tracking.dashboard import write_dashboard
 
     print(write_dashboard(entity, project, out))

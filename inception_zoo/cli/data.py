@@ -1,4 +1,4 @@
-"""`inception-zoo data`: see what training sees, and pack data sets."""
+"""`inception-zoo data`: show training images, and pack data sets for streaming."""
 
 import sys
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="See what training sees; pack a data set for streaming.")
+app = typer.Typer(no_args_is_help=True, help="Show the images that training reads; pack a data set for streaming.")
 
 
 @app.command("show")
 def show_data(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys as for `run.py`")] = None,
-    out: Annotated[Path, typer.Option(help="the picture: .png, .jpg, .svg, .pdf")] = Path("data.png"),
-    images: Annotated[int, typer.Option(min=1, help="rows, one for each image")] = 8,
-    draws: Annotated[int, typer.Option(min=1, help="columns, one for each augmentation of it")] = 7,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as for `run.py`.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg, .svg or .pdf.")] = Path("data.png"),
+    images: Annotated[int, typer.Option(min=1, help="Number of images, one per row.")] = 8,
+    draws: Annotated[int, typer.Option(min=1, help="Augmented versions of each image, one per column.")] = 7,
 ) -> None:
-    """Draw augmented training images beside their originals: `data show data=cifar10 augmentation=randaugment`."""
+    """Draw training images and their augmented versions. Example: `data show data=cifar10 augmentation=randaugment`."""
     from inception_zoo.config.check import check_data
     from inception_zoo.config.composed import composed
 
@@ -31,12 +31,12 @@ def show_data(
 
 @app.command("optimize")
 def optimize_data(
-    folder: Annotated[Path, typer.Argument(help="images: train/CLASS/*, val/CLASS/*; ImageNet's too")],
-    out: Annotated[Path, typer.Argument(help="an empty or new folder for the chunks; copy it to an object store if you like")],
-    chunk_size: Annotated[str, typer.Option(help="of each chunk, with KB, MB or GB")] = "64MB",
-    workers: Annotated[int, typer.Option(min=1, help="threads that read files")] = 8,
+    folder: Annotated[Path, typer.Argument(help="Images in train/CLASS and val/CLASS, or ImageNet's folders.")],
+    out: Annotated[Path, typer.Argument(help="New or empty folder for the chunks; it may be copied to an object store.")],
+    chunk_size: Annotated[str, typer.Option(help="Size of a chunk in KB, MB or GB.")] = "64MB",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 8,
 ) -> None:
-    """Pack a folder of images into chunks that `data=stream data.root=OUT` reads in order, from a disk or an object store."""
+    """Pack a folder of images into chunks. `data=stream data.root=OUT` reads them in order, from a disk or object store."""
     from inception_zoo.data.imagefolder import imagefolder
     from inception_zoo.data.imagenet import imagenet, is_imagenet
     from inception_zoo.data.optimize import optimize_folder

@@ -1,4 +1,4 @@
-"""`inception-zoo describe`: a network as tables or as a picture."""
+"""`inception-zoo describe`: show a network as tables or as a picture."""
 
 import json
 import sys
@@ -16,20 +16,20 @@ from inception_zoo.errors import ZooError
 
 
 def describe_networks(
-    words: Annotated[list[str], typer.Argument(metavar="NAME [KEY=VALUE]...", help="keys of `model`, as for `run.py`")],
-    image_size: Annotated[int | None, typer.Option(min=1, help="pixels; the usual input when left out")] = None,
-    diff: Annotated[bool, typer.Option("--diff", help="two networks side by side: A [KEY=VALUE]... B [KEY=VALUE]...")] = False,
-    draw: Annotated[Path | None, typer.Option(help="a picture of the network and its blocks, .svg or .png")] = None,
+    words: Annotated[list[str], typer.Argument(metavar="NAME [KEY=VALUE]...", help="Network or file, and keys of `model`.")],
+    image_size: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: the network's usual input.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Compare two networks: A [KEY=VALUE]... B [KEY=VALUE]...")] = False,
+    draw: Annotated[Path | None, typer.Option(help="Also draw the network and its blocks to this .svg or .png.")] = None,
     as_json: JSON = False,
     trust: TRUST = False,
-    config_dir: Annotated[Path | None, typer.Option(help="a folder of your own configs, as for `run.py`")] = None,
+    config_dir: Annotated[Path | None, typer.Option(help="Folder of your own configs, as for `run.py`.")] = None,
 ) -> None:
-    """A network, endpoint by endpoint: rows, shapes, costs, receptive field; beside another; as a picture."""
+    """Show rows, shapes, cost and receptive field of a network at every endpoint; compare two networks; draw a picture."""
     named = networks_of(words, trust, config_dir)
     if len(named) != 1 + diff:
-        raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} networks, not {len(named)}: {' '.join(words)}")
+        raise ZooError(f"describe{' --diff' * diff} takes {1 + diff} network{'s' * diff}, not {len(named)}: {' '.join(words)}")
     if diff and draw:
-        raise ZooError("--draw draws one network; leave --diff out")
+        raise ZooError("--draw and --diff cannot be combined; leave one of them out")
     if draw:
         check_picture(draw)
     networks = [describe(each.plan, image_size or _usual_size(each), each.card) for each in named]

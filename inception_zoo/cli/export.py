@@ -1,4 +1,4 @@
-"""`inception-zoo export`: a network as one file to serve."""
+"""`inception-zoo export`: export a network as one file for serving."""
 
 import sys
 from pathlib import Path
@@ -12,34 +12,34 @@ from inception_zoo.errors import ZooError
 
 
 def export_network(
-    network: Annotated[str, typer.Argument(metavar="CKPT", help="checkpoint, run folder, .safetensors, .pth or .h5")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help=".onnx, or .pt2 for torch.export.load")],
-    int8: Annotated[bool, typer.Option("--int8", help="8 bits, calibrated on images, measured beside fp32")] = False,
-    images: Annotated[Path | None, typer.Option(help="for int8, in place of the run's data: a subfolder of each class")] = None,
-    calibration_images: Annotated[int, typer.Option(min=1, help="for int8")] = 512,
-    data_root: Annotated[Path | None, typer.Option(help="for int8: where the run's data are now")] = None,
-    no_fold: Annotated[bool, typer.Option("--no-fold", help="keep BatchNorms, not multiplied into convolutions")] = False,
+    network: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint, run folder, .safetensors, .pth or .h5.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .onnx, or .pt2 for torch.export.load.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits and compare with fp32.")] = False,
+    images: Annotated[Path | None, typer.Option(help="For --int8: a subfolder per class. Default: the run's data.")] = None,
+    calibration_images: Annotated[int, typer.Option(min=1, help="For --int8: number of images.")] = 512,
+    data_root: Annotated[Path | None, typer.Option(help="For --int8: folder of the run's data. Default: the run's.")] = None,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Do not fold BatchNorm into convolutions.")] = False,
     mean: MEAN = None,
     std: STD = None,
     image_size: SIZE = None,
     trust: TRUST = False,
 ) -> None:
-    """A network as one file to serve, with its classes and preprocessing inside, checked against the network."""
+    """Export a network as one file, with its classes and preprocessing inside, and verify the file's outputs."""
     from inception_zoo.serving import export
     from inception_zoo.serving.classifier import open_classifier
 
     export.check_out(out, int8)
     for option, given in {"--images": images, "--data-root": data_root}.items():
         if given and not int8:
-            raise ZooError(f"{option} {given} is for --int8")
+            raise ZooError(f"{option} {given} needs --int8; add it, or leave {option} out")
     if images and data_root:
-        raise ZooError("--images takes the place of the run's data; leave --data-root out")
+        raise ZooError("--images and --data-root cannot be combined; leave one of them out")
     if int8 and no_fold:
-        raise ZooError("--int8 works on folded BatchNorms; leave --no-fold out")
+        raise ZooError("--int8 and --no-fold cannot be combined, since int8 needs folded BatchNorms; leave --no-fold out")
     classifier = open_classifier(network, trust, stated(mean, std, image_size))
     model = classifier.model
     if model is None:
-        raise ZooError(f"{network} is exported already; give the checkpoint or weights that it was made of")
+        raise ZooError(f"{network} is already an exported network; give its checkpoint or weights")
     model.preprocessing = classifier.preprocessing
     if int8:
         from inception_zoo.serving import quantize

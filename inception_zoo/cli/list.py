@@ -1,4 +1,4 @@
-"""`inception-zoo list`: the networks and the block variants."""
+"""`inception-zoo list`: list the networks and the block variants."""
 
 import json
 from typing import Any
@@ -18,15 +18,15 @@ from inception_zoo.cli.option_types import JSON
 
 
 def list_networks(as_json: JSON = False) -> None:
-    """The zoo: what each network costs at its usual input, the smallest input of its stems; and the blocks to swap in."""
+    """List the networks with their cost and smallest input, and the block variants that can be swapped in."""
     networks = list(map(_summary, ZOO.values()))
     variants = {name: variant.__doc__ or "" for name, variant in (BLOCKS | REDUCTIONS).items()}
     if as_json:
         print(json.dumps({"networks": networks, "variants": variants}, indent=1))
         return
     caption = (
-        "error: published top-1 / top-5, ImageNet, single crop. Parameters for 1000 classes, without and with auxiliary "
-        "heads. Multiply-adds at px, the usual input. min px: with stem=imagenet / medium / small."
+        "error: published top-1 / top-5 on ImageNet, single crop. params: for 1000 classes, without and with auxiliary heads. "
+        "mult-adds: at the usual input of px pixels. min px: smallest input with stem=imagenet / medium / small."
     )
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
     for column in ("network", "error, %", "params, M", "+ aux, M", "mult-adds, G", "px", "min px"):
@@ -39,7 +39,7 @@ def list_networks(as_json: JSON = False) -> None:
     wide().print(table)
     table = Table(box=box.SIMPLE_HEAD, caption="for blocks.<endpoint, stage or all>", caption_justify="left", pad_edge=False)
     table.add_column("variant", no_wrap=True)
-    table.add_column("of")
+    table.add_column("description")
     for name, doc in variants.items():
         table.add_row(name, doc)
     wide().print(table)

@@ -1,4 +1,4 @@
-"""The `inception-zoo` command: a file per command, registered here in the order of the help."""
+"""The `inception-zoo` command; subcommands are registered here in the order of the help."""
 
 import sys
 import warnings
@@ -10,6 +10,7 @@ import typer
 from inception_zoo.cli import bench, convert, dashboard, data, describe, export, parity, predict, report, run
 from inception_zoo.cli import list as list_command
 from inception_zoo.errors import ZooError, fail, messages_of
+from inception_zoo.system.terminal import never_fail_to_print
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_command.list_networks,
@@ -23,7 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "dashboard": dashboard.write_workspace,
 }
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train, compare and recombine the Inception family.")
+app = typer.Typer(no_args_is_help=True, add_completion=True, help="Train, compare and recombine the Inception family.")
 app.command("run", context_settings=run.SETTINGS, help=run.HELP)(run.run)
 for name, command in COMMANDS.items():
     app.command(name)(command)
@@ -31,9 +32,10 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Run the console script. A user's mistake ends in one line on stderr and exit status 2."""
-    sys.path.append(str(Path.cwd()))  # a user's own variants
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py refuses it in one line
+    """Run the console script. A `ZooError` is printed as one line per message on stderr, with exit status 2."""
+    sys.path.append(str(Path.cwd()))  # to import the user's own variants
+    never_fail_to_print()
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError instead
     try:
         app()
     except ZooError as error:

@@ -1,4 +1,4 @@
-"""Option types that several commands share, and the preprocessing that the user states with them."""
+"""Options that several commands share, and the preprocessing that they give."""
 
 from typing import Annotated
 
@@ -7,11 +7,11 @@ import typer
 from inception_zoo.architecture.preprocessing import Stated
 from inception_zoo.errors import ZooError
 
-MEAN = Annotated[str | None, typer.Option(help="of the pixels from 0 to 1, as 0.5,0.5,0.5, where the file does not say it")]
-STD = Annotated[str | None, typer.Option(help="likewise")]
-SIZE = Annotated[int | None, typer.Option(min=1, help="pixels; the file's, or the network's usual input, when left out")]
-TRUST = Annotated[bool, typer.Option("--trust", help="import the block function of your own that the file names: it runs code")]
-JSON = Annotated[bool, typer.Option("--json", help="machine-readable, every figure exact")]
+MEAN = Annotated[str | None, typer.Option(help="Mean of pixels from 0 to 1, as 0.5,0.5,0.5. Default: the file's.")]
+STD = Annotated[str | None, typer.Option(help="Standard deviation, as --mean. Default: the file's.")]
+SIZE = Annotated[int | None, typer.Option(min=1, help="Pixels. Default: the file's, else the network's usual input.")]
+TRUST = Annotated[bool, typer.Option("--trust", help="Import the block function that the file names; this runs its code.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON with exact figures instead of tables.")]
 
 
 def stated(mean: str | None, std: str | None, image_size: int | None) -> Stated:
@@ -25,4 +25,4 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise ZooError(f"{option}={text} must be numbers with commas between, such as 0.485,0.456,0.406") from None
+        raise ZooError(f"{option}={text} must be numbers separated by commas, such as 0.485,0.456,0.406") from None

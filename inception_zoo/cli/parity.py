@@ -1,4 +1,4 @@
-"""`inception-zoo parity`: our networks beside other libraries'."""
+"""`inception-zoo parity`: compare our networks numerically with other libraries' networks."""
 
 import json
 from dataclasses import asdict
@@ -13,14 +13,14 @@ from inception_zoo.cli.option_types import JSON
 
 
 def prove_parity(
-    names: Annotated[list[str] | None, typer.Argument(help="pairs; all when left out")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Pairs, such as 'timm inception_v4'. Default: all.")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Compare our networks with torchvision's, timm's, Cadene's and Keras's: the same weights, every endpoint."""
+    """Compare our networks with torchvision's, timm's, Cadene's and Keras's, endpoint by endpoint, with the same weights."""
     from inception_zoo.bench.parity import PAIRS, prove
 
     proofs = {}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="largest difference of any endpoint, over its largest value")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="largest difference of any endpoint, relative to its maximum")
     for column in ("pair", "ours", "round trip", "evaluation", "training", "exported"):
         table.add_column(column, no_wrap=True)
     for name in names or PAIRS:

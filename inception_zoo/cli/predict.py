@@ -9,23 +9,23 @@ from inception_zoo.cli.option_types import MEAN, SIZE, STD, TRUST, stated
 
 
 def predict_images(
-    network: Annotated[str, typer.Argument(metavar="CKPT", help="checkpoint, run folder, .safetensors, .pth, .h5 or .onnx")],
-    images: Annotated[list[str], typer.Argument(help="files, folders, patterns; - reads paths from standard input")],
-    layout: Annotated[str, typer.Option("--format", help="table, csv or jsonl")] = "table",
-    output: Annotated[Path | None, typer.Option(help="a file in place of standard output")] = None,
-    top: Annotated[int, typer.Option(min=1, help="classes to show of each image")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    crops: Annotated[int, typer.Option(help="1, 2, 10 or 144 views of each image, averaged, as the papers evaluate")] = 1,
-    flip: Annotated[bool, typer.Option("--flip", help="average over the image and its mirror")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="stop at the first image that cannot be read")] = False,
-    explain: Annotated[Path | None, typer.Option(help="a folder for pictures: which branch looked where (Grad-CAM)")] = None,
-    layer: Annotated[str | None, typer.Option(help="the endpoint to explain; the last with branches when left out")] = None,
+    network: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint, run folder, .safetensors, .pth, .h5 or .onnx.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads paths from standard input.")],
+    layout: Annotated[str, typer.Option("--format", help="Output format: table, csv or jsonl.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to print per image.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; with --crops, views.")] = 32,
+    crops: Annotated[int, typer.Option(help="Views per image to average, as in the papers: 1, 2, 10 or 144.")] = 1,
+    flip: Annotated[bool, typer.Option("--flip", help="Average over the image and its mirror image.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
+    explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM pictures of each branch. Default: none.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Endpoint for --explain. Default: the last one with branches.")] = None,
     mean: MEAN = None,
     std: STD = None,
     image_size: SIZE = None,
     trust: TRUST = False,
 ) -> None:
-    """Classify images. Exit status 1 if one could not be read, 2 with --strict."""
+    """Classify images. The exit status is 1 if an image could not be read (2 with --strict)."""
     from inception_zoo.data.crops import check_crops
     from inception_zoo.interpret.gradcam import check_explain
     from inception_zoo.serving.classifier import open_classifier

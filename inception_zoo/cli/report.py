@@ -1,4 +1,4 @@
-"""`inception-zoo report`: one page of many runs."""
+"""`inception-zoo report`: write an HTML page that compares runs."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,11 @@ import typer
 
 
 def report_runs(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="runs, sweeps, or folders above them: outputs")],
-    out: Annotated[Path, typer.Option(help="the page; it needs no network and no other file")] = Path("report.html"),
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Runs, sweeps, or folders that contain them.")],
+    out: Annotated[Path, typer.Option(help="Page to write, a single file that works offline.")] = Path("report.html"),
 ) -> None:
-    """One page of many runs: leaderboard over seeds, curves, cost, what varies, comparison, the mistakes of each run."""
+    """Write an HTML page that compares runs: leaderboard over seeds, curves, cost, hyperparameters, misclassified images."""
     from inception_zoo.report.page import write_report
 
-    said = write_report(folders, out, lambda line: print(f"warning: {line}", file=sys.stderr))
-    print(f"report: {out} ({said})", file=sys.stderr)
+    summary = write_report(folders, out, lambda line: print(f"warning: {line}", file=sys.stderr))
+    print(f"report: {out} ({summary})", file=sys.stderr)

@@ -1,7 +1,7 @@
-# ruff: noqa: SIM905, I001 -- lists of names are read more easily as text
-"""The allow-list of targets by exact name, with rules for our own options; libraries check theirs themselves.
+# ruff: noqa: SIM905, I001 -- lists of names are easier to read as text
+"""The allow-list of targets by exact name, with rules for the options of this package; libraries check their own options.
 
-A config may come from somebody else, and Hydra imports and calls whatever `_target_` says. What is not here is refused.
+A config may be untrusted, and Hydra imports and calls every `_target_`. A target that is not on the list is refused.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ def _within(module: str, *names: str, rules: Options = MORE) -> dict[str, Option
 
 
 EMA: Options = {"decay": from_to_below(0, 1), "update_every_n_steps": COUNT, **MORE}
-WATCHING: Options = {"monitor": METRIC | NULL, **MORE}  # a metric that is not logged is an error after an epoch only
+WATCHING: Options = {"monitor": METRIC | NULL, **MORE}  # Lightning reports a metric that is not logged only after an epoch
 SWEEPER: Options = {"max_batch_size": COUNT | NULL, "params": MAPPING | NULL}
-QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # submitit's
+QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # options of submitit
 WANDB: Options = {"offline": FLAG, "tags": list_of(NAME) | NULL, **MORE}
 SYNTHETIC: Options = {
     "num_classes": whole(2, 10**7),
@@ -32,7 +32,7 @@ SYNTHETIC: Options = {
     "noise": number(0),
     "seed": SEED,
 }
-DATA = {  # all that a checkpoint's data may name
+DATA = {  # the only targets that the data config in a checkpoint can use
     "inception_zoo.data.ImageData": IMAGE_DATA,
     **_within("inception_zoo.data", "fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100", rules=NONE),
     **_within("inception_zoo.data", "digits.digits", "imagefolder.imagefolder", "imagenet.imagenet", rules=NONE),
@@ -87,6 +87,7 @@ TARGETS: Mapping[str, Options] = {
     **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
     "inception_zoo.training.callbacks.EMA": EMA,
     "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},
+    "inception_zoo.training.callbacks.ModelSummary": MORE,
     "inception_zoo.training.callbacks.ProgressBar": {"folder": NAME},
     "inception_zoo.training.last_checkpoint.LastCheckpoint": {
         "dirpath": NAME,
@@ -123,7 +124,7 @@ TARGETS: Mapping[str, Options] = {
         **MORE,
     },
 }
-LOGGING = frozenset(  # what a config of Python's logging may name
+LOGGING = frozenset(  # classes and objects that a config of Python's logging can use
     """logging.FileHandler logging.Formatter logging.NullHandler logging.StreamHandler colorlog.ColoredFormatter
 logging.handlers.RotatingFileHandler logging.handlers.TimedRotatingFileHandler rich.logging.RichHandler ext://sys.stdout
 ext://sys.stderr""".split()

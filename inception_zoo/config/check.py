@@ -1,4 +1,4 @@
-"""The composed config, checked before torch is imported, anything is called or a folder is made: every mistake at once."""
+"""Validation of the composed config, before torch is imported, anything is called or a folder is created."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +16,18 @@ from inception_zoo.weights.sources import check_library, is_name
 
 
 def check(cfg: Mapping[str, Any]) -> None:
-    """ZooError for all mistakes of a job's config: each names the key, the value and what would be right.
+    """Check the config of a job and report all errors together.
 
     Args:
-        cfg: plain containers, every value final.
+        cfg: The config as plain containers, with every value resolved.
+
+    Raises:
+        ZooError: Values are invalid. Each message names the key, the value and the valid values.
     """
     empty = [group for group in GROUPS if not isinstance(cfg.get(group), Mapping)]
-    raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options, see --help" for group in empty)
+    raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options; see --help" for group in empty)
     found = refused_targets(cfg) + refused_blocks(cfg["model"].get("blocks")) + list(_references(cfg))
-    found += [f"{key} is missing; leave it in the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
+    found += [f"{key} is missing; do not remove it from the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
     found += [text for key, rule in KEYS.items() for text in _mistake(cfg, key, rule)]
     known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
     found += [unknown_key(key, sorted(known)) for key in cfg if key not in known]
@@ -42,7 +45,14 @@ def check(cfg: Mapping[str, Any]) -> None:
 
 
 def check_hydra(hydra: Mapping[str, Any]) -> None:
-    """ZooError for all mistakes of Hydra's own node, and for what it may not call or set."""
+    """Check the node `hydra` and report all errors together.
+
+    Args:
+        hydra: The node as plain containers, with every value resolved.
+
+    Raises:
+        ZooError: Values are invalid, or the node would call a class or set a variable that is not allowed.
+    """
     found = refused_targets({key: hydra.get(key) for key in ("callbacks", "launcher", "sweeper")}, "hydra")
     found += refused_variables(hydra["job"].get("env_set"))
     for key in ("hydra_logging", "job_logging"):
@@ -69,15 +79,15 @@ def _mistake(cfg: Mapping[str, Any], key: str, rule: Rule) -> list[str]:
 
 
 def _references(node: Any, key: str = "") -> Iterator[str]:
-    """What would still be resolved when it is used, and could become anything then."""
+    """Yield an error message for each interpolation that is left: it would be resolved later, to an unchecked value."""
     if isinstance(node, str) and "${" in node:
-        yield f"{key}={shown(node)} must hold no '${{' once it is resolved"
+        yield f"{key}={shown(node)} must not contain '${{' after it is resolved"
     for name, child in children(node):
         yield from _references(child, f"{key}.{name}" if key else str(name))
 
 
 def _options_of(node: Any, prefix: str = "") -> Iterator[str]:
-    """The mistakes in the options of whatever is called, at any depth."""
+    """Yield an error message for each invalid option of a called class or function, at any depth."""
     for name, child in children(node):
         key = f"{prefix}{name}"
         target = child.get("_target_") if isinstance(child, Mapping) else None
@@ -96,20 +106,20 @@ def _options(key: str, node: Mapping[str, Any], rules: Options, name: str) -> It
             yield from rule.mistake(f"{key}.{option}", value)
         elif ... not in rules:
             near = nearest(option, known, cutoff=0.75)
-            why = f"; did you mean '{near}'?" if near else f" (a recipe may have set it for another); add '~{key}.{option}'"
-            yield f"{key}.{option} is no option of {name}{why}"
+            why = f"did you mean '{near}'?" if near else f"remove it with '~{key}.{option}' (a recipe may have set it)"
+            yield f"{key}.{option} is not an option of {name}; {why}"
 
 
 def _parts_of(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """The mistakes in groups whose members have names of the user's choice."""
+    """Yield the errors in groups whose keys the user names freely, and in nodes that need a `_target_`."""
     for group in ("callbacks", "logger"):
         for name, node in cfg[group].items():
             if not CALLED.fits(node):
-                yield f"{group}.{name}={shown(node)} must have a _target_; '~{group}.{name}' takes it out"
+                yield f"{group}.{name}={shown(node)} must have a _target_; remove it with '~{group}.{name}'"
     transforms = cfg["augmentation"].get("transforms")
     for name, node in transforms.items() if isinstance(transforms, Mapping) else ():
         if node is not None and not CALLED.fits(node):
-            yield f"augmentation.transforms.{name}={shown(node)} is no transform, it has no _target_; set it to null"
+            yield f"augmentation.transforms.{name}={shown(node)} is not a transform: it has no _target_; set it to null"
     for group in ("optimizer", "scheduler", "trainer", "data", "augmentation"):
         if not CALLED.fits(cfg[group]):
             yield f"{group}={shown(cfg[group])} must have a _target_; choose one of the group's options, see --help"
@@ -122,11 +132,18 @@ def _levels(node: Any, key: str) -> Iterator[str]:
         yield from _levels(child, f"{key}.{name}")
 
 
-# What several keys must be together: each runs where the keys that it begins with are right by themselves.
+# Checks of several keys together. Each one runs only if its keys are valid individually, see CROSS.
 
 
 def check_data(data: Mapping[str, Any]) -> None:
-    """ZooError for what the data cannot be, whatever the network."""
+    """Check the group `data`, independently of the network.
+
+    Args:
+        data: The node as plain containers, with every value resolved.
+
+    Raises:
+        ZooError: Values are invalid, or `data.root` has no classes.
+    """
     found = refused_targets({"data": data}) + list(_options_of({"data": data}))
     if uncounted := _uncounted(data):
         found = [message for message in found if not message.startswith("data.num_classes=0")] or uncounted
@@ -134,12 +151,12 @@ def check_data(data: Mapping[str, Any]) -> None:
 
 
 def _uncounted(data: Mapping[str, Any]) -> list[str]:
-    """What is to be said where the classes under `root` were to be counted, and there are none."""
+    """Return the error message for a `data.root` without classes, in a list; an empty list if there are classes."""
     if "root" not in data or data.get("num_classes") != 0:
         return []
     return [
-        f"data.root={shown(data['root'])}: no classes were found; it must hold train/CLASS/*.jpg, or the chunks that "
-        "`inception-zoo data optimize` makes (of an address such as s3://… give data.num_classes)"
+        f"data.root={shown(data['root'])}: no classes found; it must contain train/CLASS/*.jpg, or chunks made by "
+        "`inception-zoo data optimize` (for an address such as s3://…, set data.num_classes)"
     ]
 
 
@@ -147,9 +164,9 @@ def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
     for name in ("mean", "std"):
         values = data[name]
         if len(values) != data["in_channels"]:
-            yield f"data.{name}={values} must be {data['in_channels']} numbers, one per channel"
+            yield f"data.{name}={values} must have one value per channel (data.in_channels={data['in_channels']})"
     if (classes := data.get("classes")) is not None and not len(set(classes)) == len(classes) == data["num_classes"]:
-        yield f"data.classes={classes} must be different labels, as many as data.num_classes={data['num_classes']}"
+        yield f"data.classes={classes} must be distinct labels, as many as data.num_classes={data['num_classes']}"
 
 
 def _check_task(cfg: Mapping[str, Any]) -> None:
@@ -161,14 +178,14 @@ def _check_shape(cfg: Mapping[str, Any]) -> None:
     model, data = cfg["model"], cfg["data"]
     classes, channels, found = data["num_classes"], data["in_channels"], []
     if model["num_classes"] < classes:
-        found.append(f"model.num_classes={model['num_classes']}: the data has {classes} classes; leave it to the data")
+        found.append(f"model.num_classes={model['num_classes']}: the data has {classes} classes; remove this override")
     if model["in_channels"] != channels:
-        found.append(f"model.in_channels={model['in_channels']}: the images have {channels}; leave it to the data")
+        found.append(f"model.in_channels={model['in_channels']}: the images have {channels}; remove this override")
     raise_all(found)
 
 
 def _check_model(cfg: Mapping[str, Any]) -> None:
-    """Ask `Choices` about each value, under the config's keys; and whether the weights can be had."""
+    """Check the values with `Choices`, reported under the keys of the config, and check that the weights exist."""
     model = cfg["model"]
     net, weights = find_net(model["name"]), model.get("weights")
     loading = {key: model.get(key, usual) for key, usual in LOADING.items()}
@@ -179,14 +196,14 @@ def _check_model(cfg: Mapping[str, Any]) -> None:
         return
     if is_name(weights):
         check_library(weights, net.name)
-    elif not os.path.exists(weights):  # noqa: PTH110 -- Path's raises for names that are too long
+    elif not os.path.exists(weights):  # noqa: PTH110 -- Path.exists raises for names that are too long
         raise ZooError(f"model.weights={weights} does not exist; give a file, a run folder, or a name such as {EXAMPLE}")
 
 
 def _check_rates(cfg: Mapping[str, Any]) -> None:
-    """`layer_decay` and `lr_for_batch` start from the optimizer's rate."""
+    """Check that `optimizer.lr` is set where `layer_decay` or `lr_for_batch` scales it."""
     needing = [(key, unused) for key, unused in (("layer_decay", 1), ("lr_for_batch", None)) if cfg[key] != unused]
-    raise_all([f"{key}={cfg[key]} needs optimizer.lr" for key, _ in needing if not cfg["optimizer"].get("lr")])
+    raise_all([f"{key}={cfg[key]} needs optimizer.lr; set it" for key, _ in needing if not cfg["optimizer"].get("lr")])
 
 
 def _check_unfreeze(cfg: Mapping[str, Any]) -> None:
@@ -194,23 +211,24 @@ def _check_unfreeze(cfg: Mapping[str, Any]) -> None:
     for name, node in cfg["callbacks"].items():
         to = node.get("to")
         if node["_target_"] == "inception_zoo.training.callbacks.Unfreeze" and to is not None and to not in names:
-            raise ZooError(f"callbacks.{name}.to={to} is no stage or endpoint; {did_you_mean(to, names)}")
+            raise ZooError(f"callbacks.{name}.to={to} is not a stage or endpoint; {did_you_mean(to, names)}")
 
 
 def _check_sizes(cfg: Mapping[str, Any]) -> None:
-    """The network can read the images, of evaluation and of every epoch."""
+    """Check that the network accepts the image size of evaluation and of every epoch."""
     model, data = cfg["model"], cfg["data"]
     check_image_size(model, "data.image_size", data["image_size"])
     for epoch, size in (data["progressive"] or {}).items():
         key = f"data.progressive.{epoch}"
         if size > data["image_size"]:
-            raise ZooError(f"{key}={size} is more than data.image_size={data['image_size']}, which evaluation sees")
+            raise ZooError(f"{key}={size} is larger than data.image_size={data['image_size']}, the size of evaluation")
         check_image_size(model, key, size)
 
 
 def _check_memory(cfg: Mapping[str, Any]) -> None:
     if cfg["model"].get("memory") == "minimal" and cfg["trainer"]["sync_batchnorm"]:
-        raise ZooError("model.memory=minimal with trainer.sync_batchnorm=true would count segments twice; take lean")
+        # the statistics would count recomputed segments twice
+        raise ZooError("model.memory=minimal cannot be combined with trainer.sync_batchnorm=true; use model.memory=lean")
 
 
 CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (

@@ -1,4 +1,4 @@
-"""Checks of a composed config, before anything in it is called and before a folder is made."""
+"""Checks of the composed config, before anything in it is called and before a folder is created."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +24,18 @@ from inception_zoo.system.renamed import with_new_names
 
 
 def check_composed(cfg: DictConfig, single: bool) -> None:
-    """Check what Hydra has composed, for a job, or for a sweep alone, whose jobs come later.
+    """Check a composed config before Hydra acts on it.
+
+    Args:
+        cfg: The config with its node `hydra`.
+        single: True for a single job; False for a sweep, whose jobs are checked later, by `check_job`.
 
     Raises:
-        ZooError: all mistakes.
+        ZooError: The config is invalid; all errors are reported together.
     """
     node, instance = cfg.hydra, HydraConfig.instance()
     before = instance.cfg
-    instance.set_config(cfg)  # for `${hydra:…}`, as when a job is run
+    instance.set_config(cfg)  # for `${hydra:…}`, as in a running job
     try:
         key = "run" if single else "sweep"
         folder = Path(str(node[key].dir)).absolute()
@@ -41,19 +45,19 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
             instance.set_config(cfg)
         parts = ("callbacks", "hydra_logging", "launcher", "sweeper", "verbose", "output_subdir")
         own = {name: plain(node.get(name)) for name in parts}
-        own["job_logging"] = plain(node.job_logging, resolve=single)  # it knows the job's folder
+        own["job_logging"] = plain(node.job_logging, resolve=single)  # it refers to the job's folder
         own |= {"job": {name: plain(node.job[name]) for name in ("name", "chdir", "env_set")}, key: {"dir": str(node[key].dir)}}
         checks = [lambda: check_hydra(own), lambda: check_folder(f"hydra.{key}.dir", folder)]
         if single:
             job = plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
             checks.append(lambda: check_job(with_new_names(job), node, cfg))
         else:
-            checks.append(lambda: raise_all(wrong_overrides(keys=False)))  # not when their job's turn comes
+            checks.append(lambda: raise_all(wrong_overrides(keys=False)))  # report them now, not when their job starts
         _run_all(checks, cfg)
         if single and is_first():
             if cfg.task == "fit" and cfg.ckpt is None:
                 check_free(folder)
-            claim(folder)  # before Hydra writes in it
+            claim(folder)  # before Hydra writes to it
     finally:
         instance.cfg = before
         OmegaConf.set_readonly(node, False)
@@ -63,19 +67,19 @@ def check_job(config: Mapping[str, Any], hydra: HydraConf, cfg: DictConfig) -> N
     """Check one job.
 
     Args:
-        config: plain and final, with the present names of all targets.
-        hydra: its own node.
-        cfg: as it was composed.
+        config: The config as resolved plain containers, with current names of all targets.
+        hydra: The node `hydra` of the job.
+        cfg: The composed config.
 
     Raises:
-        ZooError: all mistakes.
+        ZooError: The config is invalid; all errors are reported together.
     """
     variables = refused_variables(plain(hydra.job.env_set))
     _run_all([lambda: raise_all(variables), lambda: check(config), lambda: _check_rate(hydra)], cfg)
 
 
 def _run_all(checks: Sequence[Callable[[], None]], cfg: DictConfig) -> None:
-    """Raise ZooError for whatever the checks raise. Of a key that only repeats another's value, only that other is named."""
+    """Run all checks and raise their errors together. Errors of keys that refer to another key are left out."""
     found = []
     for each in checks:
         try:
@@ -86,6 +90,7 @@ def _run_all(checks: Sequence[Callable[[], None]], cfg: DictConfig) -> None:
 
 
 def _repeats(cfg: DictConfig, key: str) -> bool:
+    """Return True if the value of `key` is an interpolation, such as ``${data.num_classes}``."""
     *path, name = key.split(".")
     try:
         node = OmegaConf.select(cfg, ".".join(path)) if path else cfg
@@ -95,22 +100,29 @@ def _repeats(cfg: DictConfig, key: str) -> bool:
 
 
 def _check_rate(hydra: HydraConf) -> None:
-    """Raise ZooError if another optimizer would run at the learning rate of a recipe or an experiment."""
+    """Raise ZooError if an overridden optimizer would use the learning rate of a recipe or an experiment."""
     words = dict(word.split("=", 1) for word in hydra.overrides.task if "=" in word)
     owner = next((f"{group}={words[group]}" for group in ("recipe", "experiment") if group in words), None)
     if owner and "optimizer" in words and "optimizer.lr" not in words:
         chosen = f"optimizer={words['optimizer']}"
-        raise ZooError(f"{chosen}: the rates of {owner} are for its own optimizer; give optimizer.lr, too")
+        raise ZooError(f"{chosen}: the learning rate of {owner} is for its own optimizer; set optimizer.lr, too")
 
 
 def plain(node: Any, resolve: bool = True) -> Any:
-    """Return a node of a config as plain containers."""
+    """Return a config node as plain containers, with its interpolations resolved if `resolve`."""
     return OmegaConf.to_container(node, resolve=resolve) if OmegaConf.is_config(node) else node
 
 
 @contextmanager
 def composed(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Compose the groups about images, for tools that run no job; errors end the program as in a job."""
+    """Compose the groups data, augmentation and model, for tools that do not run a job.
+
+    Args:
+        overrides: Overrides as on the command line.
+
+    Yields:
+        The groups by name, as plain containers. An error ends the program, as in a job.
+    """
     hydra_patches.install()
     with one_line_errors(list(overrides)):
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one line each; and the flags that we refuse."""
+"""One-line messages for the errors of Hydra and OmegaConf, and the check of Hydra's flags."""
 
 import os
 import re
@@ -16,68 +16,80 @@ from inception_zoo.config.unknown_keys import SEVERAL, keys_of, unknown_key, wro
 from inception_zoo.errors import ZooError, did_you_mean, fail, messages_of, one_line, unreadable
 from inception_zoo.runs.results import REASON
 
-TRACEBACK = "INCEPTION_ZOO_TRACEBACK"  # set by `main`: whether the user gave HYDRA_FULL_ERROR
-DIGITS = 4300  # of an integer that Python reads
-CAUGHT = (ZooError, HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)  # what a user can mend
+TRACEBACK = "INCEPTION_ZOO_TRACEBACK"  # set by `main` to the user's HYDRA_FULL_ERROR
+DIGITS = 4300  # longest integer that Python parses
+CAUGHT = (ZooError, HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)  # errors that the user can correct
 
 
 def wants_traceback() -> bool:
+    """Return True if the user set HYDRA_FULL_ERROR."""
     return bool(os.environ.get(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR")))
 
 
 @contextmanager
 def one_line_errors(words: list[str] | None = None) -> Iterator[None]:
-    """End the program in a line for each thing that the user can mend; HYDRA_FULL_ERROR=1 shows the traceback instead.
+    """Print one line for each error that the user can correct, and exit with status 2; no traceback.
+
+    HYDRA_FULL_ERROR=1 shows the traceback instead.
 
     Args:
-        words: that Hydra composes by; those of the command line when left out.
+        words: The overrides that Hydra composes; None: those of the command line.
     """
     try:
         yield
     except CAUGHT as error:
         if wants_traceback():
             raise
-        if REASON in os.environ:  # the first process of the job says it
+        if REASON in os.environ:  # the first process of the job reports it
             sys.exit(2)
         fail(*explain_all(error, words))
 
 
 def check_flags() -> None:
-    """ZooError where Hydra's parser of the command line ends the program, or would do what we do not."""
+    """Check Hydra's flags on the command line.
+
+    Raises:
+        ZooError: A flag is unknown or not supported, flags cannot be combined, or an override has too many digits.
+    """
     parser = hydra_patches.get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        words = "; put all KEY=VALUE words side by side" if message.startswith("unrecognized") else ""
+        words = "; put all KEY=VALUE overrides next to each other" if message.startswith("unrecognized") else ""
         raise ZooError(f"{message}{words}; see `python run.py --help`")
 
     parser.error = refuse  # type: ignore[method-assign]
     args = parser.parse_args()
     commands = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
     if len(given := [flag for flag, value in commands.items() if value]) > 1:
-        raise ZooError(f"{' and '.join(given)} go not together; give one of them")
+        raise ZooError(f"{' and '.join(given)} cannot be combined; give one of them")
     if args.resolve and not (args.cfg or args.help):
-        raise ZooError("--resolve is for --cfg and --help")
+        raise ZooError("--resolve is for --cfg and --help only")
     if args.experimental_rerun:
-        raise ZooError("--experimental-rerun reads a pickle, which may run anything; repeat the command instead")
+        raise ZooError("--experimental-rerun reads a pickle, which may run any code; repeat the command instead")
     for word in args.overrides:
-        if re.search(rf"\d{{{DIGITS + 1}}}", word):  # Python refuses to read it, in the middle of Hydra's parser
+        if re.search(rf"\d{{{DIGITS + 1}}}", word):  # Python refuses to parse it, inside Hydra's parser
             raise ZooError(f"{word[:40]}…: a number has at most {DIGITS} digits")
 
 
 def explain_all(error: Exception, words: list[str] | None = None) -> list[str]:
-    """A line for each mistake: where Hydra stops at the first word that it cannot place, the others are told as well."""
+    """Return a message for each error. Hydra stops at the first invalid override; all of them are returned.
+
+    Args:
+        error: The exception.
+        words: The overrides that Hydra composes; None: those of the command line.
+    """
     if isinstance(error, ZooError) and not str(error).startswith("Caught ZooError"):
         return messages_of(error)
     if isinstance(error, ConfigCompositionException | OverrideParseException):
         try:
             return wrong_overrides(words, several="Ambiguous" in str(error)) or [explain(error)]
-        except CAUGHT:  # the configs are at fault, not the words
+        except CAUGHT:  # the error is in a config file, not in an override
             pass
     return [explain(error)]
 
 
 def explain(error: Exception) -> str:
-    """Hydra's errors in one line, with the near key or option."""
+    """Return the message of an error in one line, with the most similar valid key or option."""
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} is unknown; {did_you_mean(option, sorted(error.options))}"
@@ -87,7 +99,7 @@ def explain(error: Exception) -> str:
     text = one_line(error) if str(error) or cause is None else one_line(cause)
     if ambiguous := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return SEVERAL % ambiguous[1]
-    if text.startswith("Caught ZooError"):  # in a worker, which wraps it in its traceback
+    if text.startswith("Caught ZooError"):  # raised in a worker, which adds its traceback
         return text.rpartition("ZooError: ")[2]
     if (merged := re.search(r"Error merging override (.*)", text)) and isinstance(cause, OmegaConfBaseException):
         return f"{merged[1]}: {str(cause).splitlines()[0]}"

@@ -1,8 +1,8 @@
-"""Every patch of Hydra.
+"""All patches of Hydra.
 
-Nothing is patched at import: `install` is called by our entry points and by the workers of launchers, so that other
-programs that import this package, and other Hydra applications in the same environment, stay as they are.
-tests/system/test_private_names.py checks that each name still exists.
+Importing this module patches nothing. The entry points of this package and the workers of launchers call `install`. Other
+programs that import this package, and other Hydra applications in the same environment, are not affected.
+tests/system/test_private_names.py checks that the patched names still exist.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from inception_zoo.system.ranks import agreed
 
 @cache
 def install() -> None:
-    """Patch Hydra in this process, once: no secret in its files, no unknown logging class, our resolvers and sweeper."""
+    """Patch Hydra in this process, once: redact secrets in its files, check logging classes, add resolvers and the sweeper."""
     guard()
     utils._save_config = lambda cfg, filename, output_dir: save_redacted(cfg, output_dir / filename)
     configure_logging = logging_config.configure_logging
@@ -46,8 +46,8 @@ def install() -> None:
         raise_all(refused_logging(config, "logging"))
         configure_logging(config)
 
-    logging_config.configure_logging = configure_allowed  # at its use, too: in a sweep each job may have another
-    # Hydra copies its store for each group that it reads, 117 times for --help; what it loads from there is a copy anyway.
+    logging_config.configure_logging = configure_allowed  # checked at every use: each job of a sweep may have its own
+    # Hydra copies its store for each group that it reads, 117 times for --help. The copies are not needed: loading copies, too.
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     _add_resolvers()
     _fill_store()
@@ -61,25 +61,28 @@ def _add_resolvers() -> None:
 
 @cache
 def _start() -> datetime:
-    """When this command began: the same for all processes of a job."""
+    """Return the start time of this command, the same in all processes of a job."""
     return datetime.fromisoformat(agreed("start", datetime.now().isoformat()))
 
 
 def _fill_store() -> None:
-    """Give every file in conf/model its table's keys, and make our sweeper the default."""
+    """Add the keys of every network's table as `model/table`, and make GridSweeper the default sweeper."""
     store = ConfigStore.instance()
     for name, net in ZOO.items():
         store.store(name, table_config(net), group="model/table", provider="zoo")
-    # Not an `override` in conf/config.yaml: that would replace the sweeper that `sweep=optuna` chooses.
+    # An `override` in conf/config.yaml would replace the sweeper that `sweep=optuna` chooses.
     defaults = [{"sweeper": "grid"} if "sweeper" in each else each for each in HydraConf().defaults]
     store.store("config", HydraConf(defaults=defaults), group="hydra", provider="hydra")
 
 
 def check_when_composed(check: Callable[[DictConfig, bool], None]) -> None:
-    """Have Hydra call ``check(config, is a single job)`` before it calls, writes or makes a folder for anything.
+    """Make Hydra call `check` before it calls anything, writes a file or creates a folder.
 
-    Hydra has no hook there: its callbacks are called by the config themselves. All its commands compose, of which `run` and
-    `multirun` act, and the others (`--cfg`, `--help`, `--info`) show what they find. The jobs of a sweep are not checked here.
+    Hydra has no hook at this point: its callbacks are themselves created from the config. Only a run or a sweep is checked;
+    `--cfg`, `--help` and `--info` show an invalid config, too. The jobs of a sweep are not checked here.
+
+    Args:
+        check: Function of the composed config and a flag, True for a single job and False for a sweep.
     """
     _CheckedHydra.check = staticmethod(check)
     hydra._internal.hydra.Hydra = _CheckedHydra  # type: ignore[misc]
@@ -108,7 +111,7 @@ class _CheckedHydra(Hydra):
     ) -> DictConfig:
         try:
             cfg = super().compose_config(config_name, overrides, run_mode, False, from_shell, validate_sweep_overrides)
-        except ValueError as error:  # a group whose option is not a name
+        except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         if self.acts:
             self.check(cfg, run_mode == RunMode.RUN)
@@ -118,7 +121,7 @@ class _CheckedHydra(Hydra):
 
 
 def loader(added: str | None = None) -> ConfigLoaderImpl:
-    """Return a loader of our configs, and of those in the folder `added`."""
+    """Return Hydra's loader of the configs in conf/ and in the folder `added`."""
     path = create_config_search_path(str(CONF))
     if added:
         schema = path.get_path().pop()

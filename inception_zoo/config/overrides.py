@@ -1,4 +1,4 @@
-"""Words of a command line → networks, each followed by its choices in Hydra's own syntax."""
+"""Networks named on a command line, each followed by overrides in Hydra's syntax."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,28 @@ from inception_zoo.weights.sources import is_name, published
 
 @dataclass(frozen=True)
 class Named:
-    """A network that words name, and what is known of its weights."""
+    """A network named on the command line.
+
+    Attributes:
+        plan: The network.
+        card: Metadata of its weights; None without weights.
+    """
 
     plan: Plan
     card: Card | None = None
 
 
 def networks_of(words: Sequence[str], trust: bool = False, config_dir: Path | None = None) -> list[Named]:
-    """Return the networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``; keys may begin with ``model.``.
+    """Return the networks of ``inception_v3 blocks.grid17=residual width=0.5 googlenet …``.
 
-    A name is a table's, that of a file in conf/model or in ``config_dir/model``, or the path of a file or run folder of ours.
+    Args:
+        words: Names, each followed by its overrides; the keys may begin with ``model.``. A name is that of a table or of a file
+            in conf/model or ``config_dir/model``, or the path of a weights file or run folder of this package.
+        trust: Import the functions that a file names; see `Card.check_code`.
+        config_dir: Additional folder of configs.
+
+    Raises:
+        ZooError: An override comes before the first name, a network or option is unknown, or a file cannot be used.
     """
     chosen: list[tuple[str, list[str]]] = []
     for word in words:
@@ -35,7 +47,7 @@ def networks_of(words: Sequence[str], trust: bool = False, config_dir: Path | No
         elif chosen:
             chosen[-1][1].append(word)
         else:
-            raise ZooError(f"'{word}' stands before any network; begin with a name, see `inception-zoo list`")
+            raise ZooError(f"'{word}' comes before any network; start with a network name, see `inception-zoo list`")
     return [_network_of(name, overrides, trust, config_dir) for name, overrides in chosen]
 
 
@@ -51,7 +63,7 @@ def _network_of(name: str, overrides: Sequence[str], trust: bool, config_dir: Pa
 
 
 def _of_conf(name: str, config_dir: Path | None) -> dict[str, Any]:
-    """Return the choices of a file in conf/model: its keys that are not left to the table or to the data."""
+    """Return the choices of a file in conf/model, without keys that the table or the data sets."""
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
@@ -63,7 +75,7 @@ def _of_conf(name: str, config_dir: Path | None) -> dict[str, Any]:
     with one_line_errors([f"model={name}"]):
         composed = loader.load_configuration("config", [f"model={name}"], RunMode.RUN)
     node: Any = OmegaConf.to_container(composed.model, resolve=True)
-    raise_all(refused_blocks(node.get("blocks")))  # a function that the file names would be run
+    raise_all(refused_blocks(node.get("blocks")))  # a function named in the file would be called
     return {key: value for key, value in node.items() if value is not None and key not in ("num_classes", "in_channels")}
 
 
@@ -71,10 +83,10 @@ def _of_file(path: str, overrides: Sequence[str], trust: bool) -> Named:
     from inception_zoo.weights.files import read_weights  # torch
 
     if overrides:
-        raise ZooError(f"{path} is a network as it was saved; '{overrides[0]}' cannot change it")
+        raise ZooError(f"{path} is a saved network; remove the override '{overrides[0]}'")
     plain = read_weights(path)[1]
     if plain is None:
-        raise ZooError(f"{path} does not say which network it holds; bring it in with `inception-zoo convert`")
+        raise ZooError(f"{path} does not name its network; import it with `inception-zoo convert`")
     card = Card.of(plain)
     card.check_code(path, trust)
     return Named(plan_of(card.model), card)
@@ -94,9 +106,9 @@ def _of_table(name: str, choices: dict[str, Any]) -> Named:
     from inception_zoo.weights.files import read_weights  # torch
 
     plain = read_weights(source)[1]
-    card = Card.of(plain) if plain is not None else Card({}, provenance=Provenance(source, "not said in the file"))
+    card = Card.of(plain) if plain is not None else Card({}, provenance=Provenance(source, "not stated in the file"))
     if card.model and card.model["name"] != net.name:
-        raise ZooError(f"weights={source} holds {card.model['name']}, not {net.name}")
+        raise ZooError(f"weights={source} contains {card.model['name']}, not {net.name}")
     return Named(plan, card)
 
 
@@ -112,7 +124,7 @@ def _choices(overrides: Sequence[str]) -> dict[str, Any]:
         except HydraException:
             raise ZooError(unreadable(text)) from None
         if override.is_sweep_override():
-            raise ZooError(f"'{text}' has several values; describe takes one")
+            raise ZooError(f"'{text}' has several values; give one")
         key, value = (override.key_or_group or "").removeprefix("model."), override.value()
         key = "blocks.all" if key == "block" else key
         if key.startswith("blocks."):

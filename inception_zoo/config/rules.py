@@ -1,4 +1,7 @@
-"""Rules for the values of our own keys. `Choices` checks the keys of a network, `check` several keys together."""
+"""Validation rules for single config keys and options.
+
+`Choices` checks the keys of a network, `check` combinations of keys.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +12,18 @@ from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.architecture.preprocessing import CROPS, INTERPOLATIONS
 from inception_zoo.errors import nearest, shown
 
-MOST = 10**9  # of what is counted: more is a slip of the hand
+MOST = 10**9  # upper bound of counts; a larger value is taken for a typing error
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A description of the valid values, a test, and the names that a near miss is compared with."""
+    """A rule for a value.
+
+    Attributes:
+        words: Description of the valid values; it follows "must be" in error messages.
+        fits: Test that returns True for a valid value.
+        names: Valid names, used to suggest a correction.
+    """
 
     words: str
     fits: Callable[[Any], bool]
@@ -25,7 +34,7 @@ class Rule:
         return Rule(words, lambda value: self.fits(value) or other.fits(value), self.names + other.names)
 
     def mistake(self, key: str, value: Any) -> list[str]:
-        """The message, if it is one."""
+        """Return the error message for an invalid value, in a list; an empty list for a valid value."""
         if self.fits(value):
             return []
         near = nearest(value, self.names) if isinstance(value, str) else None
@@ -38,34 +47,45 @@ def is_number(value: Any) -> bool:
 
 
 def whole(least: int, most: int = MOST) -> Rule:
+    """Return the rule for an integer from `least` to `most`."""
     words = f"a whole number of at least {least}" + (f" and at most {most}" if most < MOST else "")
     return Rule(words, lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most)
 
 
 def number(least: float, most: float = MOST) -> Rule:
+    """Return the rule for a number from `least` to `most`."""
     words = f"a number of at least {least}" + (f" and at most {most}" if most < MOST else "")
     return Rule(words, lambda value: is_number(value) and least <= value <= most)
 
 
 def above(bound: float, most: float = MOST, below: float = inf) -> Rule:
+    """Return the rule for a number above `bound`, at most `most` and below `below`."""
     upper = f", below {below}" if below < inf else f", at most {most}" if most < MOST else ""
     return Rule(f"a number above {bound}{upper}", lambda value: is_number(value) and bound < value <= most and value < below)
 
 
 def from_to_below(least: float, below: float) -> Rule:
+    """Return the rule for a number of at least `least` and below `below`."""
     words = f"a number of at least {least} and below {below}"
     return Rule(words, lambda value: is_number(value) and least <= value < below)
 
 
 def one_of(*valid: Any) -> Rule:
+    """Return the rule for one of the given names or integers."""
     names = tuple(each for each in valid if isinstance(each, str))
     words = f"one of {', '.join(dict.fromkeys(map(str, valid)))}" if len(valid) > 1 else str(valid[0])
     return Rule(words, lambda value: not isinstance(value, bool | float | list | dict) and value in valid, names)
 
 
 def list_of(rule: Rule, length: int | None = None, rising: bool = False) -> Rule:
-    """Each as `rule` has it; `rising`: the second not below the first."""
-    words = f"a list{'' if length is None else f' of {length}'}, each {rule.words}{', in rising order' if rising else ''}"
+    """Return the rule for a list whose items fit `rule`.
+
+    Args:
+        rule: The rule for each item.
+        length: Required number of items; None: any number.
+        rising: Require ascending order; equal neighbours are valid.
+    """
+    words = f"a list{'' if length is None else f' of {length}'}, each {rule.words}{', in ascending order' if rising else ''}"
 
     def fits(value: Any) -> bool:
         right = isinstance(value, list | tuple) and length in (None, len(value)) and all(map(rule.fits, value))
@@ -77,17 +97,17 @@ def list_of(rule: Rule, length: int | None = None, rising: bool = False) -> Rule
 ANY = Rule("anything", lambda value: True)
 NULL = Rule("null", lambda value: value is None)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-TEXT = Rule("a text", lambda value: isinstance(value, str))
-NAME = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "" and "\0" not in value)
-MAPPING = Rule("names and values, as {name: value}", lambda value: isinstance(value, Mapping))
-CALLED = Rule("what a _target_ says", lambda value: isinstance(value, Mapping) and "_target_" in value)
-PART = Rule("null, or what a _target_ says", lambda value: value is None or CALLED.fits(value))
+TEXT = Rule("a string", lambda value: isinstance(value, str))
+NAME = Rule("a string that is not empty", lambda value: isinstance(value, str) and value != "" and "\0" not in value)
+MAPPING = Rule("a mapping, such as {name: value}", lambda value: isinstance(value, Mapping))
+CALLED = Rule("a mapping with a _target_", lambda value: isinstance(value, Mapping) and "_target_" in value)
+PART = Rule("null or a mapping with a _target_", lambda value: value is None or CALLED.fits(value))
 SHARE = number(0, 1)
 COUNT = whole(1)
 SEED = whole(0, 2**32 - 1)
 SIDE = whole(1, 8192)  # pixels
 
-Options = Mapping[Any, Rule]  # of what is called, a rule by option; `...`: it has more, which it checks itself
+Options = Mapping[Any, Rule]  # rule by option of a class or function; `...`: it also has options that it checks itself
 KEYS = {
     "task": one_of("fit", "test"),
     "ckpt": NAME | NULL,
@@ -104,21 +124,21 @@ KEYS = {
     "model.in_channels": whole(1, 1024),
 }
 GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger")
-SPECIAL = {  # of anything that Hydra calls
+SPECIAL = {  # options of every node that Hydra instantiates
     "_target_": TEXT,
     "_partial_": FLAG,
     "_recursive_": FLAG,
     "_convert_": one_of("none", "partial", "object", "all"),
     "_args_": list_of(ANY),
 }
-BATCHES = whole(0) | Rule("a share from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1) | NULL
-TRAINER: Options = {  # what we read, and limits and intervals, of which Lightning complains only when the data are there
+BATCHES = whole(0) | Rule("a fraction from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1) | NULL
+TRAINER: Options = {  # options that this package reads; limits and intervals, which Lightning checks only after loading data
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "devices": COUNT
     | Rule("-1 for all GPUs", lambda value: value == -1 and not isinstance(value, bool | float))
     | one_of("auto")
     | Rule(
-        "a list of different GPU numbers",
+        "a list of distinct GPU numbers",
         lambda value: isinstance(value, list) and list_of(whole(0)).fits(value) and 0 < len(value) == len(set(value)),
     ),
     "num_nodes": whole(1, 10**5),
@@ -133,8 +153,8 @@ TRAINER: Options = {  # what we read, and limits and intervals, of which Lightni
     "sync_batchnorm": FLAG,
     "log_every_n_steps": COUNT,
     "deterministic": FLAG | one_of("warn") | NULL,
-    **dict.fromkeys(("callbacks", "logger"), Rule("left out, as the groups callbacks and logger say it", lambda value: False)),
-    "use_distributed_sampler": Rule("left out, as the data share themselves out", lambda value: False),
+    **dict.fromkeys(("callbacks", "logger"), Rule("left out: the groups callbacks and logger set it", lambda value: False)),
+    "use_distributed_sampler": Rule("left out: the DataModule distributes the images", lambda value: False),
     ...: ANY,
 }
 IMAGE_DATA: Options = {
@@ -153,7 +173,7 @@ IMAGE_DATA: Options = {
     "crops": one_of(*CROPS),
     "flip": SHARE,
     "progressive": Rule(
-        "epochs and sides in pixels, such as '{0:128,10:160}', or null",
+        "image sides in pixels by first epoch, such as '{0:128,10:160}', or null",
         lambda value: value is None or (isinstance(value, Mapping) and all(map(whole(0).fits, value))),
     ),
     "workers": whole(0, 4096) | NULL,
@@ -170,7 +190,7 @@ OPTIMIZER: Options = {
     "nesterov": FLAG,
     ...: ANY,
 }
-# Rules of a group whatever is called, as our own code reads these keys, or the library checks them late or not at all.
+# Rules of a group for every `_target_`: this package reads the keys, or the library checks them late or not at all.
 USUAL = {"trainer": TRAINER, "data": IMAGE_DATA, "optimizer": OPTIMIZER}
 NEEDED = (
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "precision", "max_epochs")),
@@ -178,10 +198,10 @@ NEEDED = (
     *(f"data.{key}" for key in IMAGE_DATA if key not in ("root", "classes", "per_class")),
     *KEYS,
 )
-# of what is logged: what a checkpoint may go by. A metric of one's own is as good, unless it is nearly one of these.
+# Logged metrics that a checkpoint can monitor. A custom metric is valid too, unless its name is similar to one of these.
 METRICS = (*(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")), "val/macro", "val/ece")
 METRIC = Rule(
-    "a metric that is logged, such as val/top1",
+    "a logged metric, such as val/top1",
     lambda value: NAME.fits(value) and (value in METRICS or not nearest(value, METRICS)),
     METRICS,
 )
@@ -193,4 +213,5 @@ OF_HYDRA = {
     "job.chdir": FLAG | NULL,
     "verbose": FLAG | TEXT | list_of(TEXT),
 }
-LEVEL = one_of("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET") | whole(0)  # of Python's logging
+# A level of Python's logging.
+LEVEL = one_of("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET") | whole(0)

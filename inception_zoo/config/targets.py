@@ -1,7 +1,7 @@
-"""Refusals of what an untrusted config would import or run. Imports nothing heavy.
+"""Checks of the names that an untrusted config would import or call. Importing this module is fast.
 
-Hydra imports and calls what `_target_` says, logging what `class` and `()` say, and a block may be a function by its path.
-Only the environment, which no config can write, adds names of one's own: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``.
+Hydra imports and calls every `_target_`, Python's logging every `class` and `()`, and a block can be the path of a function.
+The user allows more names in the environment, which no config can set: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``.
 """
 
 import os
@@ -13,25 +13,25 @@ from inception_zoo.config.allowed import LOGGING, TARGETS
 from inception_zoo.errors import nearest, shown
 
 VARIABLE = "INCEPTION_ZOO_TARGETS"
-_PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # of a function, in a word
+_PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # path of a function, in an override
 _BLOCK = re.compile(r"\+{0,2}model\.blocks\b[^=]*=")
-_FOR_OTHERS = re.compile(r"INCEPTION_ZOO_|PYTHON|LD_|DYLD_|PATH$")  # variables that open this door, or another
+_FOR_OTHERS = re.compile(r"INCEPTION_ZOO_|PYTHON|LD_|DYLD_|PATH$")  # variables that allow a config to run code
 
 
 def own() -> set[str]:
-    """The names that the environment allows besides."""
+    """Return the additional names that the environment allows."""
     return {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
 
 
 def trust_words(words: Sequence[str]) -> None:
-    """Allow the block functions that a user has typed, here and in the processes that are started from here."""
+    """Allow the block functions in `words`, the command line of the user, in this process and in its child processes."""
     typed = [path for word in words if (block := _BLOCK.match(word)) for path in _PATH.findall(word[block.end() :])]
     if typed:
         os.environ[VARIABLE] = ",".join(sorted(own().union(typed)))
 
 
 def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of every `_target_`, at any depth."""
+    """Yield key and value of every `_target_` in `node`, at any depth; `key` is the key of the node."""
     for name, child in children(node):
         inner = f"{key}.{name}" if key else str(name)
         if name == "_target_" and isinstance(node, Mapping):
@@ -40,7 +40,12 @@ def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def refused_targets(config: Mapping[str, Any], key: str = "") -> list[str]:
-    """A message for each `_target_` that may not be called; `config` is plain, every value final."""
+    """Return an error message for each `_target_` that is not on the allow-list.
+
+    Args:
+        config: Plain containers, with every value resolved.
+        key: Key of `config`, for the messages.
+    """
     allowed = TARGETS.keys() | own()
     return [
         _refusal(inner, target, TARGETS)
@@ -50,18 +55,18 @@ def refused_targets(config: Mapping[str, Any], key: str = "") -> list[str]:
 
 
 def refused_blocks(blocks: Any, key: str = "model.blocks") -> list[str]:
-    """A message for each function that is given for a block by its path and may not be called."""
+    """Return an error message for each block that is the path of a function and not allowed."""
     pairs = blocks.items() if isinstance(blocks, Mapping) else ()
     return [
-        f"{key}.{name}={choice} is not allowed where the command line does not say it, as it runs code of somebody's; "
-        f"if it is yours: {VARIABLE}={choice}"
+        f"{key}.{name}={choice} is a function that is not on the allow-list; give it on the command line, "
+        f"or, if you trust it, set the environment variable {VARIABLE}={choice}"
         for name, choice in pairs
         if isinstance(choice, str) and "." in choice and choice not in own()
     ]
 
 
 def refused_logging(node: Any, key: str) -> list[str]:
-    """A message for each class or object that a config of Python's logging may not name."""
+    """Return an error message for each class or object in a config of Python's logging that is not allowed."""
     found = []
     for name, child in children(node):
         inner = f"{key}.{name}"
@@ -75,13 +80,13 @@ def refused_logging(node: Any, key: str) -> list[str]:
 
 
 def refused_variables(variables: Any, key: str = "hydra.job.env_set") -> list[str]:
-    """A message for each variable of the environment that a config may not set, as it decides what code is run."""
+    """Return an error message for each environment variable that a config must not set, because it can run code."""
     names = map(str, variables) if isinstance(variables, Mapping) else ()
-    return [f"{key}.{name} is not allowed; set {name} before you start" for name in names if _FOR_OTHERS.match(name)]
+    return [f"{key}.{name} is not allowed; set {name} in the environment" for name in names if _FOR_OTHERS.match(name)]
 
 
 def children(node: Any) -> Iterator[tuple[Any, Any]]:
-    """What stands in a mapping or list, by key or number; nothing stands in anything else."""
+    """Yield (key, value) of a mapping or (index, value) of a list; nothing for other objects."""
     if isinstance(node, Mapping):
         yield from node.items()
     elif isinstance(node, list | tuple):
@@ -91,5 +96,5 @@ def children(node: Any) -> Iterator[tuple[Any, Any]]:
 def _refusal(key: str, target: Any, valid: Collection[str]) -> str:
     near = nearest(target, valid) if isinstance(target, str) else None
     meant = f"; did you mean '{near}'?" if near else ""
-    door = f"; if it is yours: {VARIABLE}={target}" if isinstance(target, str) and target else ""
-    return f"{key}={shown(target)} is not allowed{meant}{door}"
+    door = f"; if you trust it, set the environment variable {VARIABLE}={target}" if isinstance(target, str) and target else ""
+    return f"{key}={shown(target)} is not on the allow-list{meant}{door}"

@@ -1,4 +1,4 @@
-"""Words of the command line whose key or option does not exist, each with the nearest one that does."""
+"""Overrides with an unknown key or option, each reported with the most similar valid one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,28 +11,33 @@ from omegaconf import OmegaConf
 from inception_zoo.config import hydra_patches
 from inception_zoo.errors import did_you_mean, shown, unreadable
 
-SEVERAL = "%s has several values: add -m for a sweep over them, or brackets for a list"
+SEVERAL = "%s has several values: add -m to sweep over them, or brackets to give a list"
 
 
 def unknown_key(key: str, keys: Sequence[str]) -> str:
-    """Return the message for a key that is not in the config, whose keys are `keys`."""
-    others = f"; other options of lightning.Trainer are added: +{key}=…" if key.startswith("trainer.") else ""
+    """Return the error message for a key that is not in the config.
+
+    Args:
+        key: The unknown key, dotted.
+        keys: All keys of the config, dotted.
+    """
+    others = f"; to add another option of lightning.Trainer, write +{key}=…" if key.startswith("trainer.") else ""
     of_hydra = key.startswith("hydra.")
     hint = did_you_mean(key, [each for each in keys if each.startswith("hydra.") == of_hydra])
     hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint
-    return f"{key} is no key of the config; {hint}{others}"
+    return f"unknown config key '{key}'; {hint}{others}"
 
 
 def wrong_overrides(words: list[str] | None = None, several: bool = False, keys: bool = True) -> list[str]:
-    """A message for each word that is unreadable, or names an option or a key that there is not.
+    """Return an error message for each override that cannot be parsed or that names an unknown option or key.
 
     Args:
-        words: those of the command line when left out.
-        several: whether words with several values are wrong, too.
-        keys: whether keys are looked at; in a sweep each job may have others.
+        words: The arguments of the command line; None: those of this process.
+        several: Also report overrides with several values.
+        keys: Also report unknown keys; False for a sweep, whose jobs may have different keys.
     """
     args = hydra_patches.get_args_parser().parse_args(words)
-    if args.config_path or args.config_name:  # not ours
+    if args.config_path or args.config_name:  # another program's config
         return []
     loader = hydra_patches.loader(args.config_dir)
     parser = OverridesParser.create(config_loader=loader)
@@ -53,7 +58,7 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
         values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
         for value in values:
             if value in (None, "null"):
-                found.append(f"{key}=null is no option; '~{key}' takes the group out")
+                found.append(f"{key}=null is not an option; remove the group with '~{key}'")
             elif value not in options and not isinstance(value, list):
                 found.append(f"{key}={shown(value)} is unknown; {did_you_mean(value, sorted(options))}")
         chosen += [f"{key}={value}" for value in values if isinstance(value, str) and value in options][:1]
@@ -69,7 +74,12 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
 
 
 def keys_of(loader: Any, chosen: Sequence[str] = ()) -> list[str]:
-    """Return every key, dotted, of the config with the chosen options."""
+    """Return all keys of the config, dotted.
+
+    Args:
+        loader: Hydra's config loader.
+        chosen: Group overrides, such as ``model=inception_v3``.
+    """
     return _flat(OmegaConf.to_container(loader.load_configuration("config", list(chosen), RunMode.RUN)))
 
 

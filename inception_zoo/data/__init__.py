@@ -1,4 +1,4 @@
-"""Sources of images, one file each, and the DataModule that serves them."""
+"""Data sources, one module each, and the LightningDataModule that serves their images."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Augmentation", "Files", "ImageData", "Images", "Source"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lightning loads on first use: `make data` looks for files in a tenth of a second.
+    # Import Lightning on first use only: `make data` then takes a tenth of a second to look for files.
     if name in _HOMES:
         return getattr(import_module(f"inception_zoo.data.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'inception_zoo.data' has no attribute '{name}'")

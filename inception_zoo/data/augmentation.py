@@ -1,4 +1,4 @@
-"""Augmentation: torchvision's transforms, drawn anew for every image, in workers or over whole batches on the device."""
+"""Augmentation with torchvision's transforms, random for each image: in workers, or for a whole batch on the device."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,14 +19,19 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class Augmentation:
-    """Transforms of training images before normalization, and of batches after it.
+    """Transforms of single training images before normalization, and mixing of batches after it.
 
     Args:
-        crop: from the picture as it was read to the network's size; None: resized and cropped as for evaluation.
-        transforms: by name, in order; None switches one off.
-        erasing: probability of blanking a rectangle of 2 to 33 % of the area (arXiv 1708.04896), after the transforms.
-        mixup: alpha of the Beta distribution of blending two images and their labels (arXiv 1710.09412); 0: off.
-        cutmix: likewise, of pasting a rectangle of one image into another (arXiv 1905.04899). With both, each batch draws one.
+        crop: transform of the image as read, uint8 (C, H, W), to the network's size, uint8 (C, S, S). With None, images are
+            resized and cropped as in evaluation.
+        transforms: transforms of uint8 (C, S, S) by name, applied in this order. None disables a transform.
+        erasing: probability of erasing a rectangle of 2 to 33 % of the area after the transforms (arXiv 1708.04896).
+        mixup: alpha of the Beta distribution for blending two images and their labels (arXiv 1710.09412); 0: off.
+        cutmix: alpha of the Beta distribution for pasting a rectangle of one image into another (arXiv 1905.04899); 0: off.
+            With `mixup` and `cutmix`, each batch uses one of them at random.
+
+    Raises:
+        ZooError: a number is out of range, or a transform is not callable.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Augmentation:
         named = {"crop": crop, **{f"transforms.{key}": each for key, each in (transforms or {}).items()}}
         for name, transform in named.items():
             if transform is not None and not callable(transform):
-                raise ZooError(f"augmentation.{name}={transform} is no transform, it has no _target_; set it to null")
+                raise ZooError(f"augmentation.{name}={transform} is not a transform: it has no _target_; set it to null")
         self.crop = crop
         self.transforms = [transform for transform in (*(transforms or {}).values(), erase) if transform is not None]
         for key, alpha in (("mixup", mixup), ("cutmix", cutmix)):
@@ -50,13 +55,21 @@ class Augmentation:
         self.mixup, self.cutmix = mixup, cutmix
 
     def interpolate(self, how: str) -> None:
-        """A crop that is resized is resized as in evaluation."""
+        """Set the interpolation of a `RandomResizedCrop`: `bilinear`, `bicubic` or `nearest`."""
         if isinstance(self.crop, v2.RandomResizedCrop):
             self.crop.interpolation = InterpolationMode(how)
 
     def of_picture(self, read: Read, preprocessing: Preprocessing) -> Tensor:
-        """One picture of any size → uint8 (C, S, S)."""
-        if type(self.crop) is v2.RandomResizedCrop:  # drawn before the picture is decoded
+        """Augment one image.
+
+        Args:
+            read: reads the image, uint8 (C, H, W) of any size, or a part of it.
+            preprocessing: the network's image size S, and how to resize without `crop`.
+
+        Returns:
+            The augmented image, uint8 (C, S, S).
+        """
+        if type(self.crop) is v2.RandomResizedCrop:  # draw first, so that the image can be decoded at a smaller scale
             image = read(self._part)
         else:
             image = self.crop(read()) if self.crop else centre(read(), preprocessing)
@@ -65,20 +78,37 @@ class Augmentation:
         return image
 
     def _part(self, height: int, width: int) -> Part:
-        """The crop as torchvision draws it of a picture of that size."""
+        """Draw a crop of an image of this size as torchvision does."""
         crop: Any = self.crop
         drawn = crop.make_params([torch.empty(1, height, width, device="meta")])
         return Part(**drawn, size=crop.size, interpolation=InterpolationMode(crop.interpolation), antialias=crop.antialias)
 
     def of_batch(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, S, S) → the same shape, each with its own draw."""
+        """Augment a batch, with random parameters for each image.
+
+        Args:
+            images: uint8 (N, C, H, W).
+
+        Returns:
+            uint8 (N, C, S, S), where `crop` determines S; without it, S is the size of `images`.
+        """
         for transform in (self.crop, *self.transforms):
             if transform is not None:
                 images = apply_to_batch(transform, images)
         return images
 
     def mix(self, images: Tensor, labels: Tensor, num_classes: int) -> Batch:
-        """Normalized images and labels (N,) → mixed images, and soft labels (N, num_classes) if anything is mixed."""
+        """Apply mixup or cutmix to a batch.
+
+        Args:
+            images: normalized float (N, C, S, S).
+            labels: int64 (N,).
+            num_classes: size of the soft labels.
+
+        Returns:
+            Mixed images of the same shape and dtype, and soft labels, float (N, num_classes). With neither mixup nor cutmix,
+            the arguments.
+        """
         kinds = (v2.MixUp, self.mixup), (v2.CutMix, self.cutmix)
         mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
         if not mixers:
@@ -87,16 +117,25 @@ class Augmentation:
         return chosen(images, labels)
 
     def check(self, image: Tensor, preprocessing: Preprocessing, batch_size: int) -> None:
-        """ZooError if `image`, one of the training set's, or a process's batch cannot be augmented like this."""
+        """Check that this augmentation works for a training set.
+
+        Args:
+            image: one training image before augmentation, uint8 (C, H, W).
+            preprocessing: the network's image size, and how to resize without `crop`.
+            batch_size: number of images in the batch of one process.
+
+        Raises:
+            ZooError: a transform fails, makes another size than the network's, or a batch has too few images to mix.
+        """
         if (self.mixup or self.cutmix) and batch_size < 2:
             key = "mixup" if self.mixup else "cutmix"
-            raise ZooError(f"augmentation.{key} mixes the images of a batch, and each process has one; raise data.batch_size")
+            raise ZooError(f"augmentation.{key} mixes the images of a batch, but each process has one; raise data.batch_size")
         c, h, w = image.shape
         size = preprocessing.image_size
         try:
             after = self.of_picture(partial(part_of, image), preprocessing)
         except (ValueError, RuntimeError, TypeError) as error:
-            raise ZooError(f"augmentation: {one_line(error)} (of an image of {w}x{h} px)") from None
+            raise ZooError(f"augmentation: {one_line(error)} (for an image of {w}x{h} px)") from None
         if after.shape != (c, size, size):
             height, width = after.shape[-2:]
-            raise ZooError(f"augmentation: makes {width}x{height} px of {w}x{h}; the network reads data.image_size={size}")
+            raise ZooError(f"augmentation: makes {width}x{height} px from {w}x{h} px; must be data.image_size={size}")

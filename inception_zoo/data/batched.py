@@ -1,7 +1,8 @@
-"""torchvision's transforms over a batch, each image with its own draw.
+"""torchvision's transforms of a batch, with random parameters for each image.
 
-Called on a batch, they draw once for all of it. Here the transform itself draws for every image, and what was drawn is carried
-out on all images at once. Transforms without such a form are called image by image.
+When called on a batch, torchvision's transforms use the same random parameters for all images. Here, the transform draws
+parameters for each image, and they are applied to all images at once. Transforms without a batched form are called once for
+each image.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,15 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 
 def apply_to_batch(transform: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) → uint8 (N, C, H', W')."""
+    """Apply a transform to a batch, with random parameters for each image.
+
+    Args:
+        transform: of one image, uint8 (C, H, W) → uint8 (C, H', W').
+        images: uint8 (N, C, H, W).
+
+    Returns:
+        uint8 (N, C, H', W').
+    """
     for kind, form in FORMS.items():
         if type(transform) is kind and (found := form(transform, images)) is not None:
             return found
@@ -27,7 +36,7 @@ def _draws(transform: Any, images: Tensor) -> list[dict[str, Any]]:
 
 
 def _column(values: Any, images: Tensor) -> Tensor:
-    """One value per image, as (N, 1, 1, 1)."""
+    """Return one value per image as (N, 1, 1, 1)."""
     return torch.as_tensor(values, device=images.device).view(-1, 1, 1, 1)
 
 
@@ -51,14 +60,14 @@ def _resized_crop(transform: v2.RandomResizedCrop, images: Tensor) -> Tensor | N
 
 
 def _samples(start: Tensor, length: Tensor, count: int, side: int) -> Tensor:
-    """Return the places of `count` pixels in a crop of `length` from `start`, from -1 to 1 over an image side; (N, count)."""
+    """Return positions (N, count) of the pixels of a resized crop, from -1 to 1 along a side of the image."""
     centres = (torch.arange(count) + 0.5) / count * length[:, None]
-    inside = torch.minimum(centres.clamp(min=0.5), length[:, None] - 0.5)  # as if nothing lay outside of the crop
+    inside = torch.minimum(centres.clamp(min=0.5), length[:, None] - 0.5)  # no interpolation with pixels outside of the crop
     return 2 * (start[:, None] + inside) / side - 1
 
 
 def _shift(transform: v2.RandomAffine, images: Tensor) -> Tensor | None:
-    """Translation alone; any other affine transform image by image."""
+    """Translate images; return None for other affine transforms, which have no batched form."""
     if transform.scale or transform.shear or any(transform.degrees) or not transform.translate or transform.fill:
         return None
     n, _, h, w = images.shape
@@ -73,7 +82,7 @@ def _shift(transform: v2.RandomAffine, images: Tensor) -> Tensor | None:
 
 def _erase(transform: v2.RandomErasing, images: Tensor) -> Tensor | None:
     if transform.value is None:
-        return None  # noise, of its own size in each image
+        return None  # noise in boxes of different sizes has no batched form
     chosen = (torch.rand(len(images)) < transform.p).tolist()
     boxes = [_box(transform, image) if keep else (0, 0, 0, 0) for image, keep in zip(images, chosen, strict=True)]
     top, left, height, width = torch.tensor(boxes, device=images.device).view(-1, 4, 1, 1).unbind(1)
@@ -84,13 +93,13 @@ def _erase(transform: v2.RandomErasing, images: Tensor) -> Tensor | None:
 
 
 def _box(transform: v2.RandomErasing, image: Tensor) -> tuple[int, int, int, int]:
-    """Top, left, height, width of what is erased; nothing, where no rectangle of the drawn shape fits."""
+    """Return top, left, height and width of the box to erase, or zeros if no box of the drawn shape fits."""
     draw = transform.make_params([image])
     return (draw["i"], draw["j"], draw["h"], draw["w"]) if draw["v"] is not None else (0, 0, 0, 0)
 
 
 def _jitter(transform: v2.ColorJitter, images: Tensor) -> Tensor | None:
-    """Brightness, contrast and saturation, in one order for the batch; with hue image by image."""
+    """Change brightness, contrast and saturation, in one order for the batch; return None with hue."""
     if transform.hue:
         return None
     draws = _draws(transform, images)

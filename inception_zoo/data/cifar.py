@@ -8,28 +8,44 @@ from inception_zoo.errors import ZooError
 
 
 def cifar10(root: str) -> Source:
-    """50,000 training and 10,000 test images of 10 classes, read from `root`, else downloaded into it (170 MB).
+    """Load CIFAR-10, 50,000 training and 10,000 test images of 10 classes, from `root`; else download it (170 MB).
+
+    Args:
+        root: folder of the files, or of the download.
+
+    Returns:
+        The data set: images uint8 (N, 3, 32, 32), labels int64 (N,).
 
     Raises:
-        ZooError: the set is not in `root` or is damaged, and cannot be downloaded.
+        ZooError: the data set is missing or damaged, and cannot be downloaded.
     """
     return _read("cifar10", CIFAR10, root)
 
 
 def cifar100(root: str) -> Source:
-    """The same numbers of images of 100 classes; otherwise as `cifar10`."""
+    """Load CIFAR-100, 50,000 training and 10,000 test images of 100 classes; otherwise as `cifar10`.
+
+    Args:
+        root: folder of the files, or of the download.
+
+    Returns:
+        The data set: images uint8 (N, 3, 32, 32), labels int64 (N,).
+
+    Raises:
+        ZooError: the data set is missing or damaged, and cannot be downloaded.
+    """
     return _read("cifar100", CIFAR100, root)
 
 
 def _read(name: str, dataset: type[CIFAR10], root: str) -> Source:
     try:
-        # torchvision downloads what is missing or fails its MD5 sum.
+        # torchvision downloads files that are missing or have another MD5 sum.
         train, test = dataset(root, train=True, download=True), dataset(root, train=False)
-    except Exception as error:  # besides those of files and networks, unpickling raises many kinds
+    except Exception as error:  # besides file and network errors, unpickling raises many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ZooError(
-            f"data.root={root}: {name} is not there or is damaged, and downloading it failed ({reason}); "
-            f"put {dataset.filename} into {root}, and delete {dataset.base_folder} there if there is one"
+            f"data.root={root}: {name} is missing or damaged, and the download failed ({reason}); "
+            f"put {dataset.filename} into {root}, and delete {dataset.base_folder} there if it exists"
         ) from None
     return Source(name, _images(train), _images(test), train.classes)
 

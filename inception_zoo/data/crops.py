@@ -1,4 +1,4 @@
-"""Several views of one image, whose predictions are averaged, as the papers evaluate."""
+"""Views of an image for averaged predictions, as in the papers' evaluations."""
 
 import torch
 from torch import Tensor
@@ -12,24 +12,38 @@ SCALES = (256, 288, 320, 352)  # shorter sides for crops of 224 pixels: GoogLeNe
 
 
 def check_crops(crops: int) -> None:
+    """Raise ZooError unless `views` supports this number of views."""
     if crops not in CROPS:
         raise ZooError(f"crops={crops} must be one of {', '.join(map(str, CROPS))}")
 
 
 def views(image: Tensor, preprocessing: Preprocessing, crops: int = 1, flip: bool = False) -> Tensor:
-    """uint8 (…, C, H, W) → (V, …, C, S, S), not normalized yet.
+    """Return views of an image whose predictions can be averaged.
 
-    `crops` 1: the centre. 2: and its mirror. 10: the corners, the centre, and their mirrors (AlexNet, section 4.1). 144: at
-    four scales the left, centre and right square (top, centre, bottom); of each the corners, the centre and the whole, and
-    their mirrors.
-    `flip` adds the mirror to a single crop; the others have theirs.
+    Args:
+        image: uint8 (…, C, H, W).
+        preprocessing: the network's image size S, and how to resize.
+        crops: number of views:
+
+            * 1: the centre crop;
+            * 2: the centre crop and its mirror image;
+            * 10: the four corners, the centre, and their mirror images (AlexNet, section 4.1);
+            * 144: at each of four scales the left, centre and right square (top, centre and bottom of a tall image); of each
+              square the four corners, the centre, the resized square, and their mirror images.
+        flip: add the mirror image of a single crop. More crops already include theirs.
+
+    Returns:
+        uint8 (V, …, C, S, S), where V is the number of views. They are not normalized.
+
+    Raises:
+        ZooError: another number of crops.
     """
     check_crops(crops)
     size = preprocessing.image_size
     if crops == 144:
         found = [crop for scale in SCALES for square in _squares(image, _scaled(scale, size), preprocessing) for crop in square]
     elif crops == 10:
-        # An image of just the size of the network's input has no corners of its own.
+        # Corners of an image that has only the network's input size would all be the same crop.
         shorter = preprocessing.resize if preprocessing.resize > size else _scaled(SCALES[0], size)
         found = list(T.five_crop(resize_shorter(image, shorter, preprocessing), [size, size]))
     else:
@@ -43,7 +57,7 @@ def _scaled(scale: int, size: int) -> int:
 
 
 def _squares(image: Tensor, shorter: int, preprocessing: Preprocessing) -> list[list[Tensor]]:
-    """Of each of three squares along the longer side: four corners, the centre, and the square itself, at the input's size."""
+    """Return the four corners, the centre and the resized square, of each of three squares along the longer side."""
     size = preprocessing.image_size
     image = resize_shorter(image, shorter, preprocessing)
     height, width = image.shape[-2:]

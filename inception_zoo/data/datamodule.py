@@ -1,4 +1,4 @@
-"""The DataModule: a source, its held-out validation split, batches that every process shares out exactly."""
+"""LightningDataModule that reads a source, holds out validation images, and divides batches exactly among processes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,34 +25,36 @@ from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.system.seeding import seed_all
 
-SHARES = 8  # the batches of an evaluation are the same for so many processes, at least
+SHARES = 8  # evaluation has the same batches for any number of processes up to this one
 
 
 class ImageData(L.LightningDataModule):
-    """Labelled images from memory, files or a stream, augmented, normalized, and shared out among the processes.
+    """LightningDataModule of labelled images from memory, files or a stream.
 
-    What is in memory is resized once, to squares, and augmented in batches on the device. Files and streams are decoded,
-    augmented and cropped image by image in workers.
+    Images are augmented, normalized, and divided among the processes. Images in memory are resized to squares once and
+    augmented in batches on the device. Images of files and streams are decoded, augmented and cropped one by one in workers.
 
     Args:
-        source: reads the data set; a function of `root` if that is given.
-        num_classes, in_channels: what the network is built for; checked against the source.
-        image_size: side in pixels that the network sees.
-        batch_size: of training, global; divided by the number of processes.
-        val_size: images held out from the training split for validation, where the source has no validation split.
-        mean, std: per channel, of pixels in 0 to 1.
-        seed: of the validation split, and of the order of training.
-        root: folder of the files, for sources that have any.
-        crop_pct: share of the resized image's shorter side that the centre crop of evaluation has, as 0.875 is 224 of 256.
-        interpolation: `bilinear` or `bicubic`, antialiased; `nearest`.
-        eval_batch_size: of validation and test, in each process, whatever their number; divided by `crops`.
+        source: reads the data set; called with `root` if that is given.
+        num_classes: number of classes of the network; checked against the source.
+        in_channels: number of image channels of the network; checked against the source.
+        image_size: side of the network's input in pixels.
+        batch_size: global batch size of training, which is divided by the number of processes.
+        val_size: number of training images held out for validation, if the source has no validation split.
+        mean: per channel, of pixels from 0 to 1.
+        std: per channel, of pixels from 0 to 1.
+        seed: of the validation split, the order of training and the augmentation.
+        root: folder of the data set, for sources that need one.
+        crop_pct: side of evaluation's centre crop, relative to the shorter side of the resized image: 0.875 for 224 of 256.
+        interpolation: `bilinear` or `bicubic` with antialiasing, or `nearest`.
+        eval_batch_size: batch size of validation and test in each process, for any number of processes; divided by `crops`.
         crops: views of each image that the test averages: 1, 2, 10 or 144, see `inception_zoo.data.crops`.
-        workers: processes that read and decode for each process that trains; its share of the cores when left out.
-        progressive: epoch → side in pixels of the training images from that epoch on; `image_size` before and without.
-        classes: labels of the source that are used, labelled 0, 1, … in this order; all when left out.
-        per_class: training images of each class, chosen by `seed`; all when left out.
-        flip: probability of mirroring, for the augmentations of `conf` to read; 0 where a mirrored image is of another class.
-        augmentation: of training images; none when left out.
+        workers: processes that read and decode images, for each training process. The default is its share of the cores.
+        progressive: epoch → side in pixels of the training images from that epoch on. The default is `image_size`.
+        classes: labels of the classes to use, which get the labels 0, 1, … in this order. The default is all classes.
+        per_class: number of training images of each class, chosen by `seed`. The default is all images.
+        flip: probability of a mirror image, which the configs in `conf/augmentation` use; 0 if mirroring changes the class.
+        augmentation: of training images. The default is none.
     """
 
     def __init__(
@@ -83,7 +85,6 @@ class ImageData(L.LightningDataModule):
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         resize = round(image_size / crop_pct)
-        # what the network's images go through
         self.preprocessing = Preprocessing(image_size, tuple(mean), tuple(std), resize, interpolation)
         self.crops, self.workers, self.progressive = crops, workers, dict(progressive or {})
         self.labels, self.per_class, self.flip = classes, per_class, flip
@@ -91,7 +92,7 @@ class ImageData(L.LightningDataModule):
         self.augmentation.interpolate(interpolation)
         check_crops(crops)
         self.splits: dict[str, Split] = {}
-        self.classes: list[str] | None = None  # names by label, once the source is read
+        self.classes: list[str] | None = None  # names by label, set by `setup`
 
     def prepare_data(self) -> None:
         self.setup()
@@ -112,16 +113,23 @@ class ImageData(L.LightningDataModule):
         self.splits = {"train": self._resized(train), "val": self._resized(val), "test": self._resized(data.test)}
 
     def check_batch(self, world_size: int) -> None:
-        """ZooError if the training images cannot be augmented as they are asked to be, in batches of so many processes."""
+        """Check that the training images can be augmented.
+
+        Args:
+            world_size: number of processes that share a batch.
+
+        Raises:
+            ZooError: see `Augmentation.check`.
+        """
         if not self.splits:
             return
         split = self.splits["train"]
         if isinstance(split, Images):
             image = split.images[0]
-        elif isinstance(split, Stream):  # from a store, where a chunk would have to be downloaded for it
+        elif isinstance(split, Stream):  # a real image could require a download
             image = torch.zeros(self.in_channels, *[self.preprocessing.resize] * 2, dtype=torch.uint8)
         else:
-            image = split.dataset(self.in_channels, call)[0][0]  # as it is read
+            image = split.dataset(self.in_channels, call)[0][0]  # before augmentation
         self.augmentation.check(image, self.preprocessing, self.batch_size // world_size)
 
     def _held_out(self, data: Source) -> tuple[Split, Split]:
@@ -130,7 +138,7 @@ class ImageData(L.LightningDataModule):
         train = data.train
         if not isinstance(train, Images | Files):
             raise ZooError(
-                f"data.root={self.root}: a stream needs a validation split; make one in the folder that it is made of"
+                f"data.root={self.root}: a stream needs a validation split; add `val` to the image folder, and pack it again"
             )
         if not 0 < self.val_size < len(train):
             raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(train) - 1}")
@@ -138,11 +146,11 @@ class ImageData(L.LightningDataModule):
         return train[order[self.val_size :]], train[order[: self.val_size]]
 
     def _few(self, split: Split) -> Split:
-        """The first `per_class` images of every class."""
+        """Return the first `per_class` images of each class."""
         if self.per_class is None:
             return split
         if not isinstance(split, Images | Files):
-            raise ZooError(f"data.per_class={self.per_class}: a stream is read in its own order, whole; leave it out")
+            raise ZooError(f"data.per_class={self.per_class}: images cannot be selected from a stream; remove data.per_class")
         rows = [(split.labels == label).nonzero().flatten()[: self.per_class] for label in range(self.num_classes)]
         if short := [label for label, found in enumerate(rows) if len(found) < self.per_class]:
             raise ZooError(f"data.per_class={self.per_class}: class {short[0]} has only {len(rows[short[0]])} training images")
@@ -169,16 +177,21 @@ class ImageData(L.LightningDataModule):
 
     @property
     def _place(self) -> tuple[int, int]:
-        """The epoch and the number of the batch that training comes to next."""
+        """Epoch and number of the next training batch."""
         if not self.trainer:
             return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
     def training_rows(self, epoch: int, batch: int) -> str:
-        """Name the images that this process had in a batch, for a message."""
+        """Return the names or numbers of this process's images in a training batch, for a message.
+
+        Args:
+            epoch: counted from 0.
+            batch: number of the batch in the epoch, counted from 0.
+        """
         split = self.splits["train"]
         if isinstance(split, Stream):
-            return "of a stream"
+            return "unknown, because they are from a stream"
         rows = [row % len(split) for row in islice(self._order(epoch, batch), self.batch_size // self._world_size)]
         if isinstance(split, Files):
             return ", ".join(str(split.paths[row]) for row in rows)
@@ -195,17 +208,27 @@ class ImageData(L.LightningDataModule):
         return self._evaluated("test")
 
     def _evaluated(self, name: str) -> DataLoader:
-        """Every image once: the same batches for any number of processes, dealt to them in turn."""
+        """Load each image once. The batches are the same for any number of processes, which take them in turn."""
         count = len(self.splits[name])
         if count < self._world_size:
             raise ZooError(f"the {name} split has {count} images, too few for {self._world_size} processes")
         crops = self.crops if name == "test" else 1
-        share = count // max(SHARES, self._world_size)  # so that few images make a batch for every process, too
+        share = count // max(SHARES, self._world_size)  # so that each process has a batch even with few images
         size = max(1, min(self.eval_batch_size // crops, share))
         return self.batches(name, InTurn(count, size, self._world_size, self._rank), crops=crops)
 
     def batches(self, name: str, rows: Iterable[list[int]], training: bool = False, crops: int = 1) -> DataLoader:
-        """Batches of the given rows of a split, as evaluation or as training reads them."""
+        """Return a loader of given rows of a split.
+
+        Args:
+            name: `train`, `val` or `test`.
+            rows: row numbers of each batch.
+            training: augment images as in training, instead of resizing and cropping as in evaluation.
+            crops: views of each image in evaluation.
+
+        Returns:
+            A loader of uint8 images and int64 labels, for `prepared`.
+        """
         split = self.splits[name]
         seen = partial(_views_first, preprocessing=self.preprocessing, crops=crops)
         dataset = split.dataset(self.in_channels, self._training_view if training else seen, self.seed)
@@ -236,21 +259,34 @@ class ImageData(L.LightningDataModule):
         return self.trainer.global_rank if self.trainer else 0
 
     def training_size(self, epoch: int) -> int:
-        """Side in pixels of the training images of an epoch, counted from 0."""
+        """Return the side in pixels of the training images in an epoch, counted from 0."""
         begun = [first for first in self.progressive if first <= epoch]
         return self.progressive[max(begun)] if begun else self.image_size
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Return the batch as the network reads it, see `prepared`, with images in the network's dtype."""
         if not self.trainer:
             return self.prepared(batch, training=False)
         if self.trainer.training:
-            seed_all(self.seed, self._rank, *self._place)  # for what is drawn on the device, and dropout after it
+            seed_all(self.seed, self._rank, *self._place)  # for augmentation on the device and for dropout
         crops = self.crops if self.trainer.testing else 1
         images, labels = self.prepared(batch, self.trainer.training, self.trainer.current_epoch, crops)
-        return images.to(self.trainer.lightning_module.dtype), labels  # bf16-true and its like
+        return images.to(self.trainer.lightning_module.dtype), labels  # not float32 with a precision such as bf16-true
 
     def prepared(self, batch: Batch, training: bool, epoch: int = 0, crops: int = 1) -> Batch:
-        """A batch as its loader gives it, on its device → what the network reads and learns from."""
+        """Augment and normalize a batch on its device.
+
+        Args:
+            batch: from the loader: images uint8 (N, C, H, W), or (N, V, C, S, S) for several views of image files; labels
+                int64 (N,).
+            training: augment images in memory, and apply progressive resizing, mixup and cutmix.
+            epoch: counted from 0; determines the size of the images with progressive resizing.
+            crops: views of each image, without `training`.
+
+        Returns:
+            Images, normalized float32 (N, C, S, S) in channels-last memory format, or (N, V, C, S, S) for several views.
+            Labels int64 (N,), or soft labels float (N, num_classes) after mixup or cutmix.
+        """
         images, labels = batch
         if self.splits["train"].in_memory:
             images = self._in_memory(images, training, crops)
@@ -271,10 +307,20 @@ class ImageData(L.LightningDataModule):
 
 
 class Order(DistributedSampler):
-    """torch's order of training, which follows from the seed and the epoch, from any batch of the first epoch on.
+    """DistributedSampler of training that can start at any batch of its first epoch.
 
-    That is all there is to going on in mid-epoch, with any number of workers and processes. The number of an image says
-    the epoch, too: workers that live on from one epoch to the next learn of it in no other way. See `Split.dataset`.
+    The order depends only on the seed and the epoch. A run can therefore be resumed in the middle of an epoch, with any
+    number of workers and processes. The indices also contain the epoch, because persistent workers cannot learn it in
+    another way, see `Split.dataset`.
+
+    Args:
+        split: the images.
+        size: number of images in the batch of one process.
+        world_size: number of processes.
+        rank: of this process.
+        seed: of the order.
+        epoch: the first epoch.
+        begun: number of batches of the first epoch to skip.
     """
 
     def __init__(self, split: Any, size: int, world_size: int, rank: int, seed: int, epoch: int, begun: int) -> None:
@@ -288,7 +334,14 @@ class Order(DistributedSampler):
 
 
 class InTurn(Sampler[list[int]]):
-    """Batches of consecutive images; of `world_size` processes, each takes every so-manieth. Nothing is padded or repeated."""
+    """Sampler of batches of consecutive images. Rank r takes every `world_size`-th batch; nothing is padded or repeated.
+
+    Args:
+        count: number of images.
+        size: number of images in a batch.
+        world_size: number of processes.
+        rank: of this process.
+    """
 
     def __init__(self, count: int, size: int, world_size: int, rank: int) -> None:
         self.starts = range(rank * size, count, world_size * size)

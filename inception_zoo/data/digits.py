@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8x8 images. Installed with scikit-learn, so it needs no download."""
+"""scikit-learn's handwritten digits: 1,797 real 8x8 images. They come with scikit-learn, without a download."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -7,7 +7,11 @@ from inception_zoo.data.source import Images, Source
 
 
 def digits() -> Source:
-    """Read the set; every fifth image is the test."""
+    """Load the digits; every fifth image is in the test split.
+
+    Returns:
+        The data set: images uint8 (N, 1, 8, 8), labels int64 (N,).
+    """
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     every = Images(pixels, torch.from_numpy(bunch.target).long())

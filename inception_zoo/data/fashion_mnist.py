@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from inception_zoo.errors import ZooError, fail
 
-if TYPE_CHECKING:  # `main` does without torch, and so does `make data`
+if TYPE_CHECKING:  # `make data` runs `main` without torch
     from torch import Tensor
 
     from inception_zoo.data.source import Images, Source
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
-LARGEST = 60_000 * 28 * 28  # bytes of the largest file's data
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package dataset-fashion-mnist
+LARGEST = 60_000 * 28 * 28  # bytes of data in the largest file
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -25,10 +25,16 @@ FILES = {
 
 
 def fashion_mnist(root: str) -> "Source":
-    """Read the set from `root`, else from the Debian package's folder, else download it into `root`.
+    """Load Fashion-MNIST from `root` or the Debian package's folder; else download it into `root`.
+
+    Args:
+        root: folder of the files, or of the download.
+
+    Returns:
+        The data set: images uint8 (N, 1, 28, 28), labels int64 (N,).
 
     Raises:
-        ZooError: the files are nowhere and cannot be downloaded, or one is damaged.
+        ZooError: the files are missing and cannot be downloaded, or one is damaged.
     """
     from inception_zoo.data.source import Source
 
@@ -42,18 +48,23 @@ def _split(folder: Path, images: str, labels: str) -> "Images":
 
     pixels, numbers = read_idx(folder, images), read_idx(folder, labels)
     if pixels.shape[1:] != (28, 28) or numbers.shape != pixels.shape[:1]:
-        raise ZooError(f"{folder}: {images} {tuple(pixels.shape)} and {labels} {tuple(numbers.shape)} are not Fashion-MNIST's")
+        raise ZooError(f"{folder}: {images} {tuple(pixels.shape)} and {labels} {tuple(numbers.shape)} are not Fashion-MNIST")
     return Images(pixels.unsqueeze(1), numbers.long())
 
 
 def find(root: Path) -> Path | None:
-    """The first folder that holds all four files, gzipped or not."""
+    """Return the first folder that contains all four files, gzipped or not; None if there is none."""
     folders = (root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN)
     names = [name for pair in FILES.values() for name in pair]
     return next((f for f in folders if all(f.joinpath(n).exists() or f.joinpath(f"{n}.gz").exists() for n in names)), None)
 
 
 def download(root: Path) -> Path:
+    """Download the files into `root` with torchvision, and return their folder.
+
+    Raises:
+        ZooError: the download failed.
+    """
     from torchvision.datasets import FashionMNIST
 
     try:
@@ -69,7 +80,18 @@ def download(root: Path) -> Path:
 
 
 def read_idx(folder: Path, name: str) -> "Tensor":
-    """One file of the IDX format: two zero bytes, a type (8 is uint8), the number of dimensions, their sizes, the data."""
+    """Read a file in the IDX format: two zero bytes, a type (8 is uint8), the number of dimensions, their sizes, the data.
+
+    Args:
+        folder: contains the file.
+        name: of the file, without `.gz`. The gzipped file is read if there is no other.
+
+    Returns:
+        A uint8 tensor of the shape in the file.
+
+    Raises:
+        ZooError: the file is damaged, or not an IDX file of uint8.
+    """
     import torch
 
     path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
@@ -77,19 +99,19 @@ def read_idx(folder: Path, name: str) -> "Tensor":
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4)
             if head[:3] != b"\0\0\x08":
-                raise ValueError("no IDX header")
+                raise ValueError("the IDX header is missing")
             dims = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
             size = math.prod(dims)
-            values = file.read(min(size, LARGEST) + 1)  # no more than it should have, whatever it unpacks to
+            values = file.read(min(size, LARGEST) + 1)  # a limit, because a small file can unpack to any size
         if len(values) != size:
-            raise ValueError(f"it should have {size:,} values")
+            raise ValueError(f"expected {size:,} values")
         return torch.frombuffer(bytearray(values), dtype=torch.uint8).view(dims)
     except (OSError, EOFError, ValueError, IndexError, struct.error, zlib.error) as error:
-        raise ZooError(f"{path}: damaged or no IDX file ({error}); delete it and run `make data`") from None
+        raise ZooError(f"{path}: damaged, or not an IDX file ({error}); delete it and run `make data`") from None
 
 
 def main() -> None:
-    """Make sure that the set is there: ``python -m inception_zoo.data.fashion_mnist FOLDER``; exit status 2 if it is not."""
+    """Find or download the data set: ``python -m inception_zoo.data.fashion_mnist FOLDER``; exit status 2 if both fail."""
     root = Path(sys.argv[1])
     try:
         print(f"Fashion-MNIST: {find(root) or download(root)}")

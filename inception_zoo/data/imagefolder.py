@@ -1,4 +1,4 @@
-"""Image files of your own, in a folder for each class."""
+"""Data set of your own image files, in one folder for each class."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,16 @@ log = logging.getLogger(__name__)
 
 
 def imagefolder(root: str) -> Source:
-    """Read root/train/CLASS/**/image, and the same in val, in test, or in both; a class is named as its folder.
+    """Read root/train/CLASS/**/image, and the same in `val`, `test` or both.
 
-    Without `test` the test is on `val`; without `val` the source has none, and training images are to be held out.
+    Classes have the names of their folders. Without `test`, the test uses `val`. Without `val`, the source has no validation
+    split, and `ImageData` holds out training images.
+
+    Args:
+        root: folder that contains `train`.
+
+    Returns:
+        The data set, whose splits are of the class `Files`.
 
     Raises:
         ZooError: another layout, or images that cannot be read; see `inspect`.
@@ -22,8 +29,15 @@ def imagefolder(root: str) -> Source:
 
 
 def from_folders(name: str, root: str, splits: Sequence[str] = SPLITS, solution: Mapping[str, str] | None = None) -> Source:
-    """Return the result of `inspect` as a source."""
+    """Return the result of `inspect` as a source.
+
+    Args:
+        name: of the source.
+        root: see `inspect`.
+        splits: see `inspect`.
+        solution: see `inspect`.
+    """
     classes, found = inspect(Path(root), splits, solution)
     if "test" not in found:
-        log.info("%s has no test split: the test is on its validation split", name)
+        log.info("%s has no test split: testing on the validation split", name)
     return Source(name, found["train"], found["test" if "test" in found else "val"], classes, found.get("val"))

@@ -14,25 +14,33 @@ from inception_zoo.data.layout import class_folders, splits_folder
 from inception_zoo.data.source import Source
 from inception_zoo.errors import ZooError
 
-ID = re.compile(r"n\d{8}")  # of a class, in WordNet
-SOLUTION = "LOC_val_solution.csv"  # Kaggle's: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
+ID = re.compile(r"n\d{8}")  # WordNet's id of a class
+SOLUTION = "LOC_val_solution.csv"  # Kaggle's labels: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
 
 
 def imagenet(root: str) -> Source:
-    """Read root/train/n01440764/**/image and likewise `val`, or Kaggle's archive unpacked in root; tested on `val`.
+    """Read root/train/n01440764/**/image and likewise `val`, or Kaggle's archive unpacked in `root`.
 
-    Classes are named by the first of their words ("tench") where `NAMES` has a file for it in root, else by their ids.
-    Images that lie loose in `val` are labelled by Kaggle's LOC_val_solution.csv in root.
+    Without labelled test images, the test uses `val`.
+
+    A class has the first of its WordNet words as its name ("tench") if `root` has one of the files in `NAMES`, and otherwise
+    its id. Images of `val` that are not in class folders are labelled by Kaggle's LOC_val_solution.csv in `root`.
+
+    Args:
+        root: folder that contains `train`, or Kaggle's `ILSVRC`.
+
+    Returns:
+        The data set, whose splits are of the class `Files`.
 
     Raises:
-        ZooError: folders that are no WordNet ids, loose images without a solution, or what `inspect` raises.
+        ZooError: class folders that are not WordNet ids, images without labels, or an error of `inspect`.
     """
     folder = splits_folder(Path(root))
     for split in SPLITS:
         if others := [name for name in class_folders(folder / split) if not ID.fullmatch(name)]:
-            raise ZooError(f"{folder / split / others[0]} is no class of ImageNet (n and 8 digits); set data=imagefolder")
+            raise ZooError(f"{folder / split / others[0]} is not an ImageNet class (n and 8 digits); set data=imagefolder")
     flat = (folder / "val").is_dir() and not class_folders(folder / "val")
-    # The images in the archive's `test` have no labels.
+    # The test images in Kaggle's archive have no labels.
     splits = SPLITS if folder == Path(root) else SPLITS[:2]
     source = from_folders("imagenet", root, splits, _solution(Path(root)) if flat else None)
     return replace(source, classes=_unique(source.classes, _words(Path(root))))
@@ -45,31 +53,31 @@ def is_imagenet(root: Path) -> bool:
 
 
 def _solution(root: Path) -> dict[str, str]:
-    """Class ids by the names of the validation images."""
+    """Return the class ids by the names of the validation images."""
     path = root / SOLUTION
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     except FileNotFoundError:
         raise ZooError(
-            f"data.root={root}: the images in {splits_folder(root) / 'val'} lie in no class folders; "
-            f"put Kaggle's {SOLUTION} into {root}, or sort them into folders named as those of train"
+            f"data.root={root}: the images in {splits_folder(root) / 'val'} are not in class folders; "
+            f"put Kaggle's {SOLUTION} into {root}, or sort them into class folders as in train"
         ) from None
     except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
-        raise ZooError(f"{path}: no {SOLUTION} of Kaggle's ({type(error).__name__})") from None
+        raise ZooError(f"{path}: not Kaggle's file, or damaged ({type(error).__name__})") from None
 
 
 def _lines(text: str) -> dict[str, str]:
-    """Lines of an id, a blank or a tab, and words."""
+    """Parse lines of an id, a space or a tab, and words."""
     return {words[0]: words[1] for line in text.splitlines() if len(words := line.split(maxsplit=1)) == 2}
 
 
 def _index(text: str) -> dict[str, str]:
-    """Keras's: {"0": ["n01440764", "tench"], …}."""
+    """Parse Keras's JSON: {"0": ["n01440764", "tench"], …}."""
     return {name: words.replace("_", " ") for name, words in json.loads(text).values()}
 
 
-NAMES: dict[str, Callable[[str], dict[str, str]]] = {  # files that name the classes, the first that there is
+NAMES: dict[str, Callable[[str], dict[str, str]]] = {  # files with class names; the first one that exists is used
     "LOC_synset_mapping.txt": _lines,  # Kaggle's
     "words.txt": _lines,  # WordNet's
     "imagenet_class_index.json": _index,
@@ -83,11 +91,11 @@ def _words(root: Path) -> dict[str, str]:
     try:
         return NAMES[path.name](path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ZooError(f"{path} names no classes ({type(error).__name__}); repair or delete it") from None
+        raise ZooError(f"{path}: no class names found ({type(error).__name__}); repair or delete the file") from None
 
 
 def _unique(ids: list[str], words: Mapping[str, str]) -> list[str]:
-    """Two cranes and two maillots are told apart by their ids."""
+    """Return unique class names: those that occur twice (crane, maillot) get their ids."""
     names = [words.get(name, name).split(",")[0].strip() for name in ids]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({wordnet})" for name, wordnet in zip(names, ids, strict=True)]

@@ -1,4 +1,4 @@
-"""Image folders, checked before anything long starts: first the layout, then every file, once."""
+"""Checks of an image folder before training: first the layout, then each file once."""
 
 import hashlib
 import os
@@ -21,28 +21,32 @@ from inception_zoo.system.atomic_files import whole_file
 
 SPLITS = ("train", "val", "test")
 LAYOUT = "train/CLASS/*.jpg, likewise val and test"
-CHUNK = 256  # files that a thread checks at a time
-MANY = 500  # files; more of them get a progress bar
-RULES = b"2"  # count up when `fault` finds more than before, and every file is checked again
+CHUNK = 256  # number of files that a thread checks at a time
+MANY = 500  # largest number of files without a progress bar
+RULES = b"2"  # increase when `fault` detects more than before, so that all files are checked again
 
-Listed = dict[str, tuple[np.ndarray, np.ndarray]]  # by class: paths in the split's folder, their states (see _state)
+Listed = dict[str, tuple[np.ndarray, np.ndarray]]  # by class: paths in the split's folder, and their states (see _state)
 
 
 def inspect(
     root: Path, splits: Sequence[str] = SPLITS, solution: Mapping[str, str] | None = None
 ) -> tuple[list[str], dict[str, Files]]:
-    """Class names by label, and the files of each split that there is. Labels count training's sorted class folders.
+    """List the classes and the image files of a folder, and check that all images can be read.
 
-    A file is decoded when it is new, when its size or time has changed, and when it was bad. What was good stands in
-    the user's cache folder, and what was bad beside it as text; where that cannot be written, all are decoded each time.
+    A file is decoded if it is new, if its size or modification time has changed, or if it could not be read the last time.
+    The user's cache folder has a list of the good files, and the bad files as text. If it cannot be written, all files are
+    decoded each time.
 
     Args:
-        root: holds train/CLASS/**/image, the same in val, in test, or in both; or Kaggle's archive of ImageNet.
-        splits: that are looked for.
-        solution: class of each image, by name without suffix, for a `val` folder without class folders.
+        root: contains train/CLASS/**/image, and the same in `val`, `test` or both; or Kaggle's archive of ImageNet.
+        splits: names of the splits to look for.
+        solution: class of each image by file name without suffix, for a `val` folder without class folders.
+
+    Returns:
+        The class names by label, in the order of training's sorted class folders; and the files of each split found.
 
     Raises:
-        ZooError: another layout, a split with other classes than training's, or images that cannot be read.
+        ZooError: another layout, a split with other classes than training, or images that cannot be read.
     """
     folder = splits_folder(root)
     if not (folder / "train").is_dir():
@@ -77,29 +81,29 @@ def _list(split: Path, solution: Mapping[str, str] | None) -> Listed:
         if entry.is_dir():
             classes[entry.name] = _columns(split, _images(entry))
             if not len(classes[entry.name][0]):
-                raise ZooError(f"{entry.path} has no images; fill or delete it")
+                raise ZooError(f"{entry.path} has no images; add some, or delete the folder")
         elif solution is None or split.name != "val":
             unlabelled = "; a test split without labels is not supported" if split.name == "test" else ""
-            raise ZooError(f"{entry.path} is in no class folder; images belong in {LAYOUT}{unlabelled}")
+            raise ZooError(f"{entry.path} is not in a class folder; images belong in {LAYOUT}{unlabelled}")
         elif (stem := Path(entry.name).stem) not in solution:
-            raise ZooError(f"{entry.path} is in no class folder, and its class is not known otherwise")
+            raise ZooError(f"{entry.path} is not in a class folder, and its class is unknown; move it into one")
         else:
             loose[solution[stem]].append(entry)
     if both := classes.keys() & loose.keys():
-        raise ZooError(f"{split} has a folder of class '{min(both)}' and images of it beside; keep one of them")
+        raise ZooError(f"{split} has images of class '{min(both)}' both inside and outside of its folder; keep one of them")
     classes |= {name: _columns(split, entries) for name, entries in loose.items()}
     return dict(sorted(classes.items()))
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Folders and images, sorted. Hidden files are left out, as systems scatter them; hidden folders hold copies of images."""
+    """Return folders and images, sorted. Skip hidden files, such as .DS_Store; reject hidden folders, such as .thumbs."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir() and entry.name.startswith("."):
             raise ZooError(f"{entry.path} is a hidden folder among the images; delete it or move it elsewhere")
         if entry.is_symlink() and entry.is_dir() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
-            raise ZooError(f"{entry.path} links to a folder that it stands in; delete it")
+            raise ZooError(f"{entry.path} links to a folder that contains it; delete the link")
     images = tuple(SUFFIXES)
     return [entry for entry in entries if entry.is_dir() or (entry.name[0] != "." and entry.name.lower().endswith(images))]
 
@@ -113,18 +117,18 @@ def _images(folder: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
 
 
 def _columns(split: Path, images: Iterable[os.DirEntry[str]]) -> tuple[np.ndarray, np.ndarray]:
-    # One class at a time: of a million files, no more than one class's are Python objects at once.
+    # One class at a time, so that Python objects exist for the files of one class only, and not for a million files.
     start = len(str(split)) + 1
     rows = [(entry.path[start:], _state(split.name, entry.path[start:], entry)) for entry in images]
     return np.array([path for path, _ in rows], dtype=str), np.frombuffer(b"".join(state for _, state in rows), np.uint64)
 
 
 def _state(split: str, path: str, entry: os.DirEntry[str]) -> bytes:
-    """8 bytes that stand for a file as it is now: for its path, size and time."""
+    """Return 8 bytes that identify the path, size and modification time of a file."""
     try:
         stat = entry.stat()
         state = f"{split}/{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-    except OSError:  # a link to nowhere; decoding it tells that
+    except OSError:  # a broken link; decoding reports it
         state = path
     return hashlib.blake2b(os.fsencode(state), digest_size=8, key=RULES).digest()
 
@@ -143,7 +147,7 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
 
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=count <= MANY or not console.is_terminal)
-    try:  # threads: Pillow decodes outside of Python's lock, which is nine tenths of the work
+    try:  # threads: Pillow releases the GIL to decode, which is 90% of the work
         with progress, ThreadPoolExecutor(os.cpu_count()) as pool:
             task = progress.add_task("checking images", total=count)
             for (split, rows), reasons in zip(chunks, pool.map(faults, chunks), strict=True):
@@ -151,10 +155,10 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
                 named = zip(files[split].paths[rows], reasons, strict=True)
                 bad += [f"{files[split].root / str(path)}: {reason}" for path, reason in named if reason]
                 progress.advance(task, len(rows))
-    finally:  # an interrupted check goes on where it was
+    finally:  # an interrupted check can then be resumed
         written = _write(report, np.concatenate([states[split][good[split]] for split in files]), bad)
     if bad:
-        dots, where = ", …" if len(bad) > 3 else "", f"; all of them: {report}" if written else ""
+        dots, where = ", …" if len(bad) > 3 else "", f"; full list: {report}" if written else ""
         raise ZooError(
             f"data.root={root}: {len(bad)} of {sum(map(len, files.values()))} images cannot be read; "
             f"repair or delete them: {', '.join(bad[:3])}{dots}{where}"
@@ -162,7 +166,7 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
 
 
 def _report(root: Path) -> Path:
-    """The text file of bad images; beside it are the states of the good ones, as a binary file."""
+    """Return the path of the text file of bad images. A binary file next to it has the states of good ones."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (Path.home() may raise)
     return Path(cache, "inception_zoo", f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.txt")
 

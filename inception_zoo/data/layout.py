@@ -1,20 +1,20 @@
-"""The class folders of an image data set. Imports nothing heavy: the configuration counts classes before torch."""
+"""Class folders of an image data set. Imports nothing heavy: the config counts classes before torch is imported."""
 
 import json
 import os
 from pathlib import Path
 
-CLASSES = "classes.json"  # of a set in chunks: the names by label
-KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # inside ImageNet's archive from Kaggle
+CLASSES = "classes.json"  # class names by label, in a data set in chunks
+KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of ImageNet
 
 
 def splits_folder(root: Path) -> Path:
-    """The folder that holds `train`: root, or the inner one of Kaggle's archive; root if neither does."""
+    """Return the folder that contains `train`: `root`, or the one in Kaggle's archive. Return `root` if neither does."""
     return root / KAGGLE if not (root / "train").is_dir() and (root / KAGGLE / "train").is_dir() else root
 
 
 def class_folders(split: Path) -> list[str]:
-    """The folders in a split, sorted: label 0 is the first. Hidden ones are left out; none if there is no such split."""
+    """Return the names of a split's class folders in the order of labels, without hidden ones; none without such a split."""
     if not split.is_dir():
         return []
     with os.scandir(split) as entries:
@@ -22,7 +22,7 @@ def class_folders(split: Path) -> list[str]:
 
 
 def count_classes(root: str | None) -> int:
-    """The number of class folders of root's training split, or of classes in a root of chunks; 0 if there are none."""
+    """Return the number of classes of a data set in chunks, or of class folders in the training split; 0 if there are none."""
     if not root:
         return 0
     try:

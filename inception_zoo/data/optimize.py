@@ -1,4 +1,7 @@
-"""Image folders to LitData's chunks (https://github.com/Lightning-AI/litdata), which `inception_zoo.data.stream` reads."""
+"""Packing of image folders into LitData's chunks, which `inception_zoo.data.stream` reads.
+
+LitData: https://github.com/Lightning-AI/litdata.
+"""
 
 import json
 import re
@@ -16,47 +19,47 @@ from rich.progress import track
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, check_installed, check_whole
 
-SEED = 0  # of the order in which training images are written
+SEED = 0  # of the order of the training images in the chunks
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-LARGEST = 2 * UNITS["GB"]  # LitData's offsets into a chunk are of 32 bits
-AHEAD = 256  # files that are read while as many are written
+LARGEST = 2 * UNITS["GB"]  # bytes in a chunk; LitData's offsets have 32 bits
+AHEAD = 256  # most files that are read ahead of the writer
 
-Item = tuple[str, int, bytes]  # path in the folder, label, the file as it was
+Item = tuple[str, int, bytes]  # path in the folder, label, bytes of the file
 
 
 def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", workers: int = 8) -> None:
-    """Write the splits of an image folder as chunks: the encoded files as they are, their labels and their paths.
+    """Pack the splits of an image folder into LitData's chunks. `out` is written atomically.
 
-    `out` then holds a LitData set in each of `train`, `val` (if there is one) and `test` (unless it is the same images as
-    `val`). Each one's `index.json` says in addition which splits there are, the class names by label, and how many images
-    each class has; `classes.json` is the class names once more, for whoever wants only them. Training images are in random
-    order, so that no chunk is of a few classes only. Any tool copies the folder to an object store. It appears whole or not
-    at all.
+    A chunk has the unchanged image files with their labels and paths. `out` contains a LitData data set in each of the
+    folders `train`, `val` (if there is one) and `test` (unless it has the same images as `val`). LitData's `index.json` in
+    these folders also lists the splits, the class names by label, and the number of images of each class. `classes.json`
+    in `out` has only the class names. Training images are in random order, so that each chunk has many classes. Any tool
+    can copy the folder to an object store.
 
     Args:
-        source: its splits are of files.
-        out: a folder that is empty or not there yet.
-        chunk_bytes: size of a chunk, as `64MB`.
-        workers: threads that read files.
+        source: a data set whose splits are image files.
+        out: a folder that does not exist yet or is empty.
+        chunk_bytes: size of a chunk, such as `64MB`; at most `2GB`.
+        workers: number of threads that read files.
 
     Raises:
-        ZooError: `out` holds something, a file cannot be read or is empty, or there is no room on the disk.
+        ZooError: `out` is not empty, a file cannot be read or is empty, or `out` cannot be written.
     """
     check_installed("litdata", "stream", "data optimize")
     check_whole("workers", workers, at_least=1)
     size = _size(chunk_bytes)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ZooError(f"{out}: is there, and not an empty folder; choose another, or delete it")
+        raise ZooError(f"{out}: already exists and is not an empty folder; choose another path, or delete it")
     splits = {"train": source.train, "val": source.val, "test": None if source.test is source.val else source.test}
     files = {name: split for name, split in splits.items() if split is not None}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as beside:
-            partial_out = Path(beside) / out.name  # not `beside` itself, which only its owner may read
+            partial_out = Path(beside) / out.name  # `beside` itself could only be read by its owner
             partial_out.mkdir()
             for name, split in files.items():
                 if not isinstance(split, Files):
-                    raise ZooError(f"{source.name}: only image folders are made into chunks")
+                    raise ZooError(f"{source.name}: only image folders can be packed into chunks")
                 _write(split, partial_out / name, size, workers)
                 _add(partial_out / name / "index.json", split, list(files), source.classes)
             partial_out.joinpath("classes.json").write_text(json.dumps(source.classes))
@@ -69,12 +72,12 @@ def _size(text: str) -> int:
     match = re.fullmatch(r"([1-9]\d*)(KB|MB|GB)", text.upper())
     size = int(match[1]) * UNITS[match[2]] if match else 0
     if not 0 < size <= LARGEST:
-        raise ZooError(f"chunk size {text} must be a number with KB, MB or GB, of at most 2GB")
+        raise ZooError(f"chunk size {text} must be a number with the unit KB, MB or GB, at most 2GB")
     return size
 
 
 def _write(split: Files, folder: Path, size: int, workers: int) -> None:
-    """One LitData set, by its writer in this process: reading is what takes time, and threads do that."""
+    """Write one LitData data set in this process. Reading takes most of the time, and threads do that."""
     from litdata import complete_dataset
     from litdata.streaming import Cache
 

@@ -1,4 +1,4 @@
-"""Image files, which strangers may have made, to pictures in memory. Needs no torch."""
+"""Decoding of image files, which may be untrusted. Does not import torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,22 +12,27 @@ from PIL import ExifTags, Image, ImageOps
 from inception_zoo.errors import ZooError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # PIL has decoders of more, one of which starts Ghostscript
-OBLONG = 100  # longer over shorter side; beyond it, resizing the shorter side would fill the memory
-SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap the sides
-BYTES = 2**30  # of a file; twice what PIL's limit of pixels makes in 16 bits
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # without EPS, whose decoder starts Ghostscript
+OBLONG = 100  # largest ratio of the sides; beyond it, resizing the shorter side could fill the memory
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+BYTES = 2**30  # largest file: twice the bytes of an image with 16 bits at PIL's limit of pixels
 
 
 def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.Image:
-    """The first picture of a file, upright, in PIL's `mode`; 16 bits are scaled to 8, transparency lies over white.
+    """Decode the first image of a file upright, in PIL's `mode`.
+
+    16 bits are scaled to 8. Transparent images are placed on white.
 
     Args:
-        file: its path, or its bytes.
+        file: path or bytes of the file.
         mode: `L` or `RGB`.
-        small: of a JPEG an eighth of the sides is enough: all of it is still read, in a third of the time.
+        small: decode a JPEG at an eighth of its sides. The whole file is still read, in a third of the time.
+
+    Returns:
+        The decoded image.
 
     Raises:
-        ZooError: why it cannot be read, without its name.
+        ZooError: the file cannot be read. The message has the reason without the file's name.
     """
     with checked(file) as image:
         if small:
@@ -37,12 +42,22 @@ def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.
 
 @contextmanager
 def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
-    """An image file whose header says nothing bad, to be decoded within; ZooError, as `open_picture`'s, if it cannot be."""
+    """Open an image file after checks of its header. Decode it inside of the `with` block.
+
+    Args:
+        file: path or bytes of the file.
+
+    Yields:
+        The open image, not decoded yet.
+
+    Raises:
+        ZooError: the checks or the decoding failed. The message has the reason without the file's name.
+    """
     try:
         if _bytes(file) > BYTES:
             raise ZooError(f"larger than {BYTES // 2**20:,} MiB")
         with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or inf):  # where PIL only warns
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or inf):  # PIL itself only warns at this size
                 raise Image.DecompressionBombError
             if max(image.size) > OBLONG * min(image.size):
                 raise ZooError(f"one side is more than {OBLONG} times the other")
@@ -53,21 +68,21 @@ def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
         raise ZooError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except FileNotFoundError:
         raise ZooError("no such file") from None
-    except Exception as error:  # PIL's decoders raise many kinds
-        reason = "damaged, or no image" if _bytes(file) else "is empty"
+    except Exception as error:  # PIL's decoders raise many types
+        reason = "not a valid image, or corrupt" if _bytes(file) else "is empty"
         raise ZooError(f"{reason} ({type(error).__name__})") from None
 
 
 def upright(image: Image.Image, mode: str) -> Image.Image:
-    """Decode an open image, as the camera was held."""
+    """Decode an open image, and rotate it as its EXIF orientation requires."""
     ImageOps.exif_transpose(image, in_place=True)
     image.load()
     pixels = _eight_bits(image)
-    return pixels if pixels.mode == mode else pixels.convert(mode)  # which copies in any case
+    return pixels if pixels.mode == mode else pixels.convert(mode)  # `convert` copies even if the mode is the same
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width that `upright` will give an open image."""
+    """Return the height and width that an open image has after `upright`."""
     return image.size if _orientation(image) in SIDEWAYS else (image.height, image.width)
 
 
@@ -77,12 +92,20 @@ def is_plain_jpeg(image: Image.Image, mode: str) -> bool:
 
 
 def reduce_jpeg(image: Image.Image, times: float) -> int:
-    """Have an open JPEG decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is at least 1/`times`; what is below the line."""
+    """Set the scale for decoding an open JPEG: the smallest of 1/1, 1/2, 1/4 and 1/8 that is at least 1/`times`.
+
+    Args:
+        image: an open image that is not decoded yet.
+        times: the largest allowed reduction.
+
+    Returns:
+        The denominator of the scale. It is 1 for other formats, and where a reduction would shift the rotated image.
+    """
     width, height = image.size
-    # The smaller picture's last pixels may be of fewer than the others; turned, it would begin with them.
+    # The last pixels of a reduced image may cover fewer pixels than the others. After a rotation they could come first.
     if times < 2 or (_orientation(image) != 1 and (width % 8 or height % 8)):
         return 1
-    drafted = image.draft(None, (ceil(width / times), ceil(height / times)))  # None: no JPEG
+    drafted = image.draft(None, (ceil(width / times), ceil(height / times)))  # None: not a JPEG
     return round(width / drafted[1][2]) if drafted else 1
 
 
@@ -96,7 +119,7 @@ def _bytes(file: Path | BytesIO) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits scaled to 8, where PIL would cut them off; transparency over white, as a page shows it."""
+    """Scale 16 bits to 8, which PIL would clip; place transparent images on white, like a web page."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.mode == "F":

@@ -1,4 +1,4 @@
-"""Image files to pixels."""
+"""Decoding of image files to tensors, whole or in part."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MODES = {1: "L", 3: "RGB"}  # PIL's names, by number of channels
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a picture: a box of its pixels, resized to `size` (height, width)."""
+    """A part of an image: a box in pixels that is resized to `size` (height, width)."""
 
     top: int
     left: int
@@ -31,15 +31,29 @@ class Part:
     antialias: bool = True
 
     def of(self, image: Tensor) -> Tensor:
-        """uint8 (C, H, W) → (C, height, width) of `size`."""
+        """Crop and resize an image.
+
+        Args:
+            image: uint8 (C, H, W).
+
+        Returns:
+            uint8 (C, *size).
+        """
         box = self.top, self.left, self.height, self.width
         return T.resized_crop(image, *box, list(self.size), self.interpolation, self.antialias)
 
     def of_reduced(self, picture: Image.Image, scale: int) -> Image.Image:
-        """The same, of a picture that was decoded `scale` times smaller than the box is counted in.
+        """Crop and resize an image that was decoded at a reduced scale.
 
-        Pixels differ from `of`'s by 1 to 2 grey levels of 255 in the mean (parts of 48 to 150 px of scikit-learn's two
-        photographs, bilinear and bicubic; 4 in the worst part), and by 0.0 in brightness.
+        The mean difference to the pixels of `of` is 1 to 2 grey levels of 255 (parts of 48 to 150 px of scikit-learn's two
+        photographs, bilinear and bicubic; 4 in the worst part). The brightness differs by 0.0.
+
+        Args:
+            picture: the image at 1/`scale` of the size that the box refers to.
+            scale: 1, 2, 4 or 8.
+
+        Returns:
+            The part, with `size` pixels.
         """
         box = self.left, self.top, self.left + self.width, self.top + self.height
         left, top, right, bottom = (side / scale for side in box)
@@ -49,33 +63,61 @@ class Part:
 
     @property
     def reduction(self) -> float:
-        """The factor by which the picture may be decoded smaller, so that the box still has `size` pixels."""
+        """Largest reduction in decoding that leaves at least `size` pixels in the box; 1 without antialiasing."""
         smooth = self.antialias and self.interpolation != InterpolationMode.NEAREST
         return min(self.height / self.size[0], self.width / self.size[1]) if smooth else 1
 
 
-Draw = Callable[[int, int], Part]  # of a picture's height and width
-Read = Callable[..., Tensor]  # () → a picture, uint8 (C, H, W); (draw) → the part of it that is drawn
+Draw = Callable[[int, int], Part]  # height and width of an image → the part to read
+Read = Callable[..., Tensor]  # () → the image, uint8 (C, H, W); (draw) → the part that `draw` returns
 
 
 def part_of(image: Tensor, draw: Draw | None = None) -> Tensor:
-    """A picture in memory, read as a file is: whole, or in part."""
+    """Read an image in memory in the same way as a file.
+
+    Args:
+        image: uint8 (C, H, W).
+        draw: returns the part to read; None: the whole image.
+
+    Returns:
+        uint8 (C, H, W), or (C, *size) for a part.
+    """
     return draw(*image.shape[-2:]).of(image) if draw else image
 
 
 def read_image(path: Path, channels: int, draw: Draw | None = None) -> Tensor:
-    """Pixels as uint8 (channels, H, W), upright; grey, palette, CMYK, alpha and 16 bits are converted.
+    """Decode an image file upright. Grey, palette, CMYK, alpha and 16 bits are converted.
+
+    Args:
+        path: of the file.
+        channels: 1 (grey) or 3 (RGB).
+        draw: returns the part to read; None: the whole image.
+
+    Returns:
+        uint8 (channels, H, W), or (channels, *size) for a part.
 
     Raises:
-        ZooError: no image, a damaged one, or more than PIL's limit of about 89 million pixels.
+        ZooError: not an image, a corrupt one, or more than PIL's limit of about 89 million pixels.
     """
     return decode_image(path, channels, str(path), draw)
 
 
 def decode_image(file: Path | BytesIO, channels: int, name: str, draw: Draw | None = None) -> Tensor:
-    """As `read_image`, of a file or of its bytes; `name` is what a message calls it.
+    """Decode an image from a file or from bytes, as `read_image` does.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 where the part that is drawn is larger than its `size` by that much.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the part to read still has `size` pixels then.
+
+    Args:
+        file: path or bytes of the file.
+        channels: 1 (grey) or 3 (RGB).
+        name: of the image in error messages.
+        draw: returns the part to read; None: the whole image.
+
+    Returns:
+        uint8 (channels, H, W), or (channels, *size) for a part.
+
+    Raises:
+        ZooError: see `read_image`.
     """
     if channels not in MODES:
         raise ZooError(f"the network reads {channels} channels; image files have 1 or 3")
@@ -97,9 +139,10 @@ def _pixels(picture: Image.Image, channels: int) -> Tensor:
 
 
 def _jpeg(file: Path | BytesIO, channels: int) -> Tensor | None:
-    """The pixels that PIL gives, in two thirds of its time; None where PIL is to say what they are, or what is wrong.
+    """Decode a JPEG to the same pixels as PIL, in two thirds of the time.
 
-    torchvision means to leave decoding to others. Without its decoder all is as it was, but slower.
+    Return None if PIL has to decode the file or report its error. torchvision plans to leave decoding to other packages.
+    Without its decoder, PIL decodes all images, only slower.
     """
     try:
         decode = torch.ops.image.decode_jpeg
@@ -110,7 +153,7 @@ def _jpeg(file: Path | BytesIO, channels: int) -> Tensor | None:
 
 
 def fault(path: Path) -> str | None:
-    """Why `read_image` would refuse a file; None if it would not."""
+    """Return the reason why `read_image` would reject a file, or None."""
     try:
         open_picture(path, "RGB", small=True)
     except ZooError as error:

@@ -1,4 +1,4 @@
-"""A picture of what training sees: augmented images beside those that they are made of."""
+"""Contact sheet of training images, before and after augmentation."""
 
 from pathlib import Path
 
@@ -15,16 +15,22 @@ SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 
 
 def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -> None:
-    """Draw a row for each of `images` training images: as evaluation sees it, then `draws` times as training does.
+    """Draw one row for each training image: as in evaluation, and then augmented several times.
+
+    Args:
+        data: not set up yet; its `batch_size` and `progressive` are changed.
+        out: file to write; ends in .png, .jpg, .svg or .pdf.
+        images: number of rows.
+        draws: number of augmented versions in each row.
 
     Raises:
-        ZooError: no picture can be written there, or the images cannot be augmented like this.
+        ZooError: the file cannot be written there, or the images cannot be augmented.
     """
     if out.suffix.lower() not in SUFFIXES:
-        raise ZooError(f"--out {out}: a picture is written as {', '.join(SUFFIXES)}")
+        raise ZooError(f"--out {out}: must end in one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise ZooError(f"--out {out}: there is no folder {out.parent}")
-    data.batch_size, data.progressive = 2, {}  # of training; the sheet's own are otherwise
+    data.batch_size, data.progressive = 2, {}  # passes the checks, and gives all columns one image size
     data.setup()
     data.check_batch(world_size=1)
     order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(data.seed))
@@ -47,7 +53,7 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
 
 
 def _batch(data: ImageData, rows: list[int], training: bool) -> tuple[Tensor, Tensor]:
-    """Images (N, C, S, S) as the network reads them but from 0 to 1, not normalized; labels (N,), not mixed."""
+    """Return the network's input before normalization, float (N, C, S, S) from 0 to 1; and labels (N,) before mixing."""
     (batch,) = data.batches("train", [rows], training)
     seen, _ = data.prepared(batch, training)
     return denormalize(seen, data.preprocessing), batch[1]

@@ -1,4 +1,4 @@
-"""Data sources: labelled images for training, validation and the test, in memory, in files or in chunks."""
+"""Data sources: labelled images for training, validation and test, in memory, in files or in chunks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,27 +15,36 @@ from inception_zoo.data.reading import MODES, Read, read_image
 from inception_zoo.errors import ZooError
 from inception_zoo.system.seeding import seed_all
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels (N,); after mixup and cutmix labels (N, classes)
-View = Callable[[Read], Tensor]  # reads an image, whole or in part → the uint8 tensor that is stacked into a batch
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), or float (N, classes) after mixup and cutmix
+View = Callable[[Read], Tensor]  # reads an image, whole or in part → uint8 tensor to be stacked into a batch
 
 
 class Split(Protocol):
-    """Labelled images. What is in memory is changed in batches, on the device; the rest image by image, in workers."""
+    """Labelled images. Images in memory are augmented in batches on the device, other images one by one in workers."""
 
     in_memory: bool
 
     def __len__(self) -> int: ...
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
-        """By index: what `view` makes of the image, label. What is in memory gives whole batches, and leaves `view` alone.
+        """Return a data set of (view of the image, label) by index.
 
-        Index i + e * len(self) is image i as epoch e sees it: what the view draws follows from the seed and the index.
+        Index i + e * len(self) is image i in epoch e. Random draws of the view depend only on the seed and the index. Images
+        in memory are returned in whole batches, without the view.
+
+        Args:
+            channels: 1 (grey) or 3 (RGB).
+            view: reads an image and returns uint8 (…, C, H, W).
+            seed: of the random draws.
+
+        Returns:
+            A data set of views, uint8 (…, C, H, W), and labels, int64 (); in memory, of batches as in `Images`.
         """
 
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 images (N, C, H, W) and int64 labels (N,)."""
+    """Images in memory, uint8 (N, C, H, W), and their labels, int64 (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -52,7 +61,7 @@ class Images:
 
 
 class _Rows(Dataset):
-    """Images that are fetched a batch at a time: one indexing operation, no work per item."""
+    """Data set that returns a batch by one indexing operation, without work for each item."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -62,12 +71,15 @@ class _Rows(Dataset):
 
     def __getitems__(self, index: list[int]) -> Batch:
         rows = torch.tensor(index) % len(self)
-        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)  # copies whole images
+        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)  # copies whole images at once
 
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, as paths relative to `root` (numpy strings: a million Python objects would be copied into each worker)."""
+    """Image files, as paths (N,) relative to `root`, and their labels, int64 (N,).
+
+    Paths are numpy strings, because a million Python objects would be copied into each worker.
+    """
 
     root: Path
     paths: np.ndarray
@@ -85,9 +97,16 @@ class Files:
 
 
 def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
-    """Views of images (…, C, H, W) and their labels as one batch, channels last, as decoders and networks have them."""
+    """Stack views and labels into a batch in the channels-last memory format, which decoders and networks use.
+
+    Args:
+        items: pairs of a view, uint8 (…, C, H, W), and its label, int64 ().
+
+    Returns:
+        Images uint8 (N, …, C, H, W) and labels int64 (N,).
+    """
     images, labels = (list(each) for each in zip(*items, strict=True))
-    if images[0].dim() < 3:  # what a view made is no image
+    if images[0].dim() < 3:  # the views are not images
         return torch.stack(images), torch.stack(labels)
     return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), torch.stack(labels)
 
@@ -108,7 +127,7 @@ class _Read(Dataset):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its splits, and the class names by label. Without `val`, some training images are held out."""
+    """A data set: its splits and the class names by label. Without `val`, `ImageData` holds out training images."""
 
     name: str
     train: Split
@@ -117,10 +136,17 @@ class Source:
     val: Split | None = None
 
     def only(self, labels: Sequence[int]) -> "Source":
-        """The images of some classes, labelled 0, 1, … in that order; ZooError for a label that there is not."""
+        """Return the images of some classes, with new labels 0, 1, … in the given order.
+
+        Args:
+            labels: labels of the classes to keep.
+
+        Raises:
+            ZooError: an unknown label, or the data set is a stream.
+        """
         unknown = [label for label in labels if not 0 <= label < len(self.classes)]
         if unknown:
-            raise ZooError(f"data.classes: {unknown[0]} is no label; {self.name} has 0 to {len(self.classes) - 1}")
+            raise ZooError(f"data.classes: unknown label {unknown[0]}; {self.name} has labels 0 to {len(self.classes) - 1}")
         new = torch.full((len(self.classes),), -1)
         new[list(labels)] = torch.arange(len(labels))
 
@@ -131,16 +157,24 @@ class Source:
             if isinstance(split, Files):
                 files = split[(new[split.labels] >= 0).nonzero().flatten()]
                 return Files(files.root, files.paths, new[files.labels])
-            raise ZooError(f"data.classes: {self.name} is read in its own order and has all of its classes; leave it out")
+            raise ZooError(f"data.classes: classes cannot be selected from a {self.name}; remove data.classes")
 
         val = None if self.val is None else relabelled(self.val)
         return Source(self.name, relabelled(self.train), relabelled(self.test), [self.classes[i] for i in labels], val)
 
     def check(self, num_classes: int, in_channels: int) -> None:
-        """ZooError if the network could not read these images or name these labels."""
+        """Check that a network fits these images and labels.
+
+        Args:
+            num_classes: number of classes of the network.
+            in_channels: number of image channels of the network.
+
+        Raises:
+            ZooError: there are more classes, other channels, or another number of labels than images.
+        """
         splits = {"training": self.train, "validation": self.val, "test": self.test}
         for name, split in splits.items():
-            if not isinstance(split, Images | Files):  # whose labels are within its classes
+            if not isinstance(split, Images | Files):  # a stream, whose labels are checked when they are read
                 if (count := len(self.classes)) > num_classes:
                     raise ZooError(
                         f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}"
@@ -159,5 +193,5 @@ class Source:
                 raise ZooError(f"data.in_channels={in_channels}: image files are read as 1 or 3 channels")
         elif (channels := self.train.images.shape[1]) != in_channels:
             raise ZooError(
-                f"data.in_channels={in_channels}: {self.name}'s images have {channels}; set data.in_channels={channels}"
+                f"data.in_channels={in_channels}: {self.name} has {channels} image channels; set data.in_channels={channels}"
             )

@@ -1,4 +1,4 @@
-"""Data sets in LitData's chunks, read from a folder in place or from an object store as training goes on.
+"""Data sets in LitData's chunks, read in place from a folder, or downloaded from an object store during training.
 
 LitData: https://github.com/Lightning-AI/litdata. The chunks are written by `inception-zoo data optimize`.
 """
@@ -25,26 +25,29 @@ from inception_zoo.system.seeding import seed_all
 if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset
 
-STORES = ("s3://", "gs://", "azure://", "local:")  # the last: a folder that is treated as a store
-BEFORE = "before"  # key of the state of a loader, see Epochs.state_dict
-PATIENCE = 600  # seconds for another process to download the chunk that this one needs, too
+STORES = ("s3://", "gs://", "azure://", "local:")  # `local:` treats a folder as a store
+BEFORE = "before"  # a key in the state of a loader, see Epochs.state_dict
+PATIENCE = 600  # seconds to wait while another process downloads a chunk
 
 
 def stream(root: str, cache: str | None = None) -> Source:
-    """The data set that `inception-zoo data optimize` wrote to `root`, a folder or an address as `s3://bucket/path`.
+    """Open a data set that `inception-zoo data optimize` wrote.
 
-    A folder is checked up front: every chunk is there and has its size. It is read in place. Of a store, only the indexes
-    are read up front; chunks are downloaded as they are needed, each by the machines that need it, and kept in `cache`:
-    those of training in 75% of the free disk at most, with 50 GB left free (the environment variable MAX_CACHE_SIZE, as
-    `200GB`, sets another limit), those of validation and test for good.
+    A folder is read in place. This function checks that each chunk exists and has the right size.
+
+    From an object store, this function reads only the indexes. Each machine downloads the chunks that it needs, when it
+    needs them, and keeps them in `cache`. Training chunks use at most 75% of the free disk and leave 50 GB free; the
+    environment variable MAX_CACHE_SIZE, such as `200GB`, sets another limit. Chunks of validation and test are not deleted.
 
     Args:
-        root: folder or address.
-        cache: folder for what is downloaded; `~/.lightning/chunks`, or the environment variable LITDATA_CACHE_DIR, when
-            left out.
+        root: a folder, or a URL such as `s3://bucket/path`.
+        cache: folder for downloads. The default is the environment variable LITDATA_CACHE_DIR, or `~/.lightning/chunks`.
+
+    Returns:
+        The data set, whose splits are of the class `Stream`.
 
     Raises:
-        ZooError: `root` cannot be reached, is no such data set, or has chunks that are missing or cut short.
+        ZooError: `root` cannot be reached or is not such a data set, or chunks are missing or truncated.
     """
     check_installed("litdata", "stream", f"data.root={root}")
     if "://" in root and not root.startswith(STORES):
@@ -62,13 +65,13 @@ def stream(root: str, cache: str | None = None) -> Source:
     val = found.get("val")
     test = found.get("test", val)
     if test is None:
-        raise ZooError(f"{root}/train/index.json: names no split but train; one is needed for the test")
+        raise ZooError(f"{root}/train/index.json: lists only the split train; a val or test split is needed")
     return Source("stream", found["train"], test, classes, val)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The chunks of one split at `root`. In training they are shuffled and shared out by LitData."""
+    """The chunks of one split. In training, LitData shuffles them and distributes them among the processes."""
 
     root: str
     size: int
@@ -80,16 +83,28 @@ class Stream:
         return self.size
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
-        """Every image by its index, in every process."""
+        """Return all images by index, the same in each process; see `Split.dataset`. `seed` is not used."""
         return _Indexed(self, _Decode(self, channels, view))
 
     def loader(self, channels: int, view: View, batch_size: int, workers: int, seed: int) -> Iterable[Batch]:
-        """This process's batches of `batch_size` images, in an order that changes with each iteration.
+        """Return the training batches of this process. Their order changes with each iteration.
 
-        Every process has the same number of them; the images that are left over, fewer than one batch for each process,
-        are others in each epoch. The loader's state goes into Lightning's checkpoints: a run that is resumed with as many
-        processes goes on with the images of the epoch that it has not seen, and with as many workers as it had. With
-        another number of processes, what is left of the epoch is drawn from all images.
+        All processes have the same number of batches. The remaining images, fewer than one batch for each process, differ
+        between epochs.
+
+        Lightning saves the loader's state in its checkpoints. A run that is resumed with the same number of processes reads
+        the images of the epoch that it has not seen yet, with as many workers as before. With another number of processes,
+        the remaining batches of the epoch are drawn from all images.
+
+        Args:
+            channels: 1 (grey) or 3 (RGB).
+            view: reads an image and returns uint8 (C, S, S).
+            batch_size: of this process.
+            workers: number of processes that decode images; 0: this process.
+            seed: of the order and of the random draws in `view`.
+
+        Returns:
+            An iterable of batches: images uint8 (N, C, S, S) and labels int64 (N,).
 
         Raises:
             ZooError: there are too few images for a batch in each process.
@@ -105,10 +120,10 @@ class Stream:
         def make(workers: int) -> StreamingDataLoader:
             decode = _Decode(self, channels, view, seed)
             chunks = decode.chunks = self._open(decode, shuffle=True, seed=seed)
-            # One node, whatever their number: LitData would otherwise keep chunks on their nodes from the second epoch on,
-            # and as those hold different numbers of images, some processes would wait for others that have no more.
+            # Pass one node for any number of nodes. Otherwise LitData keeps chunks on their nodes from the second epoch on.
+            # Nodes then have different numbers of images, and some processes wait for others that have no more.
             chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
-            # Not persistent: workers that live on do not learn of the next epoch.
+            # Workers are not persistent, because persistent workers would not notice the next epoch.
             pinned = torch.cuda.is_available()
             return StreamingDataLoader(
                 chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned, collate_fn=collate
@@ -123,14 +138,14 @@ class Stream:
             self.root, self.cache, shuffle=shuffle, drop_last=True, seed=seed, transform=decode, item_shuffle_window="full"
         )
         if chunks.posix_fast is not None:
-            # As on a local disk. For network file systems LitData has another shuffle, which gives whole chunks to workers,
-            # cuts all to the smallest share, and leaves some without any if there are fewer chunks than workers.
+            # Treat network file systems as a local disk. LitData's other shuffle for them assigns whole chunks to workers
+            # and truncates all shares to the smallest one. With fewer chunks than workers, some workers have no images.
             chunks.posix_fast = replace(chunks.posix_fast, kind="posix")
         return chunks
 
 
 class Epochs:
-    """LitData's loader as Lightning drives it: an epoch per iteration, none read to its end, a state in the checkpoint."""
+    """Adapter of LitData's loader to Lightning: one epoch per iteration, not read to its end, with a state for checkpoints."""
 
     def __init__(self, make: Callable[[int], "StreamingDataLoader"], workers: int) -> None:
         self._make, self._resumed = make, False
@@ -141,8 +156,8 @@ class Epochs:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        # Lightning stops at the last batch, and LitData learns only from what follows it that the epoch is over: it would
-        # take every later epoch for the one that it was resumed in.
+        # Lightning stops after the last batch, but LitData notices the end of an epoch only when it is asked for one more.
+        # Without a reset, LitData would treat each later epoch as the one that it was resumed in.
         self.loader.restore, self._resumed = self._resumed, False
         batches = iter(self.loader)
         while True:
@@ -154,18 +169,19 @@ class Epochs:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """With the state before the batch that was read last, for checkpoints that are taken before it is used."""
+        """Return the state, with the state before the last batch for checkpoints that are taken before that batch is used."""
         return {**self.loader.state_dict(), BEFORE: self._before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a state; from its epoch only, if the number of processes or the batch size differs."""
         was = state["dataset"]
         if was["num_workers"] != (self.loader.num_workers or 1):
-            self.loader = self._make(was["num_workers"])  # the order depends on it
+            self.loader = self._make(was["num_workers"])  # the order depends on the number of workers
         chunks = self.loader.dataset
-        self.loader.current_epoch = chunks.current_epoch = state["current_epoch"]  # LitData would save 1 for the latter
+        self.loader.current_epoch = chunks.current_epoch = state["current_epoch"]  # LitData would save 1 for that of `chunks`
         if (was["world_size"], was["batch_size"]) != (chunks.distributed_env.world_size, chunks.batch_size):
-            return  # what is left of the epoch is drawn from all images
-        # the set may have moved: LitData would refuse another folder, or another cache
+            return  # the remaining batches of the epoch are drawn from all images
+        # the data set may have moved, but LitData rejects a state with another folder or cache
         here = {"input_dir_path": chunks.input_dir.path, "input_dir_url": chunks.input_dir.url}
         here["cache_dir_path"] = chunks.cache_dir.path
         self.loader.load_state_dict({**state, "dataset": {**was, **here}})
@@ -174,13 +190,13 @@ class Epochs:
 
 @dataclass
 class _Decode:
-    """An item of a chunk → view of the image (C, H, W), label. What the view draws follows from the seed, epoch and name."""
+    """Convert an item of a chunk to a view (C, H, W) and a label. Random draws depend on the seed, the epoch and the name."""
 
     split: Stream
     channels: int
     view: View
     seed: int = 0
-    chunks: "StreamingDataset | None" = None  # that knows the epoch
+    chunks: "StreamingDataset | None" = None  # knows the current epoch
 
     def __call__(self, item: tuple[str, int, bytes]) -> tuple[Tensor, Tensor]:
         name, label, data = item
@@ -192,7 +208,7 @@ class _Decode:
 
 
 class _Indexed(Dataset):
-    """LitData's random access, which is the same in every process, unlike the length of its data set."""
+    """Access by index, the same in each process, whereas the length of LitData's data set differs between processes."""
 
     def __init__(self, split: Stream, decode: _Decode) -> None:
         self.split, self.chunks = split, split._open(decode)
@@ -207,9 +223,9 @@ class _Indexed(Dataset):
         return self.chunks[int(index)]
 
     def _download(self, index: int) -> None:
-        """The whole chunk, once per machine: LitData would ask the store twice for every image.
+        """Download the whole chunk, once per machine. LitData itself would send two requests to the store for each image.
 
-        Not in the process that forks workers: LitData's fast client, once used there, is of no use in them.
+        Do nothing in the process that forks workers: once LitData's fast client was used there, it fails in the workers.
         """
         if self.chunks.input_dir.url is None or get_worker_info() is None:
             return
@@ -219,9 +235,9 @@ class _Indexed(Dataset):
         _, chunk = reader._get_chunk_index_from_index(index)
         file, begun = Path(reader.config.download_filepath(chunk)), time.monotonic()
         while not file.exists():
-            reader.config.download_chunk_from_index(chunk, skip_lock=True)  # returns at once if another process does it
+            reader.config.download_chunk_from_index(chunk, skip_lock=True)  # returns at once if another process is doing it
             if time.monotonic() > begun + PATIENCE:
-                raise ZooError(f"{self.split.root}/{file.name}: cannot be downloaded; a stale {file}.lock may be the cause")
+                raise ZooError(f"{self.split.root}/{file.name}: cannot be downloaded; if {file}.lock is stale, delete it")
             if not file.exists():
                 time.sleep(0.05)
 
@@ -236,7 +252,7 @@ def _check_chunks(folder: Path, index: dict[str, Any]) -> None:
 
 
 def _index(root: str, name: str) -> dict[str, Any]:
-    """The index of a split, with what `optimize_folder` wrote in it."""
+    """Read the index of a split, and check the keys that `optimize_folder` added."""
     place = f"{root}/{name}/index.json"
     try:
         text = _download(place) if root.startswith(STORES) else Path(place).read_text("utf-8")
@@ -248,14 +264,12 @@ def _index(root: str, name: str) -> dict[str, Any]:
             and "train" in index["splits"]
         )
     except FileNotFoundError:
-        raise ZooError(
-            f"{place}: no such file; `inception-zoo data optimize FOLDER OUT` writes the data sets to read"
-        ) from None
+        raise ZooError(f"{place}: no such file; create the data set with `inception-zoo data optimize FOLDER OUT`") from None
     except json.JSONDecodeError as error:
         raise ZooError(f"{place}: damaged ({error})") from None
     except (KeyError, TypeError):
         whole = False
-    except Exception as error:  # each store has its own kinds
+    except Exception as error:  # each store raises its own types
         reason = one_line(error) or type(error).__name__
         raise ZooError(f"{place}: cannot be read ({reason})") from None
     if not whole:
@@ -270,7 +284,7 @@ def _download(address: str) -> str:
     if address.startswith("s3://"):
         from botocore.config import Config
 
-        # LitData asks a thousand times, which is right once training runs
+        # LitData makes a thousand attempts, too many for this check
         options["config"] = Config(retries={"total_max_attempts": 3}, connect_timeout=10, read_timeout=30)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "index.json"

@@ -1,4 +1,4 @@
-"""Synthetic images that can be learned: each class is a grating of its own angle, with random phase and noise."""
+"""Synthetic images that a network can learn: each class is a grating at its own angle, with random phase and noise."""
 
 import math
 
@@ -9,7 +9,20 @@ from inception_zoo.data.source import Images, Source
 
 
 def synthetic(num_classes: int, in_channels: int, size: int, train: int, test: int, noise: float, seed: int) -> Source:
-    """Draw `train` + `test` images of `size` pixels from `seed`."""
+    """Generate a data set from a seed.
+
+    Args:
+        num_classes: number of angles.
+        in_channels: number of channels. They show the same grating with different noise.
+        size: side of the images in pixels.
+        train: number of training images.
+        test: number of test images.
+        noise: standard deviation of the noise, relative to the grating's amplitude.
+        seed: of phases and noise.
+
+    Returns:
+        The data set: images uint8 (N, in_channels, size, size), labels int64 (N,).
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int) -> Images:

@@ -1,1 +1,1 @@
-"""A network as a table, as a picture, and the bytes that training saves for it."""
+"""A network as a table and as a picture, and the bytes that training saves for the backward pass."""

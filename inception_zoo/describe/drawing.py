@@ -1,4 +1,4 @@
-"""A network as a picture, from the bottom up as in the papers: its endpoints in a column, its blocks opened beside them."""
+"""Picture of a network, from bottom to top as in the papers: its endpoints in a column, its blocks in detail beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from inception_zoo.architecture.notation import Conv, Lrn, Op, show
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.errors import ZooError
 
-# Lengths are points.
-OP, GAP, STEP = (58, 27), 9, 16  # an op's least width and its height; between branches; between the ops of a chain
-SPINE, LINE, BAR = 262, 24, 18  # an endpoint's box; the height of "input" and "filter concat"
+# Lengths are in points (1/72 inch).
+OP, GAP, STEP = (58, 27), 9, 16  # minimum width and height of an op; gap between branches; gap between the ops of a chain
+SPINE, LINE, BAR = 262, 24, 18  # width and height of an endpoint's box; height of "input" and "filter concat"
 MARGIN, PAD = 26, 20
 INK, ACCENT = "#263238", "#d84315"
 ROUND = "round,pad=0,rounding_size=4"
@@ -31,15 +31,19 @@ COLORS = {
 
 
 def check_picture(path: Path) -> None:
-    """ZooError unless a picture can be written there."""
+    """Check that a picture can be written to `path`.
+
+    Raises:
+        ZooError: the suffix is not .svg or .png, or the folder does not exist.
+    """
     if path.suffix not in (".svg", ".png"):
-        raise ZooError(f"--draw {path}: the name of a picture ends in .svg or .png")
+        raise ZooError(f"--draw {path}: the name must end in .svg or .png")
     if not path.parent.is_dir():
         raise ZooError(f"--draw {path}: there is no folder {path.parent}")
 
 
 def draw_network(plan: Plan, image_size: int, path: Path) -> None:
-    """Write the picture of a network at `image_size` pixels."""
+    """Write the picture of a network with images of `image_size` pixels to `path` (.svg or .png)."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": plan.net.name}):
@@ -48,7 +52,7 @@ def draw_network(plan: Plan, image_size: int, path: Path) -> None:
 
 
 def network_figure(plan: Plan, image_size: int) -> Any:
-    """The picture as a matplotlib figure."""
+    """Return the picture of a network with images of `image_size` pixels, as a matplotlib figure."""
     shapes = plan.shapes(image_size)
     stages = list(dict.fromkeys(block.stage for block in plan.blocks))
     bands = [_Band(plan, stage, shapes) for stage in stages]
@@ -88,7 +92,7 @@ def _title(canvas: "_Canvas", plan: Plan, image_size: int, height: float) -> Non
 
 
 class _Band:
-    """One stage: its endpoints, and a panel for each kind of block among them."""
+    """One stage: its endpoints, and a panel for each kind of block in it."""
 
     def __init__(self, plan: Plan, stage: str, shapes: dict[str, tuple[int, int, int]]) -> None:
         self.plan, self.stage, self.shapes = plan, stage, shapes
@@ -104,7 +108,7 @@ class _Band:
         self.height = max([spine, *(panel.height for panel in self.panels)]) + PAD + 8
 
     def draw(self, canvas: "_Canvas", left: float, y: float, top: tuple[float, float]) -> tuple[float, float]:
-        """Returns where the arrow to the next band begins, as `top` was for this one."""
+        """Draw the band from height `y` up. The arrow to it starts at `top`; return the start of the arrow to the next band."""
         space = (self.height - len(self.runs) * LINE) / (len(self.runs) + 1)
         at = y + space
         for run in self.runs:
@@ -137,7 +141,7 @@ class _Band:
 
 @dataclass
 class _Step:
-    """The ops of one step of a chain, with a label of two lines for each."""
+    """The parallel ops of one step of a chain, each with a label of one or two lines."""
 
     ops: Sequence[Op]
     labels: Sequence[str]
@@ -149,17 +153,17 @@ class _Step:
 
 
 class _Panel:
-    """One kind of block, its branches side by side; `blocks` differ in their widths only."""
+    """One kind of block with its branches side by side; `blocks` differ only in their widths."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.block = blocks[0]
         self.title = _names(blocks) + (f"   {self.block.swapped}" if self.block.swapped else "")
-        chains = list(zip(*(block.rows for block in blocks), strict=True))  # one row of each block
+        chains = list(zip(*(block.rows for block in blocks), strict=True))  # per branch: its row in every block
         self.branches = [[_step(steps) for steps in zip(*rows, strict=True)] for rows in chains]
         self.widths = [max(len(s.ops) * (s.width + GAP) - GAP for s in branch) for branch in self.branches]
         self.inputs, self.outputs = _list(b.c_in for b in blocks), _list(b.c_out for b in blocks)
         self.joined = _list(b.joined for b in blocks)
-        self.side = 72 if self.block.residual else 0  # where the shortcut runs
+        self.side = 72 if self.block.residual else 0  # space for the shortcut
         inner = sum(self.widths) + GAP * (len(self.widths) - 1)
         self.width = max(inner + self.side + 2 * GAP, 5.8 * len(self.title) + 2 * GAP)
         self.inner = self.width - self.side - 2 * GAP
@@ -223,7 +227,7 @@ class _Panel:
 
 
 class _Canvas:
-    """A page measured in points, the origin at the bottom left."""
+    """A page in points, with the origin at the bottom left."""
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.figure import Figure
@@ -243,7 +247,7 @@ class _Canvas:
         self, x: float, y: float, w: float, h: float, label: str, face: str, size: float = 8.5, swapped: bool = False
     ) -> None:
         edge, width = (ACCENT, 1.6) if swapped else (INK, 0.8)
-        self.rectangle(x, y, w, h, face, edge, width).set_zorder(3)  # above lines
+        self.rectangle(x, y, w, h, face, edge, width).set_zorder(3)  # above the lines
         self.text(x + w / 2, y + h / 2, label, size=size)
 
     def text(
@@ -270,7 +274,7 @@ def _has_panel(block: Block) -> bool:
 
 
 def _identity(block: Block) -> tuple[Any, ...]:
-    """Neighbours that share it are drawn as one."""
+    """Return a key; neighbouring blocks with equal keys share one box."""
     return block.rows, block.c_in, block.c_out, _structure(block)
 
 
@@ -283,7 +287,7 @@ def _structure(block: Block) -> tuple[Any, ...]:
 
 
 def _step(steps: Sequence[Any]) -> _Step:
-    """One step of each block → its ops, with the widths of all."""
+    """Return the ops of one step, labelled with the widths of every block."""
     columns = list(zip(*steps, strict=True))
     return _Step(steps[0], [_label(ops) for ops in columns])
 
@@ -300,7 +304,7 @@ def _label(ops: Sequence[Op]) -> str:
 
 
 def _list(numbers: Any) -> str:
-    """One number if all are equal."""
+    """Return the numbers joined by dots, or one number if all are equal."""
     found = list(numbers)
     return str(found[0]) if len(set(found)) == 1 else "·".join(map(str, found))
 

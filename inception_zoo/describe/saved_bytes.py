@@ -1,6 +1,6 @@
-"""Memory that training needs by PyTorch's own kernels: what autograd keeps of the forward pass for the backward pass.
+"""Training memory with PyTorch's own kernels: the bytes that autograd saves for the backward pass.
 
-Our kernels on CPUs, and `model.memory`, keep less: `inception-zoo bench memory` counts it.
+Our CPU kernels and `model.memory` save less; `inception-zoo bench memory` measures that.
 """
 
 from collections import Counter
@@ -15,10 +15,14 @@ from inception_zoo.network.inception import Inception
 
 
 def saved_activations(plan: Plan, image_size: int) -> dict[str, int]:
-    """Bytes per image in fp32, by endpoint, then `classifier` and `aux <endpoint>`.
+    """Return the saved bytes per image (fp32) by endpoint, then of `classifier` and each `aux <endpoint>`.
 
-    Counted on the meta device: nothing is computed. Each tensor counts once, where it is saved first; what does not grow
-    with the batch (weights, statistics) does not count.
+    The count uses the meta device, without any computation. Each storage counts once, for the part that saves it first.
+    Memory that does not grow with the batch (weights, statistics) does not count.
+
+    Args:
+        plan: plan of the network.
+        image_size: pixels.
     """
     with torch.device("meta"):
         model = Inception(plan)
@@ -28,13 +32,13 @@ def saved_activations(plan: Plan, image_size: int) -> dict[str, int]:
 
 @contextmanager
 def counting(count: Callable[[int], None]) -> Iterator[None]:
-    """Call `count` with the bytes of each storage that autograd saves for the backward pass, once."""
+    """Call `count` once for each storage that autograd saves for the backward pass, with the storage's bytes."""
     seen: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in seen:
-            seen[storage._cdata] = tensor  # held, so that its identity is not given to another
+            seen[storage._cdata] = tensor  # keep it alive, so that its address is not reused
             count(storage.nbytes())
         return tensor
 
@@ -59,7 +63,7 @@ def _saved(model: Inception, images: Tensor) -> Counter[str]:
     with counting(count):
         maps = model.endpoints(images.to("meta"))
         parts["classifier"](maps[model.plan.blocks[-1].name])
-        for tap, head in model.aux.items():  # last, so that what they share with the network counts as the network's
+        for tap, head in model.aux.items():  # last: storages that heads share with the network count for the network
             head(maps[tap])
     for hook in hooks:
         hook.remove()

@@ -1,4 +1,4 @@
-"""A network as a table: what stands at every endpoint and what it costs. `describe` counts, the rest shows."""
+"""A network as a table: rows and cost of every endpoint. `describe` computes the figures, the other functions print them."""
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -16,11 +16,16 @@ from inception_zoo.architecture.plan import Block, Plan
 
 
 def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str, Any]:
-    """Every figure of a network at `image_size` pixels, in plain containers.
+    """Return every figure of a network, as dicts, lists and numbers.
 
-    Parameters and multiply-adds are numbers; `saved` is bytes per image that autograd keeps for the backward pass (fp32);
-    `field` is the receptive field, height and width in pixels. A block with branches is compared with one 3x3 and one
-    5x5 convolution of its channels, stride and grid.
+    `params` and `macs` are numbers of parameters and of multiply-adds per image. `saved` is the bytes per image that
+    autograd saves for the backward pass (fp32). `field` is the receptive field, height and width in pixels. For a block with
+    branches, `conv3x3` and `conv5x5` are the cost of a single convolution with the block's channels, stride and grid.
+
+    Args:
+        plan: plan of the network.
+        image_size: pixels.
+        card: card of the network's weights; None: no weights are described.
     """
     from inception_zoo.describe.saved_bytes import saved_activations  # torch
 
@@ -84,11 +89,15 @@ def _residual(block: Block) -> dict[str, Any] | None:
 
 
 def network_table(network: dict[str, Any]) -> Table:
-    """One network, endpoint by endpoint."""
+    """Return the table of one network, endpoint by endpoint.
+
+    Args:
+        network: result of `describe`.
+    """
     caption = (
-        "saved: what PyTorch's own operators keep for the backward pass, per image, fp32, whatever model.memory. field: "
-        "receptive field. one 3x3, one 5x5: parameters / multiply-adds of a single convolution of the same channels, stride "
-        "and grid. *: swapped."
+        "saved: memory per image that PyTorch's own operators save for the backward pass (fp32), without model.memory. "
+        "field: receptive field. one 3x3, one 5x5: parameters / multiply-adds of a single convolution with the same "
+        "channels, stride and grid. *: swapped block."
     )
     table = Table(title=_title(network), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
@@ -120,7 +129,11 @@ def network_table(network: dict[str, Any]) -> Table:
 
 
 def weights_table(weights: dict[str, Any]) -> Table:
-    """Return the table of the weights' provenance, preprocessing and classes."""
+    """Return the table of a network's weights: provenance, preprocessing and classes.
+
+    Args:
+        weights: the value of `weights` in a result of `describe`.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False, title="weights", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -134,9 +147,9 @@ def weights_table(weights: dict[str, Any]) -> Table:
         for note in provenance.get("notes", ()):
             table.add_row("note", escape(note))
         if provenance := provenance.get("origin"):
-            table.add_row("[bold]whose weights are from", "")
+            table.add_row("[bold]origin of these weights", "")
     if p := weights["preprocessing"]:
-        table.add_row("images", f"shorter side {p['resize']} px ({p['interpolation']}), centre {p['image_size']} px")
+        table.add_row("images", f"shorter side {p['resize']} px ({p['interpolation']}), centre crop {p['image_size']} px")
         table.add_row("normalized", f"mean {p['mean']}, std {p['std']}")
     if classes := weights["classes"]:
         names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
@@ -145,7 +158,12 @@ def weights_table(weights: dict[str, Any]) -> Table:
 
 
 def diff_table(a: dict[str, Any], b: dict[str, Any]) -> Table:
-    """Two networks side by side, stage by stage; what differs is bright, what is equal is dim."""
+    """Return the table of two networks side by side, stage by stage; equal endpoints are dim.
+
+    Args:
+        a: result of `describe` for the left side.
+        b: result of `describe` for the right side.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for network in (a, b):
         table.add_column(_title(network, "\n"), overflow="fold", ratio=3)
@@ -170,7 +188,7 @@ def diff_table(a: dict[str, Any], b: dict[str, Any]) -> Table:
 
 
 def _aligned(left: list[Any], right: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Pairs of one stage's endpoints: by name where they share any, else in order."""
+    """Yield pairs of one stage's endpoints: matched by name if any name is shared, else by position."""
     names = [e["name"] for e, _ in left], [e["name"] for e, _ in right]
     if not set(names[0]) & set(names[1]):
         names = [str(i) for i in range(len(left))], [str(i) for i in range(len(right))]
@@ -187,7 +205,7 @@ def _side(pair: Any) -> tuple[str, str, str]:
 
 
 def _with_rows(network: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each endpoint with the text of its rows, or the name of the last endpoint that has the same."""
+    """Yield each endpoint with the text of its rows, or "same as NAME" if an earlier endpoint has the same rows."""
     known: dict[str, str] = {}
     for endpoint in network["endpoints"]:
         text = escape("\n".join(endpoint["rows"]))
@@ -195,9 +213,9 @@ def _with_rows(network: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             text += f"\n[italic]projected to {endpoint['output'][0]}, x {residual['scale']:g}, added"
             text += " to the projected input" if residual["shortcut"] else ""
             text += "" if residual["relu"] else ", no activation"
-            text += f"; dropped {residual['drop_path']:.0%}" if residual["drop_path"] else ""
+            text += f"; drop path {residual['drop_path']:.0%}" if residual["drop_path"] else ""
             text += "[/]"
-        yield endpoint, f"as {known[text]}" if text in known and len(endpoint["rows"]) > 1 else text
+        yield endpoint, f"same as {known[text]}" if text in known and len(endpoint["rows"]) > 1 else text
         known.setdefault(text, endpoint["name"])
 
 

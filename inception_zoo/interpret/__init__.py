@@ -1,1 +1,1 @@
-"""Explanations of a trained network."""
+"""Explain the predictions of a trained network."""

@@ -17,32 +17,44 @@ from inception_zoo.network.inception import Inception
 
 @dataclass(frozen=True)
 class Look:
-    """The evidence of a part of the network: a map over the image, zero where nothing supports the class."""
+    """Grad-CAM of a block or a branch."""
 
     name: str
-    evidence: Tensor  # (h, w) of the block's grid
-    share: float  # of the evidence of all branches
+    evidence: Tensor  # (h, w), the block's grid; zero where nothing supports the class
+    share: float  # sum of `evidence`, divided by the sum over all branches; 1 for the block
 
 
 def check_endpoint(model: Inception, endpoint: str | None) -> str:
-    """The endpoint to explain: the last one with branches when none is given; ZooError for one that has none."""
+    """Return the endpoint to explain: `endpoint`, or by default the last one with branches.
+
+    Raises:
+        ZooError: `endpoint` is unknown or has no branches, or no endpoint has branches.
+    """
     branched = [block.name for block in model.plan.blocks if block.has_branches and len(block.rows) > 1]
     if not branched:
         raise ZooError(f"{model.plan.net.name} has no block with branches to explain")
     if endpoint is not None and endpoint not in branched:
-        raise ZooError(f"--layer {endpoint} is no endpoint with branches; {did_you_mean(endpoint, branched)}")
+        raise ZooError(f"--layer {endpoint} is not an endpoint with branches; {did_you_mean(endpoint, branched)}")
     return endpoint or branched[-1]
 
 
 def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Look]:
-    """Grad-CAM for the logit of `label`, of the block at `endpoint` and of each of its branches.
+    """Compute Grad-CAM for the logit of a class, for a block and for each of its branches.
 
-    The map of a branch is that of its channels alone, ``relu(sum of gradient mean x activation)``; maps of the branches of one
-    block have one scale.
+    Grad-CAM of a branch uses only the branch's channels: ``relu(sum over channels of mean(gradient) * activation)``. The values
+    of the branches of a block have the same scale and can be compared.
 
     Args:
-        model: in evaluation mode.
-        image: (C, S, S), normalized.
+        model: The network, in evaluation mode.
+        image: Normalized image, float (C, S, S).
+        label: Index of the class.
+        endpoint: The block, see `check_endpoint`.
+
+    Returns:
+        The block, then its branches; each with `evidence` (h, w).
+
+    Source:
+        arXiv 1610.02391.
     """
     from captum.attr import LayerGradCam
 
@@ -50,7 +62,7 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
     concat = block.concat if isinstance(block, ResidualBlock) else block
     assert isinstance(concat, Concat)
     rows = next(found.rows for found in model.plan.blocks if found.name == endpoint)
-    names, modules = ["the whole block", *map(show, rows)], [block, *concat]
+    names, modules = ["whole block", *map(show, rows)], [block, *concat]
     maps = []
     for module in modules:
         cam = LayerGradCam(model, module).attribute(image[None].requires_grad_(), target=label, relu_attributions=True)
@@ -63,16 +75,16 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
 def draw(
     model: Inception, preprocessing: Preprocessing, image: Tensor, title: str, endpoint: str, label: int, target: Path
 ) -> None:
-    """Save a picture of `look`: the image as the network saw it, then the maps over it.
+    """Save a picture of the result of `look`: the network's input, and the heat maps drawn over it.
 
     Args:
-        model: in evaluation mode.
-        preprocessing: what `image` went through.
-        image: (C, S, S), normalized.
-        title: what stands above the picture; the network and the endpoint are added.
-        endpoint: see `check_endpoint`.
-        label: the class to explain.
-        target: the picture's file.
+        model: The network, in evaluation mode.
+        preprocessing: The preprocessing of `image`, which the picture reverses.
+        image: Normalized image, float (C, S, S).
+        title: Start of the heading; the network and the endpoint follow it.
+        endpoint: The block, see `check_endpoint`.
+        label: Index of the class to explain.
+        target: File to write.
     """
     from matplotlib.figure import Figure
 
@@ -87,19 +99,19 @@ def draw(
         axes.axis("off")
         axes.imshow(shown)
         if found is None:
-            axes.set_title("as the network\nsaw it", fontsize=8)
+            axes.set_title("network input", fontsize=8)
             continue
         scale = top if found is not looks[0] else float(found.evidence.max()) or 1.0
         heat = F.interpolate(found.evidence[None, None], size=shown.shape[:2], mode="bicubic", align_corners=False)[0, 0]
         shade = (heat / scale).clamp(0, 1).numpy()
         axes.imshow(shade, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.7 * shade)
-        share = "" if found is looks[0] else f"\n{found.share:.0%} of the evidence"
+        share = "" if found is looks[0] else f"\n{found.share:.0%} of the total"
         axes.set_title(f"{_folded(found.name)}{share}", fontsize=8)
     figure.savefig(target, bbox_inches="tight", pad_inches=0.1)
 
 
 def _folded(row: str) -> str:
-    """A row over several lines, a few steps on each."""
+    """Return the text of a row on several lines, with a few steps on each."""
     steps, lines = row.split(" > "), [""]
     for step in steps:
         if lines[-1] and len(lines[-1]) + len(step) > 18:
@@ -109,7 +121,14 @@ def _folded(row: str) -> str:
 
 
 def picture_paths(sources: list[Path], folder: Path) -> list[Path]:
-    """A picture's name for every image: its stem, with a number where that is another picture's or one of the images."""
+    """Return the path of the picture for each image.
+
+    Its name is the stem of the image, followed by a number if another picture or one of the images already has that name.
+
+    Args:
+        sources: The images.
+        folder: Folder of the pictures.
+    """
     taken = {source.resolve() for source in sources}
     found = []
     for source in sources:
@@ -121,11 +140,20 @@ def picture_paths(sources: list[Path], folder: Path) -> list[Path]:
 
 
 def check_explain(network: str, folder: Path | None, layer: str | None) -> None:
-    """ZooError for what can be told before the network is read."""
+    """Check the options of `--explain` before the network is read.
+
+    Args:
+        network: Path of the network.
+        folder: Folder of the pictures; None: explain nothing.
+        layer: Endpoint to explain.
+
+    Raises:
+        ZooError: `layer` is given without `folder`, the network is an ONNX file, or captum is not installed.
+    """
     if layer is not None and folder is None:
-        raise ZooError(f"--layer {layer} is for --explain FOLDER")
+        raise ZooError(f"--layer {layer} requires --explain FOLDER")
     if folder is None:
         return
     if Path(network).suffix == ".onnx":
-        raise ZooError("--explain needs the network itself, a checkpoint or weights; an ONNX file has no layers to look into")
+        raise ZooError("--explain needs access to the layers, which an ONNX file does not give; use a checkpoint or weights")
     check_installed("captum", "explain", "--explain")

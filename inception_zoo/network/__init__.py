@@ -1,1 +1,1 @@
-"""Plan → `nn.Module`: the network, its blocks, and the training path that saves memory and time."""
+"""Plan → `nn.Module`: the network, its blocks, and the training path, which needs less memory and time."""

@@ -1,7 +1,7 @@
 """Rows → modules: the convolution unit, the concatenation, the residual block and the auxiliary head.
 
-Every forward pass here is the paper's figure by PyTorch's operators. `autograd.trained_by` names the function that computes
-the same in training, with less memory and by our kernels.
+Each `forward` computes the paper's figure with PyTorch's operators. `autograd.trained_by` names the function that replaces it
+in training: it gives the same result with less memory, and uses this package's CPU kernels.
 """
 
 import torch
@@ -32,10 +32,10 @@ def activation(plan: Plan) -> nn.Module:
 
 
 def norm(plan: Plan, channels: int) -> nn.Module | None:
-    """Build the chosen normalization; None if there is none after a convolution."""
+    """Build the chosen normalization for `channels`; None if convolutions have none."""
     if plan.choices.norm == "batch":
         return nn.BatchNorm2d(channels, eps=plan.net.eps, momentum=plan.net.momentum)
-    if plan.choices.norm == "group":  # at most 32 groups (arXiv 1803.08494), fewer where the channels do not divide
+    if plan.choices.norm == "group":  # 32 groups (arXiv 1803.08494), fewer if 32 does not divide the channels
         return nn.GroupNorm(next(g for g in range(32, 0, -1) if channels % g == 0), channels)
     return None
 
@@ -65,12 +65,15 @@ class AvgPool(nn.AvgPool2d):
 
 @autograd.trained_by(autograd.run_steps)
 class Steps(nn.Sequential):
-    """A row: its steps, one after the other."""
+    """A row, which runs its steps one after the other: (N, C, H, W) → (N, K, H', W')."""
 
 
 @autograd.trained_by(autograd.run_branches)
 class Concat(nn.ModuleList):
-    """The papers' "filter concat": every branch reads the same feature maps, the outputs are concatenated over channels."""
+    """The papers' "filter concat": (N, C, H, W) → (N, sum(K_i), H', W').
+
+    Every branch reads the same feature maps. Branch i gives (N, K_i, H', W').
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = [branch(x) for branch in self]
@@ -79,7 +82,10 @@ class Concat(nn.ModuleList):
 
 @autograd.trained_by(autograd.residual)
 class ResidualBlock(nn.Module):
-    """``act(shortcut(x) + scale * project(concat(x)))``, with a linear 1x1 projection (arXiv 1602.07261, Figures 10 to 20)."""
+    """``act(shortcut(x) + scale * project(concat(x)))``: (N, C, H, W) → (N, K, H, W).
+
+    The projection is a linear 1x1 convolution (arXiv 1602.07261, Figures 10 to 20).
+    """
 
     def __init__(self, plan: Plan, block: Block, residual: Residual, concat: Concat) -> None:
         super().__init__()
@@ -97,7 +103,7 @@ class ResidualBlock(nn.Module):
 
 
 def _drop_path(rate: float) -> nn.Module:
-    from torchvision.ops import StochasticDepth  # takes as long to import as torch
+    from torchvision.ops import StochasticDepth  # import here: it takes as long as torch's import
 
     return StochasticDepth(rate, "row")
 
@@ -105,8 +111,8 @@ def _drop_path(rate: float) -> nn.Module:
 class AuxHead(nn.Module):
     """The auxiliary classifier of GoogLeNet and Inception-v3: (N, channels, H, W) → (N, classes).
 
-    The papers average-pool 5x5 with stride 3 at the published input size. At other sizes an adaptive pool gives the same
-    grid, so that the fully connected layer keeps its shape.
+    The papers use a 5x5 average pool with stride 3 at the published image size. At other sizes, an adaptive pool gives the same
+    grid, so the fully connected layer keeps its shape.
     """
 
     def __init__(self, plan: Plan, head: Aux, channels: int) -> None:
@@ -132,7 +138,7 @@ class AuxHead(nn.Module):
 
 
 def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
-    """Build one op that reads `channels` feature maps."""
+    """Build one op with `channels` input channels."""
     if isinstance(op, Conv):
         return ConvUnit(plan, channels, op)
     if isinstance(op, Lrn):
@@ -143,7 +149,7 @@ def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
 
 
 def build_row(plan: Plan, row: Row, channels: int) -> Steps:
-    """Build a row; a fork becomes a `Concat` of its ops."""
+    """Build a row with `channels` input channels; a fork becomes a `Concat` of its ops."""
     steps = Steps()
     for step in row:
         ops = [build_op(plan, op, channels) for op in step]
@@ -153,7 +159,7 @@ def build_row(plan: Plan, row: Row, channels: int) -> Steps:
 
 
 def build_block(plan: Plan, block: Block) -> nn.Module:
-    """Build the concatenation of a block's rows, inside a residual block if it is one."""
+    """Build a block: the `Concat` of its rows, or a `ResidualBlock` that contains it."""
     concat = Concat(build_row(plan, row, block.c_in) for row in block.rows)
     if block.residual is None:
         return concat

@@ -1,4 +1,4 @@
-"""Plan → network, with named endpoints."""
+"""Plan → network with named endpoints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Logits (N, classes), and the auxiliary heads' logits (N, classes) by the endpoint that they tap."""
+    """Logits (N, classes), and each auxiliary head's logits (N, classes) by the endpoint that the head reads."""
 
     logits: Tensor
     aux: dict[str, Tensor]
 
 
 class Inception(nn.Module):
-    """Any network of the zoo. Its blocks are attributes under their endpoint's name: ``model.mixed_6e``.
+    """A network of the zoo: images (N, in_channels, H, W) → logits (N, classes).
 
-    `preprocessing`, `classes` (names by label) and `provenance` are set when weights are loaded or trained.
+    Each block is an attribute with the name of its endpoint, such as ``model.mixed_6e``. `preprocessing`, `classes` (names in
+    the order of the labels) and `provenance` are set when weights are loaded or trained.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -40,7 +41,7 @@ class Inception(nn.Module):
         self.classes: list[str] | None = None
         self.provenance: Provenance | None = None
         self.memory = "plain"
-        self.frozen: list[str] = []  # endpoints, from the first on
+        self.frozen: list[str] = []  # the first endpoints, in order
         for block in plan.blocks:
             self.add_module(block.name, build_block(plan, block))
         channels = {block.name: block.c_out for block in plan.blocks}
@@ -52,13 +53,13 @@ class Inception(nn.Module):
         initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) → logits (N, classes), in training and in evaluation."""
+        """Return logits (N, classes) for images (N, in_channels, H, W), in training and in evaluation."""
         for _, features in run_segments(self, x):
-            x = features  # one at a time: a list would keep all of them alive
+            x = features  # without a list, which would keep all feature maps in memory
         return self._classify(x)
 
     def outputs(self, x: Tensor) -> Outputs:
-        """Images (N, in_channels, H, W) → logits and auxiliary logits, for the training loss."""
+        """Return logits and auxiliary logits for images (N, in_channels, H, W), for the training loss."""
         aux, features = {}, x
         for name, features in run_segments(self, x):
             if name in self.aux:
@@ -66,31 +67,31 @@ class Inception(nn.Module):
         return Outputs(self._classify(features), aux)
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (N, in_channels, H, W) → feature maps (N, C, H', W') by endpoint, in order."""
+        """Return feature maps (N, C, H', W') by endpoint, in order, for images (N, in_channels, H, W)."""
         return dict(self.run_blocks(x))
 
     def run_blocks(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Images (N, in_channels, H, W) → yield (endpoint, feature maps) after each block."""
+        """Yield (endpoint, feature maps (N, C, H', W')) after each block, for images (N, in_channels, H, W)."""
         for block in self.plan.blocks:
             x = self.get_submodule(block.name)(x)
             yield block.name, x
 
     def freeze(self, last: str | None) -> None:
-        """Freeze weights and BatchNorm statistics of every endpoint up to `last`; None unfreezes all.
+        """Freeze the weights and BatchNorm statistics of every endpoint up to `last`.
 
-        Frozen blocks stay in evaluation mode even after `train`, so that their BatchNorms use the running statistics.
+        Frozen blocks stay in evaluation mode even after `train`: their BatchNorm layers use the running statistics.
 
         Args:
-            last: An endpoint, or a stage for its last endpoint.
+            last: An endpoint, or a stage for its last endpoint. None unfreezes all.
 
         Raises:
-            ZooError: `last` is neither.
+            ZooError: `last` is not an endpoint or a stage.
         """
         names = [block.name for block in self.plan.blocks]
         stages = {block.stage: block.name for block in self.plan.blocks}
         if last is not None and last not in names and last not in stages:
             raise ZooError(
-                f"{self.plan.net.name}: freeze={last} is no stage or endpoint; {did_you_mean(last, [*stages, *names])}"
+                f"{self.plan.net.name}: freeze={last} is not a stage or endpoint; {did_you_mean(last, [*stages, *names])}"
             )
         self.frozen = names[: names.index(stages.get(last, last)) + 1] if last is not None else []
         for name in names:
@@ -104,17 +105,21 @@ class Inception(nn.Module):
         return self
 
     def compiled(self) -> "Inception":
-        """Compile `forward` and `outputs` in place by `torch.compile`, and return self; weights and names stay."""
+        """Compile `forward` and `outputs` in place with `torch.compile`, and return self; state-dict keys do not change."""
         self.compile()
         self.outputs = torch.compile(self.outputs)  # type: ignore[method-assign]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled `outputs`, which is bound to this network."""
+        """Leave out the compiled `outputs`: it is bound to this network, not to the copy."""
         return {key: value for key, value in super().__getstate__().items() if key != "outputs"}
 
     def remember(self, memory: str) -> None:
-        """Set the memory mode of training, see `inception_zoo.network.autograd`; ZooError if it is unknown."""
+        """Set the memory mode of training: `plain`, `lean` or `minimal`; see `inception_zoo.network.autograd`.
+
+        Raises:
+            ZooError: The mode is unknown.
+        """
         if memory not in MEMORY:
             raise ZooError(f"{self.plan.net.name}: memory={memory} is unknown; {did_you_mean(memory, MEMORY)}")
         self.memory = memory

@@ -4,13 +4,13 @@ from torch import nn
 
 
 def initialize(model: nn.Module, classifiers: set[nn.Module], init: str) -> None:
-    """Draw the weights from untruncated distributions, which is fast.
+    """Initialize the weights, from distributions without truncation because they are faster.
 
     Args:
         model: The network.
-        classifiers: Its layers that give logits.
+        classifiers: Its layers that compute logits.
         init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; zero biases.
-            `xavier`: uniform, Glorot and Bengio, for every weight; PyTorch's default for biases; the tutorial's choice.
+            `xavier`: uniform, Glorot and Bengio, for every weight; PyTorch's default for biases; as in the tutorial.
     """
     for module in model.modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,1 +1,1 @@
-"""Run folders → one HTML page that needs nothing else."""
+"""Write run folders as one self-contained HTML page."""

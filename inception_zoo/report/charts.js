@@ -1,9 +1,9 @@
 "use strict";
-// Plain data → charts. Each function draws into the element it is given, and returns what the chart shows, in words.
+// Draw charts from plain data. Each function draws into its element and returns a description of the chart.
 
 const HUES = ["#3b6fe0", "#dd7a1c", "#159a78", "#b8489c", "#8d7414", "#4aa3cf", "#cc4b3c", "#7a68c9"];
 
-// Plotly reads tags in its texts; what runs are called must stay what it is.
+// Plotly interprets tags in texts; names of runs must be shown unchanged.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const shorter = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
@@ -34,7 +34,7 @@ function layout(more = {}) {
 }
 
 function draw(element, traces, more, words) {
-  const options = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] }; // none that would send data away
+  const options = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] }; // no button that sends data to a server
   element.setAttribute("role", "img");
   element.setAttribute("aria-label", words);
   Plotly.react(element, traces, { ...layout(more), ...(document.body.dataset.paper && { width: element.clientWidth }) }, options);
@@ -53,9 +53,9 @@ function nothing(element, words) {
   return "";
 }
 
-// lines: [{name, epochs, values, hue (absent: in the background), label}]
+// lines: [{name, epochs, values, hue (undefined: in the background), label}]
 function drawCurves(element, lines, metric) {
-  if (!lines.length) return nothing(element, `None of these runs has recorded ${metric}.`);
+  if (!lines.length) return nothing(element, `None of these runs recorded ${metric}.`);
   const named = new Set();
   const traces = lines.map((line) => ({
     x: line.epochs, y: line.values, mode: line.epochs.length > 1 ? "lines" : "markers",
@@ -100,9 +100,9 @@ function drawCost(element, points, xTitle, yTitle, onPick) {
   return words;
 }
 
-// axes: [{title, values (number or text or null, one for each run)}]; runs: [{name, hue}]; by: the last axis decides the colour
+// axes: [{title, values (number, text or null, one for each run)}]; runs: [{name, hue}]; the last axis determines the colour
 function drawParallel(element, axes, runs) {
-  if (axes.length < 2) return nothing(element, "No option varies between these runs.");
+  if (axes.length < 2) return nothing(element, "No hyperparameter differs between these runs.");
   const places = axes.map(placed);
   element.style.minWidth = `${axes.length * 7.5}rem`;
   const outcome = places.at(-1).at;
@@ -134,7 +134,7 @@ function drawParallel(element, axes, runs) {
   }, `Parallel coordinates of ${axes.map((axis) => axis.title).join(", ")}, ${runs.length} runs. The leaderboard has the values.`);
 }
 
-// Values of an axis → heights from 0 to 1, with ticks: numbers to scale, words evenly.
+// Convert the values of an axis to heights from 0 to 1, with ticks: numbers to scale, texts at equal distances.
 function placed({ values, format = String }) {
   const some = [...new Set(values.filter((value) => value !== null))];
   if (some.every((value) => typeof value === "number")) {

@@ -1,4 +1,4 @@
-"""Folders → what their runs recorded, checked: plain data, in the order of the folders."""
+"""Read and check the results of run folders; the order of the folders is kept."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from inception_zoo.runs.sweeps import SWEEP, overrides_of
 from inception_zoo.system.renamed import with_new_names
 
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
-FIGURES = {  # of results.json → the name on the page
+FIGURES = {  # key in results.json → name in the data of the page
     "test/top1": "test",
     "test/ece": "ece",
     "parameters": "parameters",
@@ -27,20 +27,29 @@ FIGURES = {  # of results.json → the name on the page
     "train/images_per_second": "speed",
     "minutes": "minutes",
 }
-READ = ("*.json", "*.csv", ".hydra/*.yaml", "csv/*/*.csv")  # of a run folder, which may be a stranger's
-BYTES = 2**28  # of one of these files
-DEPTH = 100  # of a config
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is ten times as fast
+READ = ("*.json", "*.csv", ".hydra/*.yaml", "csv/*/*.csv")  # files read from a run folder, which may be untrusted
+BYTES = 2**28  # maximum size of one of these files
+DEPTH = 100  # maximum nesting of a config
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 CURVES = ("val/top1", "train/loss", "val/loss")
-# Keys of a config that say where a run wrote or which of a series it was, not what it did.
+# Config keys that name the place of a run or its number in a series; they do not affect its results.
 PLACES = {"dirpath", "save_dir", "default_root_dir", "folder", "output_dir"}
 SERIES = ("hydra.", "sweep.", "logger.", "callbacks.progress")
 
 
 @dataclass(eq=False)
 class Run:
-    """One run folder. Curves are (epochs, values) by metric, configs flat: dotted key → text."""
+    """Results and config of one run folder.
+
+    Attributes:
+        name: path of the folder, relative to the common parent of all folders.
+        swapped: block changes, such as ``grid17=residual``; empty for none.
+        figures: name on the page → value.
+        curves: metric → (epochs, values).
+        composed: .hydra/config.yaml as nested data, with present class paths.
+        config: .hydra/resolved.yaml, or else `composed`, flat: dotted key → text.
+    """
 
     folder: Path
     name: str
@@ -54,32 +63,32 @@ class Run:
     figures: dict[str, float | None]
     curves: dict[str, tuple[list[int], list[float | None]]]
     overrides: dict[str, str]
-    composed: dict[str, Any] = field(repr=False)  # .hydra/config.yaml, with present names
+    composed: dict[str, Any] = field(repr=False)
     config: dict[str, str] = field(repr=False)
     is_resolved: bool = False
 
     @property
     def accuracy(self) -> float:
-        """The accuracy that runs are ranked by: on the validation split, else on the test split."""
+        """Accuracy for ranking: on the validation split, else on the test split, else -1."""
         known = (self.figures["val"], self.figures["test"])
         return next((value for value in known if value is not None), -1.0)
 
 
 def collect(folders: Sequence[Path], warn: Callable[[str], None]) -> list[Run]:
-    """Every run in and beneath `folders`; what cannot be read is left out with a warning.
+    """Read every run in `folders` and their subfolders; skip an unreadable run with a warning.
 
     Raises:
-        ZooError: a folder does not exist or holds no run, or no run can be read.
+        ZooError: a folder does not exist or contains no run, or no run can be read.
     """
     paths: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise ZooError(f"report {folder}: there is no such folder; give run folders, or folders above them")
+            raise ZooError(f"report {folder}: no such folder; give run folders, or folders above them")
         found = list(find_runs(folder.resolve()))
         if not found:
             raise ZooError(
-                f"report {folder}: no run in it or beneath it; a run folder holds {RESULTS} and .hydra/, as outputs/DATE/TIME "
-                "or a job of multirun/DATE/TIME"
+                f"report {folder}: no run in this folder or its subfolders; a run folder contains {RESULTS} and .hydra/, "
+                "such as outputs/DATE/TIME or a job of multirun/DATE/TIME"
             )
         paths |= dict.fromkeys(found)
     above = Path(os.path.commonpath([path.parent for path in paths]))
@@ -89,17 +98,17 @@ def collect(folders: Sequence[Path], warn: Callable[[str], None]) -> list[Run]:
             runs.append(read_run(path, str(path.relative_to(above))))
         except ZooError as error:
             faults.append(str(error))
-        except Exception as error:  # a stranger's folder may hold anything
+        except Exception as error:  # an untrusted folder may contain anything
             faults.append(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]})")
     if not runs:
-        raise ZooError(faults[0] + (f" (and {len(faults) - 1} more that cannot be read)" if faults[1:] else ""))
+        raise ZooError(faults[0] + (f" (and {len(faults) - 1} more unreadable runs)" if faults[1:] else ""))
     for fault in faults:
-        warn(f"{fault}; the run is left out")
+        warn(f"{fault}; the run is skipped")
     return runs
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
-    """Run folders, in the order of their names with numbers as numbers; none is looked for inside another."""
+    """Yield run folders in natural order of their names (2 before 10); do not search inside a run folder."""
     is_sweep = (folder / SWEEP).exists() or (folder / "multirun.yaml").exists()
     if not is_sweep and ((folder / RESULTS).exists() or (folder / ".hydra" / "config.yaml").exists()):
         yield folder
@@ -114,7 +123,11 @@ def _natural(path: Path) -> list[Any]:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """ZooError names the file, and the row or key, that cannot be read. The page goes to others: secrets are left out."""
+    """Read one run folder, shown as `name`; remove secrets, because the page may be shared.
+
+    Raises:
+        ZooError: a file cannot be read; the message names the file, and the row or key.
+    """
     for path in (path for pattern in READ for path in folder.glob(pattern)):
         _check_file(folder, path)
     results = redacted(_results(folder / RESULTS))
@@ -122,7 +135,7 @@ def read_run(folder: Path, name: str) -> Run:
     composed, resolved = (with_new_names(redacted(_yaml(file, {}))) for file in files)
     words = _yaml(folder / ".hydra" / "overrides.yaml", [])
     if not all(isinstance(word, str) for word in words):
-        raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged; it must be a list of words")
+        raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged: it must be a list of overrides")
     overrides = overrides_of(redacted(words))
     flat = as_words(composed)
     curves = read_curves(folder)
@@ -151,25 +164,25 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _check_file(folder: Path, path: Path) -> None:
-    """ZooError for what would bring another file of this machine onto the page, or fill its memory."""
+    """Raise ZooError for a link to a file outside of the folder, for a special file, and for a file that is too large."""
     if not path.resolve().is_relative_to(folder):
         raise ZooError(f"{path} links to a file outside of the run folder")
     if not path.is_file():
-        raise ZooError(f"{path} is no file")
+        raise ZooError(f"{path} is not a regular file")
     if path.stat().st_size > BYTES:
         raise ZooError(f"{path} is larger than {BYTES // 2**20} MiB")
 
 
 def _results(path: Path) -> dict[str, Any]:
     if not path.exists():
-        return {"state": "interrupted", "reason": f"it left no {RESULTS}"}
+        return {"state": "interrupted", "reason": f"no {RESULTS} was written"}
     try:
         results = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise ZooError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(results, dict):
-        raise ZooError(f"{path} is damaged: it must be one object of names and values")
-    results.setdefault("state", "finished")  # of runs before states were written
+        raise ZooError(f"{path} is damaged: it must be one JSON object")
+    results.setdefault("state", "finished")  # results of older versions have no state
     if results["state"] not in STATES:
         raise ZooError(f"{path}: state={results['state']} is unknown; {did_you_mean(results['state'], STATES)}")
     return results
@@ -196,7 +209,7 @@ def _finite(value: float) -> float | None:
 
 
 def _yaml(path: Path, missing: Kind) -> Kind:
-    """Return the content of a file, of the kind of `missing`; `missing` itself if there is no file."""
+    """Return the content of a file, which must have the type of `missing`; return `missing` if there is no file."""
     if not path.exists():
         return missing
     try:
@@ -206,24 +219,24 @@ def _yaml(path: Path, missing: Kind) -> Kind:
     except (yaml.YAMLError, ValueError) as error:
         raise ZooError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(found, type(missing)):
-        kind = "a mapping of keys" if isinstance(missing, dict) else "a list of words"
+        kind = "a mapping of keys" if isinstance(missing, dict) else "a list of overrides"
         raise ZooError(f"{path} is damaged: it must be {kind}")
     return found
 
 
 def _check_yaml(text: str) -> None:
-    """ValueError for what no run writes: references, a few lines of which make billions of values, and an endless depth."""
+    """Raise ValueError for YAML aliases, which can expand to billions of values, and for excessive nesting."""
     depth = 0
     for event in yaml.parse(text, LOADER):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"a run's own has no reference such as *{event.anchor}")
+            raise ValueError(f"YAML aliases such as *{event.anchor} are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
-            raise ValueError(f"nested more than {DEPTH} deep")
+            raise ValueError(f"nested more than {DEPTH} levels deep")
 
 
 def as_words(config: Mapping[str, Any]) -> dict[str, str]:
-    """A config flat, every value as text: dotted key → text."""
+    """Return a flat config with all values as text: dotted key → text."""
     return {key: value if isinstance(value, str) else _text(value) for key, value in flattened(config).items()}
 
 
@@ -233,10 +246,10 @@ def _text(value: Any) -> str:
 
 
 def _comparable(flat: Mapping[str, str]) -> dict[str, str]:
-    """Without places, and with ``${key}`` followed to its value: configs of two runs are set side by side."""
+    """Remove keys of places and replace ``${key}`` by its value, so that configs of two runs can be compared."""
     followed = {}
     for key, value in flat.items():
-        for _ in range(8):  # a ring would never end
+        for _ in range(8):  # a cycle would not end
             reference = re.fullmatch(r"\$\{([\w.]+)\}", value)
             value = flat.get(reference[1], value) if reference else value
         followed[key] = value
@@ -244,19 +257,25 @@ def _comparable(flat: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_place(key: str) -> bool:
-    """Return True for a key that tells the place or the number of a run, not its work."""
+    """Return True for a config key that names the place or the number of a run, without effect on its results."""
     return key.rpartition(".")[2] in PLACES or key.startswith(SERIES) or key == "ckpt"
 
 
 def _swapped(flat: Mapping[str, str]) -> str:
-    """As results.json has it, of a run that failed before it could say."""
+    """Return the block changes as in results.json, for a run that failed before it wrote them."""
     start = "model.blocks."
     chosen = {key.removeprefix(start): value for key, value in flat.items() if key.startswith(start) and value != "null"}
     return ", ".join(f"{key}={'rows' if value[0] in '[{' else value}" for key, value in chosen.items())
 
 
 def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float | None]]]:
-    """The last value of each metric in each epoch; where a run was resumed, later versions replace what they repeat."""
+    """Return metric → (epochs, values), with the last value of each epoch.
+
+    A resumed run may have several ``csv/version_N``; a later version replaces the epochs that it repeats.
+
+    Raises:
+        ZooError: a file is damaged.
+    """
     curves: dict[str, dict[int, float | None]] = {name: {} for name in CURVES}
     for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda path: _natural(path.parent)):
         for number, row in rows_of(path, ["epoch"]):
@@ -268,23 +287,31 @@ def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float | None]]]
 
 
 def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Numbered rows of a CSV that must have `columns`; the header is row 1. ZooError names the row that is damaged."""
+    """Yield (row number, column → cell) for each row of a CSV; the header is row 1.
+
+    Args:
+        path: the file.
+        columns: names that the header must contain.
+
+    Raises:
+        ZooError: a column is missing or a row is damaged.
+    """
     try:
         with path.open(newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             if missing := [name for name in columns if name not in header]:
-                raise ZooError(f"{path}, row 1: there is no column {missing[0]}")
+                raise ZooError(f"{path}, row 1: column {missing[0]} is missing")
             for number, cells in enumerate(reader, 2):
                 if len(cells) != len(header):
-                    raise ZooError(f"{path}, row {number}: {len(cells)} cells under {len(header)} columns")
+                    raise ZooError(f"{path}, row {number}: {len(cells)} cells, but {len(header)} columns")
                 yield number, dict(zip(header, cells, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ZooError(f"{path} is damaged: {error}") from None
 
 
 def _cell(path: Path, number: int, row: Mapping[str, str], name: str) -> float | None:
-    """A number, or nothing where the cell is empty or the number is not finite."""
+    """Return a number, or None if the cell is empty or the number is not finite."""
     try:
         return _finite(float(row[name])) if row[name] else None
     except ValueError:
@@ -292,15 +319,26 @@ def _cell(path: Path, number: int, row: Mapping[str, str], name: str) -> float |
 
 
 def numbers_of(path: Path, columns: Sequence[str]) -> list[list[float | None]]:
-    """The named columns of a CSV, as numbers, row by row."""
+    """Return the named columns of a CSV as numbers, row by row; None for an empty cell.
+
+    Raises:
+        ZooError: a column is missing, or a cell is not a number.
+    """
     return [[_cell(path, number, row, name) for name in columns] for number, row in rows_of(path, columns)]
 
 
 def read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
-    """The classes, and for each true class how often each was predicted."""
+    """Read a confusion matrix.
+
+    Returns:
+        The class names, and the matrix: rows are true classes, columns are predictions, values are numbers of images.
+
+    Raises:
+        ZooError: a row is damaged, or the matrix is not square.
+    """
     classes, matrix = [], []
     with path.open(newline="") as file:
-        names = next(csv.reader(file), ["class"])[1:]  # two classes may share a name: no dict
+        names = next(csv.reader(file), ["class"])[1:]  # no dict: two classes may have the same name
         for number, cells in enumerate(csv.reader(file), 2):
             if len(cells) != len(names) + 1 or not all(cell.isdecimal() for cell in cells[1:]):
                 raise ZooError(f"{path}, row {number}: it must be a class and {len(names)} whole numbers")

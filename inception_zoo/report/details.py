@@ -1,4 +1,4 @@
-"""Details of one run on the page: classes, calibration, the pictures with the largest loss, its network."""
+"""Details of one run on the page: classes, calibration, the images with the highest loss, the network."""
 
 import io
 import json
@@ -16,14 +16,22 @@ from inception_zoo.describe.drawing import network_figure
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.report.collect import Run, numbers_of, read_confusion, rows_of
 
-MATRIX = 50  # classes of a confusion matrix that is drawn; of larger ones the most confused pairs are listed
-PAIRS = 50
-WORST = 24  # pictures
-PICTURE = 96  # px, the longer side
+MATRIX = 50  # draw a confusion matrix of at most so many classes; list only the most confused pairs of a larger one
+PAIRS = 50  # number of most confused pairs
+WORST = 24  # number of images with the highest loss
+PICTURE = 96  # px, longer side of an image
 
 
 def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
-    """As much as the folder holds; a damaged file is left out with a warning."""
+    """Read the tables that the folder contains; skip a damaged file with a warning.
+
+    Args:
+        run: the run.
+        warn: called with one line for each file that is skipped.
+
+    Returns:
+        Name → content of `confusion`, `per_class`, `calibration` and `worst`.
+    """
     parts = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration, "worst": _worst}
     details: dict[str, Any] = {}
     for name, read in parts.items():
@@ -32,16 +40,16 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
             if path.exists() and (found := read(path)):
                 details[name] = found
         except ZooError as error:
-            warn(f"{error}; it is left out")
+            warn(f"{error}; the file is skipped")
         except OSError as error:
-            warn(f"{path} cannot be read ({error.strerror}); it is left out")
-        except Exception as error:  # a stranger's file may hold anything
-            warn(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]}); it is left out")
+            warn(f"{path} cannot be read ({error.strerror}); the file is skipped")
+        except Exception as error:  # an untrusted file may contain anything
+            warn(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]}); the file is skipped")
     return details
 
 
 def _confusion(path: Path) -> dict[str, Any]:
-    """The most confused pairs as [true, predicted, images, share of the true class], and the matrix unless it is too large."""
+    """Return the most confused pairs as [true, predicted, images, share of the true class]; add the matrix if it is small."""
     classes, matrix = read_confusion(path)
     wrong: list[list[Any]] = [
         [classes[true], classes[predicted], images, round(images / sum(row), 4)]
@@ -74,20 +82,20 @@ def _worst(path: Path) -> list[dict[str, Any]]:
     for (number, row), values in islice(rows, WORST):
         picture = (path.parent / row["picture"]).resolve()
         if path.parent.resolve() not in picture.parents or not picture.is_file():
-            raise ZooError(f"{path}, row {number}: there is no picture {row['picture']} in the run folder")
+            raise ZooError(f"{path}, row {number}: image {row['picture']} is not in the run folder")
         shown = dict(zip(figures, map(_short, values), strict=True))
         found.append({"label": row["label"], "predicted": row["predicted"], **shown, "picture": _data_uri(picture)})
     return found
 
 
 def _data_uri(path: Path) -> str:
-    """The picture made small and written anew, so that nothing but pixels comes along."""
+    """Return the image as a small re-encoded WebP, so that only pixels are copied."""
     from inception_zoo.data.pictures import open_picture
 
     try:
         picture = open_picture(path, "RGB")
     except ZooError:
-        raise ZooError(f"{path} is no picture that can be read") from None
+        raise ZooError(f"{path} is not a readable image") from None
     picture.thumbnail((PICTURE, PICTURE))
     small = io.BytesIO()
     picture.save(small, "WEBP", quality=80)
@@ -95,14 +103,14 @@ def _data_uri(path: Path) -> str:
 
 
 def _short(value: float | None) -> float | int | None:
-    """Five digits are enough for a page."""
+    """Round to five significant digits, to keep the page small."""
     if value is None:
         return None
     return int(value) if value == int(value) else float(f"{value:.5g}")
 
 
 def network_key(run: Run) -> str | None:
-    """Equal for runs whose networks are drawn alike; None where that is not known."""
+    """Return a key that is equal for runs with the same drawing of the network; None if it cannot be determined."""
     model, size = run.composed.get("model"), run.image_size or _size(run)
     if not isinstance(model, dict) or size is None:
         return None
@@ -122,22 +130,26 @@ def _size(run: Run) -> int | None:
 
 
 def network_picture(run: Run) -> str:
-    """A run's network as small SVG; ZooError if its config cannot be built, names foreign code, or asks for variables."""
+    """Draw a run's network as a small SVG.
+
+    Raises:
+        ZooError: the config is invalid, names user-defined code or refers to environment variables.
+    """
     import matplotlib
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     config = {key: run.composed.get(key) for key in ("model", "data")}
     if "${oc." in str(config):
-        raise ZooError(f"{run.folder}/.hydra/config.yaml asks for variables of the environment")
+        raise ZooError(f"{run.folder}/.hydra/config.yaml refers to environment variables")
     try:
         model: Any = OmegaConf.to_container(OmegaConf.create(config)["model"], resolve=True)
         size = run.image_size or _size(run)
-        assert size is not None  # it has a key
+        assert size is not None  # `network_key` is not None
         Card(model).check_code(run.folder, trust=False)
         plan = plan_of(model)
     except (OmegaConfBaseException, KeyError, TypeError) as error:
-        raise ZooError(f"{run.folder}/.hydra/config.yaml names no network ({one_line(error)[:200]})") from None
+        raise ZooError(f"{run.folder}/.hydra/config.yaml does not describe a valid network ({one_line(error)[:200]})") from None
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": plan.net.name, "svg.fonttype": "none"}):
         network_figure(plan, size).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -145,7 +157,7 @@ def network_picture(run: Run) -> str:
 
 
 def _smaller(svg: str) -> str:
-    """Numbers to a tenth of a point, one short font list, no line breaks: half the bytes."""
+    """Halve the size: round to a tenth of a point, use one short font list, remove line breaks."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*sans-serif", "font-family: 'DejaVu Sans', Verdana, Arial, sans-serif", svg)
     svg = re.sub(r"(?<![#\w])-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", svg)

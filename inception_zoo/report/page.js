@@ -1,15 +1,15 @@
-// The page's state: a filter, an order, unfolded groups, chosen runs, the run whose details are shown.
+// State of the page: filter, sort order, expanded groups, selected runs, and the run shown in detail.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs.map((run, index) => ({ ...run, index }));
-const BEST_SHOWN = 8; // groups whose curves are drawn
-const PARALLEL_AXES = 9;
-const WORD_COLUMNS = 6; // varying keys in columns of their own, if there are no more
+const BEST_SHOWN = 8; // maximum number of groups with drawn curves
+const PARALLEL_AXES = 9; // maximum number of axes
+const WORD_COLUMNS = 6; // up to this number, each varying key has its own column
 
 const view = { words: [], state: "", key: "val", falling: true, open: new Set(), everySeed: false, chosen: new Set(), run: 0 };
 const $ = (id) => document.getElementById(id);
 
-// --- small pieces
+// --- helpers
 
 function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -52,7 +52,7 @@ const wordColumns = VARYING.length <= WORD_COLUMNS ? VARYING : [];
 const otherWords = (run) => VARYING.filter((v) => v.values[run.index] !== null).map((v) => `${v.key}=${v.values[run.index]}`).join("  ");
 for (const run of RUNS) run.searched = [run.name, run.model, run.swapped, run.state, run.reason, `seed=${run.seed}`, ...VARYING.map((v) => `${v.key}=${v.values[run.index]}`)].join(" ").toLowerCase();
 
-// --- groups: runs that differ only in their seed, as far as the filter lets them through
+// --- groups: runs that differ only in their seed, after filtering
 
 function statistics(values) {
   if (!values.length) return { mean: null, sd: null, n: 0 };
@@ -69,7 +69,7 @@ function groupsOf(runs) {
   return [...groups.entries()].map(([id, members]) => {
     members.sort((a, b) => (a.seed ?? Infinity) - (b.seed ?? Infinity) || a.index - b.index);
     const finished = members.filter((run) => run.state === "finished");
-    const latest = new Map(finished.map((run) => [run.seed ?? run.index, run])); // the same seed twice tells nothing new
+    const latest = new Map(finished.map((run) => [run.seed ?? run.index, run])); // of a repeated seed only the last run counts
     const counted = members.length > 1 ? [...latest.values()] : members;
     const figures = {};
     for (const key of Object.keys(FIGURES)) figures[key] = statistics(counted.map((run) => run[key]).filter((value) => value !== null));
@@ -92,7 +92,7 @@ function ordered(groups) {
   const direction = view.falling ? -1 : 1;
   const compare = (a, b) => {
     const [x, y] = [sortValue(a, view.key), sortValue(b, view.key)];
-    if (x === null || y === null) return (x === null) - (y === null); // what is unknown comes last either way
+    if (x === null || y === null) return (x === null) - (y === null); // missing values come last in both directions
     return direction * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true }));
   };
   return groups.sort(compare);
@@ -107,7 +107,7 @@ function stateWords(runs) {
 // --- leaderboard
 
 const COLUMNS = [
-  { key: "name", title: "run" }, { key: "model", title: "model" }, { key: "swapped", title: "swapped" },
+  { key: "name", title: "run" }, { key: "model", title: "model" }, { key: "swapped", title: "block changes" },
   ...wordColumns.map((v) => ({ key: `=${v.key}`, title: v.key, mono: true })),
   ...(VARYING.length > wordColumns.length ? [{ key: "words", title: "varying overrides" }] : []),
   { key: "state", title: "state" },
@@ -143,10 +143,11 @@ function stateCell(runs) {
 }
 
 const dash = () => h("span", { class: "none" }, "–");
+const none = () => h("span", { class: "none" }, "none");
 function row(kind, runs, figures, runCell, anySd) {
   const run = runs.reduce((a, b) => (accuracy(b) > accuracy(a) ? b : a));
-  const label = runs.length > 1 ? `Compare the best of ${run.model}, ${plural(runs.length, "run")}: ${run.name}` : `Compare ${run.name}`;
-  const tick = h("input", { type: "checkbox", "aria-label": label, title: runs.length > 1 ? "the best of these runs" : null, onchange: (event) => choose(run.index, event.target.checked) });
+  const label = runs.length > 1 ? `Compare the best of ${plural(runs.length, "run")} of ${run.model}: ${run.name}` : `Compare ${run.name}`;
+  const tick = h("input", { type: "checkbox", "aria-label": label, title: runs.length > 1 ? "the best run of the group" : null, onchange: (event) => choose(run.index, event.target.checked) });
   tick.checked = view.chosen.has(run.index);
   const cells = COLUMNS.map(({ key }) => {
     if (key === "name") return runCell;
@@ -154,12 +155,12 @@ function row(kind, runs, figures, runCell, anySd) {
     if (key in FIGURES) return figureCell(key, figures[key], kind === "group", anySd);
     if (key === "words") return h("td", { class: "key words" }, otherWords(run) || dash());
     if (key.startsWith("=")) return h("td", { class: "key" }, said(run, key.slice(1)) ?? dash());
-    return h("td", {}, run[key] || dash());
+    return h("td", {}, run[key] || (key === "swapped" ? none() : dash()));
   });
   return h("tr", { class: `${kind}${tick.checked ? " chosen" : ""}`, "data-run": run.index }, h("td", { class: "tick" }, tick), cells);
 }
 
-const runLink = (run) => h("button", { type: "button", class: "link", title: "show its details", onclick: () => showRun(run.index, true) }, run.name);
+const runLink = (run) => h("button", { type: "button", class: "link", title: "show details", onclick: () => showRun(run.index, true) }, run.name);
 const single = (run) => Object.fromEntries(Object.keys(FIGURES).map((key) => [key, { mean: run[key], sd: null }]));
 
 function showBoard() {
@@ -214,23 +215,23 @@ const hueOf = (run) => { const place = [...view.chosen].indexOf(run.index); retu
 function showComparison() {
   const runs = [...view.chosen].map((index) => RUNS[index]);
   $("tray").hidden = !runs.length;
-  $("tray").replaceChildren(`${plural(runs.length, "run")} chosen`, runs.length > 1 ? h("a", { href: "#comparison" }, "Compare") : "tick another to compare", h("button", { type: "button", onclick: () => { view.chosen.clear(); showBoard(); showComparison(); refresh(); } }, "Clear"));
+  $("tray").replaceChildren(`${plural(runs.length, "run")} selected`, runs.length > 1 ? h("a", { href: "#comparison" }, "Compare") : "select another run to compare", h("button", { type: "button", onclick: () => { view.chosen.clear(); showBoard(); showComparison(); refresh(); } }, "Clear"));
   if (runs.length < 2) {
-    $("diff").replaceChildren(h("p", { class: "empty" }, "Tick two or more runs in the leaderboard: the keys of their configs that differ stand here, and their curves are highlighted."));
+    $("diff").replaceChildren(h("p", { class: "empty" }, "Select two or more runs in the leaderboard. This section then lists the config keys that differ, and the charts highlight the runs."));
     return;
   }
   const configs = runs.map(configOf);
-  const keys = [...new Set(configs.flatMap(Object.keys))].filter((key) => new Set(configs.map((config) => config[key] ?? "null")).size > 1).sort(); // a key left out is as good as null
+  const keys = [...new Set(configs.flatMap(Object.keys))].filter((key) => new Set(configs.map((config) => config[key] ?? "null")).size > 1).sort(); // a missing key equals null
   const head = h("tr", {}, h("th", { scope: "col" }, "key"), runs.map((run) => h("th", { scope: "col" }, h("span", { class: "mark", style: `background:${HUES[hueOf(run) % HUES.length]}` }), run.name)));
   const outcomes = Object.entries(FIGURES).filter(([key]) => runs.some((run) => run[key] !== null)).map(([key, figure]) => h("tr", {}, h("th", { scope: "row" }, figure.long ? `${figure.long}${figure.title.endsWith(", M") ? ", M" : ""}` : figure.title), runs.map((run) => h("td", { class: "value" }, run[key] === null ? dash() : figure.show(run[key])))));
   const body = keys.map((key) => h("tr", {}, h("th", { scope: "row", class: "key" }, key), configs.map((config) => h("td", { class: "value key" }, config[key] ?? dash()))));
   const mixed = new Set(runs.map((run) => run.resolved)).size > 1;
   $("diff").replaceChildren(
-    h("p", { class: "lead" }, keys.length ? `${plural(keys.length, "key")} of the configs differ${keys.length === 1 ? "s" : ""}; folders and times are left out.` : "The configs are equal, but for folders and times.", mixed ? " Not all of these runs have a resolved config: values that a run decides itself, such as the precision, may differ in the spelling only." : ""),
-    h("div", { class: "scroll", role: "region", "aria-label": "Keys that differ", tabindex: "0" }, h("table", { class: "plain-table", id: "diff-table" }, h("caption", { class: "hidden" }, "Keys of the configs that differ, then results"), h("thead", {}, head), h("tbody", {}, body), h("tbody", {}, outcomes))));
+    h("p", { class: "lead" }, keys.length ? `${plural(keys.length, "config key")} differ${keys.length === 1 ? "s" : ""}, without folders and times.` : "The configs are equal, except for folders and times.", mixed ? " Some of these runs have no resolved config, so automatic values, such as the precision, may differ only in notation." : ""),
+    h("div", { class: "scroll", role: "region", "aria-label": "Keys that differ", tabindex: "0" }, h("table", { class: "plain-table", id: "diff-table" }, h("caption", { class: "hidden" }, "Config keys that differ, then results"), h("thead", {}, head), h("tbody", {}, body), h("tbody", {}, outcomes))));
 }
 
-// --- charts: drawn when they come into sight, and again when what they show has changed
+// --- charts: drawn when they become visible, and redrawn when their data change
 
 const charts = new Map(); // element → {draw, stale, seen}
 const observer = new IntersectionObserver((entries) => {
@@ -272,7 +273,7 @@ function curveLines(metric) {
   const background = best.flatMap((group, place) => group.members.filter((run) => run.curves[metric] && !view.chosen.has(run.index)).map((run) => line(run, chosen.length ? undefined : place, group.members.length > 1 ? `${titleOf(run)} (${plural(group.members.length, "seed")})` : titleOf(run))));
   const lines = [...background, ...chosen.map((run) => line(run, hueOf(run), `${run.name}: ${titleOf(run)}`))];
   const which = groups.length > best.length ? `the best ${best.length} of ${groups.length} groups by val top-1` : groups.length ? `all ${plural(groups.length, "group")}` : "";
-  $("curves-note").textContent = chosen.length ? `${plural(chosen.length, "chosen run")}, in front of ${which}` : which ? `Shown: ${which}${groups.length > best.length ? "; tick runs in the leaderboard to see others" : ""}` : "";
+  $("curves-note").textContent = chosen.length ? `${plural(chosen.length, "selected run")}, in front of ${which}` : which ? `Shown: ${which}${groups.length > best.length ? "; select runs in the leaderboard to show others" : ""}` : "";
   return lines;
 }
 
@@ -291,25 +292,25 @@ register($("curves-chart"), (element) => {
     const maps = shown.map((line) => new Map(line.epochs.map((epoch, i) => [epoch, line.values[i]])));
     return plainTable(["epoch", ...shown.map((line) => line.name)], epochs.map((epoch) => [epoch, ...maps.map((map) => { const value = map.get(epoch); return value === undefined || value === null ? null : value.toFixed(4); })]), `${metric} by epoch`);
   });
-  return words && `${words.split(". ")[0]}. Runs of one group share a colour; double-click a name in the legend to see it alone.`;
+  return words && `${words.split(". ")[0]}. Runs of one group share a colour. Double-click a name in the legend to show it alone.`;
 });
 
 register($("cost-chart"), (element) => {
   const [x, y] = [$("cost-axis").value, $("accuracy").value];
   const points = shownRuns().filter((run) => run[x] !== null && run[y] !== null).map((run) => ({ x: run[x], y: run[y], index: run.index, name: run.name, more: titleOf(run), hue: hueOf(run) }));
   const words = drawCost(element, points, x === "multiply_adds" ? "multiply-adds" : x, FIGURES[y].title, (index) => showRun(index, true));
-  return words && `${plural(points.length, "run")}, one point each. The dotted line is the best that was reached at each cost or below. A click on a point opens its run; the leaderboard has the same values.`;
+  return words && `Each point is one of ${plural(points.length, "run")}. The dotted line is the best accuracy at each cost or below. Click a point to open its run. The leaderboard has the same values.`;
 });
 
 register($("sweep-chart"), (element) => {
   const runs = shownRuns();
-  const keys = [{ key: "model", of: (run) => run.model, numeric: false }, { key: "swapped", of: (run) => run.swapped || "–", numeric: false }, ...VARYING.map((v) => ({ key: v.key, numeric: v.numeric, of: (run) => (v.numeric ? number(v.values[run.index]) : v.values[run.index]) }))]
+  const keys = [{ key: "model", of: (run) => run.model, numeric: false }, { key: "block changes", of: (run) => run.swapped || "none", numeric: false }, ...VARYING.map((v) => ({ key: v.key, numeric: v.numeric, of: (run) => (v.numeric ? number(v.values[run.index]) : v.values[run.index]) }))]
     .filter(({ of }) => new Set(runs.map(of)).size > 1);
   const axes = keys.slice(0, PARALLEL_AXES - 2).map(({ key, of, numeric }) => ({ title: key, values: runs.map(of), ...(numeric && { format: (v) => String(Number(v.toPrecision(4))) }) }));
   if (axes.length) for (const key of ["test", "val"]) if (runs.some((run) => run[key] !== null)) axes.push({ title: FIGURES[key].title, values: runs.map((run) => run[key]), format: (v) => v.toFixed(3) });
   const words = drawParallel(element, axes, runs.map((run) => ({ name: run.name, hue: hueOf(run) })));
-  const cut = keys.length > PARALLEL_AXES - 2 ? ` The first ${PARALLEL_AXES - 2} of ${keys.length} keys.` : "";
-  return words && `Each line is a run; the stronger the line, the higher its ${axes.at(-1).title}.${cut} The leaderboard has the same values.`;
+  const cut = keys.length > PARALLEL_AXES - 2 ? ` Only the first ${PARALLEL_AXES - 2} of ${keys.length} keys are shown.` : "";
+  return words && `Each line is one run; a stronger line means a higher ${axes.at(-1).title}.${cut} The leaderboard has the same values.`;
 });
 
 // --- tables
@@ -327,7 +328,7 @@ function setTable(parent, title, build) {
   box.ontoggle();
 }
 
-// Columns: [title, cell → text]; sorts by a column's own values.
+// Columns: [title, cell → text]; a column is sorted by its values, not by its texts.
 function sortableTable(columns, rows, caption) {
   const order = { column: null, falling: true };
   const body = h("tbody");
@@ -345,7 +346,7 @@ function sortableTable(columns, rows, caption) {
   return h("div", { class: "scroll tall", role: "region", "aria-label": caption, tabindex: "0" }, h("table", { class: "plain-table" }, h("caption", { class: "hidden" }, caption), h("thead", {}, head), body));
 }
 
-// --- one run
+// --- run details
 
 function showRun(index, scroll = false) {
   view.run = index;
@@ -361,23 +362,23 @@ function showRun(index, scroll = false) {
     register(chart, drawing);
     panels.push(figure);
   };
-  const pairsTable = (confusion) => plainTable(["true", "predicted", "images", "of the class"], confusion.pairs.map(([a, b, n, share]) => [a, b, grouped(n, 0), `${(100 * share).toFixed(1)} %`]), "Most confused pairs", 2, true);
+  const pairsTable = (confusion) => plainTable(["true", "predicted", "images", "share of true class"], confusion.pairs.map(([a, b, n, share]) => [a, b, grouped(n, 0), `${(100 * share).toFixed(1)} %`]), "Most confused pairs", 2, true);
   if (details.confusion?.matrix) chartPanel("Confusion", (element) => drawConfusion(element, details.confusion), ["The most confused pairs as a table", () => pairsTable(details.confusion)]);
-  else if (details.confusion) panels.push(h("div", {}, h("h3", {}, "Most confused pairs"), h("p", { class: "note" }, `The ${details.confusion.pairs.length} largest entries off the diagonal; a matrix of ${details.confusion.classes} classes is too large to be read. All of it is in confusion.csv.`), pairsTable(details.confusion)));
+  else if (details.confusion) panels.push(h("div", {}, h("h3", {}, "Most confused pairs"), h("p", { class: "note" }, `The ${details.confusion.pairs.length} largest off-diagonal entries; a matrix of ${details.confusion.classes} classes is too large to read. The full matrix is in confusion.csv.`), pairsTable(details.confusion)));
   if (details.calibration) chartPanel("Calibration", (element) => drawCalibration(element, details.calibration), ["The bins as a table", () => plainTable(["confidence", "images", "mean confidence", "accuracy"], details.calibration.map(([low, high, n, hit, sure]) => [`${low.toFixed(2)} to ${high.toFixed(2)}`, grouped(n ?? 0, 0), sure?.toFixed(3) ?? null, hit?.toFixed(3) ?? null]), "Calibration")]);
   if (details.per_class) {
     const share = (v) => v.toFixed(3);
     panels.push(h("div", {}, h("h3", {}, "Classes"), sortableTable([["class"], ["images", (v) => grouped(v, 0)], ["top-1", share], ["top-5", share], ["precision", share], ["F1", share]], details.per_class, "Classes")));
   }
   if (details.worst) panels.push(h("div", { class: "full" }, h("h3", {}, "Worst predictions"), h("p", { class: "note" }, "Test images with the highest loss, as the network saw them."), h("ul", { class: "gallery" }, details.worst.map((image) => h("li", {},
-    h("img", { src: image.picture, alt: `an image of ${image.label}, taken for ${image.predicted}`, loading: "lazy", width: 96, height: 96 }),
+    h("img", { src: image.picture, alt: `image of class ${image.label}, predicted as ${image.predicted}`, loading: "lazy", width: 96, height: 96 }),
     h("p", {}, image.label, h("br"), h("span", { class: image.predicted === image.label ? "" : "said" }, image.predicted), " ", h("small", {}, percent(image.probability)), h("br"), h("small", {}, `true class ${percent(image.probability_of_label)}, loss ${image.loss?.toFixed(2) ?? "–"}`)))))));
   if (run.network !== null && run.network !== undefined) panels.push(h("div", { class: "full" }, h("h3", {}, "Network"), pictureOf(run)));
-  else if (DATA.distinct > DATA.networks.length) panels.push(h("div", { class: "full" }, h("h3", {}, "Network"), h("p", { class: "note" }, `Not drawn: of ${DATA.distinct} networks that differ the page has ${DATA.networks.length}, those of the best groups that could be drawn. “inception-zoo describe … --draw net.svg” draws any.`)));
-  const missing = run.details ? null : `Classes, calibration and pictures of this run were left out to keep the page small; the page has those of the best ${RUNS.filter((other) => other.details).length} of ${RUNS.length} runs. They lie in its folder.`;
+  else if (DATA.distinct > DATA.networks.length) panels.push(h("div", { class: "full" }, h("h3", {}, "Network"), h("p", { class: "note" }, `Not drawn. The page contains ${DATA.networks.length} of ${DATA.distinct} different networks, those of the best groups that could be drawn. “inception-zoo describe … --draw net.svg” draws any network.`)));
+  const missing = run.details ? null : `To keep the page small, it contains classes, calibration and images of the best ${RUNS.filter((other) => other.details).length} of ${RUNS.length} runs only. For this run they are in its folder.`;
   $("details").replaceChildren(
     h("dl", { class: "facts" },
-      fact("state", h("span", {}, h("span", { class: `mark ${run.state}` }), h("span", { class: run.state === "failed" ? "failed-word" : null }, run.state))), fact("model", run.model), fact("swapped", run.swapped), fact("seed", run.seed), fact("image size", run.size && `${run.size} px`),
+      fact("state", h("span", {}, h("span", { class: `mark ${run.state}` }), h("span", { class: run.state === "failed" ? "failed-word" : null }, run.state))), fact("model", run.model), fact("block changes", run.swapped || "none"), fact("seed", run.seed), fact("image size", run.size && `${run.size} px`),
       ...Object.entries(FIGURES).map(([key, figure]) => fact(figure.title, run[key] === null ? null : figure.show(run[key]))), fact("started", run.started?.replace("T", " ").slice(0, 16)),
       fact("reason", run.reason, true), fact("command line", h("code", {}, Object.entries(run.overrides).map(([key, value]) => `${key}=${value}`).join(" ") || "–"), true), fact("folder", h("code", {}, run.folder), true)),
     ...(missing ? [h("p", { class: "note" }, missing)] : []), h("div", { class: "panels" }, panels));
@@ -390,9 +391,9 @@ const percent = (share) => (share === null || share === undefined ? "–" : `${(
 function pictureOf(run) {
   const box = h("details", {}, h("summary", {}, `Draw ${run.model}${run.swapped ? `, ${run.swapped}` : ""}`));
   box.addEventListener("toggle", () => {
-    if (box.open && box.childElementCount === 1) box.append(h("div", { class: "scroll", role: "region", "aria-label": "Picture of the network", tabindex: "0" }, h("img", { class: "network", alt: `The network ${run.model}${run.swapped ? ` with ${run.swapped}, its swapped blocks marked` : ""}, from its input at the bottom to its classifier`, src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(DATA.networks[run.network])}` })));
+    if (box.open && box.childElementCount === 1) box.append(h("div", { class: "scroll", role: "region", "aria-label": "Picture of the network", tabindex: "0" }, h("img", { class: "network", alt: `Network ${run.model}${run.swapped ? ` with ${run.swapped}; changed blocks are marked` : ""}, from the input at the bottom to the classifier`, src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(DATA.networks[run.network])}` })));
   });
-  return h("div", {}, box, DATA.distinct > DATA.networks.length ? h("p", { class: "note" }, `The page has ${DATA.networks.length} of ${DATA.distinct} networks that differ, those of the best groups.`) : null);
+  return h("div", {}, box, DATA.distinct > DATA.networks.length ? h("p", { class: "note" }, `The page contains ${DATA.networks.length} of ${DATA.distinct} different networks, those of the best groups.`) : null);
 }
 
 // --- the page
@@ -406,8 +407,8 @@ function summary() {
   $("summary").append(...[
     entry(plural(RUNS.length, "run").split(" ")[1], RUNS.length.toLocaleString("en-US"), [`in ${plural(groups, "group")}`, ...unfinished].join(", ")),
     accuracy(best) >= 0 && entry(best.val === null ? "best test top-1" : "best val top-1", accuracy(best).toFixed(4), `run ${best.name}`),
-    best.val !== null && best.test !== null && entry("its test top-1", best.test.toFixed(4), [best.model, best.swapped].filter(Boolean).join(", ")),
-    entry("time", minutes < 90 ? `${grouped(minutes, 1)} min` : `${grouped(minutes / 60, 1)} h`, "of all runs together"),
+    best.val !== null && best.test !== null && entry("test top-1 of this run", best.test.toFixed(4), [best.model, best.swapped].filter(Boolean).join(", ")),
+    entry("time", minutes < 90 ? `${grouped(minutes, 1)} min` : `${grouped(minutes / 60, 1)} h`, "sum over all runs"),
   ].filter(Boolean));
   return best;
 }
@@ -422,7 +423,7 @@ function setTheme(theme) {
 $("theme").addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
 systemDark.addEventListener("change", () => setTheme());
 let beforePrint;
-addEventListener("beforeprint", () => { // charts are drawn to the width of the paper
+addEventListener("beforeprint", () => { // charts are drawn for the width of the paper
   beforePrint = document.documentElement.dataset.theme;
   document.documentElement.dataset.theme = "light";
   document.body.dataset.paper = "yes";

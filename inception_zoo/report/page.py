@@ -1,4 +1,4 @@
-"""Runs → the page: a template, its style and scripts, Plotly, and all data as one block of JSON."""
+"""Build the page: a template, its style and scripts, Plotly, and all data as one JSON block."""
 
 import json
 import re
@@ -17,19 +17,24 @@ from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.report.collect import Run, as_words, collect, is_place
 from inception_zoo.report.details import network_key, network_picture, read_details
 
-NETWORKS = 12  # drawn at most
-DETAILS = 8_000_000  # bytes of tables and pictures at most, spent on the best runs first
-SHOWN_ELSEWHERE = ("model", "block", "seed")  # in columns of their own
+NETWORKS = 12  # maximum number of network drawings
+DETAILS = 8_000_000  # maximum bytes of tables and images; the best runs come first
+SHOWN_ELSEWHERE = ("model", "block", "seed")  # keys with a separate column
 
 
 def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]) -> str:
-    """Write the page of every run in and beneath `folders`; `warn` gets a line for each thing that is left out.
+    """Write one page with every run in `folders` and their subfolders.
+
+    Args:
+        folders: run folders, or folders above them.
+        out: the HTML file.
+        warn: called with one line for each run, table or drawing that is skipped.
 
     Returns:
-        What is on the page, in one line.
+        The number of runs and groups, as text.
 
     Raises:
-        ZooError: Plotly is missing, `out` cannot be written, or there is no run.
+        ZooError: Plotly is missing, `out` cannot be written, or there is no readable run.
     """
     check_installed("plotly", "report", "inception-zoo report")
     if not out.parent.is_dir():
@@ -47,7 +52,16 @@ def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]
 
 
 def page_data(runs: Sequence[Run], warn: Callable[[str], None]) -> dict[str, Any]:
-    """All that the page knows, as plain data; rows of `runs` refer to `networks` by number."""
+    """Return all data of the page as JSON types.
+
+    Args:
+        runs: the runs, at least one.
+        warn: called with one line for each table or drawing that is skipped.
+
+    Returns:
+        `runs`, one row each, with indices into `networks`; `varying` keys; `config`, from which rows store their differences;
+        `networks`, SVG texts; `distinct`, the number of different networks.
+    """
     groups = sorted(grouped(runs), key=lambda group: -mean(run.accuracy for run in group))
     base = dict(runs[0].config)
     rows = {run: _row(run, base) for run in runs}
@@ -74,7 +88,7 @@ def page_data(runs: Sequence[Run], warn: Callable[[str], None]) -> dict[str, Any
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ only in `seed`, and in where they wrote, together; a run without a config stays alone."""
+    """Group runs that differ only in `seed` and in output paths; a run without a config is a group by itself."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         flat = {key: value for key, value in as_words(run.composed).items() if key != "seed" and not is_place(key)}
@@ -83,7 +97,7 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
-    """The words of the command lines that differ between runs, but for those that have a column of their own."""
+    """Return override keys with different values among the runs, without keys that have a separate column."""
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     return [
         key
@@ -96,12 +110,12 @@ def varying(runs: Sequence[Run]) -> list[str]:
 
 
 def _said(run: Run, key: str) -> str | None:
-    """The run's word, or what its config has where the word was left out."""
+    """Return the value of an override, or the config value if the run does not override the key."""
     return run.overrides.get(key, run.config.get(key))
 
 
 def _row(run: Run, base: dict[str, str]) -> dict[str, Any]:
-    """`config` holds what differs from `base`; null: the key is not there."""
+    """Return the data of one run; `config` contains the differences from `base`, with None for a missing key."""
     differs = {key: run.config.get(key) for key in (*base, *run.config) if run.config.get(key) != base.get(key)}
     return {
         "name": run.name,
@@ -122,12 +136,12 @@ def _row(run: Run, base: dict[str, str]) -> dict[str, Any]:
 
 
 def _digits(value: float | None) -> float | int | None:
-    """Six digits, of counts all."""
+    """Round to six significant digits; keep all digits of whole numbers."""
     return value if value is None or value == int(value) else float(f"{value:.6g}")
 
 
 def _networks(leaders: Sequence[Run], warn: Callable[[str], None]) -> tuple[list[str], dict[str, int]]:
-    """Pictures of distinct networks, the best groups' first, and which of them a key has."""
+    """Draw distinct networks, those of the best groups first; return the SVG texts, and key → index."""
     pictures: list[str] = []
     numbers: dict[str, int] = {}
     tried: set[str] = set()
@@ -145,7 +159,12 @@ def _networks(leaders: Sequence[Run], warn: Callable[[str], None]) -> tuple[list
 
 
 def page(data: dict[str, Any], source: str) -> str:
-    """The HTML. Its policy lets it load nothing and run only its own two scripts."""
+    """Return the HTML text. Its content security policy allows its own two scripts and no network requests.
+
+    Args:
+        data: the result of `page_data`.
+        source: title of the page, such as the folders.
+    """
     from plotly.offline import get_plotlyjs
 
     own = files(__package__)
@@ -162,7 +181,7 @@ def page(data: dict[str, Any], source: str) -> str:
         "source": escape(source),
         "made": datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
         "version": __version__,
-        # No `<` in the block: neither a tag nor a comment can begin in it.
+        # Without `<`, neither a tag nor a comment can start inside the block.
         "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         "plotly": charts,
         "script": script,
@@ -172,7 +191,7 @@ def page(data: dict[str, Any], source: str) -> str:
 
 
 def _script(text: str) -> str:
-    """JavaScript as it may stand in HTML, its line ends as a browser reads them."""
+    """Escape JavaScript for embedding in HTML; normalize line ends as browsers do."""
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 

@@ -1,4 +1,4 @@
-"""The launcher that makes a sweep's jobs tasks of Ray. `hydra_plugins` shows it to Hydra."""
+"""Launcher that runs the jobs of a sweep as Ray tasks. `hydra_plugins` registers it with Hydra."""
 
 import logging
 import os
@@ -20,13 +20,15 @@ log = logging.getLogger(__name__)
 
 
 class RayLauncher(Launcher):
-    """Every job of a sweep is a task of Ray's: on this machine's cores, or on a cluster whose machines share this folder.
+    """Launcher that runs each job of a sweep as a Ray task.
 
-    hydra-ray-launcher 1.2.2 is not used: it wants cloudpickle < 3, and cannot join a Ray that is running already.
+    The tasks run on this machine, or on a cluster whose machines share the current folder. hydra-ray-launcher 1.2.2 is not
+    used: it requires cloudpickle < 3, and cannot connect to a running Ray cluster.
 
     Args:
-        init: options of `ray.init`
-        task: options of `ray.remote`: what each job takes (`num_cpus` is its number of threads, too), as its own config has it
+        init: options of `ray.init`.
+        task: options of `ray.remote`, the resources of each job; `num_cpus` is its number of threads, too. The value in
+            the job's own config counts.
     """
 
     def __init__(self, init: DictConfig, task: DictConfig) -> None:
@@ -41,7 +43,7 @@ class RayLauncher(Launcher):
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        if not ray.is_initialized():  # a search launches several times; Ray ends with this process
+        if not ray.is_initialized():  # a search launches several times; Ray stops when this process ends
             self._start()
         job = ray.remote(_run)
         common = ray.put((self.context, self.function, self.config, Singleton.get_state(), Path.cwd()))
@@ -58,13 +60,13 @@ class RayLauncher(Launcher):
 
         try:
             ray.init(**self.init)
-        except (ConnectionError, ValueError, RuntimeError, TypeError) as error:  # what it says is for the user
+        except (ConnectionError, ValueError, RuntimeError, TypeError) as error:  # caused by the user's options
             given = ", ".join(f"{key}={value}" for key, value in self.init.items() if value is not None)
             raise ZooError(f"hydra.launcher.init ({given}): {one_line(error)}") from error
 
 
 def _result(reference: Any) -> JobReturn:
-    """What a job returned; the error of one whose worker was lost is raised by Hydra when all have ended."""
+    """Return the result of a job. If its worker was lost, Hydra raises the error after all jobs have ended."""
     import ray
 
     try:
@@ -74,10 +76,10 @@ def _result(reference: Any) -> JobReturn:
 
 
 def _run(common: tuple[HydraContext, TaskFunction, DictConfig, dict, Path], number: int, words: list[str]) -> JobReturn:
-    """One job, in a worker of Ray's, which need not have been started in the folder of the sweep."""
+    """Run one job in a Ray worker, which may have started in another folder than the sweep."""
     context, function, config, state, folder = common
     os.chdir(folder)
-    sys.path.append(str(folder))  # a user's own variants
+    sys.path.append(str(folder))  # the user's own modules
     Singleton.set_state(state)
     setup_globals()
     config = context.config_loader.load_sweep_config(config, words)

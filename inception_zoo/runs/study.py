@@ -1,4 +1,4 @@
-"""Optuna: the study of a sweep, and the callback that ends a trial that promises nothing."""
+"""The Optuna study of a sweep, and the callback that prunes unpromising trials."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -22,21 +22,23 @@ METRIC = "val/top1"
 
 
 def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, searching: bool = False) -> optuna.Study:
-    """The study of a sweep, made if it is new.
+    """Open the study of a sweep, or create it.
 
     Args:
-        sweeper: the node `hydra.sweeper`.
-        sweep_folder: holds the study as a journal, which several machines may write, unless the sweeper has a `storage`.
-        searching: draw new trials, not those again that a study which goes on began with.
+        sweeper: the config node `hydra.sweeper`.
+        sweep_folder: folder of the sweep. It contains the study as a journal, which several machines may write to. If the
+            sweeper has a `storage`, the study is stored there instead.
+        searching: configure the sampler for new trials. In a resumed study it gets another seed, so that it does not
+            repeat the first trials.
 
     Raises:
-        ZooError: there is no such sampler, pruner or option of theirs.
+        ZooError: the sampler, the pruner or an option does not exist, or the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = sweeper["storage"]
     if storage is None:
         journal = str(sweep_folder / "optuna.journal")
-        # a lock by link, the default, is not to be had on every file system
+        # some file systems do not support the default lock, a symbolic link
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
     name = sweeper["study_name"] or ("sweep" if sweeper["storage"] is None else sweep_folder.name)
     pruner = _chosen(optuna.pruners, "pruner", sweeper)
@@ -64,9 +66,14 @@ def _chosen(module: Any, key: str, sweeper: Mapping[str, Any]) -> Any:
 
 
 class Pruning(Callback):
-    """Reports validation top-1 after each epoch, and stops the training where the study's pruner says so.
+    """Callback that reports validation top-1 after each epoch, and stops the training if the pruner of the study decides so.
 
-    Rank 0 asks; all stop together.
+    Rank 0 asks the pruner; all ranks stop together.
+
+    Args:
+        sweeper: the config node `hydra.sweeper`.
+        sweep_folder: folder of the sweep.
+        number: number of the trial.
     """
 
     def __init__(self, sweeper: Mapping[str, Any], sweep_folder: Path, number: int) -> None:

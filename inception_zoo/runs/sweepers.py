@@ -1,4 +1,4 @@
-"""The sweepers: a grid that can be resumed, blocks by stage, and Optuna. `hydra_plugins` shows them to Hydra."""
+"""The sweepers: a resumable grid, block changes by stage, and Optuna. `hydra_plugins` registers them with Hydra."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,21 +23,25 @@ from inception_zoo.system.ranks import by_torchrun
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own, which can go on: finished jobs are left out, the others keep their numbers and so their folders.
+    """Hydra's BasicSweeper, with resuming. It skips finished jobs; the others keep their numbers and folders.
 
-    `jobs` are sets of words that each combination of the other values is run with: combinations that no grid has.
+    Args:
+        max_batch_size: maximum number of jobs per launch; None: all.
+        params: overrides by key, as in Hydra.
+        jobs: sets of overrides, for combinations that are not a grid. Each set is run with each combination of the other
+            values.
     """
 
     def __init__(
         self, max_batch_size: int | None, params: dict[str, str] | None, jobs: Sequence[Sequence[str]] = ((),)
     ) -> None:
-        # Not by `super().__init__`: Hydra executes its own plugins' files again, and `super(BasicSweeper, self)` then fails.
+        # No `super().__init__`: Hydra executes the files of its plugins twice, and `super(BasicSweeper, self)` then fails.
         self.max_batch_size, self.params, self.jobs = max_batch_size, params or {}, jobs
         self.overrides, self.batch_index = None, 0
         self.hydra_context, self.config, self.launcher = None, None, None
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """As Hydra's, which would write the words and the config with their secrets."""
+        """Run the sweep. Hydra's own method would write overrides and config with their secrets."""
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         words = parser.parse_overrides([*self._parse_config(), *arguments])
@@ -48,29 +52,29 @@ class GridSweeper(BasicSweeper):
             self.validate_batch_is_legal(batch)
             returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
             for job in returns[-1]:
-                _ = job.return_value  # raises the error of one that failed
+                _ = job.return_value  # raises the error of a failed job
         return returns
 
-    def split_arguments(  # type: ignore[override]  # a static method there
+    def split_arguments(  # type: ignore[override]  # a static method in BasicSweeper
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         assert self.config is not None
         if any(word.startswith("hydra.sweep.subdir=") for word in self.config.hydra.overrides.hydra):
-            raise ZooError("hydra.sweep.subdir: the folder of a job is its number, by which a sweep goes on; leave it out")
+            raise ZooError("hydra.sweep.subdir: resuming needs the job number as the name of the folder; leave it out")
         jobs = self.combinations(overrides)
         folder = Path(self.config.hydra.sweep.dir)
         left = [number for number, job in enumerate(jobs) if not _is_done(folder / str(number), job)]
         if len(left) < len(jobs) and any("hydra:job.num" in word for job in jobs for word in job):
-            raise ZooError("hydra:job.num is another when a sweep goes on; start the jobs anew, in a folder of their own")
+            raise ZooError("hydra:job.num changes when a sweep is resumed; start a new sweep in another folder")
         begin(folder, len(jobs))
         places = [[*jobs[number], f"hydra.sweep.subdir={number}"] for number in left]
         return list(self.split_overrides_to_chunks(places, max_batch_size)) if places else []
 
     def combinations(self, overrides: list[Override]) -> list[list[str]]:
-        """The words of every job."""
+        """Return the overrides of every job."""
         own = {word.partition("=")[0] for job in self.jobs for word in job}
         if both := own & {override.get_key_element() for override in overrides}:
-            raise ZooError(f"{min(both)}: the jobs of this sweep have values of their own for it; leave it out")
+            raise ZooError(f"{min(both)}: the jobs of this sweep set this key themselves; leave it out")
         ((*grid,),) = BasicSweeper.split_arguments(overrides, None)
         return [[*job, *more] for job in grid for more in self._more(job)]
 
@@ -79,19 +83,24 @@ class GridSweeper(BasicSweeper):
 
 
 def _is_done(folder: Path, job: Sequence[str]) -> bool:
-    """Whether a job has nothing left to do; ZooError if its folder is that of another."""
+    """Return whether a job needs no more work; raise ZooError if its folder belongs to another job."""
     own = sorted(redacted([word for word in job if not word.startswith("hydra")]))
     if (folder / ".hydra").exists() and own != sorted(words_of(folder)):
         raise ZooError(
-            f"hydra.sweep.dir={folder.parent} holds another sweep, whose job {folder.name} differs; give another folder"
+            f"hydra.sweep.dir={folder.parent} holds another sweep: its job {folder.name} differs; set another folder"
         )
     return read_results(folder).get("state") in DONE
 
 
 class BlockSweeper(GridSweeper):
-    """Network x stage x variant: each network as published, then with one stage's blocks swapped at a time.
+    """Sweep over network x stage x variant: each network as published, then with the blocks of one stage replaced.
 
-    What else has several values on the command line multiplies, as in any sweep: ``seed=1,2,3``.
+    Other keys with several values multiply the number of jobs, as in any sweep: ``seed=1,2,3``.
+
+    Args:
+        max_batch_size: maximum number of jobs per launch; None: all.
+        params: overrides by key, as in Hydra.
+        variants: names of the block variants.
     """
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, variants: Sequence[str]) -> None:
@@ -106,11 +115,17 @@ class BlockSweeper(GridSweeper):
 
 
 class OptunaSweeper(Sweeper):
-    """Trials of an Optuna study, `n_jobs` at a time: they maximize the best validation top-1.
+    """Search with Optuna that maximizes the best validation top-1.
 
-    What is searched is written as in Hydra: ``optimizer.lr=tag(log,interval(1e-4,1e-1))``, ``model=googlenet,inception_v3``,
-    ``int(interval(1,8))``, ``range(0,0.5,step=0.1)``. Each trial is a job, in the folder of its number; what was in progress
-    when a sweep was interrupted is done first when it goes on.
+    The search space has the syntax of Hydra: ``optimizer.lr=tag(log,interval(1e-4,1e-1))``, ``model=googlenet,inception_v3``,
+    ``int(interval(1,8))``, ``range(0,0.5,step=0.1)``. Each trial is a job; its folder has the number of the trial. A resumed
+    sweep first completes the trials that were interrupted.
+
+    Args:
+        n_trials: total number of trials.
+        n_jobs: number of trials per launch.
+        params: search space by key; the command line takes precedence.
+        **node: the remaining options, see `OptunaSweeperConf`.
     """
 
     def __init__(self, n_trials: int, n_jobs: int, params: dict[str, Any] | None, **node: Any) -> None:
@@ -131,7 +146,7 @@ class OptunaSweeper(Sweeper):
         check_installed("optuna", "search", "hydra/sweeper=optuna")
         if by_torchrun():
             raise ZooError(
-                "hydra/sweeper=optuna: every process of torchrun would search by itself; give trainer.devices instead"
+                "hydra/sweeper=optuna: under torchrun each process would start a search; use trainer.devices instead"
             )
         from optuna.trial import TrialState
 
@@ -147,7 +162,7 @@ class OptunaSweeper(Sweeper):
         space = {override.get_key_element(): _distribution(override) for override in overrides if override.is_sweep_override()}
         if not space:
             raise ZooError(
-                "hydra/sweeper=optuna has nothing to search; give a key several values: 'optimizer.lr=interval(1e-4,1e-1)'"
+                "hydra/sweeper=optuna has no search space; set several values for a key: 'optimizer.lr=interval(1e-4,1e-1)'"
             )
         folder = Path(self.conf.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +171,7 @@ class OptunaSweeper(Sweeper):
         begin(folder, self.n_trials, fails_again=False)
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             found = read_results(folder / str(trial.number))
-            if found.get("state") in DONE:  # but the sweep was cut short before it was told
+            if found.get("state") in DONE:  # the sweep was interrupted before it reported the result
                 self._tell(study, trial.number, found)
         while batch := list(self._next(study, space)):
             jobs = [[*fixed, *_words(trial.params), *_place(trial.number)] for trial in batch]
@@ -165,7 +180,7 @@ class OptunaSweeper(Sweeper):
                 self._tell(study, trial.number, read_results(folder / str(trial.number)))
 
     def _next(self, study: Any, space: Mapping[str, Any]) -> Iterator[Any]:
-        """The trials to run next: first those that were cut short, then new ones."""
+        """Yield the trials to run next: interrupted ones first, then new ones."""
         from optuna.trial import TrialState
 
         trials = study.get_trials(deepcopy=False)
@@ -193,7 +208,7 @@ def _words(params: Mapping[str, Any]) -> list[str]:
 
 
 def _distribution(override: Override) -> Any:
-    """What Optuna draws from, for the values of one word."""
+    """Return the Optuna distribution for the values of an override."""
     from optuna import distributions as d
 
     value: Any = override.value()
@@ -208,17 +223,21 @@ def _distribution(override: Override) -> Any:
             return d.FloatDistribution(float(start), float(end), log=log, step=step and float(step))
         except ValueError as error:
             raise ZooError(f"{override.input_line}: {error}") from None
-    return d.CategoricalDistribution(list(override.sweep_string_iterator()))  # words, as they will be given
+    return d.CategoricalDistribution(list(override.sweep_string_iterator()))  # strings, as in the overrides
 
 
 @dataclass
 class GridSweeperConf(BasicSweeperConf):
+    """Default options of `GridSweeper`."""
+
     _target_: str = "hydra_plugins.inception_zoo_sweeper.GridSweeper"
     jobs: list[list[str]] = field(default_factory=lambda: [[]])
 
 
 @dataclass
 class BlockSweeperConf(BasicSweeperConf):
+    """Default options of `BlockSweeper`."""
+
     _target_: str = "hydra_plugins.inception_zoo_sweeper.BlockSweeper"
     params: dict[str, str] | None = field(default_factory=lambda: {"model": ",".join(ZOO)})
     variants: list[str] = field(default_factory=lambda: [name for name in BLOCKS if not name.startswith("residual_")])
@@ -226,16 +245,18 @@ class BlockSweeperConf(BasicSweeperConf):
 
 @dataclass
 class OptunaSweeperConf:
+    """Default options of `OptunaSweeper`."""
+
     _target_: str = "hydra_plugins.inception_zoo_sweeper.OptunaSweeper"
     n_trials: int = 20
-    n_jobs: int = 1  # at a time; more than one needs a launcher that runs them so, such as hydra/launcher=joblib
-    sampler: str = "TPESampler"  # of optuna.samplers
+    n_jobs: int = 1  # trials per launch; to run them in parallel, use a launcher such as hydra/launcher=joblib
+    sampler: str = "TPESampler"  # class in optuna.samplers
     sampler_options: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
-    pruner: str = "MedianPruner"  # of optuna.pruners; NopPruner: none
+    pruner: str = "MedianPruner"  # class in optuna.pruners; NopPruner: no pruning
     pruner_options: dict[str, Any] = field(default_factory=dict)
-    storage: str | None = None  # a journal in the sweep's folder; or a database, as sqlite:///study.db
-    study_name: str | None = None  # the name of the sweep's folder, in a database
-    params: dict[str, Any] | None = None  # what is searched, where the command line does not say it
+    storage: str | None = None  # null: a journal in the sweep folder; or a database, for example sqlite:///study.db
+    study_name: str | None = None  # null: `sweep` in a journal; in a database, the name of the sweep folder
+    params: dict[str, Any] | None = None  # search space; the command line takes precedence
 
 
-CONFIGS = {"grid": GridSweeperConf, "blocks": BlockSweeperConf, "optuna": OptunaSweeperConf}  # of the group hydra/sweeper
+CONFIGS = {"grid": GridSweeperConf, "blocks": BlockSweeperConf, "optuna": OptunaSweeperConf}  # group hydra/sweeper

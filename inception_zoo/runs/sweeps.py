@@ -1,4 +1,4 @@
-"""A sweep's folder: what was asked for, so that it can go on; the tables that it ends with; how far it is."""
+"""The folder of a sweep: the command that resumes it, the result tables and the progress."""
 
 import csv
 import json
@@ -31,16 +31,16 @@ COLUMNS = {
     "train/images_per_second": ("images/s", "{:,.0f}", 1),
     "minutes": ("min", "{:.1f}", 1),
 }
-_begun: list[Path] = []  # the sweep of this process
+_begun: list[Path] = []  # folder of the sweep that this process runs
 
 
 def begin(folder: Path, jobs: int, fails_again: bool = True) -> None:
-    """Called by a sweeper that is about to launch: remember the command that goes on with it.
+    """Save the command line of a sweep, so that it can be resumed. A sweeper calls this before it launches.
 
     Args:
-        folder: of the sweep.
-        jobs: how many there are.
-        fails_again: whether a job that failed runs again when the sweep goes on.
+        folder: folder of the sweep.
+        jobs: number of jobs.
+        fails_again: whether a resumed sweep runs failed jobs again.
     """
     if not is_first():
         return
@@ -51,45 +51,52 @@ def begin(folder: Path, jobs: int, fails_again: bool = True) -> None:
 
 
 def resumed(words: Sequence[str]) -> list[str]:
-    """The command line as it is, or in place of `sweep.resume=FOLDER` that which the sweep in FOLDER was started with.
+    """Replace `sweep.resume=FOLDER` by the command line of the sweep in FOLDER.
+
+    Args:
+        words: arguments of the command line.
+
+    Returns:
+        The arguments of the sweep; without `sweep.resume`, the given arguments.
 
     Raises:
-        ZooError: there is no sweep, it was started elsewhere or with a secret, or other words stand beside it.
+        ZooError: there is no sweep in the folder, it was started in another folder or with a secret, or there are other
+            overrides beside `sweep.resume`.
     """
     folders = [Path(word.removeprefix(RESUME)) for word in words if word.startswith(RESUME)]
     if not folders or folders[-1] == Path("null"):
         return list(words)
     folder = folders[-1]
     if not (folder / SWEEP).exists():
-        raise ZooError(f"{RESUME}{folder}: there is no {SWEEP} in it; give the folder of a sweep, such as multirun/DATE/TIME")
+        raise ZooError(f"{RESUME}{folder}: there is no {SWEEP} in it; set the folder of a sweep, such as multirun/DATE/TIME")
     if beside := [word for word in words if not word.startswith(RESUME) and word not in ("-m", "--multirun")]:
-        raise ZooError(f"{RESUME}{folder} goes on with the sweep as it was started; leave {beside[0]} out")
+        raise ZooError(f"{RESUME}{folder} resumes the sweep with its own overrides; leave {beside[0]} out")
     asked = json.loads((folder / SWEEP).read_text())
     if asked["cwd"] != str(Path.cwd()):
-        raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, for its paths start there")
+        raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, its paths are relative to it")
     words = [word for word in asked["argv"] if not word.startswith("hydra.sweep.dir=")]
     if hidden := next((word for word in words if HIDDEN in word), None):
         raise ZooError(
-            f"{RESUME}{folder}: '{hidden}' held a secret, which is not kept; repeat the command with hydra.sweep.dir={folder}, "
-            "and in a new sweep give it as '${oc.env:NAME}', which is"
+            f"{RESUME}{folder}: '{hidden}' contained a secret, and secrets are not saved; repeat the whole command with "
+            f"hydra.sweep.dir={folder}. In a new sweep, write '${{oc.env:NAME}}' instead of the secret"
         )
-    # beside the other overrides: argparse takes them in one place only
+    # argparse requires that all overrides are adjacent
     first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
     return [*words[:first], f"hydra.sweep.dir={quoted(folder)}", *words[first:]]
 
 
 def quoted(folder: Path) -> str:
-    """A path as a value in an override of Hydra's: in quotation marks, unless it is absolute and plain."""
+    """Return a path as the value of a Hydra override, quoted unless it is absolute without special characters."""
     if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
         return str(folder)
     return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def finish() -> int:
-    """Print and write the tables of the sweep that this process ran, if it did.
+    """Print and write the tables of the sweep that this process has run, if any.
 
     Returns:
-        The exit status: 1 if a job did not finish.
+        The exit status: 1 if a job did not finish, else 0.
     """
     if not _begun:
         return 0
@@ -98,7 +105,7 @@ def finish() -> int:
     folder = _begun.pop()
     asked = json.loads((folder / SWEEP).read_text())
     jobs = [job for job in jobs_of(folder) if job["job"] in map(str, range(asked["jobs"]))]
-    if not jobs:  # a mistake in the words, which has been said
+    if not jobs:  # a mistake in the overrides, reported already
         return 1
     write_results(folder, jobs)
     console = Console()
@@ -106,14 +113,14 @@ def finish() -> int:
     left = asked["jobs"] - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
-        how = f"; go on with: python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
+        how = f"; resume with: python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
         print(f"{left} of {asked['jobs']} jobs did not finish{how}", file=sys.stderr)
     print(f"sweep folder: {folder}")
     return int(left > 0)
 
 
 def jobs_of(folder: Path) -> list[dict[str, Any]]:
-    """What the jobs of a sweep have recorded, with their folder's name and overrides, in the order of their numbers."""
+    """Return the results of the jobs of a sweep, with job number (`job`) and `overrides`, sorted by job number."""
     found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
     return [
         {"job": job.name, "overrides": overrides_of(words_of(job)), "state": "finished", **read_results(job)} for job in found
@@ -121,19 +128,19 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def words_of(folder: Path) -> list[str]:
-    """The overrides that a run was composed with, secrets redacted; none if it never was."""
+    """Return the overrides of a run, with secrets redacted; an empty list if it never started."""
     path = folder / ".hydra" / "overrides.yaml"
     return redacted(list(OmegaConf.to_container(OmegaConf.load(path)))) if path.exists() else []  # type: ignore[arg-type]
 
 
 def overrides_of(words: Iterable[str]) -> dict[str, str]:
-    """Words by key, without those of the sweep itself."""
+    """Return overrides as a dict, without the keys `sweep.*`."""
     pairs = (word.partition("=") for word in words)
     return {key: value for key, _, value in pairs if not key.startswith("sweep.")}
 
 
 def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
-    """`results.json` and `results.csv` of a sweep: a row for each job, its words and its figures."""
+    """Write `results.json` and `results.csv` of a sweep, with overrides and results of each job."""
     (folder / "results.json").write_text(json.dumps(jobs, indent=1))
     rows = [{**{k: v for k, v in job.items() if k != "overrides"}, **job["overrides"]} for job in jobs]
     with (folder / "results.csv").open("w", newline="") as file:
@@ -143,16 +150,16 @@ def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
 
 
 def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
-    """Every job with what varies among them (network, what is swapped, other keys), its results, or why it has none."""
+    """Return the result table of a sweep: network, block changes and overrides where they vary, results, and failures."""
     from rich import box
     from rich.table import Table
 
     models = [job.get("model") or job["overrides"].get("model", "") for job in jobs]
-    files = [job["overrides"].get("model", "") for job in jobs]  # a file in conf/model is shown by its own name
+    files = [job["overrides"].get("model", "") for job in jobs]  # a file in conf/model is shown by its file name
     models = [name if name and name not in {*ZOO, *ALIASES} else model for name, model in zip(files, models, strict=True)]
-    columns: dict[str, list[str]] = {"model": models, "swapped": [job.get("swapped") or "–" for job in jobs]}
+    columns: dict[str, list[str]] = {"model": models, "block changes": [job.get("swapped") or "none" for job in jobs]}
     for key in dict.fromkeys(key for job in jobs for key in job["overrides"]):
-        if key not in ("model", "block") and not key.startswith("model.blocks."):  # which have columns of their own
+        if key not in ("model", "block") and not key.startswith("model.blocks."):  # they have their own columns
             columns[key] = [_short(job["overrides"].get(key, "")) for job in jobs]
     columns = {key: words for key, words in columns.items() if len(set(words)) > 1}
     last = [key.rpartition(".")[2] for key in columns]
@@ -175,7 +182,7 @@ def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
 
 
 def _short(word: str) -> str:
-    """A number to four digits, anything else as it is."""
+    """Round a long number to four digits; return other values unchanged."""
     try:
         return f"{float(word):.4g}" if len(word) > 6 else word
     except ValueError:
@@ -183,7 +190,7 @@ def _short(word: str) -> str:
 
 
 def progress(run_folder: Path) -> str | None:
-    """Which of how many jobs a run is, the best validation top-1 so far, and the time left; None where it is in no sweep."""
+    """Return job number, best validation top-1 so far and remaining time of a sweep; None if the run is not part of one."""
     folder = run_folder.parent
     if not (folder / SWEEP).exists() or not run_folder.name.isdecimal():
         return None
@@ -194,7 +201,7 @@ def progress(run_folder: Path) -> str | None:
     parts = [f"job {int(run_folder.name) + 1}/{jobs}"]
     if known := [found["val/top1_best"] for found in done.values() if "val/top1_best" in found]:
         parts.append(f"best val {max(known):.4f}")
-    if lately := sum(path.stat().st_mtime > begun for path in done):  # not before the sweep went on
+    if lately := sum(path.stat().st_mtime > begun for path in done):  # ended since the sweep was started or resumed
         left = (time.time() - begun) / 60 / lately * (jobs - len(done))
         parts.append(f"{left:.0f} min left" if left >= 1 else "<1 min left")
     return ", ".join(parts)

@@ -1,1 +1,1 @@
-"""From weights to predictions: images in, classes out; and files to serve."""
+"""Predictions from trained weights, and export to files for serving."""

@@ -1,4 +1,4 @@
-"""A file to predict with: our own checkpoints and weights, other libraries' weights, ONNX."""
+"""Networks to predict with, opened from our checkpoints and weights, other libraries' weights, or ONNX."""
 
 import json
 from collections.abc import Callable
@@ -22,26 +22,26 @@ from inception_zoo.weights.files import METADATA
 
 @dataclass(frozen=True)
 class Classifier:
-    """Images in, logits out."""
+    """A network with its preprocessing and classes."""
 
     path: Path
     logits: Callable[[Tensor], Tensor]  # (N, C, S, S), normalized → (N, classes)
-    classes: list[str]  # by label; the numbers where no names are known
+    classes: list[str]  # names by label; the label numbers if no names are known
     channels: int
     preprocessing: Preprocessing
-    model: Inception | None  # None: ONNX
+    model: Inception | None  # None for ONNX
 
 
 def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None = None) -> Classifier:
     """Open a checkpoint, run folder, `.safetensors`, another library's weights, or `.onnx`.
 
     Args:
-        path: the file.
-        trust: see `load_model`.
-        stated: what the user says of the preprocessing.
+        path: the file or run folder.
+        trust: allow a block function of the user's own, see `load_model`.
+        stated: preprocessing options; they override those of the file.
 
     Raises:
-        ZooError: the file cannot be read, or does not say what its images are normalized with.
+        ZooError: the file cannot be read, its preprocessing is unknown, or `stated` does not fit the network.
     """
     path = Path(path)
     if path.suffix == ".onnx":
@@ -50,22 +50,22 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None
         classes, channels, known = card.classes, card.model["in_channels"], card.preprocessing
         labels = card.model["num_classes"]
         if stated and fixed and stated.image_size not in (None, fixed):
-            raise ZooError(f"{path} reads images of {fixed} pixels only, not of {stated.image_size}")
+            raise ZooError(f"{path} takes images of {fixed} pixels only, not {stated.image_size}; leave --image-size out")
     else:
         model = load_model(path, trust=trust)
         logits, classes, channels, known = _evaluated(model), model.classes, model.plan.in_channels, model.preprocessing
         labels, size = model.plan.num_classes, model.plan.net.image_size
     known = (stated or Stated()).over(known, size, path)
     if model:
-        model.plan.shapes(known.image_size)  # names the endpoint that is too small for them
+        model.plan.shapes(known.image_size)  # raises ZooError with the name of the endpoint if the images are too small
     if len(known.mean) != channels:
-        raise ZooError(f"{path} reads {channels} channels, and the mean {list(known.mean)} has {len(known.mean)}")
+        raise ZooError(f"{path} reads {channels} channels, but the mean {list(known.mean)} has {len(known.mean)} values")
     names = list(classes) if classes else [str(label) for label in range(labels)]
     return Classifier(path, logits, names, channels, known, model)
 
 
 def _evaluated(model: Inception) -> Callable[[Tensor], Tensor]:
-    fused = cache(lambda: fuse(model))  # at the first images: not all who open a file have some
+    fused = cache(lambda: fuse(model))  # at the first call: some commands open a file without predicting
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -75,20 +75,20 @@ def _evaluated(model: Inception) -> Callable[[Tensor], Tensor]:
 
 
 def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor], int | None]:
-    """The card, the network, and the side in pixels if the file has just one."""
+    """Return the card, the logits function, and the image side in pixels; None for the side if it is not fixed."""
     if not path.is_file():
         raise ZooError(f"{path} does not exist")
     check_installed("onnxruntime", "export", str(path))
     try:
         session = open_onnx(path)
-    except Exception as error:  # onnxruntime raises kinds of its own
-        raise ZooError(f"{path} is no readable ONNX file ({type(error).__name__})") from None
+    except Exception as error:  # onnxruntime raises its own exception types
+        raise ZooError(f"{path} is not a readable ONNX file ({type(error).__name__})") from None
     metadata: dict[str, Any] = session.get_modelmeta().custom_metadata_map
     if METADATA not in metadata:
-        raise ZooError(f"{path} was not exported by inception-zoo: it does not say its classes and preprocessing")
+        raise ZooError(f"{path} has no record of classes and preprocessing; create it with `inception-zoo export`")
     try:
         card = Card.of(json.loads(metadata[METADATA]))
     except json.JSONDecodeError:
-        raise ZooError(f"{path}: its card, which says what network it holds, is damaged") from None
+        raise ZooError(f"{path}: its card (the description of its network) is corrupt; export it again") from None
     side = session.get_inputs()[0].shape[-1]
     return card, lambda images: run_onnx(session, images), side if isinstance(side, int) else None

@@ -1,4 +1,4 @@
-"""Weights from file to file, between layouts."""
+"""Convert weight files between the layouts of libraries."""
 
 from pathlib import Path
 
@@ -10,45 +10,61 @@ from inception_zoo.weights.saving import NAMES, card_of, export_weights
 
 
 def check_target(target: Path, to: str, overwrite: bool) -> None:
-    """ZooError for a layout or file that cannot be written, before anything is read."""
+    """Check that `target` can be written in a layout, before any file is read.
+
+    Args:
+        target: the file to write.
+        to: name of the layout.
+        overwrite: allow `target` to exist.
+
+    Raises:
+        ZooError: the layout is unknown, the suffix does not fit it, or the file cannot be written.
+    """
     if to not in NAMES:
         raise ZooError(f"--to {to} is unknown; {did_you_mean(to, NAMES)}")
     if to == "keras" and not target.name.endswith(".weights.h5"):
-        raise ZooError(f"{target}: Keras reads files whose names end in .weights.h5")
+        raise ZooError(f"{target}: the name must end in .weights.h5, which Keras requires")
     if to != "keras" and target.suffix in KERAS:
-        raise ZooError(f"{target}: the layout {to} is saved as .safetensors or .pth; .weights.h5 is --to keras")
+        raise ZooError(f"{target}: layout {to} is saved as .safetensors or .pth; for .weights.h5 use --to keras")
     if target.suffix not in (".safetensors", *TORCH, *KERAS) or target.suffix == ".ckpt":
-        raise ZooError(f"{target}: '{target.suffix}' is no format of weights; valid: .safetensors, .pth, .weights.h5")
+        raise ZooError(f"{target}: '{target.suffix}' is not a weight format; valid: .safetensors, .pth, .weights.h5")
     if to == "native" and target.suffix != ".safetensors":
-        raise ZooError(f"{target}: our own weights need .safetensors, which says what network they are; or choose --to")
+        raise ZooError(f"{target}: layout native is saved as .safetensors; use this suffix, or choose another --to")
     if target.is_dir():
-        raise ZooError(f"{target} is a folder")
+        raise ZooError(f"{target} is a folder; give the name of a file")
     if not target.parent.is_dir():
         raise ZooError(f"{target}: there is no folder {target.parent}")
     if target.exists() and not overwrite:
-        raise ZooError(f"{target} is there already; give another name, or --overwrite")
+        raise ZooError(f"{target} already exists; give another name, or --overwrite")
 
 
 def convert(
     source: str, target: Path, to: str = "native", name: str | None = None, stated: Stated | None = None, trust: bool = False
 ) -> str:
-    """Read `source`, write `target` in the layout `to`; a line that says what was done.
+    """Read weights and write them in another layout.
 
     Args:
-        source: a file in any layout, a run folder, or published weights by name.
-        target: the file; its suffix says the format.
-        name: the network, where `source` does not say it.
-        stated: what the user says of the preprocessing, kept in a native file.
-        trust: see `load_model`.
+        source: file in any layout, run folder, or name of published weights.
+        target: file to write; its suffix selects the format.
+        to: layout to write.
+        name: network, if `source` does not name it.
+        stated: preprocessing options, stored in a native file.
+        trust: allow a block function of the user's own, see `load_model`.
+
+    Returns:
+        A line with the file, the network, the layout, the numbers of tensors and values, and the sha256.
+
+    Raises:
+        ZooError: `source` cannot be read, does not fit the layout, or `stated` cannot be stored.
     """
     model = load_model(source, name, trust)
     if stated and stated != Stated():
         if to != "native":
-            raise ZooError(f"layout {to} has no place for --mean, --std and --image-size; they are for --to native")
+            raise ZooError(f"--to {to}: this layout cannot store --mean, --std and --image-size; they are for --to native")
         model.preprocessing = stated.over(model.preprocessing, model.plan.net.image_size, source)
         if len(model.preprocessing.mean) != model.plan.in_channels:
             given = f"--mean and --std have {len(model.preprocessing.mean)} numbers"
-            raise ZooError(f"{given}, and {model.plan.net.name} reads {model.plan.in_channels} channels here")
+            raise ZooError(f"{given}, but {model.plan.net.name} reads {model.plan.in_channels} channels in {source}")
     state = export_weights(model, to)
     write_weights(target, state, card_of(model).text() if to == "native" else None)
     values = sum(value.numel() for value in state.values())

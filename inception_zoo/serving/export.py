@@ -1,4 +1,4 @@
-"""A network as one file to serve: ONNX or torch.export, its card inside, checked against the network after writing."""
+"""Export of a network as one file for serving, ONNX or torch.export, with its card inside; the outputs are verified."""
 
 import logging
 import warnings
@@ -24,17 +24,25 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 INPUT, OUTPUT = "images", "logits"
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # the last for torch.onnx
-OPSET = 20  # onnxruntime 1.17 and later
-TOLERANCE = 1e-4  # of a logit, over the largest
-EXTRA_FILE = f"{METADATA}.json"  # the card in a .pt2
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch.onnx needs onnxscript
+OPSET = 20  # needs onnxruntime 1.17 or later
+TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
+EXTRA_FILE = f"{METADATA}.json"  # name of the card in a .pt2 file
 
 
 def check_out(path: Path, int8: bool = False) -> None:
-    """ZooError if no file can be written under this name, or its format lacks a package."""
+    """Check that a network can be exported to `path`.
+
+    Args:
+        path: name that ends in .onnx or .pt2.
+        int8: True for an int8 export, which needs .onnx.
+
+    Raises:
+        ZooError: the suffix or the folder is wrong, or a package for the format is not installed.
+    """
     if path.suffix not in (".onnx", ".pt2"):
-        hint = "; for weights take `inception-zoo convert`" if path.suffix in SUFFIXES else ""
-        raise ZooError(f"{path}: an exported network's name ends in .onnx or .pt2{hint}")
+        hint = "; for weights use `inception-zoo convert`" if path.suffix in SUFFIXES else ""
+        raise ZooError(f"{path}: the name must end in .onnx or .pt2{hint}")
     if int8 and path.suffix != ".onnx":
         raise ZooError(f"{path}: --int8 writes ONNX only; the name must end in .onnx")
     if path.is_dir() or not path.parent.is_dir():
@@ -45,20 +53,21 @@ def check_out(path: Path, int8: bool = False) -> None:
 
 
 def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
-    """Write `model` as ONNX: `images` (N, C, S, S), normalized, of any N and its preprocessing's S, to `logits` (N, classes).
+    """Write `model` as ONNX, from normalized `images` (N, C, S, S) to `logits` (N, classes).
 
-    The card is in the metadata under `inception_zoo`; auxiliary heads are left out.
+    N is dynamic, and S is the image size of the model's preprocessing. The metadata hold the card under the key
+    `inception_zoo`. Auxiliary heads are left out.
 
     Args:
-        model: must know its preprocessing.
-        path: ends in .onnx.
-        fold: multiply BatchNorms into the convolutions and more, see `folding.fold`.
+        model: network whose `preprocessing` is set.
+        path: name that ends in .onnx.
+        fold: fold BatchNorm into the convolutions and simplify the network further, see `folding.fold`.
 
     Returns:
-        The largest difference between onnxruntime's logits and the network's, over the largest logit.
+        The largest difference between the logits of onnxruntime and of the network, divided by the largest logit.
 
     Raises:
-        ZooError: the preprocessing is unknown, a package is missing, or the difference is above 1e-4. No file is left then.
+        ZooError: the preprocessing is unknown, a package is missing, or the difference is above 1e-4; no file is written.
     """
     path = Path(path)
     check_out(path)
@@ -75,12 +84,12 @@ def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
                 opset_version=OPSET,
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
-                optimize=fold,  # which would fold them too
+                optimize=fold,  # without `fold`, torch.onnx must not fold BatchNorm either
                 verbose=False,
             )
         assert program is not None
         for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # stack traces, with the paths of this machine
+            node.metadata_props.clear()  # they hold stack traces with paths of this machine
         program.model.metadata_props[METADATA] = card_of(model).text()
         program.save(temporary, external_data=False)
         onnx.checker.check_model(temporary, full_check=True)
@@ -89,9 +98,20 @@ def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
 
 
 def export_program(model: Inception, path: str | Path, fold: bool = True) -> float:
-    """Write `model` as a program of torch.export, for `torch.export.load`: shapes, card, result and errors as `export_onnx`.
+    """Write `model` as a program for `torch.export.load`, from normalized images (N, C, S, S) to logits (N, classes).
 
-    The card is in the extra file `inception_zoo.json`.
+    The card is stored in the extra file `inception_zoo.json`.
+
+    Args:
+        model: see `export_onnx`.
+        path: name that ends in .pt2.
+        fold: see `export_onnx`.
+
+    Returns:
+        The largest difference between the logits of the program and of the network, divided by the largest logit.
+
+    Raises:
+        ZooError: see `export_onnx`.
     """
     path = Path(path)
     check_out(path)
@@ -103,9 +123,9 @@ def export_program(model: Inception, path: str | Path, fold: bool = True) -> flo
 
 
 def _served(model: Inception, path: Path, fold: bool) -> tuple[Inception, Tensor]:
-    """The part of a copy of `model` that gives the logits, and images for it. Two: of one, torch would make a constant."""
+    """Return a copy of `model` without auxiliary heads, and two sample images: torch would make a batch of one a constant."""
     if model.preprocessing is None:
-        raise ZooError(f"{path}: the network does not know its preprocessing; set mean, std and image size")
+        raise ZooError(f"{path}: the network's preprocessing is unknown; set mean, std and image size")
     served = folding.fold(model) if fold else deepcopy(model).eval()
     served.to(memory_format=torch.contiguous_format)
     served.aux = nn.ModuleDict()
@@ -117,7 +137,7 @@ def _served(model: Inception, path: Path, fold: bool) -> tuple[Inception, Tensor
 
 @torch.no_grad()
 def _checked(model: Inception, exported: Callable[[Tensor], Tensor], path: Path) -> float:
-    """The largest difference on random images; ZooError if it is above the tolerance."""
+    """Return the largest relative difference of the logits on random images; raise ZooError above `TOLERANCE`."""
     assert model.preprocessing
     size, worst = model.preprocessing.image_size, 0.0
     for n in (1, 3):
@@ -131,7 +151,7 @@ def _checked(model: Inception, exported: Callable[[Tensor], Tensor], path: Path)
 
 
 def open_onnx(path: Path) -> "InferenceSession":
-    """The file in onnxruntime, on the CPU."""
+    """Open an ONNX file in onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -140,13 +160,13 @@ def open_onnx(path: Path) -> "InferenceSession":
 
 
 def run_onnx(session: "InferenceSession", images: Tensor) -> Tensor:
-    """Normalized images (N, C, S, S) → logits (N, classes)."""
+    """Return the logits (N, classes) of normalized images (N, C, S, S)."""
     return torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the exporters' notes on their own progress and future from the terminal."""
+    """Suppress the exporters' warnings and log lines about their progress and future versions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -158,7 +178,13 @@ def silence() -> Iterator[None]:
 
 
 def file_table(model: Inception, path: Path, difference: float) -> Table:
-    """Return the table that describes the exported file."""
+    """Return the table that describes an exported file.
+
+    Args:
+        model: the exported network.
+        path: the file.
+        difference: result of `export_onnx` or `export_program`.
+    """
     assert model.preprocessing
     look, classes = model.preprocessing, model.classes
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
@@ -169,10 +195,10 @@ def file_table(model: Inception, path: Path, difference: float) -> Table:
     if path.suffix == ".onnx":
         table.add_row("opset", str(OPSET))
     table.add_row("input", f"{INPUT}: N x {model.plan.in_channels} x {look.image_size} x {look.image_size}, any N")
-    how = f"{look.resize} px, {look.interpolation}, centre {look.image_size} px"
+    how = f"shorter side {look.resize} px ({look.interpolation}), centre crop {look.image_size} px"
     numbers = (", ".join(f"{value:.4g}" for value in values) for values in (look.mean, look.std))
     table.add_row("preprocessing", "{}; mean {}; std {}".format(how, *numbers))
     names = f": {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}" if classes else ", without names"
     table.add_row("classes", f"{model.plan.num_classes}{names}")
-    table.add_row("difference", f"{difference:.1e} of the largest logit, from the network's")
+    table.add_row("difference", f"logits differ from the network's by up to {difference:.1e} of the largest logit")
     return table

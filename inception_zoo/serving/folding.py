@@ -1,4 +1,4 @@
-"""Fold and fuse a network for evaluation: the same logits from fewer and cheaper steps."""
+"""Fold and fuse a network for evaluation: the same logits from fewer and cheaper operations."""
 
 from copy import deepcopy
 
@@ -24,10 +24,10 @@ class Bias(nn.Module):
 
 
 def fold(model: Inception) -> Inception:
-    """Return a copy in evaluation mode with the same logits, made of PyTorch's own layers.
+    """Return a copy in evaluation mode with the same logits, built from PyTorch's own layers.
 
-    Each BatchNorm is folded into the convolution before it; other normalizations depend on the image and stay. An average
-    pool before a 1x1 convolution moves after it, where there are fewer channels: both are linear and commute.
+    Each BatchNorm is folded into the convolution before it. Other normalizations depend on the image and stay. An average
+    pool before a 1x1 convolution moves behind it, where there are fewer channels; both are linear and commute.
     """
     folded = deepcopy(model).eval()
     for unit in list(folded.modules()):
@@ -52,7 +52,7 @@ def _pool_later(row: nn.Sequential, i: int) -> None:
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.out_channels <= conv.in_channels:
         layers = {name: layer for name, layer in unit.named_children() if name != "conv"}
         if conv.bias is not None:
-            # Add the bias after the pool, which averages padded zeros in at the border and would shrink it there.
+            # Add the bias after the pool: at the border the pool averages padded zeros too, which would shrink the bias.
             layers = {"bias": Bias(conv.bias), **layers}
             conv.bias = None
         row[i] = conv
@@ -62,7 +62,13 @@ def _pool_later(row: nn.Sequential, i: int) -> None:
 
 
 class OneCall(nn.Module):
-    """Convolution, bias, residual sum and ReLU as one call of oneDNN."""
+    """Convolution, bias, residual sum and ReLU in one call of oneDNN.
+
+    Args:
+        conv: the convolution.
+        relu: apply ReLU to the output.
+        scale: factor for weight and bias.
+    """
 
     def __init__(self, conv: nn.Conv2d, relu: bool, scale: float = 1.0) -> None:
         super().__init__()
@@ -82,7 +88,7 @@ class OneCall(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A pool by our kernels where they support the input."""
+    """A pooling layer that uses our kernel if it supports the input."""
 
     def __init__(self, pool: AnyPool) -> None:
         super().__init__()
@@ -109,7 +115,8 @@ class Sum(nn.Module):
 def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
     """Return `fold(model)` in `dtype` and channels_last, with fused convolutions (oneDNN) and our pooling kernels.
 
-    The copy reads images of `dtype` and gives no gradients. On a GPU, or without oneDNN support, it is only folded.
+    The copy reads images (N, C, S, S) of `dtype` and does not support gradients. On a GPU, or without oneDNN support, it is
+    only folded.
     """
     fused = fold(model).requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fused.fc.weight.device.type == "cpu" and kernels.in_one_call(dtype):

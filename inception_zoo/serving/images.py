@@ -9,14 +9,17 @@ from inception_zoo.errors import ZooError
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """The files that words name: a file, a folder with all images below it, a glob; `-` reads paths from standard input.
+    """Return the paths of the images that `words` name.
+
+    Args:
+        words: files, folders (all images below them), glob patterns, or `-` for paths on standard input, one per line.
 
     Raises:
-        ZooError: names the word that matches nothing.
+        ZooError: a word matches nothing, or there is no image at all.
     """
     found = [path for word in words for path in _expand(word)]
     if not found:
-        raise ZooError("no image was given")
+        raise ZooError("no image is given; name files, folders or patterns")
     return found
 
 
@@ -29,7 +32,7 @@ def _expand(word: str) -> list[Path]:
     if path.is_dir():
         found = sorted(_below(path))
         if not found:
-            raise ZooError(f"{word}: there is no image in this folder; known are {', '.join(sorted(SUFFIXES))}")
+            raise ZooError(f"{word}: there is no image in this folder; supported are {', '.join(sorted(SUFFIXES))}")
         return found
     start = Path(path.anchor or ".")
     if found := sorted(file for file in start.glob(str(path.relative_to(start))) if file.is_file()):
@@ -38,7 +41,7 @@ def _expand(word: str) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Every image below a folder; what begins with a dot is left out."""
+    """Yield every image below a folder, without hidden files and folders."""
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:

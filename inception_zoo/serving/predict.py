@@ -1,4 +1,4 @@
-"""Predictions for many images: read ahead, in batches, a bad image reported and passed over."""
+"""Predictions for many images, read ahead and in batches; unreadable images are reported and skipped."""
 
 import csv
 import json
@@ -34,9 +34,9 @@ class Prediction:
     error: str | None = None
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """The likeliest labels with their probabilities."""
+        """Return the `count` most probable labels with their probabilities, in descending order."""
         assert self.probabilities is not None
-        # Of equal ones, which 8 bits give often, the first label: what argmax takes.
+        # Among equal values, which int8 often gives, a stable sort puts the smallest label first, as argmax does.
         values, labels = self.probabilities.sort(descending=True, stable=True)
         return list(zip(labels[:count].tolist(), values[:count].tolist(), strict=True))
 
@@ -44,7 +44,15 @@ class Prediction:
 def predict(
     classifier: Classifier, paths: Sequence[Path], batch_size: int = 32, crops: int = 1, flip: bool = False
 ) -> Iterator[Prediction]:
-    """Predict in the order of `paths`. Probabilities are averaged over the views of an image (see `crops.views`)."""
+    """Yield a prediction for each image, in the order of `paths`.
+
+    Args:
+        classifier: the network.
+        paths: image files.
+        batch_size: views per forward pass.
+        crops: views per image whose probabilities are averaged, see `crops.views`.
+        flip: also average over the mirror images, see `crops.views`.
+    """
     count = max(1, batch_size // crops)
     chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
     with ThreadPoolExecutor(4) as pool:
@@ -55,7 +63,7 @@ def predict(
         ahead = reading(chunks[0]) if chunks else iter(())
         for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
             read = list(ahead)
-            ahead = reading(following)  # while the network works
+            ahead = reading(following)  # decode the next images while the network computes
             sizes = [len(seen) for seen in read if isinstance(seen, Tensor)]
             found: Iterator[Tensor] = iter(())
             if sizes:
@@ -75,6 +83,7 @@ def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor
 
 
 def write_csv(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
+    """Write the `top` classes of each image as a CSV row."""
     writer = csv.writer(file, lineterminator="\n")
     top = min(top, len(classes))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "label", "probability")]
@@ -85,21 +94,23 @@ def write_csv(predictions: Iterator[Prediction], classes: Sequence[str], top: in
 
 
 def write_jsonl(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
+    """Write the `top` classes of each image as a line of JSON."""
     for prediction in predictions:
         ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
         file.write(json.dumps({"file": str(prediction.path), **ranked[0], "top": ranked}) + "\n")
 
 
 def write_table(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
+    """Write the `top` classes of each image as a table for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
     table.add_column("class", no_wrap=True)
     table.add_column("probability", justify="right", no_wrap=True)
-    table.add_column("then", overflow="fold")
+    table.add_column("runners-up", overflow="fold")
     for prediction in predictions:
         (label, probability), *others = prediction.top(top)
-        then = ", ".join(f"{classes[other]} {p:.3f}" for other, p in others)
-        table.add_row(Text(str(prediction.path)), Text(classes[label]), f"{probability:.3f}", Text(then))
+        runners_up = ", ".join(f"{classes[other]} {p:.3f}" for other, p in others)
+        table.add_row(Text(str(prediction.path)), Text(classes[label]), f"{probability:.3f}", Text(runners_up))
     Console(file=file, width=max(Console().width, 100)).print(table)
 
 
@@ -107,11 +118,21 @@ WRITERS = {"table": write_table, "csv": write_csv, "jsonl": write_jsonl}
 
 
 def check_format(layout: str) -> None:
+    """Check the name of an output format.
+
+    Raises:
+        ZooError: the name is unknown.
+    """
     if layout not in WRITERS:
         raise ZooError(f"--format {layout} is unknown; {did_you_mean(layout, WRITERS)}")
 
 
 def check_output(output: Path | None) -> None:
+    """Check the folder of an output file.
+
+    Raises:
+        ZooError: the folder does not exist.
+    """
     if output and not output.parent.is_dir():
         raise ZooError(f"--output {output}: there is no folder {output.parent}")
 
@@ -129,10 +150,26 @@ def report(
     explain: Path | None,
     layer: str | None,
 ) -> int:
-    """Write the predictions as they come, and the pictures if they are asked for; the number of images that were skipped.
+    """Write the predictions of images, and optionally pictures that explain them.
+
+    Args:
+        classifier: the network.
+        paths: image files.
+        layout: output format, a key of `WRITERS`.
+        output: file to write; None: standard output.
+        top: number of classes per image.
+        batch_size: views per forward pass.
+        crops: views per image, see `predict`.
+        flip: also average over the mirror images, see `predict`.
+        strict: stop at the first image that cannot be read.
+        explain: folder for Grad-CAM pictures; None: no pictures.
+        layer: endpoint to explain; None: the last one with branches.
+
+    Returns:
+        The number of images that could not be read.
 
     Raises:
-        ZooError: an image that cannot be read and `strict`, an endpoint without branches, a folder that cannot be written.
+        ZooError: an image cannot be read and `strict` is set, the endpoint has no branches, or a folder cannot be written.
     """
     skipped = 0
     pictures = _pictures(classifier, paths, explain, layer)

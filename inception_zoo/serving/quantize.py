@@ -1,4 +1,4 @@
-"""int8 ONNX, calibrated on real images and measured beside fp32: accuracy, size, speed."""
+"""int8 ONNX export, calibrated on real images, and its accuracy, size and speed compared with fp32."""
 
 import statistics
 import time
@@ -31,41 +31,46 @@ from inception_zoo.weights.files import METADATA, load_pickle, resolve
 from inception_zoo.weights.saving import card_of
 
 BATCH = 32
-# Mul and Pow, which norm=lrn and residual scales are made of, stay in fp32.
+# Mul and Pow, which norm=lrn and residual scales use, stay in fp32.
 OPS = ("Conv", "Gemm", "Concat", "MaxPool", "AveragePool", "Add", "Relu")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Normalized images (N, C, S, S) with labels (N,), read anew at each pass: at 299 px they would fill the memory."""
+    """Batches of normalized images (N, C, S, S) with labels (N,).
+
+    Each call reads the images again, since at 299 px they would fill the memory.
+    """
 
     calibration: Callable[[], Iterator[Batch]]
     test: Callable[[], Iterator[Batch]]
-    calibrated_on: str
-    tested_on: str
+    calibrated_on: str  # description of the calibration images, for the table
+    tested_on: str  # description of the test images, for the table
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What int8 costs and brings. Accuracies from 0 to 1, sizes in bytes, rates in images per second at batch 32."""
+    """Comparison of int8 with fp32. The keys of each dictionary are `fp32` and `int8`."""
 
-    difference: float  # of the fp32 ONNX from the network, see `export_onnx`
-    accuracy: dict[str, float]  # by `fp32` and `int8`, as the two dictionaries after it
-    size: dict[str, int]
-    rate: dict[str, float]
+    difference: float  # largest relative difference of the fp32 ONNX from the network, see `export_onnx`
+    accuracy: dict[str, float]  # from 0 to 1
+    size: dict[str, int]  # bytes
+    rate: dict[str, float]  # images per second at batch 32
 
 
 def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | None = None) -> Samples:
-    """Calibration on `count` training images of the run that `ckpt` is of, without augmentation; accuracy on its test split.
+    """Return samples of the data that a checkpoint was trained on.
+
+    The network is calibrated on training images without augmentation and tested on the test split.
 
     Args:
-        ckpt: a Lightning checkpoint or a run folder; its hyper-parameters say what the data were.
-        model: the network of the checkpoint, which knows its preprocessing.
-        count: images to calibrate on, drawn with a fixed seed.
-        root: where the data are now.
+        ckpt: Lightning checkpoint or run folder; its hyper-parameters describe the data.
+        model: network of the checkpoint, with `preprocessing` set.
+        count: number of calibration images, chosen with a fixed seed.
+        root: folder of the data; None: the folder that the checkpoint names.
 
     Raises:
-        ZooError: the file has no record of its data, names something else than our data sets, or the data are not there.
+        ZooError: the file has no record of its data, names a data set that is not ours, or the data are not found.
     """
     path = resolve(ckpt)
     config = _data_config(path)
@@ -74,12 +79,12 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     config["image_size"] = preprocessing.image_size
     if root is not None:
         if config.get("root") is None:
-            raise ZooError(f"--data-root {root}: the data of {path} need no folder; leave it out")
+            raise ZooError(f"--data-root {root}: the data of {path} do not need a folder; leave it out")
         if not root.is_dir():
-            raise ZooError(f"--data-root {root}: there is no such folder")
+            raise ZooError(f"--data-root {root}: this folder does not exist")
         config["root"] = str(root)
     elif "://" in str(config.get("root")) or str(config.get("root")).startswith("local:"):
-        raise ZooError(f"{path}: its data are at {config['root']}, where a file may not send us; give --images FOLDER")
+        raise ZooError(f"{path}: its data are at {config['root']}, which a checkpoint must not choose; give --images FOLDER")
     config |= {"crops": 1, "workers": None}
     try:
         data: ImageData = instantiate(config)
@@ -88,7 +93,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     except (InstantiationException, OmegaConfBaseException, TypeError) as error:
         raise ZooError(f"{path}: its data cannot be built ({str(error).splitlines()[0]}); give --images FOLDER") from None
     except ZooError as error:
-        raise ZooError(f"{path}: {error}; or say where its data are now with --data-root") from None
+        raise ZooError(f"{path}: {error}; or give the folder of its data with --data-root") from None
     train, test = len(data.splits["train"]), len(data.splits["test"])
     chosen = torch.randperm(train, generator=torch.Generator().manual_seed(0))[:count]
 
@@ -101,7 +106,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
 
 
 def _data_config(path: Path) -> dict[str, Any]:
-    """The `data` of a checkpoint's config, safe to instantiate."""
+    """Return the `data` section of a checkpoint's config; raise ZooError unless it is safe to instantiate."""
     found: Any = None
     if path.suffix == ".ckpt":
         parameters = load_pickle(path, mmap=True).get("hyper_parameters")
@@ -110,19 +115,24 @@ def _data_config(path: Path) -> dict[str, Any]:
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
     for _, target in targets_in(found):
         if target not in DATA:
-            raise ZooError(f"{path}: its data would run '{target}', which is refused; valid: {', '.join(DATA)}")
-    if "${" in str(found):  # would be resolved here, an environment variable say
-        raise ZooError(f"{path}: its data hold '${{', which a run's own do not; give --images FOLDER")
+            raise ZooError(f"{path}: its data would run '{target}', which is not on the allow-list; valid: {', '.join(DATA)}")
+    if "${" in str(found):  # would be resolved here, for example from an environment variable
+        raise ZooError(f"{path}: its data contain '${{', which is not allowed in a checkpoint; give --images FOLDER")
     return dict(found)
 
 
 def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
-    """Calibration on `count` of the images in `folder`, accuracy on all of them: one subfolder a class, under its name.
+    """Return samples from a folder with one subfolder per class.
 
-    Where the network does not know its classes' names, the subfolders are called by the labels: 0, 1, …
+    The network is calibrated on `count` of the images and tested on all of them.
+
+    Args:
+        folder: subfolders named after the classes; if the network has no class names, after the labels: 0, 1, …
+        model: network with `preprocessing` set.
+        count: number of calibration images, chosen with a fixed seed.
 
     Raises:
-        ZooError: no such folder, no image, or a subfolder that is no class.
+        ZooError: the folder does not exist or has no image, or a subfolder is not named after a class.
     """
     classes = model.classes or [str(label) for label in range(model.plan.num_classes)]
     paths = find_images([str(folder)])
@@ -130,7 +140,7 @@ def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
     for path, name in zip(paths, names, strict=True):
         if name not in classes:
             some = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-            raise ZooError(f"--images {folder}: {path} is in the subfolder of no class; they must be named {some}")
+            raise ZooError(f"--images {folder}: {path} is not in the subfolder of a class; subfolders must be named {some}")
     labels = torch.tensor([classes.index(name) for name in names])
     assert model.preprocessing
     channels, preprocessing = model.plan.in_channels, model.preprocessing
@@ -142,17 +152,23 @@ def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
 
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
     chosen, every = order[:count], list(range(len(paths)))
-    tested_on = f"{len(every):,} images, those of the calibration among them"
+    tested_on = f"{len(every):,} images, including those of the calibration"
     return Samples(lambda: batches(chosen), lambda: batches(every), f"{len(chosen)} images", tested_on)
 
 
 def export_int8(model: Inception, path: str | Path, samples: Samples) -> Quantized:
-    """Write `model` as int8 ONNX, inputs, outputs and card as those of `export_onnx`, and measure it beside fp32.
+    """Write `model` as int8 ONNX and compare it with fp32.
 
-    Convolutions, pools, concatenations and the classifier work on 8 bits; BatchNorms are folded before.
+    Inputs, outputs and the card are those of `export_onnx`. BatchNorms are folded first. Convolutions, pools,
+    concatenations and the classifier then use 8 bits.
+
+    Args:
+        model: network with `preprocessing` set.
+        path: name that ends in .onnx.
+        samples: images for calibration and test.
 
     Raises:
-        ZooError: see `export_onnx`; or an image cannot be read. No file is left then.
+        ZooError: see `export_onnx`; or an image cannot be read. No file is written then.
     """
     path = Path(path)
     check_out(path, int8=True)
@@ -169,10 +185,15 @@ def export_int8(model: Inception, path: str | Path, samples: Samples) -> Quantiz
 
 
 def quantize(fp32: Path, int8: Path, batches: Iterator[Batch]) -> None:
-    """Quantize an ONNX file with the ranges that its maps have on `batches`.
+    """Quantize an ONNX file, with the value ranges of its activations measured on `batches`.
 
-    Weights are signed and per channel, activations unsigned with a zero point, so that a ReLU is part of its convolution:
-    the one pairing for which onnxruntime is faster than in fp32 on x86.
+    Weights are signed, with a scale per channel. Activations are unsigned with a zero point, so that a ReLU is part of its
+    convolution. Only with this combination is onnxruntime faster than in fp32 on x86.
+
+    Args:
+        fp32: file to read.
+        int8: file to write.
+        batches: normalized images (N, C, S, S) with labels (N,), which are not used.
     """
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -189,7 +210,7 @@ def quantize(fp32: Path, int8: Path, batches: Iterator[Batch]) -> None:
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(OPS),
             per_channel=True,
-            # Without VNNI, sums of two products of 8 bits saturate; 7 bits are exact everywhere.
+            # Without VNNI, the sum of two 8-bit products can saturate; 7-bit weights are exact on every CPU.
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -207,7 +228,12 @@ def _set_card(path: Path, card: str) -> None:
 
 
 def measure_accuracy(path: Path, batches: Iterator[Batch]) -> float:
-    """The share of `batches` that the ONNX file labels right."""
+    """Return the accuracy of an ONNX file, from 0 to 1.
+
+    Args:
+        path: the file.
+        batches: normalized images (N, C, S, S) with labels (N,).
+    """
     session, right, count = open_onnx(path), 0, 0
     for images, labels in batches:
         right += int((run_onnx(session, images).argmax(1) == labels).sum())
@@ -216,20 +242,26 @@ def measure_accuracy(path: Path, batches: Iterator[Batch]) -> float:
 
 
 def measure_rates(files: Mapping[str, Path], images: Tensor, rounds: int = 7) -> dict[str, float]:
-    """Images per second of ONNX files, medians of turns taken A B A B."""
+    """Return the images per second of ONNX files, as medians of interleaved rounds.
+
+    Args:
+        files: files by name.
+        images: normalized batch (N, C, S, S).
+        rounds: timed rounds.
+    """
     sessions = {name: open_onnx(file) for name, file in files.items()}
     rates: dict[str, list[float]] = {name: [] for name in files}
     for turn in range(rounds + 1):
         for name, session in sessions.items():
             start = time.perf_counter()
             run_onnx(session, images)
-            if turn:  # the first warms up
+            if turn:  # the first turn warms up
                 rates[name].append(len(images) / (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def comparison(result: Quantized, samples: Samples) -> Table:
-    """fp32 and int8, side by side."""
+    """Return the table that compares fp32 with int8."""
     caption = f"calibrated on {samples.calibrated_on}; accuracy on {samples.tested_on}; images/s at batch {BATCH} here"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     for column in ("ONNX", "accuracy", "size, MB", "images/s"):
@@ -241,6 +273,6 @@ def comparison(result: Quantized, samples: Samples) -> Table:
 
 
 def warning(result: Quantized) -> str | None:
-    """What to say of an accuracy that int8 costs more than half a point."""
+    """Return a warning if int8 costs more than half a percentage point of accuracy, else None."""
     drop = (result.accuracy["fp32"] - result.accuracy["int8"]) * 100
     return f"int8 costs {drop:.2f} points of accuracy; try more --calibration-images" if drop > 0.5 else None

@@ -1,1 +1,1 @@
-"""The machine: files, devices, ranks, random seeds."""
+"""Access to the machine: atomic files, devices, ranks, random seeds."""

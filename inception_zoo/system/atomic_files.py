@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever becomes of the process, the disk or the power."""
+"""Atomic file writes: a file is complete or unchanged, even after a crash, a full disk or a power failure."""
 
 import os
 import tempfile
@@ -12,10 +12,10 @@ from inception_zoo.errors import ZooError, shown
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, which takes the name of `path` if all goes well, and stays through a power cut.
+    """Yield a temporary file in the folder of `path`; on success, sync it to the disk and rename it to `path`.
 
     Raises:
-        ZooError: it cannot be written there; what had the name before still has it.
+        ZooError: The file cannot be written; an earlier file at `path` is unchanged.
     """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
@@ -34,30 +34,30 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def sweep_up(folder: Path, name: str) -> None:
-    """Remove what processes that were killed have left of `name`; none may be writing it now."""
+    """Remove the temporary files of `name` that killed processes have left in `folder`. No process may be writing `name`."""
     for left in folder.glob(f"{_prefix(folder / name)}*"):
         left.unlink(missing_ok=True)
 
 
 def is_whole_zip(path: Path) -> bool:
-    """Whether every part of a zip file, as torch's checkpoints are, has the checksum that it was written with."""
+    """Return True if every member of a zip file, such as a torch checkpoint, has its recorded checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception:  # zipfile raises many kinds for damaged files
+    except Exception:  # zipfile raises many types for corrupt files
         return False
 
 
 def check_folder(key: str, folder: Path) -> None:
-    """Raise ZooError, naming `key`, unless a folder can be made there."""
+    """Raise ZooError, naming `key`, unless `folder` can be created, or exists and is writable."""
     try:
         standing = next(path for path in (folder, *folder.parents) if path.exists())
-    except OSError as error:  # a name too long
-        raise ZooError(f"{key}={shown(folder)} can be no folder: {error.strerror}") from None
+    except OSError as error:  # such as a name that is too long
+        raise ZooError(f"{key}={shown(folder)}: the folder cannot be created: {error.strerror}") from None
     if not standing.is_dir():
-        raise ZooError(f"{key}={shown(folder)} can be no folder: {standing} is a file")
+        raise ZooError(f"{key}={shown(folder)}: the folder cannot be created: {standing} is a file")
     if not os.access(standing, os.W_OK | os.X_OK):
-        raise ZooError(f"{key}={shown(folder)} cannot be written: you may not write into {standing}")
+        raise ZooError(f"{key}={shown(folder)} cannot be written: no write permission for {standing}")
 
 
 def _prefix(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which devices a job may take, the precision that they are fast at, and the memory that a job has taken there."""
+"""Check a job's devices, choose the fastest precision, and measure peak memory."""
 
 import re
 import resource
@@ -15,7 +15,11 @@ from inception_zoo.errors import ZooError
 
 
 def check_devices(trainer: dict[str, Any]) -> None:
-    """ZooError if the Trainer is asked for no device, for GPUs that there are not, or for what only GPUs can do."""
+    """Check the device options of the `trainer` node.
+
+    Raises:
+        ZooError: `devices` is invalid or asks for GPUs that do not exist, or an option requires GPUs and the job runs on CPUs.
+    """
     devices, accelerator = trainer["devices"], trainer["accelerator"]
     numbers = devices if isinstance(devices, list) else []
     wanted = max(numbers, default=-1) + 1 if numbers else devices
@@ -27,43 +31,53 @@ def check_devices(trainer: dict[str, Any]) -> None:
     apple = torch.backends.mps.is_available()
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus):
         if wanted > gpus and not (apple and wanted == 1):
-            raise ZooError(f"trainer.devices={devices}: this machine has {gpus} GPUs; take fewer, or trainer.accelerator=cpu")
+            raise ZooError(f"trainer.devices={devices}: this machine has {gpus} GPUs; use fewer, or trainer.accelerator=cpu")
     elif trainer["sync_batchnorm"]:
-        raise ZooError("trainer.sync_batchnorm=true needs GPUs, and this job runs on CPUs; leave it out")
+        raise ZooError("trainer.sync_batchnorm=true needs GPUs, but this job runs on CPUs; remove it")
     elif numbers or wanted == -1:
-        raise ZooError(f"trainer.devices={devices} names GPUs, and this job runs on CPUs; give the number of processes")
+        raise ZooError(f"trainer.devices={devices} names GPUs, but this job runs on CPUs; give the number of processes")
 
 
 def check_batch(batch_size: int, world_size: int, norm: str | None) -> None:
-    """ZooError if the global batch does not divide, or leaves BatchNorm a single image."""
+    """Check the global batch size.
+
+    Args:
+        batch_size: Images per step, summed over all processes.
+        world_size: Number of processes.
+        norm: Normalization of the network.
+
+    Raises:
+        ZooError: The batch size is not divisible by the number of processes, or each process gets one image with BatchNorm.
+    """
     if batch_size % world_size:
         near = max(world_size, batch_size - batch_size % world_size)
-        raise ZooError(f"data.batch_size={batch_size} does not divide by the {world_size} processes; try {near}")
+        raise ZooError(f"data.batch_size={batch_size} is not divisible by the {world_size} processes; try {near}")
     if batch_size == world_size and norm == "batch":
         raise ZooError(
-            f"data.batch_size={batch_size} gives each process one image, and BatchNorm needs two; try {2 * world_size}"
+            f"data.batch_size={batch_size} gives each process one image, but BatchNorm needs two; try {2 * world_size}"
         )
 
 
 def auto_precision(accelerator: str) -> tuple[str, str]:
-    """bf16-mixed where this hardware is fast at it, else fp32; and why.
+    """Return the Trainer's precision and the reason: `bf16-mixed` if bf16 is fast on this hardware, otherwise `32-true`.
 
-    A CPU's flags do not tell: AVX512-BF16 doubles the speed of some processors and slows others. So it is measured.
+    On CPUs, the speed is measured, because the processor's flags do not predict it: AVX512-BF16 doubles the speed of some
+    processors and slows others.
     """
     if torch.backends.mps.is_available() and accelerator != "cpu":
         return "32-true", "Apple's GPU"
     if torch.cuda.is_available() and accelerator != "cpu":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16-mixed", "this GPU has bf16") if fast else ("32-true", "this GPU has no bf16")
+        return ("bf16-mixed", "this GPU supports bf16") if fast else ("32-true", "this GPU does not support bf16")
     gain = bf16_gain()
     return "bf16-mixed" if gain >= 1.4 else "32-true", f"bf16 measured at {gain:.2f} times the speed of fp32 on this CPU"
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has used: of a CUDA device what torch allocated there, else resident memory."""
+    """Return the peak memory of this process in bytes: torch's allocations on a CUDA device, otherwise resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):  # getrusage would count what the parent had when it started this process
+    with suppress(OSError):  # preferred: getrusage includes the parent's memory at the fork
         if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -71,7 +85,7 @@ def peak_memory(device: torch.device) -> int:
 
 @cache
 def bf16_gain() -> float:
-    """How many times as fast as in fp32 this CPU multiplies matrices in bf16; far below 1 where it emulates that."""
+    """Return the speed of a bf16 matrix product on this CPU, divided by that of fp32; far below 1 if bf16 is emulated."""
     for size in (128, 1024):
         gain = _matmul_seconds(torch.float32, size) / _matmul_seconds(torch.bfloat16, size)
         if gain < 0.5:  # a large product would take seconds

@@ -1,4 +1,4 @@
-"""Which of a job's processes this is, and what they agree on before they can talk to each other."""
+"""The rank of this process, and values that all ranks share before they can communicate."""
 
 import os
 from collections import Counter
@@ -9,25 +9,27 @@ _asked: Counter[str] = Counter()
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes for its job: rank 0."""
+    """Return True if this process has rank 0, which prints and writes files for its job."""
     names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def local_rank() -> int:
-    """The number of this process on its machine."""
+    """Return the rank of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun started this process: then every rank composes the config by itself."""
+    """Return True if torchrun started this process. Then every rank composes the config itself."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def agreed(key: str, value: str) -> str:
-    """What rank 0 says, where torchrun has started the processes; else `value`: one process decides for its job.
+    """Return rank 0's value on all ranks if torchrun started them; otherwise return `value`, as one process decides.
 
-    All processes must ask for the same keys in the same order.
+    Args:
+        key: Name of the value. All ranks must ask for the same keys in the same order.
+        value: Value of this process; only rank 0's is used.
     """
     if not by_torchrun():
         return value
@@ -39,7 +41,7 @@ def agreed(key: str, value: str) -> str:
 
 
 def meet_anew() -> None:
-    """Let the processes that torchrun started meet at a port of this job's own: at torchrun's they can meet only once."""
+    """Choose a new port for the ranks that torchrun started, because torchrun's port can be used only once."""
     if by_torchrun():
         from lightning.fabric.plugins.environments.lightning import find_free_network_port
 

@@ -1,6 +1,6 @@
-"""Old import paths of what a config may call, and their present ones.
+"""Old import paths of config targets, and their current paths.
 
-A config of a user, a checkpoint and a sweep may hold an old path. It is read under the present one.
+Configs, checkpoints and sweeps may contain an old path. The current path replaces it.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ MOVED = {
 
 
 def with_new_names(config: Any) -> Any:
-    """Return a copy of plain containers in which every `_target_` has its present path."""
+    """Return a copy of plain containers in which every `_target_` has its current path."""
     if isinstance(config, Mapping):
         return {key: _present(value) if key == "_target_" else with_new_names(value) for key, value in config.items()}
     return [with_new_names(each) for each in config] if isinstance(config, list) else config

@@ -1,4 +1,4 @@
-"""Randomness that follows from where a run is, and from nothing before: a run that goes on draws what it would have drawn."""
+"""Random seeds that depend only on the position in a run: a resumed run draws the same numbers as an uninterrupted one."""
 
 import hashlib
 import random
@@ -9,16 +9,16 @@ import torch
 
 
 def seed_all(*place: int | str) -> None:
-    """Seed Python's, NumPy's and torch's generators, on every device, by a place such as (seed, rank, epoch, batch)."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=4).digest()  # neighbours get unrelated seeds
+    """Seed the generators of Python, NumPy and torch, on every device, with a place such as (seed, rank, epoch, batch)."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=4).digest()  # similar places get unrelated seeds
     number = int.from_bytes(digest)
     random.seed(number)
     np.random.seed(number)
-    # Without an accelerator torch.manual_seed notes the call and a traceback for each kind there might be, and keeps them.
+    # Without an accelerator, torch.manual_seed stores the call and a traceback for each possible device: they accumulate.
     seed = torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed
     seed(number)
 
 
 @cache
 def _has_accelerator() -> bool:
-    return torch.accelerator.is_available()  # which asks the driver each time
+    return torch.accelerator.is_available()  # cached: it asks the driver each time

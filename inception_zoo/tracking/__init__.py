@@ -1,1 +1,1 @@
-"""Weights & Biases and the CSV file of a run."""
+"""Logging to Weights & Biases and to a CSV file."""

@@ -1,4 +1,4 @@
-"""The callback that logs a run's facts, its network and its first images to W&B."""
+"""Callback that logs the facts of a run, a drawing of the network and the first training images to W&B."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -17,15 +17,17 @@ from inception_zoo.tracking.service import STEP, log_content, warned
 if TYPE_CHECKING:
     import wandb
 
-SUMMARIES = {"val/top1": "max", "val/loss": "min"}  # what a run's summary keeps of them
+SUMMARIES = {"val/top1": "max", "val/loss": "min"}  # which value of each metric W&B's run summary shows
 SAMPLES = 32
 
 
 class Tracking(Callback):
-    """Logs what is no metric: what the run is, its network's picture, and its first images as training sees them.
+    """Callback that logs the content of W&B that is not a metric.
+
+    It logs the facts of the run, a drawing of the network, and the first training images after augmentation.
 
     Args:
-        facts: what stands in results.json, as far as it is known.
+        facts: content of results.json that is known so far.
     """
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
@@ -43,19 +45,19 @@ class Tracking(Callback):
         if self.begun:
             return
         self.begun = True
-        with warned("what the run is"):
+        with warned("the facts of the run"):
             run, plan = _run_of(trainer), pl_module.model.plan
             for metric, summary in SUMMARIES.items():
                 run.define_metric(metric, step_metric=STEP, summary=summary)
             run.summary.update(dict(self.facts))
-            with warned("the network's picture"):
+            with warned("the drawing of the network"):
                 log_content(run, trainer.global_step, network=_network(plan, self.facts["image_size"]))
 
     @rank_zero_only
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if not self.seen:
             self.seen = True
-            with warned("the first images"):
+            with warned("the first training images"):
                 images, labels = (part[:SAMPLES] for part in batch)
                 log_content(_run_of(trainer), trainer.global_step, **{"train/images": _sheet(pl_module.model, images, labels)})
 
@@ -73,7 +75,7 @@ def _network(plan: Any, image_size: int) -> "wandb.Image":
 
 
 def _sheet(model: Any, images: Any, labels: Any) -> "wandb.Image":
-    """Images (N, C, H, W) of a batch, with their labels below; of mixed ones the label with the largest share."""
+    """Draw images (N, C, H, W), with their labels as caption; for mixed labels, the one with the largest share."""
     import wandb
 
     pixels = as_pictures(images, model.preprocessing)

@@ -1,4 +1,4 @@
-"""The CSV of a run: one file, which stays one through interruptions."""
+"""The CSV logger. A resumed run continues the same file."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,15 @@ from inception_zoo.system.atomic_files import whole_file
 
 
 class CSVLogger(loggers.CSVLogger):
-    """Lightning's, which goes on in the file that is there, where Lightning's deletes it, or begins another beside it."""
+    """Lightning's CSVLogger, but it appends to an existing file.
+
+    Lightning's logger deletes the file or starts a second one.
+
+    Args:
+        save_dir: folder of the logs.
+        name: subfolder.
+        flush_logs_every_n_steps: interval between writes, in steps.
+    """
 
     def __init__(self, save_dir: str, name: str, flush_logs_every_n_steps: int = 100) -> None:
         super().__init__(save_dir, name, version=0, flush_logs_every_n_steps=flush_logs_every_n_steps)
@@ -25,20 +33,20 @@ class CSVLogger(loggers.CSVLogger):
 
     @rank_zero_only
     def go_on(self, step: int) -> None:
-        """Forget what was logged at `step` or later: a run that begins there logs it again."""
+        """Drop the rows of `step` and later steps; a run that resumes at `step` logs them again."""
         self.experiment.keep(lambda row: int(row["step"]) < step)
 
 
 class _Writer(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
-        """A file that is there stays."""
+        """Read the columns of an existing file, and do not delete it."""
         self.path = Path(self.metrics_file_path)
         if self.path.exists():
             with self.path.open(newline="") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
 
     def keep(self, kept: Any) -> None:
-        """The rows that are to stay; one that was cut off in the middle does not."""
+        """Rewrite the file with the rows for which `kept(row)` is true; drop incomplete rows."""
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The W&B workspace of a project, as code: what a run logs, in the order in which one asks for it."""
+"""The W&B workspace of a project as code, with panels for everything that a run logs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,18 @@ BEST = "val/top1_best"
 
 
 def write_dashboard(entity: str | None, project: str, out: Path) -> str:
-    """Save the workspace to W&B, or write its JSON to `out` where nobody is logged in.
+    """Save the workspace to W&B, or write its JSON to `out` without a login.
+
+    Args:
+        entity: user or team; None: the user's default.
+        project: name of the W&B project.
+        out: path of the JSON file.
 
     Returns:
-        What was done, and how to do the rest.
+        Message about the result, and the next step if there was no login.
 
     Raises:
-        ZooError: wandb-workspaces is not installed, W&B refuses, or `out` cannot be written.
+        ZooError: wandb-workspaces is not installed, W&B refuses the workspace, or `out` cannot be written.
     """
     check_installed("wandb_workspaces", "dashboard", "inception-zoo dashboard")
     import wandb
@@ -26,21 +31,27 @@ def write_dashboard(entity: str | None, project: str, out: Path) -> str:
         if wandb.login(prompt=False):
             entity = entity or wandb.Api().default_entity
             return f"workspace: {workspace(entity or '', project).save().url}"
-    except Exception as error:  # of the network, of the key, of the project
+    except Exception as error:  # connection, API key or project
         raise ZooError(f"W&B refused the workspace of {project}: {one_line(error)}") from error
     try:
         out.write_text(as_json(entity or "", project))
     except OSError as error:
         raise ZooError(f"--out {out}: {error.strerror}") from None
-    return f"workspace: {out}; nobody is logged in: run `wandb login`, or set WANDB_API_KEY, and this command saves it to W&B"
+    return f"workspace: {out}; not logged in to W&B: run `wandb login` or set WANDB_API_KEY, then repeat this command"
 
 
 def as_json(entity: str, project: str) -> str:
+    """Return the workspace as JSON."""
     return workspace(entity, project)._to_model().model_dump_json(indent=1, by_alias=True, exclude_none=True)
 
 
 def workspace(entity: str, project: str) -> Any:
-    """A `wandb_workspaces.workspaces.Workspace`."""
+    """Build the workspace, a `wandb_workspaces.workspaces.Workspace`.
+
+    Args:
+        entity: user or team.
+        project: name of the W&B project.
+    """
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces.reports.v2 import interface as wr
 
@@ -57,10 +68,10 @@ def workspace(entity: str, project: str) -> Any:
         lines("loss", "train/loss", "val/loss"),
         lines("top-1", "train/top1", "val/top1"),
         lines("top-5", "train/top5", "val/top5"),
-        lines("loss of the auxiliary heads", metric_regex="train/aux_loss/.*"),
+        lines("loss of auxiliary heads", metric_regex="train/aux_loss/.*"),
         lines("learning rate", metric_regex="lr-.*"),
-        lines("norm of the gradients, not clipped", "train/gradient_norm", log_y=True),
-        wr.MediaBrowser(title="first images", media_keys=["train/images"]),
+        lines("gradient norm before clipping", "train/gradient_norm", log_y=True),
+        wr.MediaBrowser(title="first training images", media_keys=["train/images"]),
         wr.MediaBrowser(title="network", media_keys=["network"]),
     ]
     speed = [
@@ -69,7 +80,7 @@ def workspace(entity: str, project: str) -> Any:
     ]
     comparison = [
         wr.ParallelCoordinatesPlot(
-            title="jobs",
+            title="hyperparameters and accuracy",
             columns=[
                 column(wr.Config("model.name"), "network"),
                 column(wr.Config("optimizer.lr"), "learning rate", log=True),
@@ -79,11 +90,11 @@ def workspace(entity: str, project: str) -> Any:
             ],
         ),
         wr.ParameterImportancePlot(with_respect_to=BEST),
-        against(PARAMETERS, "top-1 against parameters"),
-        against(MULTIPLY_ADDS, "top-1 against multiply-adds"),
+        against(PARAMETERS, "validation top-1 by parameters"),
+        against(MULTIPLY_ADDS, "validation top-1 by multiply-adds"),
         wr.RunComparer(diff_only="split"),
     ]
-    sections = {"learning": learning, "speed": speed, "errors": _errors(wr, lines), "comparison of a sweep": comparison}
+    sections = {"training": learning, "speed": speed, "evaluation": _errors(wr, lines), "sweep comparison": comparison}
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -98,13 +109,13 @@ def _errors(wr: Any, lines: Any) -> list[Any]:
         wr.BarPlot(title="test top-1", metrics=["test/top1"]),
         wr.BarPlot(title="test macro accuracy", metrics=["test/macro"]),
         wr.BarPlot(title="test calibration error", metrics=["test/ece"]),
-        lines("macro accuracy", "val/macro"),
-        lines("calibration error", "val/ece"),
+        lines("validation macro accuracy", "val/macro"),
+        lines("validation calibration error", "val/ece"),
         wr.CustomChart(
             query={"summaryTable": {"tableKey": "test/confusion_table"}},
             chart_name="wandb/confusion_matrix/v1",
             chart_fields={name: name for name in ("Actual", "Predicted", "nPredictions")},
-            chart_strings={"title": "confusion"},
+            chart_strings={"title": "confusion matrix"},
         ),
         wr.CustomChart(
             query={"summaryTable": {"tableKey": "test/calibration_table"}},

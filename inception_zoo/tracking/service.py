@@ -1,4 +1,4 @@
-"""W&B's run and service of this process. None of it may end a training: what fails is a warning in one line."""
+"""W&B's run and background service in this process. An error of W&B never ends a training; it becomes a one-line warning."""
 
 import logging
 import sys
@@ -13,41 +13,57 @@ if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
-STEP = "trainer/global_step"  # Lightning's, the x-axis of everything
+STEP = "trainer/global_step"  # Lightning's step counter, the x-axis of all charts
 EXIT_CODES = {"finished": 0, "pruned": 0, "failed": 1, "interrupted": 255}
-PATIENCE = 60  # seconds at the end for what stays here; a run that is online has `finish_timeout` of its own, too
+PATIENCE = 60  # seconds to finish local files at the end of a run; an online run has W&B's `finish_timeout` in addition
 
 
 def log_content(run: "wandb.Run", step: int, **content: Any) -> None:
+    """Log content to a W&B run.
+
+    Args:
+        run: the run.
+        step: optimizer step.
+        **content: values by key.
+    """
     run.log({**content, STEP: step})
 
 
 def lose(error: Exception) -> None:
-    """Let go of W&B's run and service, so that neither the end of this process nor the next job of a sweep waits for them."""
+    """Warn, and drop W&B's run and service, so that neither this process nor the next job of a sweep waits for them.
+
+    Args:
+        error: the error of W&B.
+    """
     import wandb
     from wandb.sdk.lib import module
 
-    log.warning("W&B is lost, and the run goes on without it; its CSV has all metrics: %s", reason_of(error))
+    log.warning("W&B logging failed; the run continues without it, and its CSV file has all metrics: %s", reason_of(error))
     with suppress(Exception):
-        wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]  # what hangs would be waited for
-    with suppress(Exception, SystemExit):  # it would end this program with the status that the service was killed with
+        wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]  # a hanging service blocks the exit
+    with suppress(Exception, SystemExit):  # it would exit with the status of the killed service
         wandb.teardown()
     module.unset_globals()
 
 
 def close(state: str, reason: str | None = None) -> None:
-    """End the current run as it ended: finished, pruned, failed or interrupted, and why; nothing if there is none."""
+    """Finish the current W&B run, if there is one, with the state and reason of the training run.
+
+    Args:
+        state: `finished`, `pruned`, `failed` or `interrupted`.
+        reason: why the run failed or was pruned.
+    """
     run = current_run()
     if run is None:
         return
-    with warned("how the run ended"):
+    with warned("the final state of the run"):
         run.summary.update({"state": state, "reason": reason})
         limit = PATIENCE + (0 if run.offline else run.settings.finish_timeout)
         _within(limit, lambda: run.finish(exit_code=EXIT_CODES[state]))
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:
-    """TimeoutError if `call` takes longer, which then goes on behind our back; else its own error."""
+    """Run `call` and raise its error. After the time limit raise TimeoutError; `call` then continues in its thread."""
     errors: list[Exception] = []
 
     def work() -> None:
@@ -66,15 +82,20 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
 
 
 def current_run() -> "wandb.Run | None":
-    """The run of this process, which only rank 0 has."""
+    """Return the W&B run of this process; None on ranks other than 0 and without W&B."""
     return sys.modules["wandb"].run if "wandb" in sys.modules else None
 
 
 @contextmanager
 def warned(what: str) -> Iterator[None]:
+    """Turn an error of W&B within the block into a warning. A lost connection ends W&B for this run.
+
+    Args:
+        what: the content that is logged, for the warning.
+    """
     try:
         yield
     except (ConnectionError, TimeoutError) as error:
         lose(error)
     except Exception as error:
-        log.warning("W&B did not get %s: %s", what, reason_of(error))
+        log.warning("W&B could not log %s: %s", what, reason_of(error))

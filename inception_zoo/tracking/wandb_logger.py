@@ -1,4 +1,4 @@
-"""Lightning's W&B logger, without which a training continues; and what a run is filed under."""
+"""W&B logger that cannot end a training, and the name, group and tags of a run in W&B."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -16,12 +16,12 @@ from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.tracking.service import current_run, lose
 
-UNTAGGED = ("ckpt=", "data.root=", "hydra.", "logger", "sweep.")  # overrides that do not say what was trained
-TAG = 64  # characters that W&B allows
+UNTAGGED = ("ckpt=", "data.root=", "hydra.", "logger", "sweep.")  # overrides that do not describe what is trained
+TAG = 64  # maximum length that W&B allows, in characters
 
 
 class Nowhere:
-    """In place of a W&B run that was lost: takes everything."""
+    """Null object for a W&B run that failed: it accepts every attribute and call."""
 
     def __getattr__(self, name: str) -> "Nowhere":
         return self
@@ -34,7 +34,7 @@ NOWHERE = Nowhere()
 
 
 def _going_on(method: Callable[..., None]) -> Callable[..., None]:
-    """A method of the logger, whose errors end W&B and not the training."""
+    """Wrap a method of the logger, so that an error ends W&B logging and not the training."""
 
     @wraps(method)
     def tried(self: "WandbLogger", *args: Any, **more: Any) -> None:
@@ -49,20 +49,22 @@ def _going_on(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class WandbLogger(loggers.WandbLogger):
-    """Lightning's, without which a training goes on: after an error of W&B's nothing more is sent to it.
+    """Lightning's W&B logger. After an error of W&B it sends nothing more, and the training continues.
 
     Args:
-        **more: Lightning's own, without their secrets.
+        save_dir: folder of W&B's files.
+        settings: `wandb.Settings`.
+        **more: other arguments of Lightning's logger and of `wandb.init`; secrets are redacted.
     """
 
     def __init__(self, save_dir: str, settings: Any = None, **more: Any) -> None:
         import wandb
 
         known = {**signature(loggers.WandbLogger).parameters, **signature(wandb.init).parameters}
-        if unknown := [name for name in more if name not in known]:  # W&B says so after the data are read
+        if unknown := [name for name in more if name not in known]:  # W&B reports it only after the data are read
             raise TypeError(f"unexpected keyword argument '{unknown[0]}'")
         super().__init__(save_dir=save_dir, settings=settings, **redacted(more))
-        self._wandb_init.pop("anonymous", None)  # Lightning gives it always, and W&B warns of it
+        self._wandb_init.pop("anonymous", None)  # Lightning always sets it, and W&B warns about it
 
     @property
     def is_lost(self) -> bool:
@@ -71,7 +73,11 @@ class WandbLogger(loggers.WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run; ZooError if W&B does not take its settings."""
+        """The W&B run.
+
+        Raises:
+            ZooError: W&B refuses the settings.
+        """
         import wandb
 
         if self.is_lost:
@@ -92,7 +98,16 @@ class WandbLogger(loggers.WandbLogger):
 
 
 def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, Any]:
-    """What W&B files this run under, as far as `node`, a logger of the config, leaves it open; nothing for other loggers."""
+    """Return the W&B id, name, group, job type and tags of this run, without those that the config sets.
+
+    Args:
+        node: config node of a logger.
+        cfg: the final config of the job.
+        hydra: Hydra's config.
+
+    Returns:
+        Arguments for the logger; an empty dict if it is not a W&B logger.
+    """
     if not node._target_.endswith(".WandbLogger"):
         return {}
     in_sweep = hydra.mode == RunMode.MULTIRUN
@@ -109,12 +124,12 @@ def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, A
 
 
 def _earlier(folder: Path) -> str | None:
-    """The run that a run folder has already: what goes on in the folder goes on in the run."""
+    """Return the id of the newest W&B run in a run folder, which a resumed run continues; None without one."""
     runs = sorted(folder.glob("wandb/*run-*-*"))
     return runs[-1].name.rpartition("-")[2] if runs else None
 
 
 def _sweep_of(folder: Path) -> str:
-    """The name of the folder around a job's; with the day where that is a time of day."""
+    """Return the name of the sweep folder; for the default, `multirun/DATE/TIME`, both parts."""
     _, default, day_and_time = str(folder.parent).rpartition("multirun/")
     return day_and_time if default else folder.parent.name

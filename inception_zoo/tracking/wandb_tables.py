@@ -1,4 +1,4 @@
-"""The tables and pictures of a test, as W&B shows them."""
+"""Tables and pictures of a test in W&B."""
 
 import csv
 import os
@@ -11,21 +11,21 @@ from inception_zoo.tracking.service import current_run, log_content, warned
 if TYPE_CHECKING:
     import wandb
 
-CELLS = 10_000  # rows that W&B draws
+CELLS = 10_000  # maximum number of rows that W&B draws
 
 
 def log_folder(folder: Path, results: Mapping[str, Any], step: int) -> None:
-    """Log the tables and pictures of a test that a run folder holds to the current run; nothing if there is none.
+    """Log the tables and pictures of a test to the current W&B run, if there is one.
 
     Args:
-        folder: of the run.
-        results: what stands in results.json.
-        step: of the optimizer.
+        folder: the run folder, with the files of `write_tables`.
+        results: content of results.json.
+        step: optimizer step.
     """
     run = current_run()
     if run is None:
         return
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # where tables wait to be sent; W&B's own is in the home
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # W&B's default for tables to upload is in the home folder
     content = {}
     for key, (name, make) in TABLES.items():
         with warned(name), (folder / name).open(newline="") as file:
@@ -49,7 +49,7 @@ def _confusion(header: Any, *rows: list[str], folder: Path) -> Any:
     cells.sort(key=lambda cell: cell[2], reverse=True)
     table = wandb.Table(columns, cells[:CELLS])
     return wandb.plot_table(
-        "wandb/confusion_matrix/v1", table, dict(zip(columns, columns, strict=True)), {"title": "confusion"}
+        "wandb/confusion_matrix/v1", table, dict(zip(columns, columns, strict=True)), {"title": "confusion matrix"}
     )
 
 

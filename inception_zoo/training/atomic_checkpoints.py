@@ -1,4 +1,4 @@
-"""Writing and reading checkpoint files: atomically, and without running anything that they say."""
+"""Atomic writing and safe reading of checkpoint files. Reading runs no code that a file contains."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,23 @@ from inception_zoo.weights.files import load_pickle
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes checkpoints that are there whole or not at all, and reads them without running anything that they say.
+    """Lightning plugin that writes checkpoints atomically and reads them without running code.
 
-    Lightning's own stages them in TMPDIR, and a cut while it moves one from there to another file system destroys both.
+    Lightning's own plugin writes to TMPDIR first. An interruption while it moves the file to another file system destroys
+    the old and the new checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """ZooError if it cannot be written; the one before is still there then."""
+        """Write a checkpoint; the existing file stays intact until the new one is complete.
+
+        Args:
+            checkpoint: what to save.
+            path: of the file.
+            storage_options: ignored.
+
+        Raises:
+            ZooError: the file cannot be written.
+        """
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +55,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class _Written:
-    """Remembers why a file could not be written: torch only says that it stands elsewhere than it should."""
+    """File that remembers its first write error; torch reports only an unexpected file position."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -63,17 +73,21 @@ class _Written:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, its tensors still on the disk; ZooError if it is damaged, or would run code."""
+    """Read a checkpoint; its tensors are memory-mapped.
+
+    Raises:
+        ZooError: the file is damaged, or loading it would run code.
+    """
     try:
         return load_pickle(path, mmap=True)
     except ZooError:
         raise
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ZooError(f"ckpt={path} is no readable checkpoint ({type(error).__name__})") from None
+    except Exception as error:  # torch raises errors of many types for damaged files
+        raise ZooError(f"ckpt={path} is not a readable checkpoint ({type(error).__name__})") from None
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is as it was written."""
+    """Return whether a checkpoint file is intact."""
     try:
         read_checkpoint(path)
     except ZooError:

@@ -1,4 +1,4 @@
-"""Callbacks that Lightning does not have. `last_checkpoint.py` holds the one that saves."""
+"""Callbacks that Lightning does not have. The one that saves checkpoints is in `last_checkpoint.py`."""
 
 import multiprocessing
 import time
@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichModelSummary, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
-from rich.progress import TextColumn
+from lightning.pytorch.utilities.model_summary.model_summary import get_human_readable_count
+from rich import box, get_console
+from rich.progress import BarColumn, TextColumn
+from rich.table import Table
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -18,9 +21,15 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import peak_memory
 
+WIDE = 140  # columns of a terminal that has room for all metrics beside the progress bar
+NARROW = {"train/loss": "loss", "val/top1": "val"}  # metrics on a narrower one, and their short names
+
 
 class EMA(EMAWeightAveraging):
-    """Lightning's, whose average stays on the CPU if it is made there, before the network moves to its device."""
+    """Lightning's EMA of the weights, moved to the network's device.
+
+    Lightning creates the average before the network moves to its device, and would leave it on the CPU.
+    """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
@@ -28,13 +37,13 @@ class EMA(EMAWeightAveraging):
 
 
 class ImagesPerSecond(Callback):
-    """Logs `train/images_per_second` of each epoch, over all processes, validation not counted.
+    """Callback that logs `train/images_per_second` of each epoch, over all processes and without validation.
 
-    Lightning's ThroughputMonitor synchronizes the device at every step, which costs what it measures.
+    Lightning's ThroughputMonitor synchronizes the device at every step, and this slows down the training that it measures.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin()  # in mid-epoch, perhaps
+        self._begin()  # a resumed run may start within an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
@@ -46,13 +55,13 @@ class ImagesPerSecond(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += len(batch[1]) * trainer.world_size
-        if trainer.is_last_batch:  # before the validation that ends the epoch
+        if trainer.is_last_batch:  # before the validation at the end of the epoch
             rate = self.images / (time.perf_counter() - self.start)
             pl_module.log("train/images_per_second", rate, on_step=False, on_epoch=True, sync_dist=True)
 
 
 class GradientNorm(Callback):
-    """Logs `train/gradient_norm`, of all gradients together and before they are clipped, every `log_every_n_steps` steps."""
+    """Callback that logs `train/gradient_norm`, the norm of all gradients before clipping, every `log_every_n_steps` steps."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -61,16 +70,17 @@ class GradientNorm(Callback):
 
 
 class PeakMemory(Callback):
-    """Logs `train/peak_memory_gib` with each epoch: the most that the process with the most has used since training began.
+    """Callback that logs `train/peak_memory_gib` each epoch: the peak memory since training began, in GiB.
 
-    Of a CUDA device what torch allocated, else the resident memory of the process, without those that load data.
+    The value is the maximum over all processes. On a CUDA device it is the memory that torch allocated, else the resident
+    memory of the process, without the data workers.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         else:
-            with suppress(OSError):  # Linux forgets the peak of the jobs before this one
+            with suppress(OSError):  # reset the peak (Linux), which includes earlier jobs
                 Path("/proc/self/clear_refs").write_text("5")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,10 +89,14 @@ class PeakMemory(Callback):
 
 
 class Unfreeze(Callback):
-    """Frees what `model.freeze` froze, from the epoch `epoch` (counted from 0) on; `to`: what stays frozen then.
+    """Callback that unfreezes the layers that `model.freeze` froze.
 
-    Lightning's BaseFinetuning does not serve here: it adds parameter groups that a scheduler does not know, leaves frozen
-    BatchNorms on the statistics of the batch, and under DDP the freed parameters would not be synchronized.
+    Lightning's BaseFinetuning is not suitable. It adds parameter groups that the scheduler does not know, and lets frozen
+    BatchNorms use batch statistics. With DDP it would not synchronize the unfrozen parameters.
+
+    Args:
+        epoch: first epoch, counted from 0, in which the layers are trained.
+        to: new value of `model.freeze` from then on; None: nothing stays frozen.
     """
 
     def __init__(self, epoch: int, to: str | None = None) -> None:
@@ -96,23 +110,71 @@ class Unfreeze(Callback):
             return
         model.freeze(self.to)
         if isinstance(trainer.strategy, DDPStrategy) and model.frozen != before:
-            # DDP knows only the parameters that needed a gradient when it was set up.
+            # DDP synchronizes only the parameters that needed a gradient at its setup.
             trainer.strategy.model = pl_module
             trainer.strategy.configure_ddp()
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's, with the number of the job, the best so far and the time left; none where jobs run side by side."""
+    """Lightning's progress bar with the state of the sweep: job number, best result so far and remaining time.
+
+    It is off where several jobs run in parallel on one terminal.
+
+    Args:
+        folder: the run folder.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.sweep = progress(Path(folder))
-        if multiprocessing.current_process().name != "MainProcess":  # a worker of joblib's, one of several at the terminal
+        if multiprocessing.current_process().name != "MainProcess":  # a joblib worker
             self.disable()
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         columns = super().configure_columns(trainer)
+        if get_console().width < WIDE:  # the log has the state of the sweep, too
+            for bar in (column for column in columns if isinstance(column, BarColumn)):
+                bar.bar_width = 10
+            return columns
         return [*columns, TextColumn(f"[dim]{self.sweep}")] if self.sweep else columns
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+        metrics = {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+        if get_console().width >= WIDE:
+            return metrics
+        return {short: metrics[key] for key, short in NARROW.items() if key in metrics}
+
+
+class ModelSummary(RichModelSummary):
+    """Print the modules that have parameters, and how many of these are trained."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        model_size: float,
+        total_training_modes: dict[str, int],
+        total_flops: int,
+        **summarize_kwargs: Any,
+    ) -> None:
+        """Print the table.
+
+        Args:
+            summary_data: name and values of each column.
+            total_parameters: number of all parameters.
+            trainable_parameters: number of the parameters that are not frozen.
+            model_size: megabytes in fp32.
+            total_training_modes: not printed.
+            total_flops: not printed; Lightning counts 0 without an example input.
+            **summarize_kwargs: not used.
+        """
+        columns = {name.strip(): values for name, values in summary_data}
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("Name", "Type", "Params"):
+            table.add_column(name.lower(), justify="right" if name == "Params" else "left")
+        for row in zip(columns["Name"], columns["Type"], columns["Params"], strict=True):
+            if row[2].strip() != "0":
+                table.add_row(*row)
+        total, trained = (get_human_readable_count(number).strip() for number in (total_parameters, trainable_parameters))
+        get_console().print(table, f"{trained} of {total} parameters are trained, {model_size:,.1f} MB in fp32\n")

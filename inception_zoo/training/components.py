@@ -1,4 +1,4 @@
-"""The components of a job, built from their nodes of the config; what a library refuses is one line that names the key."""
+"""Construction of a job's components from their config nodes. An error of a library becomes one line that names the key."""
 
 import inspect
 import os
@@ -30,19 +30,22 @@ from inception_zoo.training.processes import JobLauncher
 
 
 def build(group: str, node: Any, /, **more: Any) -> Any:
-    """Call what a node of the config names.
+    """Instantiate a config node.
 
     Args:
-        group: the node's key, for messages.
-        node: with a `_target_`.
+        group: key of the node, for error messages.
+        node: config node with a `_target_`.
         **more: further arguments.
 
+    Returns:
+        The object, or a partial function if the node sets `_partial_`.
+
     Raises:
-        ZooError: the key, and what the class or function says of its arguments.
+        ZooError: the class or function refuses an argument; the message names the key.
     """
     try:
         with warnings.catch_warnings():
-            if group == "augmentation":  # torchvision only warns of some ranges that cannot be meant
+            if group == "augmentation":  # for some invalid ranges torchvision only warns
                 warnings.filterwarnings("error", category=UserWarning, module="torchvision")
             found = instantiate(node, **more, _convert_="all")
     except InstantiationException as error:
@@ -58,26 +61,42 @@ def build(group: str, node: Any, /, **more: Any) -> Any:
 
 
 def check_keywords(group: str, call: partial) -> None:
-    """ZooError for an option that what will be called does not have, as another choice of the group may leave it behind."""
+    """Check that a function accepts all options of a partial. One may be left over from another choice of the group.
+
+    Args:
+        group: key of the config node, for the message.
+        call: the function with its options.
+
+    Raises:
+        ZooError: the function does not have an option.
+    """
     known = inspect.signature(call.func).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     for key in call.keywords:
         if key not in known:
             name = call.func.__name__
-            raise ZooError(f"{group}.{key} is no option of {name} (a recipe may have set it for another); add '~{group}.{key}'")
+            why = "a recipe may have set it for another choice"
+            raise ZooError(f"{group}.{key} is not an option of {name} ({why}); remove it with '~{group}.{key}'")
 
 
 def build_data(config: Mapping[str, Any]) -> ImageData:
-    """Build the DataModule with its augmentation; nothing is read yet."""
+    """Build the DataModule with its augmentation, without reading data."""
     return build("data", config["data"], augmentation=build("augmentation", config["augmentation"]))
 
 
 def build_optimizer(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[partial, partial]:
-    """Return what makes the optimizer and the scheduler, tried on one parameter.
+    """Build the optimizer and scheduler as partial functions, and test both on one parameter.
+
+    Args:
+        cfg: the final config of the job.
+        config: the same as plain containers.
+
+    Returns:
+        The functions parameters → optimizer, and (optimizer, steps, epoch_steps) → scheduler.
 
     Raises:
-        ZooError: an option is refused; the message has all options of the group.
+        ZooError: an option is refused; the message lists all options of the group.
     """
     optimizer = build("optimizer", config["optimizer"], **scaled_rate(cfg))
     scheduler = build("scheduler", config["scheduler"])
@@ -89,7 +108,7 @@ def build_optimizer(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[partial
 def _tried(group: str, call: partial, *args: Any, **more: Any) -> Any:
     try:
         return call(*args, **more)
-    except Exception as error:  # each library raises kinds of its own
+    except Exception as error:  # libraries raise errors of many types
         given = ", ".join(f"{group}.{key}={value}" for key, value in call.keywords.items())
         raise ZooError(f"{group}: {one_line(error) or type(error).__name__} ({given})") from error
 
@@ -98,33 +117,43 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     """Build the Trainer with its callbacks, loggers and checkpoint IO.
 
     Args:
-        cfg: the job's, final.
+        cfg: the final config of the job.
         folder: the run folder.
-        callbacks: before those of the config.
-        results: what will be in results.json, for W&B.
+        callbacks: callbacks that come before those of the config.
+        results: content of results.json, for W&B.
+
+    Raises:
+        ZooError: an option is refused, W&B has no API key, or torchrun has started another number of processes.
     """
     callbacks = [*callbacks, *(build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items())]
     check_wandb(cfg.logger)
     loggers = [build(f"logger.{name}", node, **identity(node, cfg, HydraConfig.get())) for name, node in cfg.logger.items()]
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         callbacks.append(Tracking(results))
-    # The DataModule shares out the images itself: Lightning's sampler would repeat some in an evaluation.
+    # The DataModule distributes the images itself: Lightning's sampler would repeat some of them in an evaluation.
     own = {"callbacks": callbacks, "logger": loggers, "plugins": [AtomicCheckpointIO()], "use_distributed_sampler": False}
     trainer: Trainer = build("trainer", cfg.trainer, **own)
-    if isinstance(trainer.strategy, DDPStrategy):  # as `auto` makes it, too, which takes no arguments
+    if isinstance(trainer.strategy, DDPStrategy):  # set here: `strategy=auto` takes no options
         trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         size = launcher.num_processes, launcher.num_nodes
         trainer.strategy._launcher = JobLauncher(launcher.cluster_environment, *size, cfg, folder)
     if by_torchrun() and (processes := os.environ["WORLD_SIZE"]) != str(trainer.world_size):
-        asked = f"trainer.devices={cfg.trainer.devices}, trainer.num_nodes={cfg.trainer.num_nodes}"
-        raise ZooError(f"torchrun has started {processes} processes, but {asked} make {trainer.world_size}; give as many")
+        asked = f"trainer.devices={cfg.trainer.devices} and trainer.num_nodes={cfg.trainer.num_nodes}"
+        raise ZooError(f"{asked} need {trainer.world_size} processes, but torchrun has started {processes}; start as many")
     return trainer
 
 
 def check_wandb(loggers: DictConfig) -> None:
-    """ZooError if a W&B run is to go online but nobody is logged in: W&B would ask at the prompt."""
+    """Check that an API key for online W&B logging is known. Without this check, W&B would ask for it at a prompt.
+
+    Args:
+        loggers: the config node `logger`.
+
+    Raises:
+        ZooError: a logger is online and there is no API key, or W&B refuses it.
+    """
     if any(node.get("offline") is False for node in loggers.values()):
         import wandb
 
@@ -137,12 +166,20 @@ def check_wandb(loggers: DictConfig) -> None:
 
 
 def pruner(cfg: DictConfig, folder: Path) -> list[Any]:
-    """The callback that lets Optuna end this job, if it is a trial of Optuna's."""
+    """Return the callback that prunes this job, in a list; an empty list if the job is not a trial of Optuna.
+
+    Args:
+        cfg: the final config of the job.
+        folder: the run folder.
+
+    Raises:
+        ZooError: `sweep.trial` is set without the Optuna sweeper.
+    """
     if cfg.sweep.trial is None:
         return []
     from inception_zoo.runs.study import Pruning
 
     if is_first() and "storage" not in HydraConfig.get().sweeper:
-        raise ZooError(f"sweep.trial={cfg.sweep.trial} is for the sweeper of Optuna to set; leave it out, or take sweep=optuna")
+        raise ZooError(f"sweep.trial={cfg.sweep.trial}: only the Optuna sweeper sets it; leave it out, or use sweep=optuna")
     sweeper: Any = OmegaConf.to_container(HydraConfig.get().sweeper, resolve=True) if is_first() else {}
     return [Pruning(sweeper, folder.parent, cfg.sweep.trial)]

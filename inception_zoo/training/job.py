@@ -42,31 +42,31 @@ say = rank_zero_only(logging.getLogger(__name__).info)
 
 @dataclass
 class Job:
-    """What a job consists of. All of it is built before an image is read."""
+    """Components of a job. All of them are built before an image is read."""
 
-    config: dict[str, Any]  # plain and final
-    folder: Path  # of the run
-    results: dict[str, Any]  # for results.json
-    ckpt: Path | None  # where the state comes from; after `fit`: the checkpoint to test
+    config: dict[str, Any]  # final config as plain containers
+    folder: Path  # run folder
+    results: dict[str, Any]  # content of results.json
+    ckpt: Path | None  # checkpoint to load; after `fit`: checkpoint to test
     model: Inception
     cost: Cost
     data: ImageData
     module: Classifier
     trainer: Trainer
-    pruning: list[Any]  # Optuna's callback, if this is one of its trials
-    saved_classes: Sequence[str] | None  # the names that the checkpoint's labels stand for
+    pruning: list[Any]  # callback of Optuna, if the job is one of its trials
+    saved_classes: Sequence[str] | None  # class names of the checkpoint, by label
 
 
 def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> None:
     """Train and then test the best checkpoint, or test only.
 
     Args:
-        cfg: as composed, checked.
-        results: gets what the run is and what it measured, as far as it comes.
-        interrupted: this run has begun before, and was cut short.
+        cfg: the composed and checked config.
+        results: receives the facts and results of the run as they become known.
+        interrupted: the run was started before, and interrupted.
 
     Raises:
-        Pruned: the search that this job belongs to has ended it.
+        Pruned: the hyperparameter search stopped this job.
     """
     _quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -84,24 +84,33 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
 
 
 def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[DictConfig, Path | None]:
-    """Decide where weights and state come from, and make every value of the config final for all ranks.
+    """Select the source of weights and state, and make every value of the config final for all ranks.
 
-    1. `ckpt` names a checkpoint or a run folder: task=fit resumes all its state, task=test evaluates its best weights.
+    1. `ckpt` names a checkpoint or a run folder. task=fit resumes from its full state; task=test evaluates its best weights.
     2. ``ckpt=last``: the newest intact checkpoint of this run folder, else of the newest run under outputs/.
-       A job of a sweep that was cut short resumes so by itself; it starts again if it had no checkpoint yet.
-    3. `model.weights`: weights alone, from a file, a run folder, or published ones by name, as far as `model.adapt` says.
-    4. Otherwise: random, by `seed` and `model.init`.
+       An interrupted job of a sweep resumes in this way by default. Without a checkpoint it starts from the beginning.
+    3. `model.weights`: weights only, from a file, from a run folder, or published ones by name. `model.adapt` lists the
+       allowed differences.
+    4. Otherwise: random initialization from `seed` and `model.init`.
+
+    Args:
+        cfg: the composed and checked config.
+        folder: the run folder.
+        interrupted: the run was started before, and interrupted.
 
     Returns:
-        The config, and the checkpoint of 1 and 2; `create_model` sees to 3 and 4.
+        The final config, and the checkpoint in cases 1 and 2. `create_model` handles cases 3 and 4.
+
+    Raises:
+        ZooError: the checkpoint does not exist or is damaged, or the devices are not available.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_devices(config["trainer"])
     ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder, interrupted)
     config["ckpt"] = str(ckpt) if ckpt else None
     if cfg.trainer.precision == "auto":
-        if known := precision_of(ckpt) if ckpt else None:  # a speed that is measured again may come out otherwise
-            precision, why = known, "as the checkpoint's run"
+        if known := precision_of(ckpt) if ckpt else None:  # measuring the speed again could select another one
+            precision, why = known, "from the checkpoint"
         else:
             precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
@@ -110,7 +119,17 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
 
 
 def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path | None) -> Job:
-    """Build every component, so that what is wrong with one is said before an image is read."""
+    """Build every component of the job, so that mistakes are reported before an image is read.
+
+    Args:
+        cfg: the final config.
+        folder: the run folder.
+        results: receives the facts of the run.
+        ckpt: the checkpoint to load.
+
+    Raises:
+        ZooError: a component cannot be built, or the checkpoint does not match the job.
+    """
     config: Any = OmegaConf.to_container(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     model = create_model(**config["model"])
@@ -140,9 +159,9 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
 
 
 def read_data(job: Job) -> None:
-    """Read and check the images' source, and write the final config into the run folder."""
+    """Read and check the data source, and write the final config to the run folder."""
     model, data = job.model, job.data
-    if local_rank() == 0:  # the other ranks read it after a possible download
+    if local_rank() == 0:  # the other ranks read the data later, after a possible download
         data.prepare_data()
         if job.ckpt:
             check_classes(job.ckpt, job.saved_classes, data.classes)
@@ -154,15 +173,15 @@ def read_data(job: Job) -> None:
 
 
 def fit(job: Job) -> None:
-    """Train; then `job.ckpt` is the best checkpoint, or None where nothing was validated: the weights as they are now.
+    """Train, and set `job.ckpt` to the best checkpoint, or to None if there was no validation.
 
     Raises:
-        Pruned: the search that this job belongs to has ended it.
+        Pruned: the hyperparameter search stopped this job.
     """
     trainer, results = job.trainer, job.results
     trainer.fit(job.module, job.data, ckpt_path=job.ckpt, weights_only=True)
     results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
-    best, job.ckpt = trainer.checkpoint_callback, None  # the first of them
+    best, job.ckpt = trainer.checkpoint_callback, None  # the first ModelCheckpoint
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         results["val/top1_best"], job.ckpt = float(best.best_model_score), Path(best.best_model_path)
     if reason := next((callback.reason for callback in job.pruning if callback.reason), None):
@@ -170,10 +189,10 @@ def fit(job: Job) -> None:
 
 
 def test(job: Job) -> None:
-    """Test `job.ckpt`, or the weights as they are now; write tables, pictures and, after a fit, the tested weights.
+    """Test `job.ckpt`, or the current weights without one. Write tables, pictures and, after a fit, the tested weights.
 
-    Where the checkpoint's weights are an average, those that were averaged are tested too, as `test_raw`. The weights are not
-    left to Lightning to load: its EMAWeightAveraging would replace the average by them as soon as it has trained.
+    If the checkpoint's weights are an average, the raw weights are tested, too, as `test_raw`. Lightning does not load the
+    weights here: after a training, its EMAWeightAveraging would replace the average by the raw weights.
     """
     module, trainer, data = job.module, job.trainer, job.data
     if job.ckpt:
@@ -196,36 +215,42 @@ def test(job: Job) -> None:
 
 
 def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `data` that loaded weights decide: how their images were normalized, and cropped if these are."""
+    """Return the keys of `data` that loaded weights determine: normalization, interpolation and, if cropped, `crop_pct`.
+
+    Args:
+        model: the network with its weights.
+        data: the config node `data`.
+    """
     if model.preprocessing is None:
-        say("the weights do not say what their images were normalized with; data.mean and data.std are taken")
+        say("the weights do not record the normalization of their images; using data.mean and data.std")
         return {}
     known = model.preprocessing
     keys: dict[str, Any] = {"mean": list(known.mean), "std": list(known.std), "interpolation": known.interpolation}
-    if data["crop_pct"] < 1:  # what fills its frame, as Fashion-MNIST, stays whole
+    if data["crop_pct"] < 1:  # images that fill the frame, such as Fashion-MNIST, are not cropped
         keys["crop_pct"] = round(known.image_size / known.resize, 4)
     if changed := [key for key, value in keys.items() if data.get(key) != value]:
-        say(f"as the weights need it: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")
+        say(f"set to match the weights: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")
     return keys
 
 
 def _quiet_libraries() -> None:
-    """Silence what is printed twice, and tips."""
-    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print its messages already
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and progress notes
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py refuses it in one line
-    warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of torch
+    """Silence duplicate messages, tips, and warnings without consequence."""
+    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print the same messages
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hides tips and progress notes
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError for it
+    warnings.filterwarnings("ignore", ".*not supported by the model summary")  # our summary prints fp32's size and says so
+    warnings.filterwarnings("ignore", ".*LeafSpec")  # caused by Lightning
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     warnings.filterwarnings("ignore", ".*exists and is not empty")  # a run is resumed in its folder
-    warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # its order is, see data/datamodule.py
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # its order is: data/datamodule.py
 
 
 @contextmanager
 def leaving_nothing_behind() -> Iterator[None]:
-    """Close the job's W&B run and process group, and restore the environment: the next job of a sweep starts clean."""
+    """Close the job's W&B run and process group and restore the environment, so that the next job of a sweep starts clean."""
     environment, words = dict(os.environ), sys.argv[1:]
     end: BaseException | None = None
-    sys.argv[1:] = redacted(words)  # W&B keeps the command line
+    sys.argv[1:] = redacted(words)  # W&B stores the command line
     meet_anew()
     try:
         yield

@@ -1,8 +1,8 @@
-"""What keeps a training from being lost: its last checkpoint, its end by a signal, and its way out of a loss that is no number.
+"""Protection of a training: regular checkpoints, a clean exit after a signal, and the handling of a NaN or infinite loss.
 
-A checkpoint of ours is taken between two steps, when all of the one before is done and logged, and says just two things of
-where the run is: the epoch, and the batch that comes next. Everything random follows from these (`system.seeding`), so
-that a run that goes on from it is the run that was interrupted.
+A checkpoint is saved between two steps, after all work and logging of the first one. It stores the position of the run as
+two numbers: the epoch and the next batch. All random numbers follow from this position (`system.seeding`). A resumed run
+therefore gives the same results as an uninterrupted run.
 """
 
 import logging
@@ -33,20 +33,23 @@ say = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 class LastCheckpoint(Callback):
-    """Saves `last.ckpt`: before the last step of each epoch, so that validation may take its time, at the end, and in between.
+    """Callback that saves `last.ckpt`, handles signals, and handles a NaN or infinite loss.
 
-    The one before it stays as `previous.ckpt`. After SIGTERM or SIGINT the step is finished, the checkpoint saved, and the
-    program ends with exit status 143 or 130; so does submitit's SIGUSR2, whose own handler queues the job again. All
+    It saves before the last step of each epoch (so that an interrupted validation loses one step only), at the end of the
+    training, and at the intervals below. The preceding checkpoint stays as `previous.ckpt`.
+
+    After SIGTERM or SIGINT, the callback finishes the step, saves, and ends the program with exit status 143 or 130. After
+    SIGUSR2 from submitit, it finishes the step, saves, and calls submitit's handler, which queues the job again. All
     processes save and end together.
 
     Args:
         dirpath: folder of the checkpoints.
-        every_n_steps: of the optimizer; None: only by the clock.
-        every_minutes: None: only by steps and epochs.
-        on_nan: what a loss, or a weight, that is not finite leads to: `stop`, with an error that names the batch, or
-            `rollback`, to the weights of `last.ckpt` at a lower learning rate; the batches since are not repeated.
-        rollbacks: how many there may be in a run.
-        rate_factor: of the learning rate, at each of them.
+        every_n_steps: interval in optimizer steps; None: off.
+        every_minutes: interval in minutes; None: off.
+        on_nan: action after a NaN or infinite loss or weight. `stop` raises an error that names the batch. `rollback`
+            restores the weights of `last.ckpt` and lowers the learning rate; it does not repeat the batches since then.
+        rollbacks: maximum number of rollbacks in a run.
+        rate_factor: factor on the learning rate at each rollback.
     """
 
     def __init__(
@@ -63,15 +66,15 @@ class LastCheckpoint(Callback):
         self.on_nan, self.rollbacks, self.rate_factor = on_nan, rollbacks, rate_factor
         self.done_rollbacks = 0
         self.saved_step, self.saved_at = 0, time.monotonic()
-        self.is_whole = False  # `last.ckpt`, as far as this process knows
-        self.group: Any = None  # of all processes, to agree without a GPU
+        self.is_whole = False  # `last.ckpt` is intact: this process saved or loaded it
+        self.group: Any = None  # gloo group of all processes, for decisions without a GPU
         self.signal: int | None = None
-        self.losses: list[tuple[int, float, Tensor]] = []  # not looked at yet: batch, learning rate, loss
-        self.others: dict[int, Any] = {}  # handlers that were there
+        self.losses: list[tuple[int, float, Tensor]] = []  # (batch, learning rate, loss), not checked yet
+        self.others: dict[int, Any] = {}  # the signal handlers that this callback replaced
 
     state_key = "Safekeeping"  # this class's name in checkpoints of older versions
 
-    # from here: when
+    # When to save
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen()
@@ -86,10 +89,10 @@ class LastCheckpoint(Callback):
                 logger.go_on(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Lightning miscounts the steps that rows are logged under, where a run goes on
+        # In a resumed run, Lightning counts the steps for logging wrongly.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         if batch_idx % trainer.accumulate_grad_batches:
-            return  # the gradients so far would be in no checkpoint
+            return  # a checkpoint would lose the accumulated gradients
         behind = trainer.global_step - self.saved_step
         steps = trainer.accumulate_grad_batches
         is_last = batch_idx + steps >= trainer.num_training_batches
@@ -104,7 +107,7 @@ class LastCheckpoint(Callback):
         self.losses.append((batch_idx, trainer.optimizers[0].param_groups[0]["lr"], outputs["loss"].detach()))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:  # the weights of a bad last step must not become the best
+        if not trainer.sanity_checking:  # NaN weights must not become the best checkpoint
             self._look_after(trainer, pl_module, due=False, between=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,11 +123,14 @@ class LastCheckpoint(Callback):
         self._end_if_asked()
 
     def _look_after(self, trainer: Trainer, pl_module: LightningModule, due: bool, between: bool = True) -> None:
-        """Save (only `between` steps, when all is logged), roll back or end, if any process has reason to: then all do."""
+        """Save, roll back or end on all processes if any process has a reason to.
+
+        Saving is possible only `between` two steps, when everything is logged.
+        """
         saves, signum = self._largest(due, self.signal or 0)
         bad, diverges = None, 0
         every = 1 if pl_module.device.type == "cpu" else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if saves or signum or len(self.losses) >= every:  # a GPU is not waited for at every step
+        if saves or signum or len(self.losses) >= every:  # reading a loss at every step would synchronize the GPU
             bad = self._first_bad()
             (diverges,) = self._largest(bad is not None)
         if diverges or ((saves or signum) and not _finite(pl_module)):
@@ -136,14 +142,14 @@ class LastCheckpoint(Callback):
             self._end_if_asked()
 
     def _largest(self, *values: int) -> list[int]:
-        """Of each value, the largest that a process has."""
+        """Return the maximum of each value over all processes."""
         if self.group is None:
             return list(values)
         tensor = torch.tensor(values)
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self.group)
         return tensor.tolist()
 
-    # from here: how
+    # How to save
 
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
@@ -154,11 +160,11 @@ class LastCheckpoint(Callback):
         self.is_whole, self.saved_step, self.saved_at = True, trainer.global_step, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Of where the run is, keep the epoch and the next batch, in a form that Lightning goes on from."""
+        """Reduce the saved position to the epoch and the next batch, in the form that Lightning resumes from."""
         loops = checkpoint["loops"]["fit_loop"]
         epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
         epoch, batch = epochs["current"]["processed"], batches["current"]["completed"]
-        is_read = batches["current"]["ready"] > batch  # the next batch, already
+        is_read = batches["current"]["ready"] > batch  # the next batch was loaded already
         loaders = loops["state_dict"].get("combined_loader", [])
         loops["state_dict"]["combined_loader"] = [state.get(BEFORE, state) if is_read else state for state in loaders]
         if batch >= trainer.num_training_batches:
@@ -173,7 +179,7 @@ class LastCheckpoint(Callback):
         for progress in ("total", "current"):
             counts = loops["epoch_loop.val_loop.batch_progress"][progress]
             counts |= dict.fromkeys(counts, 0)
-        checkpoint["epoch"] = epoch - (batch == 0)  # the last that was begun
+        checkpoint["epoch"] = epoch - (batch == 0)  # the last epoch that has started
 
     def state_dict(self) -> dict[str, Any]:
         return {"rollbacks": self.done_rollbacks}
@@ -182,7 +188,7 @@ class LastCheckpoint(Callback):
         self.done_rollbacks = state_dict["rollbacks"]
 
     def _first_bad(self) -> tuple[int, float, Tensor] | None:
-        """The first step since the last look whose loss is not finite."""
+        """Return the first step since the last check that has a NaN or infinite loss."""
         losses, self.losses = self.losses, []
         if not losses or torch.stack([loss for *_, loss in losses]).isfinite().all():
             return None
@@ -206,15 +212,13 @@ class LastCheckpoint(Callback):
         good = self.last if self.is_whole else None
         if self.on_nan == "stop" or not good or self.done_rollbacks >= self.rollbacks:
             tried = f" after {self.done_rollbacks} rollbacks" if self.done_rollbacks else ""
-            hint = (
-                "callbacks.last.on_nan=rollback goes on from it at a lower rate" if good and not tried else "lower optimizer.lr"
-            )
+            hint = "callbacks.last.on_nan=rollback restores it at a lower rate" if good and not tried else "lower optimizer.lr"
             raise ZooError(f"{reason}{tried}; last good checkpoint: {good or 'none'}; {hint}; images of the batch: {images}")
         self.done_rollbacks += 1
         self._roll_back(trainer, pl_module, good)
         share = self.rate_factor**self.done_rollbacks
         say(
-            "%s: back to the weights of %s, at %g of the rate (%d of %d)",
+            "%s: restored the weights of %s; learning rate lowered to %g of the schedule (rollback %d of %d)",
             reason,
             good,
             share,
@@ -223,7 +227,7 @@ class LastCheckpoint(Callback):
         )
 
     def _roll_back(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
-        """The weights, their average and the optimizer's state of a checkpoint; the schedule goes on, lower."""
+        """Restore weights, weight average and optimizer state from a checkpoint; continue the schedule at a lower rate."""
         checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
         pl_module.load_state_dict(checkpoint["state_dict"])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -243,23 +247,23 @@ class LastCheckpoint(Callback):
             scheduler = config.scheduler
             scheduler.base_lrs = [rate * self.rate_factor for rate in scheduler.base_lrs]
 
-    # from here: signals
+    # Signals
 
     def _listen(self) -> None:
-        """Lightning's own handlers save nothing, and its teardown puts back those that were there before them."""
+        """Replace Lightning's signal handlers, which save nothing. Lightning's teardown restores the original ones."""
         signals = [signal.SIGTERM, signal.SIGINT]
-        if callable(signal.getsignal(signal.SIGUSR2)):  # submitit's: the job is to be queued again
+        if callable(signal.getsignal(signal.SIGUSR2)):  # submitit's handler, which queues the job again
             signals.append(signal.SIGUSR2)
         for number in signals:
             self.others[number] = signal.signal(number, self._heard)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal is not None:
-            raise KeyboardInterrupt  # a second Ctrl-C: at once
+            raise KeyboardInterrupt  # a second Ctrl-C ends at once
         self.signal = number
         name = signal.Signals(number).name
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            os.write(sys.stderr.fileno(), f"\n{name}: the step is finished and saved first\n".encode())
+            os.write(sys.stderr.fileno(), f"\n{name}: finishing this step and saving before exit\n".encode())
 
     def _end_if_asked(self) -> None:
         if self.signal is None:
@@ -275,10 +279,10 @@ def _finite(module: LightningModule) -> bool:
 
 
 def _link(path: Path, name: Path) -> None:
-    """Give a file that is there a second name, which another has until then."""
+    """Give a file a second name; replace the file that has this name."""
     with whole_file(name) as temporary:
         temporary.unlink()
         try:
             temporary.hardlink_to(path)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             shutil.copyfile(path, temporary)

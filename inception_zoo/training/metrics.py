@@ -1,4 +1,4 @@
-"""What an evaluation measures: every image counts once, and no figure depends on the order or on the number of processes."""
+"""Metrics of an evaluation. Every image counts once; no result depends on the order or on the number of processes."""
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,17 @@ from torchmetrics.utilities import dim_zero_cat
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
-ROW = ("loss", "batch", "label", "predicted", "probability", "probability_of_label")  # of `Worst`
+ROW = ("loss", "batch", "label", "predicted", "probability", "probability_of_label")  # columns of `Worst.rows`
 
 
 class Calibration(Metric):
-    """Of `bins` by confidence: images, hits and the sum of the confidences, (3, bins).
+    """Number of images, number of hits and sum of the confidences per confidence bin, a tensor (3, bins).
 
-    torchmetrics' own keeps every confidence, as float32 in the order of the processes, on which its last digits depend.
+    torchmetrics' own metric stores every confidence as float32, in the order of the processes. The last digits of its result
+    depend on this order.
+
+    Args:
+        bins: number of confidence bins of equal width.
     """
 
     full_state_update = False
@@ -29,7 +33,12 @@ class Calibration(Metric):
             self.add_state(name, torch.zeros(bins, dtype=EXACT), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Add probabilities (N, classes) and labels (N,)."""
+        """Add a batch.
+
+        Args:
+            probabilities: (N, classes), of dtype `EXACT`.
+            labels: (N,), int64.
+        """
         confidence, predicted = probabilities.max(1)
         which = (confidence * self.bins).ceil().long().clamp(1, self.bins) - 1
         self.images.index_add_(0, which, torch.ones_like(confidence))
@@ -41,7 +50,10 @@ class Calibration(Metric):
 
 
 class CalibrationError(Calibration):
-    """Expected calibration error (arXiv 1706.04599): the mean distance from confidence to accuracy."""
+    """Expected calibration error: |accuracy - confidence| averaged over the bins, weighted by images; a scalar.
+
+    Source: arXiv 1706.04599.
+    """
 
     def compute(self) -> Tensor:
         images, hits, confidence = super().compute()
@@ -49,9 +61,14 @@ class CalibrationError(Calibration):
 
 
 class Worst(Metric):
-    """The images with the highest loss: rows (K, 6) as `ROW` names them, and pictures (K, C, S, S), still normalized.
+    """The images with the highest loss.
 
-    Each process keeps its own `count`. Equal losses stand in the order of the images, whatever the number of processes.
+    The result is a table (K, 6) with the columns `ROW`, and the normalized images (K, C, S, S). Each process stores its own
+    `count` worst images. Images with equal losses are sorted by their order in the data, for any number of processes.
+
+    Args:
+        count: number of images (K).
+        side: largest image side in pixels; larger images are resized.
     """
 
     full_state_update = False
@@ -65,7 +82,15 @@ class Worst(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor, images: Tensor, batch: int) -> None:
-        """Add images (N, C, S, S) of this process's batch of that number, in ascending order of the numbers."""
+        """Add a batch; call in ascending order of the batch numbers.
+
+        Args:
+            probabilities: (N, classes).
+            labels: (N,), int64.
+            losses: (N,).
+            images: (N, C, S, S), normalized.
+            batch: number of the batch in this process.
+        """
         confidence, predicted = probabilities.max(1)
         known = probabilities.gather(1, labels[:, None])[:, 0]
         columns = losses, torch.full_like(losses, batch), labels, predicted, confidence, known
@@ -79,19 +104,19 @@ class Worst(Metric):
         self.rows, self.pictures = [rows[worst]], [pictures[worst]]
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        rows, pictures = dim_zero_cat(self.rows), dim_zero_cat(self.pictures)  # those of process 0, 1, …
-        order = rows[:, 1].sort(stable=True).indices  # the batches were dealt in turn
+        rows, pictures = dim_zero_cat(self.rows), dim_zero_cat(self.pictures)  # concatenated by rank
+        order = rows[:, 1].sort(stable=True).indices  # rank r has every world_size-th batch
         order = order[_falling(rows[order, 0])][: self.count]
         return rows[order], pictures[order]
 
 
 def _falling(losses: Tensor) -> Tensor:
-    """Indices from the highest to the lowest; of equals, the first stays first."""
+    """Return the indices that sort losses in descending order; equal losses keep their order."""
     return losses.sort(descending=True, stable=True).indices
 
 
 class Mean(MeanMetric):
-    """A mean that is the same in whatever order its parts come."""
+    """Weighted mean that does not depend on the order of its terms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +127,7 @@ class Mean(MeanMetric):
 
 
 def keep_exact(module: nn.Module) -> None:
-    """Undo what a conversion of the whole module to half precision did to its sums."""
+    """Restore the dtypes of the metrics after the whole module was converted to half precision."""
     for part in module.modules():
         if isinstance(part, Mean | Calibration):
             part.set_dtype(EXACT)
@@ -111,10 +136,13 @@ def keep_exact(module: nn.Module) -> None:
 
 
 class Evaluation(nn.Module):
-    """Loss (the negative log-likelihood), top-1, top-5, macro accuracy and calibration error of one split.
+    """Loss, top-1, top-5 and macro accuracy, and calibration error of one split.
 
-    Macro accuracy is the mean over the classes.
-    With `tables` what `write_tables` writes, too.
+    The loss is the negative log-likelihood. Macro accuracy is the mean of the accuracies of the classes.
+
+    Args:
+        classes: number of classes.
+        tables: compute the metrics that `write_tables` needs, too.
     """
 
     def __init__(self, classes: int, tables: bool) -> None:
@@ -144,17 +172,17 @@ class Evaluation(nn.Module):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """By name, without the tables."""
+        """Metrics by name, without those of the tables."""
         return {"loss": self.loss, **dict(self.scores.items())}
 
     def update(self, logits: Tensor, labels: Tensor, images: Tensor, batch: int) -> None:
         """Add a batch.
 
         Args:
-            logits: (N, classes), or (N, V, classes) of several views, whose probabilities are averaged.
-            labels: (N,).
-            images: (N, C, S, S), or (N, V, C, S, S), of which the first view is shown.
-            batch: its number in this process.
+            logits: (N, classes), or (N, V, classes) for V views per image; the probabilities of the views are averaged.
+            labels: (N,), int64.
+            images: (N, C, S, S), or (N, V, C, S, S); the pictures show the first view.
+            batch: number of the batch in this process.
         """
         likelihoods = logits.float().log_softmax(-1)
         if logits.dim() == 3:
@@ -170,11 +198,17 @@ class Evaluation(nn.Module):
 
 
 def soft_accuracy(logits: Tensor, targets: Tensor, k: int) -> Tensor:
-    """Share of the targets that the k highest logits hit, averaged: plain top-k accuracy where labels are not mixed.
+    """Return the top-k accuracy, also for mixed labels.
+
+    For mixed labels it is the mean share of the target probability in the k classes with the highest logits.
 
     Args:
         logits: (N, classes).
-        targets: labels (N,), or probabilities (N, classes) after mixup and cutmix.
+        targets: labels (N,), int64, or probabilities (N, classes) after mixup and cutmix.
+        k: number of classes.
+
+    Returns:
+        A scalar, from 0 to 1.
     """
     best = logits.topk(min(k, logits.shape[1])).indices
     if targets.dim() == 1:

@@ -1,4 +1,4 @@
-"""The LightningModule: losses, metrics, optimizer. The network itself knows nothing of training."""
+"""The LightningModule: losses, metrics and optimizer. The network itself contains no training code."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,25 +20,25 @@ from inception_zoo.training.optimizers import parameter_groups
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.saving import card_of
 
-METRICS = "train_metrics"  # key of checkpoints
+METRICS = "train_metrics"  # key in checkpoints
 
 
 class Classifier(L.LightningModule):
-    """Trains any network of the zoo.
+    """LightningModule that trains and tests any network of the zoo.
 
-    The training loss is cross entropy with label smoothing, plus that of each auxiliary head times the weight in the
-    network's table. Validation and test loss are the plain cross entropy of the logits, comparable between recipes. Training
-    accuracy is of the images as they are trained on: the share of the mixed labels that was hit, where labels are mixed.
+    The training loss is the cross entropy with label smoothing, plus the weighted loss of each auxiliary head. Validation and
+    test loss are the plain cross entropy of the logits, so that recipes can be compared. Training accuracy is measured on
+    the augmented images; for mixed labels, see `soft_accuracy`.
 
     Args:
         model: the network.
-        optimizer: parameters → optimizer.
-        scheduler: (optimizer, steps, epoch_steps) → scheduler, see `inception_zoo.training.schedules`.
-        label_smoothing: 0 to below 1.
-        config: plain containers, kept in checkpoints and sent to the loggers.
-        layer_decay: learning rate of an endpoint over that of the next, see `inception_zoo.training.optimizers`.
-        aux_weight: of every auxiliary head's loss; the table's when left out.
-        decay_norm_and_bias: False: only convolutions and matrices decay.
+        optimizer: function that maps parameter groups to an optimizer.
+        scheduler: function (optimizer, steps, epoch_steps) → scheduler, see `inception_zoo.training.schedules`.
+        label_smoothing: at least 0 and below 1.
+        config: the config of the job as plain containers; saved in checkpoints and sent to the loggers.
+        layer_decay: learning rate of an endpoint divided by that of the next one, see `inception_zoo.training.optimizers`.
+        aux_weight: loss weight of every auxiliary head; None: the weights of the network's table.
+        decay_norm_and_bias: apply weight decay to BatchNorm and biases, too; False: to convolutions and matrices only.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Classifier(L.LightningModule):
         self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in ("loss", "top1", "top5")})
         classes = model.plan.num_classes
         self.val, self.test = Evaluation(classes, tables=False), Evaluation(classes, tables=True)
-        self.test_name = "test"  # what the test logs under
-        self._counted: list[dict[str, Any]] | None = None  # of an epoch that goes on
+        self.test_name = "test"  # metric prefix of the test
+        self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
         self.save_hyperparameters(dict(config))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images, labels = batch
         outputs = self.model.outputs(images)
-        if labels.dim() == 2:  # mixed, of the data's classes; the network may have spare ones
+        if labels.dim() == 2:  # mixed labels over the data's classes; the network may have more classes
             labels = F.pad(labels, (0, outputs.logits.shape[1] - labels.shape[1]))
         losses = {
             name: F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -86,7 +86,7 @@ class Classifier(L.LightningModule):
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
 
     def on_fit_start(self) -> None:
-        keep_exact(self)  # Lightning has just converted everything to its precision
+        keep_exact(self)  # Lightning has just converted the metrics to its precision, too
 
     def on_test_start(self) -> None:
         keep_exact(self)
@@ -111,12 +111,15 @@ class Classifier(L.LightningModule):
         self._evaluate(self.test, batch, index)
 
     def _keep_buffers(self) -> None:
-        """Rank 0's are not sent with each batch: nobody reads the others', and one with fewer batches would be waited for."""
+        """Turn off DDP's broadcast of rank 0's buffers at each batch.
+
+        Only rank 0's buffers are used later, and the broadcast would wait for a rank that has fewer batches.
+        """
         if isinstance(wrapper := self.trainer.model, DistributedDataParallel):
             wrapper.broadcast_buffers = False
 
     def _share_buffers(self) -> None:
-        """Every process evaluates the same network: BatchNorm statistics, or their average, are rank 0's."""
+        """Copy rank 0's buffers (BatchNorm statistics or their average) to all ranks, so that all evaluate the same network."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -129,7 +132,7 @@ class Classifier(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log(self.test_name, self.test.metrics)
         assert self.test.tables is not None
-        self.test.tables.compute()  # kept by torchmetrics; here every process is on its device
+        self.test.tables.compute()  # cached by torchmetrics; ranks synchronize here, while the metrics are on their devices
 
     def _evaluate(self, evaluation: Evaluation, batch: Batch, index: int) -> None:
         images, labels = batch
@@ -141,14 +144,14 @@ class Classifier(L.LightningModule):
         evaluation.update(logits, labels, images, index)
 
     def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
-        """Once an epoch: with each batch it would take a hundredth of a short step."""
+        """Log once per epoch: logging at each batch would take 1% of a short step."""
         for key, metric in metrics.items():
             shown = phase != "test" and key in ("loss", "top1")
             self.log(f"{phase}/{key}", metric, prog_bar=shown)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA] = card_of(self.model).plain()
-        # of the epoch so far, which each process has counted for itself: floats summed in another order are others
+        # Each rank's own state in the current epoch, not the total: a float sum depends on the order of its terms.
         every: list[Any] = [{key: _on_cpu(metric.metric_state) for key, metric in self.train_metrics.items()}]
         if (count := self.trainer.world_size) > 1:
             mine, every = every[0], [None] * count
@@ -159,11 +162,11 @@ class Classifier(L.LightningModule):
         self._counted = checkpoint.get(METRICS)
 
     def on_train_start(self) -> None:
-        """Go on counting where the checkpoint was in its epoch."""
+        """Restore the metric states of the epoch that the checkpoint interrupted."""
         counted, self._counted = self._counted, None
         if not counted:
             return
-        if len(counted) != self.trainer.world_size:  # as one process would have counted
+        if len(counted) != self.trainer.world_size:  # another number of ranks: rank 0 gets the sums
             total = {k: {name: sum(c[k][name] for c in counted) for name in counted[0][k]} for k in counted[0]}
             counted = [total if rank == 0 else {} for rank in range(self.trainer.world_size)]
         for key, state in counted[self.trainer.global_rank].items():
@@ -173,14 +176,17 @@ class Classifier(L.LightningModule):
             metric._update_count = 1
 
     def _steps_of_an_epoch(self) -> int:
-        """Not from `Trainer.estimated_stepping_batches`: that sets the data up before Lightning knows where a run goes on."""
+        """Return the number of optimizer steps per epoch.
+
+        `Trainer.estimated_stepping_batches` sets up the data before Lightning has restored the position of a resumed run.
+        """
         trainer: Any = self.trainer
         batches, limit = len(trainer.fit_loop._data_source.dataloader()), trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
     def configure_optimizers(self) -> Any:
-        lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # of Hydra's partial; read where layers differ
+        lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # from Hydra's partial; used for layer-wise rates only
         optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias))
         epoch_steps, most = self._steps_of_an_epoch(), self.trainer.max_steps
         steps = epoch_steps * max(1, self.trainer.max_epochs or 1)

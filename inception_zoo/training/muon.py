@@ -1,4 +1,4 @@
-"""Muon on any CPU. A module of its own, since timm takes a second to import."""
+"""The Muon optimizer for any CPU. A separate module, because importing timm takes a second."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,10 @@ from inception_zoo.system.devices import bf16_gain
 
 
 class Muon(muon.Muon):
-    """timm's, which orthogonalizes in bf16; on CPUs that emulate bf16 in fp32, which takes a hundredth of the time there."""
+    """timm's Muon, which orthogonalizes in bf16.
+
+    On CPUs that only emulate bf16, this class uses fp32, which takes a hundredth of the time there.
+    """
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         on_cpu = all(each.device.type == "cpu" for group in self.param_groups for each in group["params"])

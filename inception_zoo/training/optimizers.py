@@ -1,4 +1,4 @@
-"""What an optimizer gets: parameter groups with layer-wise learning rates, and the rate of a global batch."""
+"""Parameter groups with layer-wise learning rates, and the learning rate for the global batch."""
 
 import logging
 from typing import Any
@@ -13,11 +13,17 @@ say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 def parameter_groups(model: Inception, lr: float, decay: float, decay_norm_and_bias: bool = True) -> list[dict[str, Any]]:
-    """Parameters for an optimizer: the classifiers at `lr`, each endpoint before them at `decay` times that of the next.
+    """Return parameter groups with layer-wise learning rates.
 
-    Frozen parameters are in it too: without a gradient an optimizer leaves them alone, and schedulers need no new group
-    when they are freed. With ``decay=1`` all are one group, with the optimizer's rate. Without `decay_norm_and_bias`, what has
-    one dimension (BatchNorm, biases) is in groups of its own, without weight decay.
+    The classifiers have the rate `lr`. Each endpoint has the rate of the next one times `decay`. With ``decay=1`` there is
+    one group with the optimizer's rate. The groups include frozen parameters: an optimizer skips parameters without a
+    gradient, and schedulers need no new group when they are unfrozen.
+
+    Args:
+        model: the network.
+        lr: learning rate of the classifiers.
+        decay: factor per endpoint.
+        decay_norm_and_bias: False: parameters with one dimension (BatchNorm, biases) get separate groups without weight decay.
     """
     if decay == 1:
         groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
@@ -39,7 +45,15 @@ def _by_dimensions(group: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def scaled_rate(cfg: DictConfig) -> dict[str, float]:
-    """`lr` for the global batch of this job, where `optimizer.lr` is said to be for another (linear: arXiv 1706.02677)."""
+    """Return `lr` scaled linearly to the global batch of the job; an empty dict if `lr_for_batch` is null.
+
+    `lr_for_batch` is the batch size that `optimizer.lr` is meant for.
+
+    Source: arXiv 1706.02677.
+
+    Args:
+        cfg: the final config.
+    """
     if cfg.lr_for_batch is None:
         return {}
     batch = cfg.data.batch_size * cfg.trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""How the other ranks of a job are started, compared with the first, and ended."""
+"""Start, comparison and end of the other ranks of a job."""
 
 import hashlib
 import json
@@ -24,35 +24,35 @@ from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import REASON, flattened, record_failure
 from inception_zoo.runs.sweeps import quoted
 
-PATIENCE = 15  # seconds for which the first rank may wait for one that has failed
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses of a rank that was asked to end, as all of them are then
-_ranks: list["Rank"] = []  # the others of the job that runs
+PATIENCE = 15  # seconds that rank 0 may wait for a failed rank
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses after a signal, which ends all ranks
+_ranks: list["Rank"] = []  # ranks of the current job, without rank 0
 
 
 class Rank(subprocess.Popen):
-    """A process of the job beside the first."""
+    """Process of a rank other than 0."""
 
     def __init__(self, number: int, config: Path, folder: Path) -> None:
         self.number, self.place = number, config.parent / f"rank{number}.txt"
         environment = {**os.environ, "LOCAL_RANK": str(number), REASON: str(self.place)}
-        environment.pop("HYDRA_FULL_ERROR", None)  # set by our own main, which the rank runs too
+        environment.pop("HYDRA_FULL_ERROR", None)  # set by `app.main`; the rank runs it, too
         super().__init__(_command(config, folder, number), env=environment)
 
     @property
     def fault(self) -> str | None:
-        """Why it ended by itself, if it failed."""
+        """Message that says why the rank failed; None if it runs, has finished or was asked to end."""
         status = self.poll()
         if not status or status in STOPPED:
             return None
         reason = self.place.read_text() if self.place.exists() else ""
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return f"process {self.number} of this job {f'failed: {reason}' if reason else how}"
+        return f"rank {self.number} of this job {f'failed: {reason}' if reason else how}"
 
 
 class JobLauncher(_SubprocessScriptLauncher):
-    """Starts every rank of this machine on the resolved config of this job, in this job's run folder.
+    """Launcher that starts the ranks of this machine with the resolved config of the job, in its run folder.
 
-    Lightning repeats the command line instead: in a multirun every rank would then start the whole sweep again.
+    Lightning's launcher repeats the command line. In a multirun, every rank would then start the whole sweep again.
     """
 
     def __init__(self, environment: ClusterEnvironment, processes: int, nodes: int, cfg: DictConfig, folder: Path) -> None:
@@ -68,12 +68,12 @@ class JobLauncher(_SubprocessScriptLauncher):
             "LOCAL_RANK": str(self.cluster_environment.local_rank()),
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
-        # For them alone, and not in the run folder, as it may hold secrets.
+        # A private temporary folder, not the run folder: the config may hold secrets.
         self._config = tempfile.TemporaryDirectory(prefix="inception_zoo_")
         config = Path(self._config.name) / "job.yaml"
         OmegaConf.save(self.cfg, config)
         _ranks.extend(Rank(number, config, self.folder) for number in range(1, self.num_processes))
-        # `self.procs` stays empty: Lightning kills this process, and a sweep with it, as soon as one of those has failed.
+        # `self.procs` stays empty: if one of its processes fails, Lightning kills this process, and the sweep with it.
         threading.Thread(target=_watch, args=[list(_ranks), self.folder], daemon=True).start()
 
 
@@ -84,14 +84,14 @@ def _command(config: Path, folder: Path, rank: int) -> list[str]:
 
 
 def _watch(ranks: list[Rank], folder: Path) -> None:
-    """Kill the job where a rank has failed and this one does not learn of it: it would wait for ever."""
+    """Kill the job if a rank has failed and this process would wait for it forever."""
     while not (faults := [rank.fault for rank in ranks if rank.fault]):
         if all(rank.poll() is not None for rank in ranks):
             return
         time.sleep(1)
     time.sleep(PATIENCE)
     if ranks[0] in _ranks:
-        print(f"error: {faults[0]}, and the first waited {PATIENCE} s for it", file=sys.stderr)
+        print(f"error: {faults[0]}; rank 0 waited {PATIENCE} s for it", file=sys.stderr)
         record_failure(folder, faults[0])
         for rank in ranks:
             rank.kill()
@@ -99,10 +99,13 @@ def _watch(ranks: list[Rank], folder: Path) -> None:
 
 
 def end_ranks(error: BaseException | None) -> BaseException | None:
-    """Wait for the ranks that this job started; end them where the job failed or they do not end by themselves.
+    """Wait for the ranks that this job started. Terminate them if the job failed, or if they do not end in time.
+
+    Args:
+        error: the error that ended the job, if any.
 
     Returns:
-        `error`; or, where that only says that another rank is gone, what happened to that.
+        `error`. If it only reports a lost connection, the failure of the other rank instead.
     """
     ranks = list(_ranks)
     _ranks.clear()
@@ -116,7 +119,7 @@ def end_ranks(error: BaseException | None) -> BaseException | None:
         try:
             if error:
                 process.terminate()
-            process.wait(timeout=3 if isinstance(error, Exception) else 30)  # what has failed may wait for ever
+            process.wait(timeout=3 if isinstance(error, Exception) else 30)  # after a failure a rank may wait forever
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -124,16 +127,16 @@ def end_ranks(error: BaseException | None) -> BaseException | None:
 
 
 def _is_of_the_group(error: Exception) -> bool:
-    """Whether an error is of the connection to the other ranks."""
+    """Return whether an error concerns the connection to the other ranks."""
     return isinstance(error, torch.distributed.DistError) or bool(re.search("(?i)gloo|nccl|connection", str(error)))
 
 
 class SameConfig(Callback):
-    """Stops a job whose processes were given different configs, and counts those processes.
+    """Callback that stops a job whose processes have different configs.
 
     Args:
-        config: plain containers.
-        results: gets `config_sha256`, and `world_size` as torch.distributed has it.
+        config: the config of the job as plain containers.
+        results: receives `config_sha256`, and `world_size` from torch.distributed.
     """
 
     def __init__(self, config: Mapping[str, Any], results: dict[str, Any]) -> None:
@@ -155,6 +158,6 @@ class SameConfig(Callback):
             for key in sorted(theirs.keys() | every[0].keys()):
                 if theirs.get(key) != every[0].get(key):
                     raise ZooError(
-                        f"the processes of this job differ: {key}={every[0].get(key)} on rank 0 and {theirs.get(key)} on rank "
-                        f"{rank}; start them all with the same command"
+                        f"the configs of the ranks differ: {key}={every[0].get(key)} on rank 0 and {theirs.get(key)} on rank "
+                        f"{rank}; start all of them with the same command"
                     )

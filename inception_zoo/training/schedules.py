@@ -1,4 +1,4 @@
-"""Learning rate against progress. Each: (optimizer, steps in all, steps per epoch, ...) → scheduler, stepped per batch."""
+"""Learning rate schedules. Each function returns a scheduler that is stepped once per optimizer step."""
 
 import math
 
@@ -14,21 +14,39 @@ def one_cycle(
     base_momentum: float = 0.85,
     max_momentum: float = 0.95,
 ) -> LRScheduler:
-    """Up to the optimizer's rate in the share `warmup` of all steps, then down to nearly nothing (arXiv 1708.07120)."""
+    """Increase the rate to the optimizer's rate, then decrease it to nearly zero.
+
+    Source: arXiv 1708.07120.
+
+    Args:
+        optimizer: the optimizer.
+        steps: total number of optimizer steps.
+        epoch_steps: optimizer steps per epoch; not used.
+        warmup: fraction of the steps in which the rate increases.
+        base_momentum: lowest momentum, at the highest rate.
+        max_momentum: highest momentum, at the lowest rate.
+    """
     rates = [group["lr"] for group in optimizer.param_groups]
-    total = steps + 1  # it is stepped once before the first batch and once after the last
+    total = steps + 1  # stepped once before the first batch and once after the last
     return OneCycleLR(
         optimizer,
         rates,
         total_steps=total,
-        pct_start=warmup if warmup * total != 1 else 1.5 / total,  # torch divides by the length of the way up, one step less
+        pct_start=warmup if warmup * total != 1 else 1.5 / total,  # torch divides by the warmup steps - 1
         base_momentum=base_momentum,
         max_momentum=max_momentum,
     )
 
 
 def cosine(optimizer: Optimizer, steps: int, epoch_steps: int, warmup_epochs: float = 1.0) -> LRScheduler:
-    """Linear warmup over `warmup_epochs`, at most half of all steps, then half a cosine to zero."""
+    """Increase the rate linearly, then decrease it to zero along half a cosine.
+
+    Args:
+        optimizer: the optimizer.
+        steps: total number of optimizer steps.
+        epoch_steps: optimizer steps per epoch.
+        warmup_epochs: length of the warmup in epochs; at most half of all steps.
+    """
     warmup = min(round(warmup_epochs * epoch_steps), steps // 2)
 
     def factor(step: int) -> float:
@@ -48,9 +66,18 @@ def exponential(
     staircase: bool = True,
     warmup_epochs: float = 0.0,
 ) -> LRScheduler:
-    """Times `factor` every `epochs`, at once or, without `staircase`, bit by bit; after a linear warmup.
+    """Multiply the rate by `factor` every `epochs` epochs, after a linear warmup.
 
-    0.94 every 2 epochs: arXiv 1512.00567, section 8. 0.96 every 8: arXiv 1409.4842, section 6.
+    Source: 0.94 every 2 epochs: arXiv 1512.00567, section 8. 0.96 every 8 epochs: arXiv 1409.4842, section 6.
+
+    Args:
+        optimizer: the optimizer.
+        steps: total number of optimizer steps.
+        epoch_steps: optimizer steps per epoch.
+        factor: factor on the rate.
+        epochs: interval in epochs.
+        staircase: decay in discrete intervals; False: a little at each step.
+        warmup_epochs: length of the warmup in epochs; at most half of all steps.
     """
     warmup = min(round(warmup_epochs * epoch_steps), steps // 2)
 
@@ -64,5 +91,11 @@ def exponential(
 
 
 def constant(optimizer: Optimizer, steps: int, epoch_steps: int) -> LRScheduler:
-    """The optimizer's rate, always."""
+    """Keep the optimizer's rate constant.
+
+    Args:
+        optimizer: the optimizer.
+        steps: total number of optimizer steps; not used.
+        epoch_steps: optimizer steps per epoch; not used.
+    """
     return LambdaLR(optimizer, lambda step: 1.0)

@@ -1,4 +1,4 @@
-"""The table that a job ends with."""
+"""Result table at the end of a job."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,12 +18,20 @@ SHOWN = (
 
 
 def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Path, ckpt: Path | None) -> None:
-    """Print the result table, which ends in the run folder."""
+    """Print the result table. Its last row is the run folder.
+
+    Args:
+        plan: plan of the network.
+        cost: cost of the network.
+        results: content of results.json.
+        folder: the run folder.
+        ckpt: the tested checkpoint; None: the weights after training.
+    """
     table = Table(title=f"{plan.net.name} at {results['image_size']} px", show_header=False)
     table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a path is there to be copied
+    table.add_column(overflow="fold")  # paths are not shortened, so that they can be copied
     if plan.swapped:
-        table.add_row("swapped", plan.swapped)
+        table.add_row("block changes", plan.swapped)
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
     for key in SHOWN:
@@ -39,5 +47,5 @@ def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Pa
 
 
 def short(path: Path) -> str:
-    """Relative to the current folder where the path lies in it."""
+    """Return the path relative to the current folder if it is inside it, else unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

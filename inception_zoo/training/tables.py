@@ -1,4 +1,4 @@
-"""The tables and pictures of a test, written into its run folder."""
+"""Tables and pictures of a test, written to the run folder."""
 
 import csv
 import shutil
@@ -24,13 +24,19 @@ def write_tables(
     worst: tuple[Tensor, Tensor],
     preprocessing: Preprocessing | None = None,
 ) -> None:
-    """The tables of a test, in its run folder: each class, the confusion matrix, calibration, and the worst mistakes.
+    """Write the per-class table, the confusion matrix, the calibration table and the worst mistakes of a test.
+
+    The files are per_class.csv, confusion.csv (rows are the true classes), calibration.csv, worst.csv and worst/*.png. The
+    tensors are the results of `Evaluation.tables`.
 
     Args:
-        folder: gets per_class.csv, confusion.csv (rows are the true classes), calibration.csv, worst.csv and worst/*.png.
-        names: of the classes.
-        confusion, top5, calibration, worst: what `Evaluation.tables` has computed.
-        preprocessing: what the network's images went through.
+        folder: the run folder.
+        names: class names.
+        confusion: (classes, classes), number of images; rows are the true classes.
+        top5: (classes,), top-5 accuracy.
+        calibration: (3, bins), see `Calibration`.
+        worst: table (K, 6) and normalized images (K, C, S, S), see `Worst`.
+        preprocessing: normalization to undo in the pictures; None: pixels are from 0 to 1.
     """
     matrix = confusion.tolist()
     predicted = confusion.sum(0).tolist()
@@ -47,7 +53,7 @@ def write_tables(
     edges = [round(k / calibration.shape[1], 4) for k in range(calibration.shape[1] + 1)]
     shares = (calibration[1:] / calibration[0]).T.tolist()
     reliability = (
-        [*ends, int(images), *(round(share, 6) if images else None for share in pair)]  # their last digits are of an order
+        [*ends, int(images), *(round(share, 6) if images else None for share in pair)]  # more digits depend on the order
         for ends, images, pair in zip(pairwise(edges), calibration[0].tolist(), shares, strict=True)
     )
     _write(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], reliability)
@@ -55,7 +61,7 @@ def write_tables(
 
 
 def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Tensor) -> None:
-    shutil.rmtree(folder / "worst", ignore_errors=True)  # of an earlier test
+    shutil.rmtree(folder / "worst", ignore_errors=True)  # from an earlier test
     (folder / "worst").mkdir()
     table = []
     for number, (row, pixels) in enumerate(zip(rows.tolist(), pictures.numpy(), strict=True)):

@@ -1,1 +1,1 @@
-"""Weights in and out: our own, and those of the public implementations."""
+"""Read, convert and write weights: the zoo's own, and those of public implementations."""

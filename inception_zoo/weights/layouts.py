@@ -1,8 +1,8 @@
-"""The names of tensors in the public implementations: rules by endpoint, in the notation of rows.
+"""Names of tensors in the public implementations, as rules by endpoint.
 
-A row of names stands for a row of the network's table: one name for each convolution, pools left out. `Place("Mixed_5b",
-["branch1x1", "branch5x5_1 > branch5x5_2", …])` says that the first branch of `mixed_5b` is their `Mixed_5b.branch1x1`.
-Nothing here imports torch.
+A rule has one row of names for each row (branch) of the endpoint in the network's table. A row has one name for each
+convolution and omits pools. For example, `Place("Mixed_5b", ["branch1x1", "branch5x5_1 > branch5x5_2", …])` means that the
+first branch of `mixed_5b` is the module `Mixed_5b.branch1x1` in that implementation. This module does not import torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 from inception_zoo.architecture.preprocessing import HALF
 
-Normalized = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, red first
+Normalized = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, in RGB order
 
 
 class Place(NamedTuple):
-    """An endpoint in a layout: their module, and the names in it; a row without a name is the module itself."""
+    """The names of an endpoint in a layout: a module, and rows of names in it. The empty name is the module itself."""
 
     module: str
     rows: Sequence[str] = ("",)
-    project: str = ""  # the linear 1x1 of a residual block
+    project: str = ""  # the 1x1 convolution without activation of a residual block
 
 
 class Head(NamedTuple):
-    """An auxiliary head in a layout."""
+    """The names of an auxiliary head in a layout."""
 
     module: str
     rows: Sequence[str]
@@ -33,9 +33,10 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """Templates of tensor names for convolution units, projections and classifiers, from a name in a `Place`.
+    """Templates of tensor names for convolution units, projections and classifiers.
 
-    The fields of a template: `name`, `tensor`, and for layers that are numbered `conv` and `norm`: "" or "_1", "_2", …
+    A template has the fields `name` (from a `Place`) and `tensor`. In layouts with numbered layers it also has the fields
+    `conv` and `norm`, which are "", "_1", "_2", …
     """
 
     conv: str = "{name}.conv.{tensor}"
@@ -43,21 +44,21 @@ class Style:
     project: str = "{name}.{tensor}"
     fc: str = "{name}.{tensor}"
     separator: str = "."  # between a place's module and a name in it
-    layer: Mapping[str, str] | None = None  # our tensor → theirs, in convolutions and classifiers; None: as ours
-    batch_norm: Mapping[str, str] | None = None  # likewise; what is left out they do not have
-    counted: bool = False  # names are numbers, counted on from the place before
+    layer: Mapping[str, str] | None = None  # the zoo's tensor → the layout's, of convolutions and classifiers; None: same names
+    batch_norm: Mapping[str, str] | None = None  # likewise of BatchNorm; the layout lacks tensors without an entry
+    counted: bool = False  # names are numbers, relative to the first layer of the place
 
 
 @dataclass(frozen=True)
 class Names:
-    """One network in a layout."""
+    """The names of one network in a layout."""
 
-    places: Mapping[str, Place]  # by endpoint; those without weights serve the proof of parity
+    places: Mapping[str, Place]  # by endpoint; those without weights are for the parity tests
     fc: str
-    heads: Mapping[str, Head] = field(default_factory=dict)  # by the endpoint that they tap
+    heads: Mapping[str, Head] = field(default_factory=dict)  # by the endpoint that each one reads
     style: Style = Style()
-    bgr: bool = False  # the first convolution reads blue, green, red
-    normalized: Normalized | None = None  # mean, std where all published weights share them
+    bgr: bool = False  # the first convolution reads channels in BGR order
+    normalized: Normalized | None = None  # mean and std, if all published weights of the network share them
 
 
 # fmt: off
@@ -98,7 +99,7 @@ V3_HEADS = {"mixed_6e": Head("AuxLogits", ["conv0 > conv1"], "fc")}
 TORCHVISION_V3 = Names({**V3_PLACES, "pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}, fc="fc", heads=V3_HEADS)
 TIMM_V3 = Names({**V3_PLACES, "pool_3a": Place("Pool1"), "pool_5a": Place("Pool2")}, fc="fc", heads=V3_HEADS)
 
-# Inception-v4 and Inception-ResNet-v2 in timm, and in Cadene's library before it
+# Inception-v4 and Inception-ResNet-v2 in timm, whose names come from Cadene's library
 A = ["branch0", "branch1.0 > branch1.1", "branch2.0 > branch2.1 > branch2.2", "branch3.1"]
 REDUCE_6A = ["branch0", "branch1.0 > branch1.1 > branch1.2"]
 V4_ROWS = {
@@ -137,7 +138,7 @@ RESNET_PLACES = {
 TIMM_RESNET = Names(RESNET_PLACES, fc="classif", normalized=HALF)
 CADENE_RESNET = Names(RESNET_PLACES, fc="last_linear", normalized=HALF)
 
-# BN-Inception in Cadene's library: the names of the Caffe model, all at one level
+# BN-Inception in Cadene's library: the names of the Caffe model, without nesting
 BN_BLOCK = ["1x1", "3x3_reduce > 3x3", "double_3x3_reduce > double_3x3_1 > double_3x3_2", "pool_proj"]
 BN_REDUCTION = ["3x3_reduce > 3x3", "double_3x3_reduce > double_3x3_1 > double_3x3_2"]
 CADENE_BN = Names(
@@ -149,15 +150,15 @@ CADENE_BN = Names(
     },
     fc="last_linear", bgr=True,
     style=Style(conv="{name}.{tensor}", norm="{name}_bn.{tensor}", separator="_"),
-    normalized=((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3),  # pixels of 0 to 255, less the mean (here red first)
+    normalized=((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3),  # pixels from 0 to 255, minus the mean (in RGB order here)
 )
 
-# Keras: layers are numbered by their depth, the farthest from the concatenation first; pools have no number.
-# Its order of endpoints is the network's, so the numbers count on from one place to the next.
+# Keras numbers layers by depth: in a block, the layer farthest from the concatenation comes first. Pools have no number.
+# Endpoints are in the network's order, so the numbers of a place continue those of the place before.
 KERAS = Style(
     conv="layers/conv2d{conv}/vars/{tensor}", norm="layers/batch_normalization{norm}/vars/{tensor}",
     project="layers/conv2d{conv}/vars/{tensor}", fc="layers/{name}/vars/{tensor}", counted=True,
-    layer={"weight": "0", "bias": "1"}, batch_norm={"bias": "0", "running_mean": "1", "running_var": "2"},  # no scale
+    layer={"weight": "0", "bias": "1"}, batch_norm={"bias": "0", "running_mean": "1", "running_var": "2"},  # without scale
 )
 K_STEM = {
     "conv_1a": Place("activation", ["0"]), "conv_2a": Place("activation_1", ["0"]), "conv_2b": Place("activation_2", ["0"]),

@@ -1,4 +1,4 @@
-"""Weights into a network: from a state dict, a file, or published ones by name."""
+"""Load weights into a network from a state dict, a file, or a library that publishes them by name."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,29 +21,33 @@ log = logging.getLogger(__name__)
 
 
 def load_weights(model: Inception, weights: State | str | Path, layout: str = "auto", adapt: Sequence[str] = ()) -> Provenance:
-    """Copy weights into `model`, from a state dict or a file; every tensor must have its place, and every place its tensor.
+    """Copy weights from a state dict or a file into `model`.
 
-    `model.preprocessing`, `.classes` and `.provenance` follow from the file's card, or from the layout where all its weights
-    have one preprocessing. What a network has beside these weights, or they beside it, is an error unless `adapt` names it:
+    Loading is strict: each tensor of the network needs a tensor in the weights, and the reverse. Name allowed differences
+    in `adapt`; each one is logged:
 
-    * `head`: the classifiers (of auxiliary heads too) stay as drawn, for other classes;
+    * `head`: all classifiers keep their initial weights, for other classes;
     * `input`: the first convolution is adapted to `in_channels`;
-    * `aux`: auxiliary heads that the weights lack stay as drawn;
-    * `blocks`: so do blocks that are swapped.
+    * `aux`: auxiliary heads that the weights lack keep their initial weights;
+    * `blocks`: swapped blocks that the weights do not fit keep their initial weights.
 
-    Auxiliary heads that only the weights have are left out, which is said.
+    Auxiliary heads that only the weights have are ignored with a warning.
+
+    The function also sets `model.preprocessing`, `model.classes` and `model.provenance` from the file's card. Without a
+    card, the preprocessing is that of the layout, if all weights published in it share one.
 
     Args:
         model: a network of the zoo; changed in place.
-        weights: tensors by key, or the path of a `.safetensors`, `.pth`, `.ckpt` or Keras `.h5` file, or a run folder.
-        layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, or `auto`, which recognizes it.
-        adapt: see above.
+        weights: tensors by key, with the shapes and dtypes of the layout; or the path of a `.safetensors`, `.pth`, `.ckpt`
+            or Keras `.h5` file, or of a run folder.
+        layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, or `auto`, which recognizes the layout.
+        adapt: any of `head`, `input`, `aux` and `blocks`.
 
     Returns:
-        Where the weights came from, and notes of what was adapted.
+        The origin of the weights, and notes on what was adapted.
 
     Raises:
-        ZooError: lists the keys that are missing, unexpected or misshapen. `model` is then as it was.
+        ZooError: the weights do not fit; lists all keys that are missing, unexpected or mismatched. `model` is unchanged.
     """
     if isinstance(weights, Mapping):
         return fill(model, weights, None, "the state dict", None, layout, adapt)
@@ -62,7 +66,23 @@ def fill(
     layout: str = "auto",
     adapt: Sequence[str] = (),
 ) -> Provenance:
-    """`load_weights` of what was read already: tensors, card and SHA-256 of `source`."""
+    """Copy weights that were already read into `model`; otherwise as `load_weights`.
+
+    Args:
+        model: a network of the zoo; changed in place.
+        weights: tensors by key, with the shapes and dtypes of the layout.
+        card: of the file, if it has one.
+        source: path of the file, or another name of the weights, for the provenance and for messages.
+        digest: SHA-256 of the file.
+        layout: see `load_weights`.
+        adapt: see `load_weights`.
+
+    Returns:
+        The origin of the weights, and notes on what was adapted.
+
+    Raises:
+        ZooError: see `load_weights`.
+    """
     layout = _layout(model, weights, layout, card, source)
     names = names_of(layout, model.plan.net.name) if layout != "native" else None
     preprocessing = card.preprocessing if card else None
@@ -75,15 +95,20 @@ def fill(
     model.classes = list(card.classes) if card and card.classes and "head" not in adapt else None
     origin = asdict(card.provenance) if card and card.provenance else None
     model.provenance = Provenance(source, layout, digest, notes=notes, origin=origin)
-    _say(model.provenance)
+    _log_notes(model.provenance)
     return model.provenance
 
 
 def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) -> None:
-    """Load published weights by name (``torchvision:IMAGENET1K_V1``, ``timm:inception_v4.tf_in1k``), or as `load_weights`.
+    """Load published weights by name, or weights from a file.
+
+    Args:
+        model: a network of the zoo; changed in place.
+        source: a name such as ``torchvision:IMAGENET1K_V1`` or ``timm:inception_v4.tf_in1k``, or a path for `load_weights`.
+        adapt: allowed differences, see `load_weights`.
 
     Raises:
-        ZooError: the library has no such weights, they do not fit, or they cannot be downloaded.
+        ZooError: the weights do not exist, do not fit, or cannot be downloaded.
     """
     if not is_name(str(source)):
         load_weights(model, source, adapt=adapt)
@@ -95,19 +120,19 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) ->
     model.classes = entry.classes if "head" not in adapt else None
     if entry.normalized_again:
         if pads(model) or model.plan.in_channels != len(IMAGENET[0]):
-            notes.append("transform_input: the images are normalized for it from the start, with mean and std 0.5")
+            notes.append("transform_input is replaced: images are normalized with mean 0.5 and std 0.5 instead")
         else:
             fold_normalization(model, *IMAGENET)
             notes.append(f"transform_input is folded into {first_conv(model)}")
     model.provenance = replace(entry.provenance, sha256=sha256(path), notes=notes)
-    _say(model.provenance)
+    _log_notes(model.provenance)
 
 
 def _layout(model: Inception, weights: State, layout: str, card: Card | None, source: str) -> str:
-    """The layout that is meant; ZooError if the weights are another network's, or nobody's."""
+    """Return the layout; raise ZooError if the weights are of another network or in an unknown layout."""
     net = model.plan.net.name
     if card and card.model["name"] != net:
-        raise ZooError(f"{source} holds {card.model['name']}, not {net}")
+        raise ZooError(f"{source} has weights of {card.model['name']}, not of {net}")
     if layout in LAYOUTS or layout == "native":
         return layout
     if layout != "auto":
@@ -116,9 +141,9 @@ def _layout(model: Inception, weights: State, layout: str, card: Card | None, so
         return "native"
     found = recognize(weights.keys())
     if not found:
-        raise ZooError(f"{source} has no known layout; its keys are like {listed(sorted(weights), 3)}")
+        raise ZooError(f"{source}: unknown layout, with keys like {listed(sorted(weights), 3)}")
     if found[1] != net:
-        raise ZooError(f"{source} holds {found[1]} in the layout of {found[0]}, not {net}")
+        raise ZooError(f"{source} has weights of {found[1]} in the layout of {found[0]}, not of {net}")
     return found[0]
 
 
@@ -132,7 +157,7 @@ def _copy(
     notes: list[str],
     other: frozenset[str] = frozenset(),
 ) -> Preprocessing | None:
-    """Copy what fits, adapt what may be, add notes of it; the preprocessing for the channels that `model` reads."""
+    """Copy the weights into `model`, with notes on what was adapted; return the preprocessing for its input channels."""
     for part in adapt:
         if part not in ADAPT:
             raise ZooError(f"adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
@@ -141,22 +166,22 @@ def _copy(
     if (weight := values.get(f"{conv}.weight")) is not None:
         if layout != "native" and LAYOUTS[layout][model.plan.net.name].bgr:
             values[f"{conv}.weight"] = weight.flip(1)
-            notes.append(f"{conv} read blue, green, red and reads red, green, blue now")
+            notes.append(f"{conv} converted from BGR to RGB input")
         if weight.shape[1] != channels:
             if pads(model) and preprocessing and len(set(preprocessing.mean)) > 1:
-                notes.append(f"{conv} pads with zeros and its channels have different means, so the edge is not exact")
+                notes.append(f"{conv} pads with zeros and its channels have different means: values at edges are not exact")
             changed, preprocessing = adapted(values, conv, channels, preprocessing)
             values |= changed
-            notes.append(f"{conv} adapted from {weight.shape[1]} to {channels} channels")
-    if preprocessing and len(preprocessing.mean) != channels:  # the first convolution was drawn anew
+            notes.append(f"{conv} adapted from {weight.shape[1]} to {channels} input channels")
+    if preprocessing and len(preprocessing.mean) != channels:  # the first convolution was re-initialized
         preprocessing = None
-        notes.append("what its images were normalized with does not fit the channels, and is left out")
+        notes.append("the normalization of the weights has another number of channels and is ignored")
     state = model.state_dict()
     for key, value in values.items():
         state[key].copy_(value)
     return preprocessing
 
 
-def _say(provenance: Provenance) -> None:
+def _log_notes(provenance: Provenance) -> None:
     for note in provenance.notes:
         log.warning("%s: %s", provenance.source, note)

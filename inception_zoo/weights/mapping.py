@@ -1,4 +1,4 @@
-"""A network's tensors ↔ a layout's keys, by the rules of `layouts`."""
+"""Mapping between the zoo's tensor names and the keys of a layout, by the rules in `layouts`."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -23,15 +23,15 @@ CLASSIFIER = "classifier"
 
 @dataclass(frozen=True)
 class Slot:
-    """A layer with weights, as a layout calls it."""
+    """A layer with weights and its name in a layout."""
 
     part: str  # the endpoint, `aux <tap>`, or `classifier`
-    kind: str  # `unit`: convolution and normalization; `project`: a bare convolution; `fc`
+    kind: str  # `unit`: convolution and normalization; `project`: convolution alone; `fc`
     name: str
-    numbers: tuple[int, int] = (0, 0)  # of convolutions and normalizations before it
+    numbers: tuple[int, int] = (0, 0)  # of its convolution and its normalization, in layouts with numbered layers
 
     def key(self, style: Style, tensor: str) -> str | None:
-        """Their key of our tensor, such as `conv.weight`; None if they have no such tensor."""
+        """Return the layout's key for the zoo's `tensor`, such as `conv.weight`; None if the layout has no such tensor."""
         layer, _, last = tensor.rpartition(".")
         is_norm = layer == "norm"
         renamed = style.batch_norm if is_norm else style.layer
@@ -42,12 +42,12 @@ class Slot:
         return template.format(name=self.name, tensor=renamed[last] if renamed else last, conv=conv, norm=norm)
 
     def keys(self, style: Style) -> set[str]:
-        """All that can be in a file of this layer."""
+        """Return all keys that a file can have for this layer."""
         return {key for tensor in (UNIT if self.kind == "unit" else LINEAR) if (key := self.key(style, tensor))}
 
 
 def slots(names: Names) -> Iterator[Slot]:
-    """Every layer of a network in a layout, in order."""
+    """Yield every layer of a network in a layout, in order."""
     style = names.style
     convs = norms = 0
     for endpoint, place in names.places.items():
@@ -70,7 +70,7 @@ def _names(rows: Collection[str]) -> list[str]:
 
 
 def our_layers(model: Inception) -> dict[str, list[str]]:
-    """The layers with weights by part, in the order of `slots`: their names in the state dict."""
+    """Return the names of the layers with weights in the state dict, by part, in the order of `slots`."""
     found: dict[str, list[str]] = {}
     for block in model.plan.blocks:
         module = model.get_submodule(block.name)
@@ -88,21 +88,26 @@ def _units(module: nn.Module, prefix: str) -> list[str]:
 
 
 def part_of(key: str) -> str:
-    """The part that a tensor of ours belongs to."""
+    """Return the part of a state dict key of the zoo: an endpoint, `aux <tap>` or `classifier`."""
     first, second, *_ = key.split(".")
     return f"aux {second}" if first == "aux" else CLASSIFIER if first == "fc" else first
 
 
 @dataclass(frozen=True)
 class Translation:
-    """Our tensor → their key, None where they have no such tensor; and the keys for which `model` has no place, by part."""
+    """Mapping from the zoo's tensors to the keys of a layout.
+
+    Attributes:
+        keys: the zoo's tensor → the layout's key; None if the layout has no such tensor.
+        spare: the layout's key without a tensor in the network → the part that it belongs to.
+    """
 
     keys: dict[str, str | None]
     spare: dict[str, str]
 
 
 def translate(model: Inception, layout: str) -> Translation:
-    """Every tensor of `model` with its key in `layout`; `native` is our own names."""
+    """Return the key in `layout` of every tensor of `model`; `native` has the zoo's own names."""
     state = list(model.state_dict())
     if layout == "native":
         return Translation({key: key for key in state}, {})
@@ -113,7 +118,7 @@ def translate(model: Inception, layout: str) -> Translation:
         theirs = list(group)
         if part in swapped or part not in ours:
             spare |= {key: part for slot in theirs for key in slot.keys(names.style)}
-        elif ours[part]:  # else a pool
+        elif ours[part]:  # pools have no layers with weights
             for layer, slot in zip(ours[part], theirs, strict=True):
                 tensors = [key.removeprefix(f"{layer}.") for key in state if key.startswith(f"{layer}.")]
                 keys |= {f"{layer}.{tensor}": slot.key(names.style, tensor) for tensor in tensors}
@@ -121,18 +126,23 @@ def translate(model: Inception, layout: str) -> Translation:
 
 
 def names_of(layout: str, net: str) -> Names:
-    """The layout's names for a network; ZooError with the networks that it has."""
+    """Return the layout's names for a network.
+
+    Raises:
+        ZooError: the layout does not have this network; lists those that it has.
+    """
     if net in LAYOUTS[layout]:
         return LAYOUTS[layout][net]
-    pools = "; Keras leaves the padded zeros out of its average pools, torchvision and timm count them"
+    pools = "; Keras excludes padded zeros from average pooling, torchvision and timm include them"
     hint = pools if net.startswith("inception_v3") else ""
-    raise ZooError(f"layout={layout} has no {net}, it has {', '.join(LAYOUTS[layout])}{hint}")
+    raise ZooError(f"layout={layout} does not have {net}; it has {', '.join(LAYOUTS[layout])}{hint}")
 
 
 def recognize(keys: Collection[str]) -> tuple[str, str] | None:
-    """The layout and network that `keys` name most of, and little else; None if no layout does.
+    """Return the layout and the network whose names match `keys` best, or None if none match well.
 
-    torchvision's and timm's Inception-v3 have the same names; the answer is `torchvision`.
+    The score is the share of the network's weights that are in `keys`, times the share of `keys` that the network has. It
+    must be above 0.5. torchvision's and timm's Inception-v3 have the same names; the result is `torchvision`.
     """
     keys = set(keys)
     found = {}

@@ -1,4 +1,4 @@
-"""Assign the tensors of a state dict to a network; report those that do not fit."""
+"""Match the tensors of a state dict with those of a network, and report all that do not fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,23 +26,38 @@ def matched(
     notes: list[str],
     other: frozenset[str] = frozenset(),
 ) -> dict[str, Tensor]:
-    """Our tensors' new values; ZooError with every key that has no counterpart.
+    """Return the new values of a network's tensors.
 
-    `other`: endpoints whose rows in the weights' own network are not those of `model`.
+    Args:
+        model: the network, which is not changed.
+        weights: tensors by key in the names of a layout. Shape and dtype are compared with those of the network.
+        translation: mapping from the network's keys to those of `weights`.
+        adapt: allowed differences, see `load_weights`.
+        source: name of the weights for error messages.
+        notes: a list to which a note on each allowed difference is appended.
+        other: endpoints that differ between `model` and the network of the weights, see `other_blocks`.
+
+    Returns:
+        Tensors by the network's keys, with the network's shapes. With `input` in `adapt`, the first convolution's weight
+        (out, C, kH, kW) keeps the number of input channels that it has in `weights`. Parts that keep their initial weights
+        are absent.
+
+    Raises:
+        ZooError: lists all keys that are missing, unexpected, or of another shape or dtype.
     """
     if other and "blocks" not in adapt:
-        blocks = f"{source} holds other blocks than {model.plan.net.name} has here: {listed(sorted(other))}"
-        raise ZooError(f"{blocks}; adapt takes blocks: {ADAPT['blocks']}")
+        blocks = f"{source} does not fit {model.plan.net.name}: different blocks: {listed(sorted(other))}"
+        raise ZooError(f"{blocks}; set adapt to allow blocks ({ADAPT['blocks']})")
     values: dict[str, Tensor] = {}
     missing: list[str] = []
-    misshapen: list[str] = []
-    hints: set[str] = set()  # what `adapt` could do about it
+    mismatched: list[str] = []
+    hints: set[str] = set()  # values of `adapt` that would allow the differences
     swapped = {block.name for block in model.plan.blocks if block.swapped}
-    drawn = _drawn_anew(model, weights, translation, swapped, adapt) | other
+    initial = _initial_parts(model, weights, translation, swapped, adapt) | other
     for key, ours in model.state_dict().items():
         theirs = translation.keys.get(key, key)
         part = part_of(key)
-        if part in drawn or (is_classifier(key) and "head" in adapt):
+        if part in initial or (is_classifier(key) and "head" in adapt):
             continue
         if theirs is None or theirs not in weights:
             if key.endswith("norm.weight") and theirs is None:  # a BatchNorm without scale
@@ -54,28 +69,28 @@ def matched(
         value = weights[theirs]
         adaptable = key == f"{first_conv(model)}.weight" and _but_for_channels(value) == _but_for_channels(ours)
         if not _is_dense(value) or value.is_floating_point() != ours.is_floating_point():
-            misshapen.append(f"{theirs} is {value.dtype}, {value.layout}, due dense {ours.dtype}")
+            mismatched.append(f"{theirs} is {value.dtype}, {value.layout}, expected dense {ours.dtype}")
         elif value.shape == ours.shape or (adaptable and value.numel() and "input" in adapt):
             values[key] = value
         else:
-            misshapen.append(f"{theirs} is {tuple(value.shape)}, due {tuple(ours.shape)}")
+            mismatched.append(f"{theirs} is {tuple(value.shape)}, expected {tuple(ours.shape)}")
             hints.add("input" if adaptable else "head" if is_classifier(key) else "blocks" if part in swapped else "")
     left = weights.keys() - translation.keys.values()
     parts = {key: translation.spare.get(key, part_of(key) if "." in key else key) for key in left}
     own = {f"aux {tap}" for tap in model.aux}
     unneeded = {key for key, part in parts.items() if part.startswith("aux ") and part not in own}
-    unneeded |= {key for key, part in parts.items() if part in drawn}
+    unneeded |= {key for key, part in parts.items() if part in initial}
     unexpected = sorted(left - unneeded)
     hints |= {"blocks" for key in unexpected if parts[key] in swapped}
-    if missing or misshapen or unexpected:
-        kinds = {"missing": missing, "misshapen": misshapen, "unexpected": unexpected}
+    if missing or mismatched or unexpected:
+        kinds = {"missing": missing, "mismatched": mismatched, "unexpected": unexpected}
         found = "; ".join(f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in kinds.items() if keys)
-        asked = ", ".join(f"{hint}: {ADAPT[hint]}" for hint in ADAPT if hint in hints)
-        raise ZooError(f"{source} does not fit {model.plan.net.name}: {found}" + (f"; adapt takes {asked}" if asked else ""))
+        ask = ", ".join(f"{hint} ({ADAPT[hint]})" for hint in ADAPT if hint in hints)
+        raise ZooError(f"{source} does not fit {model.plan.net.name}: {found}" + (f"; set adapt to allow {ask}" if ask else ""))
     heads = sorted({part for part in parts.values() if part.startswith("aux ")})
     notes += [f"auxiliary heads left out: {', '.join(head.removeprefix('aux ') for head in heads)}"] if heads else []
-    notes += [f"drawn anew: {', '.join(sorted(drawn))}"] if drawn else []
-    notes += [f"classifier drawn anew for {model.plan.num_classes} classes"] if "head" in adapt else []
+    notes += [f"re-initialized: {', '.join(sorted(initial))}"] if initial else []
+    notes += [f"classifier re-initialized for {model.plan.num_classes} classes"] if "head" in adapt else []
     return values
 
 
@@ -88,11 +103,11 @@ def _is_dense(value: Tensor) -> bool:
 
 
 def other_blocks(model: Inception, card: Card | None) -> frozenset[str]:
-    """Endpoints that compute something else in the network of a card; where that needs foreign code, none are known."""
+    """Return the endpoints that differ between a card's network and `model`; none if that network needs foreign code."""
     if card is None or card.foreign_code:
         return frozenset()
     theirs = plan_of(card.model)
-    alike = theirs.choices.residual_scale == model.plan.choices.residual_scale  # else it is noted as a choice
+    alike = theirs.choices.residual_scale == model.plan.choices.residual_scale  # otherwise `differences` notes it
     computed = [{block.name: _computes(block, alike) for block in plan.blocks} for plan in (theirs, model.plan)]
     return frozenset(name for name in computed[0].keys() & computed[1].keys() if computed[0][name] != computed[1][name])
 
@@ -102,10 +117,10 @@ def _computes(block: Block, with_scale: bool) -> tuple[Any, ...]:
     return block.rows, residual and (residual.relu, residual.shortcut, residual.scale if with_scale else None)
 
 
-def _drawn_anew(
+def _initial_parts(
     model: Inception, weights: State, translation: Translation, swapped: set[str], adapt: Sequence[str]
 ) -> set[str]:
-    """The parts that keep their random weights: those of `adapt` that the weights do not have just so."""
+    """Return the parts that keep their initial weights: `adapt` allows it, and the weights do not have them in this shape."""
     has: dict[str, list[bool]] = {}
     for key, ours in model.state_dict().items():
         theirs = translation.keys.get(key)
@@ -118,7 +133,17 @@ def _drawn_anew(
 
 
 def differences(model: Inception, card: Card | None, layout: str, source: str) -> list[str]:
-    """Notes of what the network computes otherwise than that of the weights; ZooError if the weights would mean nothing."""
+    """Return a note on each choice, such as the activation, that differs between the network and its weights.
+
+    Args:
+        model: the network that uses the weights.
+        card: of the weights. Without one, a public implementation's choices are assumed.
+        layout: of the weights. With `native` and no card, there is nothing to compare.
+        source: name of the weights for error messages.
+
+    Raises:
+        ZooError: the kinds of normalization differ, so the weights cannot be used.
+    """
     if card is None and layout == "native":
         return []
     table = {"norm": model.plan.net.norm, "activation": "relu", "stem": "imagenet", "residual_scale": None}
@@ -135,4 +160,5 @@ def is_classifier(key: str) -> bool:
 
 
 def listed(keys: Sequence[str], most: int = 6) -> str:
+    """Join the first `most` keys with commas, and add how many more there are."""
     return ", ".join(keys[:most]) + (f", and {len(keys) - most} more" if len(keys) > most else "")

@@ -1,4 +1,4 @@
-"""Fold the normalization of images into the first convolution."""
+"""Adapt the first convolution to another normalization, or another number of channels, of the images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,20 +14,26 @@ Tensors = dict[str, Tensor]
 
 
 def fold_normalization(model: Inception, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Change the first convolution so that images normalized with `mean` and `std` give what `model.preprocessing` gave.
+    """Change the first convolution in place, for images normalized with `mean` and `std` instead of as before.
 
-    A change of scale is exact always; one of the mean only where the convolution pads nothing, since the padded zeros come
-    after the normalization.
+    The network's outputs stay the same. A change of `std` is always exact. A change of `mean` is exact only if the
+    convolution has no padding, because zeros are padded after the normalization.
+
+    Args:
+        model: the network, whose `preprocessing` is updated.
+        mean: per channel, of pixels from 0 to 1.
+        std: per channel, of pixels from 0 to 1.
 
     Raises:
-        ZooError: the convolution pads and the mean would change, or `model.preprocessing` is not known.
+        ZooError: the convolution pads and the mean would change, or `model.preprocessing` is None.
     """
     old = model.preprocessing
     if old is None:
-        raise ZooError("it is not known what this network's images are normalized with; set model.preprocessing first")
+        raise ZooError("the normalization of this network's images is unknown; set model.preprocessing first")
     if pads(model) and list(mean) != list(old.mean):
         raise ZooError(
-            f"{model.plan.net.name}'s first convolution pads with zeros, and the mean {list(old.mean)} cannot be {list(mean)}"
+            f"{model.plan.net.name}'s first convolution pads with zeros, so the mean {list(old.mean)} "
+            f"cannot be replaced by {list(mean)}"
         )
     state = model.state_dict()
     for key, value in renormalized(state, first_conv(model), old, mean, std).items():
@@ -36,7 +42,22 @@ def fold_normalization(model: Inception, mean: Sequence[float], std: Sequence[fl
 
 
 def renormalized(state: Tensors, conv: str, old: Preprocessing, mean: Sequence[float], std: Sequence[float]) -> Tensors:
-    """The tensors of the first convolution unit that change, for images normalized with `mean` and `std`."""
+    """Return the changed tensors of the first convolution unit, for images normalized with `mean` and `std`.
+
+    Args:
+        state: a state dict, with the weight (out, C, kH, kW) of the first convolution. To shift the mean, also its bias
+            (out,) or the `running_mean` (out,) of its BatchNorm.
+        conv: name of the first convolution.
+        old: preprocessing that the tensors in `state` expect.
+        mean: per channel, of pixels from 0 to 1.
+        std: per channel, of pixels from 0 to 1.
+
+    Returns:
+        float32 tensors by key, of the same shapes.
+
+    Raises:
+        ZooError: the mean changes, and the convolution has neither a bias nor a BatchNorm.
+    """
     shift = torch.tensor([(new - was) / s for new, was, s in zip(mean, old.mean, old.std, strict=True)], dtype=torch.float64)
     scale = torch.tensor([new / was for new, was in zip(std, old.std, strict=True)], dtype=torch.float64)
     weight = state[f"{conv}.weight"].double()
@@ -48,18 +69,28 @@ def renormalized(state: Tensors, conv: str, old: Preprocessing, mean: Sequence[f
     elif running_mean in state:
         changed[running_mean] = (state[running_mean].double() - constant).float()
     elif shift.any():
-        raise ZooError(f"{conv} has neither bias nor BatchNorm to take up another mean")
+        raise ZooError(f"{conv} has neither a bias nor a BatchNorm, so its mean cannot be changed")
     return changed
 
 
 def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None) -> tuple[Tensors, Preprocessing | None]:
-    """The first convolution for another number of input channels, and what its images are normalized with then.
+    """Return the first convolution and the preprocessing for another number of input channels.
 
-    For one channel the weights are added up, which is what a grey image in every channel gives. For more they are repeated
-    in turn, each divided by how often it stands there, so that their sum stays; for two the third is left out.
+    For one channel, the weights are summed over the input channels. This equals a grey image in every channel. For more
+    channels, the input channels are repeated in order, and each is divided by its number of copies, which keeps their sum.
+    For two channels, the third one is dropped.
+
+    Args:
+        state: a state dict, with the weight (out, C, kH, kW) of the first convolution and its bias or BatchNorm.
+        conv: name of the first convolution.
+        channels: the new number of input channels.
+        old: preprocessing that the tensors in `state` expect, or None if unknown.
+
+    Returns:
+        The changed float32 tensors by key, the weight as (out, channels, kH, kW); and the new preprocessing.
     """
     changed: Tensors = {}
-    if old:  # all channels alike first, so that one mean can stand for them
+    if old:  # first fold in one mean and std for all channels
         had = len(old.mean)
         alike = replace(old, mean=(sum(old.mean) / had,) * had, std=(sum(old.std) / had,) * had)
         changed = renormalized(state, conv, old, alike.mean, alike.std)
@@ -74,9 +105,10 @@ def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None)
 
 
 def first_conv(model: Inception) -> str:
-    """The convolution that reads the images."""
+    """Return the name of the convolution that reads the images."""
     return f"{model.plan.blocks[0].name}.0.0.conv"
 
 
 def pads(model: Inception) -> bool:
+    """Return True if the first convolution pads its input."""
     return any(model.get_submodule(first_conv(model)).padding)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Weights out of a network: in another implementation's names, or as a file of our own."""
+"""Export weights in the names of another implementation, or save them in the zoo's own file format."""
 
 import logging
 from pathlib import Path
@@ -19,12 +19,20 @@ NAMES = ("native", *LAYOUTS)
 
 
 def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor]:
-    """The state dict of `model` in another implementation's names; loaded there it computes the same.
+    """Return the state dict of `model` in the names of another implementation, which then computes the same outputs.
 
-    Where BatchNorm has no scale (Keras), one other than 1 is multiplied into the convolution: equal in evaluation.
+    If BatchNorm has no scale there (Keras), a scale other than 1 is multiplied into the convolution. The outputs in
+    evaluation mode stay equal.
+
+    Args:
+        model: a network of the zoo; not changed.
+        layout: `native` (the zoo's names), `torchvision`, `timm`, `cadene` or `keras`.
+
+    Returns:
+        Copies of the tensors by the layout's keys, with the shapes and dtypes of `model.state_dict()`.
 
     Raises:
-        ZooError: the layout does not have this network, or has it otherwise: names the block that is swapped, or the choice.
+        ZooError: the layout does not have this network, or not with these swapped blocks or choices.
     """
     if layout not in NAMES:
         raise ZooError(f"layout={layout} is unknown; {did_you_mean(layout, NAMES)}")
@@ -34,7 +42,7 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
     names = names_of(layout, model.plan.net.name)
     swapped = [block.name for block in model.plan.blocks if block.swapped]
     if swapped:
-        raise ZooError(f"layout={layout} has only the published blocks, and {', '.join(swapped)} of this network are swapped")
+        raise ZooError(f"layout={layout} has only the published blocks, but these are swapped: {', '.join(swapped)}")
     if other := differences(model, None, layout, f"layout={layout}"):
         raise ZooError(f"layout={layout} has only the published network: {'; '.join(other)}")
     _normalize_as_theirs(model, state, names.normalized, layout)
@@ -51,27 +59,35 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
             state[f"{unit}norm.running_mean"] *= scale
     lost = sorted({part_of(key) for key in state if key not in keys})
     if lost:
-        log.warning("layout=%s has no %s: left out", layout, ", ".join(lost))
+        log.warning("layout=%s does not have %s: not exported", layout, ", ".join(lost))
     return {theirs: state[key] for key, theirs in keys.items() if theirs is not None}
 
 
 def _normalize_as_theirs(model: Inception, state: Tensors, normalized: Normalized | None, layout: str) -> None:
-    """Fold the first convolution for the images of the layout's published weights, or say what its images must be."""
+    """Adapt the first convolution to the normalization of the layout's published weights; else log the required one."""
     ours = model.preprocessing
     if ours is None or (ours.mean, ours.std) == normalized:
         return
     if normalized and not pads(model) and len(ours.mean) == len(normalized[0]):
         state |= renormalized(state, first_conv(model), ours, *normalized)
-        log.warning("layout=%s: folded for images with mean %s, std %s, as its published weights have", layout, *normalized)
+        log.warning("layout=%s: first convolution adapted to the usual mean %s, std %s", layout, *normalized)
     else:
-        log.warning("layout=%s does not say it: images have mean %s, std %s", layout, list(ours.mean), list(ours.std))
+        log.warning("layout=%s stores no preprocessing: use mean %s, std %s", layout, list(ours.mean), list(ours.std))
 
 
 def save_model(model: Inception, path: str | Path) -> None:
-    """Save weights as safetensors, with the card in its metadata; `load_model` builds the network again from it."""
+    """Save a network as safetensors, with its card in the metadata. `load_model` rebuilds the network from the file.
+
+    Args:
+        model: a network of the zoo.
+        path: ends in .safetensors; an existing file is replaced atomically.
+
+    Raises:
+        ZooError: another suffix, or the file cannot be written.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ZooError(f"{path}: a saved model's name ends in .safetensors")
+        raise ZooError(f"{path}: the name of a saved model must end in .safetensors")
     write_weights(path, model.state_dict(), card_of(model).text())
 
 

@@ -17,56 +17,68 @@ TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "incepti
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that a library publishes; nothing is downloaded yet."""
+    """Weights that a library publishes, not downloaded yet."""
 
     library: str
-    entry: Any  # the library's own record of them
+    entry: Any  # the library's own object for them
     preprocessing: Preprocessing
     provenance: Provenance
     classes: list[str] | None
-    normalized_again: bool = False  # the library normalizes once more in the network (`transform_input`)
+    normalized_again: bool = False  # the library's network normalizes a second time (`transform_input`)
 
     def download(self) -> Path:
-        """The file, from the library's cache or its publisher; ZooError if it cannot be had."""
+        """Return the weight file, downloaded unless it is in the library's cache.
+
+        Raises:
+            ZooError: the download failed.
+        """
         try:
             return _from_torchvision(self.entry) if self.library == "torchvision" else _from_hub(self.entry)
-        except Exception as error:  # each library raises many kinds without a network
+        except Exception as error:  # each library raises many types without a network
             raise ZooError(
-                f"weights={self.provenance.source} could not be downloaded ({type(error).__name__}); is there a network? "
-                f"Download {self.provenance.url} where there is one, and give the file's path"
+                f"weights={self.provenance.source} could not be downloaded ({type(error).__name__}); check the network, "
+                f"or download {self.provenance.url} on another machine and pass the file's path"
             ) from None
 
 
 def is_name(source: str) -> bool:
-    """Return True if it names published weights, as `timm:inception_v4.tf_in1k`, rather than a path."""
+    """Return True if `source` is a name of published weights, such as `timm:inception_v4.tf_in1k`, and not a path."""
     library, _, tag = source.partition(":")
     return bool(tag) and library in LAYOUTS
 
 
 def network_of_name(source: str) -> str:
-    """The network that a name of published weights says itself; ZooError where it does not, as torchvision's."""
+    """Return the network of the weights that `source` names.
+
+    Raises:
+        ZooError: the name does not contain the network, as is the case for torchvision's.
+    """
     library, _, tag = source.partition(":")
     arch = tag.partition(".")[0]
     if library == "timm" and arch in TIMM:
         return TIMM[arch]
     nets = LAYOUTS["timm"] if library == "timm" else TORCHVISION
-    raise ZooError(f"{source} does not say which network it is; name it (--model): {', '.join(nets)}")
+    raise ZooError(f"{source} does not name a network; set --model to one of {', '.join(nets)}")
 
 
 def check_library(source: str, net: str) -> None:
-    """ZooError if the library that `source` begins with has no weights of this network. Imports nothing heavy."""
+    """Check that the library in `source` has weights of this network. Imports nothing heavy.
+
+    Raises:
+        ZooError: the library does not have weights by name, or not of this network.
+    """
     library = source.partition(":")[0]
     if library not in ("torchvision", "timm"):
-        raise ZooError(f"weights={source}: weights by name come from torchvision and timm; give a file of {library}'s")
+        raise ZooError(f"weights={source}: only torchvision and timm have weights by name; pass a file of {library} weights")
     if net not in LAYOUTS[library]:
         raise ZooError(f"weights={source}: {library} has no {net}; it has {', '.join(LAYOUTS[library])}")
 
 
 def published(source: str, net: str) -> Published:
-    """Return the published weights that `source` names for a network of the zoo.
+    """Return the published weights of a network that `source` names.
 
     Raises:
-        ZooError: the library has no such weights, or they are another network's; lists those that it has.
+        ZooError: the library has no such weights, or they are of another network; lists those that it has.
     """
     library, _, tag = source.partition(":")
     check_library(source, net)
@@ -78,7 +90,7 @@ def _torchvision(source: str, tag: str, net: str) -> Published:
 
     weights = getattr(torchvision.models, TORCHVISION[net])
     if tag not in weights.__members__:
-        raise ZooError(f"weights={source}: torchvision has no such weights of {net}; {did_you_mean(tag, weights.__members__)}")
+        raise ZooError(f"weights={source}: torchvision has no such weights for {net}; {did_you_mean(tag, weights.__members__)}")
     entry = weights[tag]
     transform = entry.transforms()
     (measured,) = entry.meta["_metrics"].values()
@@ -86,13 +98,12 @@ def _torchvision(source: str, tag: str, net: str) -> Published:
         source,
         "torchvision",
         url=entry.url,
-        licence="BSD-3-Clause (torchvision's; it states none for the weights)",
+        licence="BSD-3-Clause (of torchvision; none is stated for the weights)",
         accuracy={"top1": measured["acc@1"], "top5": measured["acc@5"]},
-        notes=[
-            "transform_input: made for images with mean 0.5 and std 0.5, folded into the first convolution where that is exact"
-        ],
+        notes=["transform_input: trained with mean 0.5 and std 0.5; folded into the first convolution where that is exact"],
     )
-    # These two were ported from TensorFlow: the network itself takes the images from the usual normalization to -1 … 1.
+    # Both networks were ported from TensorFlow. In torchvision, the network itself converts images from the ImageNet
+    # normalization to the range -1 … 1.
     preprocessing = Preprocessing(
         transform.crop_size[0], HALF[0], HALF[1], transform.resize_size[0], str(transform.interpolation.value)
     )
@@ -107,7 +118,7 @@ def _timm(source: str, tag: str, net: str) -> Published:
         raise ZooError(f"weights={source}: timm has no such weights; {did_you_mean(tag, known)}")
     arch = tag.partition(".")[0]
     if TIMM[arch] != net:
-        raise ZooError(f"weights={source} are {TIMM[arch]}'s, not {net}'s")
+        raise ZooError(f"weights={source} are for {TIMM[arch]}, not for {net}")
     entry: Any = timm.models.get_pretrained_cfg(tag)
     size = entry.input_size[-1]
     preprocessing = Preprocessing(size, entry.mean, entry.std, math.floor(size / entry.crop_pct), entry.interpolation)
@@ -131,5 +142,5 @@ def _from_hub(entry: Any) -> Path:
     cached = try_to_load_from_cache(entry.hf_hub_id, "model.safetensors")
     if isinstance(cached, str):
         return Path(cached)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each of five tries
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would log each of five attempts
     return Path(hf_hub_download(entry.hf_hub_id, "model.safetensors"))

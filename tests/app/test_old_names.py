@@ -1,7 +1,7 @@
-"""What versions before the rooms have written is resumed, tested, predicted with and reported.
+"""Runs of versions before the package was split into folders can be resumed, tested, used for prediction and reported.
 
-tests/fixtures/before_rooms was made by commit 7f5b39c: a run with an average of the weights and Unfreeze, and a sweep of two
-jobs, of which the second is missing. Its files name classes by paths that have moved since.
+Commit 7f5b39c wrote tests/fixtures/before_rooms: a run with an average of the weights and Unfreeze, and a sweep of two jobs,
+without the second. Its files name classes by import paths that have changed since.
 """
 
 import csv
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def words_of(run):
-    """The overrides that a run was composed with."""
+    """Return the overrides of a run."""
     return [line.removeprefix("- ").strip("'") for line in (run / ".hydra/overrides.yaml").read_text().splitlines()]
 
 
@@ -82,4 +82,4 @@ def test_a_config_of_ones_own_may_have_old_names(zoo, tmp_path):
     )
     done = zoo("--config-dir", "mine", "experiment=old")
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and "scheduler.warmup_epochs is no option of constant" in line
+    assert done.returncode == 2 and "scheduler.warmup_epochs is not an option of constant" in line

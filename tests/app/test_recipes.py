@@ -1,4 +1,4 @@
-"""A paper's recipe on a folder like ImageNet's, and on chunks of it: train, evaluate, resume, on one and two processes."""
+"""A paper's recipe on an ImageNet-like folder and on its chunks: train, evaluate and resume with one and two processes."""
 
 import json
 
@@ -22,7 +22,7 @@ def figures(folder):
 
 
 def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, image_tree):
-    """21 images, in batches of four: the last has one, and the second process a batch less than the first."""
+    """21 images in batches of four: the last batch has one image, and rank 1 gets one batch less than rank 0."""
     root = f"data.root={image_tree}"
     fit = zoo(*SMALL, root, "trainer.devices=2", "hydra.run.dir=two")
     assert fit.returncode == 0, fit.stderr
@@ -38,7 +38,7 @@ def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, imag
         assert tables[0] == tables[1]
     rows = [line.split(",") for line in (tmp_path / "test1/confusion.csv").read_text().splitlines()[1:]]
     assert [sum(map(int, row[1:])) for row in rows] == [7, 7, 7]
-    assert results(tmp_path / "two")["val/top1"] == pytest.approx(one["test/top1"])  # of the same images, while training
+    assert results(tmp_path / "two")["val/top1"] == pytest.approx(one["test/top1"])  # the same images
 
     resumed = zoo(*SMALL, root, "ckpt=last", "trainer.max_epochs=2", "hydra.run.dir=two")
     assert resumed.returncode == 0, resumed.stderr

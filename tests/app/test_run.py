@@ -1,4 +1,4 @@
-"""`python run.py` as a user runs it: in a process of its own, in an empty folder."""
+"""`python run.py` as a user runs it: in a separate process, in an empty folder."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     assert fit.returncode == 0, fit.stderr
     folder = run_folder(tmp_path)
     results = json.loads((folder / "results.json").read_text())
-    assert lines(fit.stdout)[-2].split("│")[2].strip() == str(folder.relative_to(tmp_path))  # the table ends in the folder
+    assert lines(fit.stdout)[-2].split("│")[2].strip() == str(folder.relative_to(tmp_path))  # the last row: the run folder
     assert f"{results['test/top1']:.4f}" in fit.stdout
 
     rows = list(csv.DictReader((folder / "csv/version_0/metrics.csv").read_text().splitlines()))
@@ -57,7 +57,7 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
     assert {row["epoch"] for row in csv.DictReader(logged.read_text().splitlines()) if row["val/top1"]} == {
         "0",
         "1",
-    }  # as if never interrupted
+    }  # as in an uninterrupted run
 
     for change, key in (("seed=2", "seed=1"), ("optimizer=sgd", "optimizer._target_=torch.optim.AdamW")):
         changed = zoo(*SMALL, "ckpt=last", change)
@@ -70,7 +70,7 @@ def test_fit_then_test_then_resume(zoo, tmp_path):
 
 
 def test_last_is_the_last_epoch_and_best_the_best(zoo, tmp_path):
-    # Nothing changes at learning rate 0, so the first epoch stays the best.
+    # With learning rate 0 the accuracy never changes, so the first epoch stays the best.
     still = ["model.norm=none", "optimizer.lr=0.0", "trainer.max_epochs=2", "logger=csv"]
     done = zoo(*SMALL, *still)
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_the_wheel_carries_the_configs(zoo, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     script = ("-P", "-c", f"import sys; sys.path.insert(0, {str(site)!r}); from inception_zoo.cli.main import main; main()")
-    environment = {"PYTHONPATH": str(site)}  # for the second rank
+    environment = {"PYTHONPATH": str(site)}  # so that rank 1 finds the package
     where = zoo("-P", "-c", "import inception_zoo; print(inception_zoo.__file__)", script=(), env=environment)
     assert where.stdout.startswith(str(site))
     listed = zoo("list", script=script)
@@ -170,7 +170,7 @@ def test_the_quickstart_beats_the_tutorials_median(zoo, tmp_path, fashion_mnist_
 
 
 def test_every_generation_of_block_in_one_sweep(zoo, tmp_path):
-    """The ten jobs of the documentation, on small images; each job's swap stands in the sweep's table."""
+    """The ten jobs of the README, on small images; the sweep table lists the block changes of each job."""
     variants = ["parallel", "parallel_bn", "factorized_nx1", "expanded", "residual"]
     small = [word for word in SMALL if not word.startswith("data.image_size")] + ["data.image_size=48", "logger=csv"]
     done = zoo("-m", "model=googlenet,inception_v3", f"model.blocks.all={','.join(variants)}", *small, "hydra.sweep.dir=sweep")
@@ -188,12 +188,12 @@ def test_sweep_blocks_swaps_one_stage_at_a_time(zoo, tmp_path):
     done = zoo("-m", "sweep=blocks", "model=googlenet", only, *SMALL, "logger=csv", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     table = lines(done.stdout[done.stdout.rindex(" job ") :])
-    swapped = [line.split()[1] for line in table[2:-1]]  # the model is the same in all, and left out
-    assert swapped == ["–", "grid28=expanded", "grid14=expanded", "grid7=expanded"]
+    swapped = [line.split()[1] for line in table[2:-1]]  # all jobs have the same model, so the table has no model column
+    assert swapped == ["none", "grid28=expanded", "grid14=expanded", "grid7=expanded"]
 
 
 def test_rows_by_hand_and_a_function_of_ones_own_train(zoo, tmp_path):
-    """From outside the package, on two processes: the other rank finds the user's function too."""
+    """A function outside the package works on two processes: rank 1 imports it too."""
     (tmp_path / "my_blocks.py").write_text(
         "def squeeze(c_in, c_out, level):\n    return [f'1x1 {c_out // 8} > 1x1 {c_out // 2} | 3x3 {c_out // 2}']\n"
     )

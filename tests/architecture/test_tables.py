@@ -1,4 +1,4 @@
-"""The tables in `architecture/nets`: their grid sizes and their length."""
+"""Tables in `architecture/nets`: grid sizes and number of lines."""
 
 import re
 from pathlib import Path
@@ -16,14 +16,14 @@ STAGE = re.compile(r"^(STEM|GRID\d+)\b")
 
 
 def shapes_by_comment(file, stages):
-    """Yield (endpoints, (channels, height, width)) per grid comment: the endpoints of the last key of its line."""
+    """Yield (endpoints, (channels, height, width)) for each grid comment; the last key on its line names the endpoints."""
     lines = [line for line in (FOLDER / f"{file}.py").read_text().splitlines() if SHAPE.search(line)]
     names = [endpoint for endpoints in stages.values() for endpoint in endpoints]
     own = {key for line in lines for key in KEY.findall(line)}
     for line in lines:
         key = (KEY.findall(line) or [""])[-1]
         stage = variable[1].lower() if (variable := STAGE.match(line)) else key
-        many = re.compile(key.replace("{i}", r"\w+"))  # an f-string stands for all endpoints without a key of their own
+        many = re.compile(key.replace("{i}", r"\w+"))  # an f-string covers every endpoint that has no key
         endpoints = stages.get(stage, [])[-1:] or [n for n in names if n == key or (many.fullmatch(n) and n not in own)]
         assert endpoints, f"{file}.py: no endpoint on the line '{line}'"
         height, width, channels = map(int, SHAPE.search(line).groups())
@@ -31,7 +31,7 @@ def shapes_by_comment(file, stages):
 
 
 def imported(file):
-    """Yield the tables that a table's file imports from, nearest last."""
+    """Yield the tables that a table file imports from, directly or not; direct imports come last."""
     for name in re.findall(
         r"from inception_zoo\.architecture\.nets\.(\w+) import (?!AUX$)", (FOLDER / f"{file}.py").read_text(), re.M
     ):
@@ -42,7 +42,7 @@ def imported(file):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_grid_comments_of_a_table_are_its_shapes(name):
-    """At the usual input; every stage's last grid is written down, here or in the table that it is imported from."""
+    """Checked at the default image size. The last grid of every stage has a comment, in this table or in an imported one."""
     shapes = make_plan(ZOO[name]).shapes(ZOO[name].image_size)
     stages = {stage: list(endpoints) for stage, endpoints in ZOO[name].stages.items()}
     written = {}

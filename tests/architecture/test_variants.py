@@ -1,4 +1,4 @@
-"""The generations of block: equal to the papers' own at the papers' channels, and at home everywhere else."""
+"""Block variants: equal to the papers' blocks at the papers' channels, and valid at every other endpoint."""
 
 import sys
 
@@ -15,7 +15,7 @@ from inception_zoo.network.blocks import ResidualBlock
 
 STAGES = {name: net.grids for name, net in ZOO.items()}
 
-# variant: (network, endpoint, channels in, channels out, level or pool) of the paper's block that it is
+# variant: (network, endpoint, input channels, output channels, level or pool) of the block in the paper
 PAPERS_OWN = {
     "parallel": ("googlenet", "inception_3a", 192, 256, 0),
     "parallel_bn": ("bn_inception", "inception_3a", 192, 256, 0),
@@ -46,7 +46,7 @@ def test_residual_is_inception_resnet_v1s_block_of_each_grid(level, endpoint, ch
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_block_at_every_stage_keeps_names_and_shapes(name):
-    """On the meta device: network x stage x variant. Each network that is built has three of the pairs, one a stage."""
+    """Network x stage x variant, on the meta device. Each build covers three (stage, variant) pairs, one for each stage."""
     size = ZOO[name].image_size
     shapes = make_plan(ZOO[name]).shapes(size)
     x = torch.empty(2, 3, size, size, device="meta")
@@ -54,7 +54,7 @@ def test_every_block_at_every_stage_keeps_names_and_shapes(name):
     for shift in range(len(names)):
         blocks = {stage: names[(i + shift) % len(names)] for i, stage in enumerate(STAGES[name])}
         with torch.device("meta"):
-            model = create_model(name, blocks=blocks)
+            model = create_model(name, blocks=blocks).eval()
         assert {key: tuple(maps.shape[1:]) for key, maps in model.endpoints(x).items()} == shapes, blocks
         assert {block.stage: block.swapped for block in model.plan.blocks if block.swapped} == blocks
         assert sum(p.numel() for p in model.parameters()) == plan_cost(model.plan).params, blocks
@@ -76,7 +76,7 @@ def test_one_key_swaps_one_stage(name, stage, variant):
 def test_every_reduction_keeps_names_and_shapes(name, variant):
     size = ZOO[name].image_size
     with torch.device("meta"):
-        model = create_model(name, blocks={"all": variant})
+        model = create_model(name, blocks={"all": variant}).eval()
     x = torch.empty(2, 3, size, size, device="meta")
     assert {key: tuple(maps.shape[1:]) for key, maps in model.endpoints(x).items()} == make_plan(ZOO[name]).shapes(size)
     assert sum(block.swapped == variant for block in model.plan.blocks) == 2
@@ -143,7 +143,7 @@ def test_drop_path_rises_to_the_last_block_and_skips_the_rows_of_an_image():
 
 def test_residual_scale_and_drop_path_need_a_residual_block():
     for choice in ({"drop_path": 0.1}, {"residual_scale": 0.2}):
-        with pytest.raises(ZooError, match=r"v3: (drop_path|residual_scale)=0\.\d, but no block is residual; swap some"):
+        with pytest.raises(ZooError, match=r"v3: (drop_path|residual_scale)=0\.\d: no block is residual; add some"):
             make_plan(ZOO["inception_v3"], **choice)
         make_plan(ZOO["inception_v3"], **choice, blocks={"grid8": "residual"})
 
@@ -163,7 +163,7 @@ def test_a_residual_block_by_hand():
         (
             "inception_v3",
             {"blocks": {"grid18": "residual"}},
-            "blocks.grid18 is no stage or endpoint; did you mean",
+            "blocks.grid18 is not a stage or endpoint; did you mean",
         ),
         ("inception_v3", {"blocks": {"zzz": "residual"}}, "valid: all, grid35, grid17, grid8, conv_1a"),
         (
@@ -175,15 +175,15 @@ def test_a_residual_block_by_hand():
         (
             "inception_v3",
             {"blocks": {"mixed_6a": "parallel"}},
-            "grid17 mixed_6a: 'parallel' cannot stand here: mixed_6a is a gr",
+            "grid17 mixed_6a: 'parallel' cannot replace mixed_6a, which is a gr",
         ),
         ("inception_v3", {"blocks": {"mixed_6b": "reduction_pool"}}, "mixed_6b keeps the grid; valid: parallel, parallel_bn,"),
         (
             "inception_v3",
             {"blocks": {"conv_2a": "parallel"}},
-            "stem conv_2a: 'parallel' cannot stand here, where the rows tak",
+            "stem conv_2a: 'parallel' cannot replace conv_2a, whose unpadded",
         ),
-        ("inception_v3", {"blocks": {"stem": "parallel"}}, "blocks.stem is no stage or endpoint"),
+        ("inception_v3", {"blocks": {"stem": "parallel"}}, "blocks.stem is not a stage or endpoint"),
         (
             "inception_v3",
             {"blocks": {"grid35": "reduction_pool"}},
@@ -192,9 +192,9 @@ def test_a_residual_block_by_hand():
         (
             "inception_v3",
             {"blocks": {"mixed_5b": {"rows": ["1x1 64"], "scale": 0.1}}},
-            "grid35 mixed_5b: a residual sum over 192 channels cannot give 256; set shortcut; rows '1x1 64'",
+            "grid35 mixed_5b: a residual sum over 192 channels cannot give 256; set shortcut=true; rows '1x1 64'",
         ),
-        ("inception_v3", {"blocks": {"mixed_6b": {"rows": ["1x1 64"]}}}, "a residual block has rows and scale"),
+        ("inception_v3", {"blocks": {"mixed_6b": {"rows": ["1x1 64"]}}}, "a residual block needs rows and scale"),
         ("inception_v3", {"blocks": {"mixed_6b": {"rows": [], "scale": 1}}}, "rows must be a list of rows"),
         ("inception_v3", {"blocks": {"mixed_6b": {"rows": "residual", "scale": 1}}}, "rows must be a list of rows"),
         ("inception_v3", {"blocks": {"mixed_6b": {"rows": ["1x1 8"], "scale": "a"}}}, "scale=a must be a number above 0"),
@@ -208,7 +208,7 @@ def test_a_residual_block_by_hand():
         (
             "googlenet",
             {"width": 0.05},
-            "googlenet, grid28 inception_3a: row '1x1 16 > 5x5 32': width=0.05 leaves a branch of",
+            "googlenet, grid28 inception_3a: row '1x1 16 > 5x5 32': width=0.05 is too small for a branch of",
         ),
         (
             "googlenet",
@@ -218,7 +218,7 @@ def test_a_residual_block_by_hand():
         (
             "inception_resnet_v1",
             {"blocks": {"mixed_6a": ["max/2v > 1x1 4"], "block17_1": "parallel"}},
-            "grid17 block17_1: row '1x1 0 > 5x5 0': token '1x1 0': no channel is left",
+            "grid17 block17_1: row '1x1 0 > 5x5 0': token '1x1 0': a convolution needs",
         ),
         ("inception_v3", {"drop_path": 1}, "drop_path=1 must be a number from 0 to below 1"),
         ("inception_resnet_v1", {"residual_scale": -0.1}, "residual_scale=-0.1 must be a number above 0"),
@@ -237,7 +237,7 @@ def test_rows_that_change_the_grid_of_a_residual_sum_are_named():
     with pytest.raises(ZooError, match=r"grid17 block17_2: .*different sizes"):
         plan.shapes(299)
     plan = make_plan(ZOO["inception_resnet_v1"], blocks={"block17_2": ["3x3v 64"]})
-    with pytest.raises(ZooError, match="grid17 block17_2: a residual sum keeps its 17x17 grid, but row '3x3v 64' changes it"):
+    with pytest.raises(ZooError, match="grid17 block17_2: a residual sum must keep the 17x17 grid, but row '3x3v 64' changes it"):
         plan.shapes(299)
 
 
@@ -246,7 +246,7 @@ def squeeze(c_in, c_out, level):
 
 
 def test_a_function_of_ones_own(tmp_path, monkeypatch):
-    """Given as a function from Python, or by its import path, as on the command line."""
+    """A function given directly from Python, or by its import path as on the command line."""
     by_function = make_plan(ZOO["inception_v3"], blocks={"grid17": squeeze})
     (tmp_path / "my_blocks.py").write_text(
         "def squeeze(c_in, c_out, level):\n    return [f'1x1 {c_out // 8} > 1x1 {c_out // 2} | 3x3 {c_out // 2}']\n"
@@ -261,7 +261,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
         assert rows["mixed_6c"] == ["1x1 96 > 1x1 384 | 3x3 384"] and plan.shapes(299)["mixed_6e"] == (768, 17, 17)
     assert by_path.swapped == "grid17=my_blocks.squeeze" and by_function.swapped == "grid17=squeeze"
     for function, message in {
-        "narrow": "'my_blocks.narrow' gives 8 channels where 768 are due: rows '1x1 8'",
+        "narrow": "'my_blocks.narrow' gives 8 channels instead of 768; rows '1x1 8'",
         "strided": "a variant must keep the grid here, but row '1x1/2 768' of 'my_blocks.strided' does not",
         "nothing": "'my_blocks.nothing' must return a list of rows or a Residual, not None",
     }.items():

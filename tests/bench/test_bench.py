@@ -1,4 +1,4 @@
-"""What `inception-zoo bench` counts and concludes. Its times are not tested."""
+"""Counts and verdicts of `inception-zoo bench`. Its timings are not tested."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def test_a_ratio_is_taken_round_by_round():
     [
         (">=", 2.0, [("a", "b")], "met"),
         ("<=", 1.9, [("a", "b")], "missed"),
-        (">=", 1.5, [("a", "b"), ("b", "b")], "missed"),  # the worst counts
+        (">=", 1.5, [("a", "b"), ("b", "b")], "missed"),  # the worst pair decides
         ("<=", 1.5, [("a", "b"), ("b", "b")], "missed"),
         ("<=", 2.0, [("b", None)], "met"),
         (">=", 0.85, [("a", SHARE)], "met"),
@@ -90,7 +90,7 @@ def test_every_target_is_of_a_section_and_of_contenders_that_there_are():
 
 
 def test_every_target_is_of_figures_that_there_are():
-    """In the published results, which `inception-zoo bench` has written; a speedrun's are looked at below."""
+    """Every target refers to figures of the published results. Targets of speedruns are tested below."""
     published = read(PUBLISHED, "").figures
     usual = [target for target in TARGETS if not target.name.startswith(SPEEDRUNS)]
     assert {part for target in usual for pair in target.pairs for part in pair} - {None, PEER, SHARE} <= set(published)
@@ -213,12 +213,12 @@ def test_results_are_kept_merged_and_compared(tmp_path):
     kept.save(tmp_path / "new.json")
     new, old = (read(tmp_path / f"{name}.json", "--compare") for name in ("new", "old"))
     assert list(new.figures) == ["training/a", "startup/c"] and new.figures["training/a"].share == 0.5
-    assert compare(new, old) == ({"training/a": 1.5, "startup/c": 1.0}, ["other hardware then: cpu other; now: cpu one"])
+    assert compare(new, old) == ({"training/a": 1.5, "startup/c": 1.0}, ["different hardware; old: cpu other; new: cpu one"])
     new.drop_others("startup", ())
     new.drop_others("training", ())
     new.put("training/b", Figure("s", [1.0]))
     new.save(tmp_path / "new.json")
-    assert json.loads((tmp_path / "new.json").read_text())["runs"] == [here]  # what no figure is of is not kept
+    assert json.loads((tmp_path / "new.json").read_text())["runs"] == [here]  # machine records without figures are dropped
 
 
 def test_an_interrupted_bench_loses_no_older_figure(tmp_path, monkeypatch, capsys):
@@ -240,7 +240,7 @@ def test_an_interrupted_bench_loses_no_older_figure(tmp_path, monkeypatch, capsy
         "training/b": 2,
         "startup/c": 1,
     }
-    assert lines(capsys.readouterr().err)[-1] == "interrupted in training, of which 1 figures are there"
+    assert lines(capsys.readouterr().err)[-1] == "interrupted in training; figures measured before: 1"
 
 
 def test_a_bench_that_is_told_to_end_keeps_what_was_measured(tmp_path):
@@ -296,9 +296,9 @@ def test_a_small_bench_from_end_to_end(cli, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trainig"], "'trainig' is no section and no network; did you mean 'training'?"),
-        (["startup", "inception_v3"], "startup takes no network; leave inception_v3 out"),
-        (["--batch", "4"], "choices takes no --batch and no --image-size"),
+        (["trainig"], "'trainig' is neither a section nor a network; did you mean 'training'?"),
+        (["startup", "inception_v3"], "startup does not take a network; leave inception_v3 out"),
+        (["--batch", "4"], "choices does not take --batch or --image-size"),
         (["training", "inception_v3", "--image-size", "40"], "the 2x2 grid is smaller than the kernel"),
         (["training", "--page"], "give --json, too"),
         (["training", "--json", "nowhere/results.json"], "there is no folder nowhere"),

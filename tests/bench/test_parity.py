@@ -1,4 +1,4 @@
-"""Every network equal to the public implementations, endpoint by endpoint, in train mode and in evaluation."""
+"""Numerical parity of every network with the public implementations, at each endpoint, in train and eval mode."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from inception_zoo import create_model, export_weights, load_weights
 from inception_zoo.bench.parity import PAIRS, KerasPeer, difference, peer_of, prove
 from inception_zoo.weights.layouts import LAYOUTS
 
-# Endpoints, auxiliary heads and logits that are compared; BN-Inception's last block is seen in its logits only.
+# Number of compared outputs: endpoints, auxiliary heads and logits. BN-Inception's last block shows in the logits only.
 COMPARED = {
     "torchvision googlenet": 19,
     "torchvision googlenet, 161 px": 19,
@@ -31,7 +31,7 @@ def test_parity(name):
     proof = prove(name, images=2)
     assert proof.round_trip
     assert len(proof.training) == COMPARED[name]
-    # Batch statistics amplify the last digits, where the peer computes in another order or with other first weights.
+    # Batch statistics amplify rounding where the peer computes in another order or has other weights in its first convolution.
     loose = "keras" in name or "transform_input" in name
     bounds = {"evaluation": 1e-5, "training": 1e-3 if loose else 5e-5, "back": 1e-5}
     for what, bound in bounds.items():
@@ -39,7 +39,7 @@ def test_parity(name):
 
 
 def test_running_statistics_follow_the_peers():
-    """Momentum and the unbiased variance: after a training batch all of BatchNorm's state is the peer's."""
+    """After one training batch the whole BatchNorm state equals the peer's: momentum and unbiased variance agree."""
     torch.manual_seed(0)
     peer, ours = peer_of(PAIRS["timm inception_v4"]), create_model("inception_v4", aux=False)
     load_weights(ours, peer.weights())
@@ -49,12 +49,12 @@ def test_running_statistics_follow_the_peers():
         ours.train()(x)
     theirs, after = peer.weights(), export_weights(ours, "timm")
     moved = [key for key in theirs if not torch.equal(theirs[key], before[key])]
-    assert len(moved) == 149 * 3  # mean, variance and count of every BatchNorm
+    assert len(moved) == 149 * 3  # mean, variance and batch count of every BatchNorm
     assert max(difference(after[key].float(), theirs[key].float()) for key in moved) <= 1e-5
 
 
 def test_wrong_pooling_would_be_seen():
-    """The proof must be able to fail: one pool off, and the difference is far above its bound."""
+    """The parity check can fail: with one wrong pool the difference is far above the bound."""
     torch.manual_seed(0)
     peer = peer_of(PAIRS["torchvision googlenet"])
     ours = create_model("googlenet_bn", blocks={"pool4": ["max/2"]}, dropout=0.0, aux=False)
@@ -65,7 +65,7 @@ def test_wrong_pooling_would_be_seen():
 
 
 def test_keras_pools_are_not_torchvisions():
-    """The two Inception-v3 differ in nothing but the padded zeros of average pools; their weights fit each other."""
+    """The two Inception-v3 differ only in how average pools count padded zeros; each loads the weights of the other."""
     torch.manual_seed(0)
     peer = KerasPeer("InceptionV3", LAYOUTS["keras"]["inception_v3_slim"], 139)
     right, wrong = create_model("inception_v3_slim", aux=False), create_model("inception_v3", aux=False)

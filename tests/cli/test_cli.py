@@ -29,18 +29,23 @@ def test_list_names_the_blocks_to_swap_in(cli):
     assert {"parallel", "residual_expanded", "reduction_pool"} <= set(listed["variants"]) and all(listed["variants"].values())
 
 
-def test_the_readmes_table_is_the_zoo_as_counted(cli):
-    rows = {}
-    for line in (ROOT / "README.md").read_text().splitlines():
-        if match := re.match(r"\| `(\w+)`(?: \(`\w+`\))? \|", line):
-            rows[match[1]] = [cell.strip() for cell in line.strip("|").split("|")][2:]
+def test_the_tables_of_networks_are_as_counted(cli):
+    guide, readme = table_of(ROOT / "docs/guides/train.md"), table_of(ROOT / "README.md")
     for net in json.loads(cli("list", "--json").stdout)["networks"]:
+        params, size = f"{net['params'] / 1e6:.2f} M", str(net["image_size"])
         aux = f"{net['params_with_aux'] / 1e6:.2f} M" if net["aux"] else "–"
-        costs = f"{net['params'] / 1e6:.2f} M", aux, f"{net['macs'] / 1e9:.2f} G"
-        assert rows[net["name"]][:5] == [net["error"], *costs, str(net["image_size"])]
+        macs = f"{net['macs'] / 1e9:.2f} G"
+        assert guide[net["name"]][:5] == [net["error"], params, aux, macs, size]
+        assert readme[net["name"]] == [net["error"].split(" / ")[0], params, macs, f"{size} px"]
 
 
-# What FACTS.md and the papers publish: parameters, with auxiliary heads, multiply-adds in G, MiB saved for backward
+def table_of(page):
+    """Return the cells after the second of each row that begins with networks, by the name of each network."""
+    rows = [line.strip("|").split("|") for line in page.read_text("utf-8").splitlines() if line.startswith("| `")]
+    return {name: [cell.strip() for cell in row[2:]] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+
+
+# From FACTS.md and the papers: parameters, parameters with auxiliary heads, multiply-adds in G, MiB saved for backward
 PUBLISHED = {
     "googlenet": (6_998_552, 13_378_280, 1.5, None),
     "googlenet_bn": (6_624_904, 13_004_888, 1.498, 46.0),
@@ -62,12 +67,12 @@ def test_describe_equals_the_published_figures(cli, name):
     if name in PUBLISHED:
         params, with_aux, macs, saved = PUBLISHED[name]
         assert total["params"] == params and with_aux in (None, total["params_with_aux"])
-        assert total["macs"] / 1e9 == pytest.approx(macs, rel=0.06 if macs in (1.5, 2.0) else 1e-3)  # the papers round
+        assert total["macs"] / 1e9 == pytest.approx(macs, rel=0.06 if macs in (1.5, 2.0) else 1e-3)  # papers round
         assert saved is None or total["saved"] / 2**20 == pytest.approx(saved, rel=2e-3)
 
 
 def test_the_first_block_beside_a_single_convolution(cli):
-    """FACTS.md: about 0.16 M and 128 M, where one 3x3 has 0.44 M and 346 M, one 5x5 1.22 M and 963 M."""
+    """FACTS.md: about 0.16 M parameters and 128 M multiply-adds; one 3x3 has 0.44 M and 346 M, one 5x5 1.22 M and 963 M."""
     (block,) = (
         e for e in json.loads(cli("describe", "googlenet", "--json").stdout)["endpoints"] if e["name"] == "inception_3a"
     )
@@ -131,14 +136,14 @@ def test_describe_draws(cli, tmp_path):
         (["inception_v3", "blocks.mixed_6b=[1x1 > ]"], "cannot be read"),
         (["inception_v3", "width=1,2"], "'width=1,2' has several values"),
         (["inception_v3", "wdth=1"], "wdth is not an option; did you mean 'width'?"),
-        (["width=1", "inception_v3"], "'width=1' stands before any network"),
-        (["inception_v3", "inception_v4"], "describe takes 1 networks, not 2"),
+        (["width=1", "inception_v3"], "'width=1' comes before any network"),
+        (["inception_v3", "inception_v4"], "describe takes 1 network, not 2"),
         (["--diff", "inception_v3"], "describe --diff takes 2 networks, not 1"),
         (
             ["inception_v3", "--image-size", "40"],
             "inception_v3, grid17 mixed_6a: the 2x2 grid is smaller than the kernel of '3x3/2v 384'",
         ),
-        (["inception_v3", "--draw", "net.gif"], "--draw net.gif: the name of a picture ends in .svg or .png"),
+        (["inception_v3", "--draw", "net.gif"], "--draw net.gif: the name must end in .svg or .png"),
         (["inception_v3", "--draw", "no/net.svg"], "--draw no/net.svg: there is no folder no"),
     ],
 )
@@ -160,7 +165,7 @@ def test_parity_is_measured_from_the_command_line(cli):
     (proof,) = json.loads(done.stdout).values()
     assert proof["round_trip"] and max(proof["training"].values()) < 1e-5
     done = cli("parity", "timm inception_v5")
-    assert done.returncode == 2 and "'timm inception_v5' is no pair; did you mean 'timm inception_v4'?" in done.stderr
+    assert done.returncode == 2 and "pair 'timm inception_v5' is unknown; did you mean 'timm inception_v4'?" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["data=digits", "augmentation=trivial", "augmentation.mixup=0.5"], ["data=imagefolder"]])
@@ -178,7 +183,7 @@ def test_data_show_draws_a_row_for_each_image(cli, words, tmp_path, image_tree):
     ("words", "message"),
     [
         (["data=digit"], "data=digit is unknown; did you mean 'digits'?"),
-        (["data=digits", "--out", "sheet.txt"], "--out sheet.txt: a picture is written as .png"),
+        (["data=digits", "--out", "sheet.txt"], "--out sheet.txt: must end in one of .png"),
         (["data=digits", "--out", "nowhere/sheet.png"], "there is no folder nowhere"),
         (["data=digits", "data.flip=2"], "data.flip=2 must be a number of at least 0 and at most 1"),
         (

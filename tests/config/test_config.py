@@ -1,4 +1,4 @@
-"""Every file of conf/ composes and instantiates; every mistake in it is named."""
+"""Every file in conf/ composes and instantiates, and an error in it is reported by its key."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ OF_FILES = ("imagefolder", "imagenet", "stream")
 
 
 def folder_of_images(root):
-    """The override for a folder with the classes of an image data set, which are counted before anything is read."""
+    """Create class folders and return the override for them; the classes are counted before any image is read."""
     for name in ("n01440764", "n01443537"):
         (root / "images" / "train" / name).mkdir(parents=True)
     return [f"data.root={root / 'images'}"]
@@ -67,11 +67,11 @@ def test_the_glob_finds_the_groups():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_instantiates(group, option, composed, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")  # set by the logger; restored by monkeypatch
+    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it; monkeypatch restores it
     cfg = composed(f"{group}={option}", *(folder_of_images(tmp_path) if option in OF_FILES else ()))
     check(OmegaConf.to_container(cfg, resolve=True))
     if group == "recipe":
-        return  # every group that it chooses has a test here
+        return  # the groups that a recipe selects are tested here one by one
     node = cfg[group]
     if group == "trainer":
         assert instantiate(node, precision="32-true", logger=False).max_epochs == node.max_epochs
@@ -127,7 +127,7 @@ def test_every_experiment_composes_and_has_its_page(name, composed, tmp_path, mo
     if cfg.data.root is None:
         cfg = composed(f"experiment={name}", *folder_of_images(tmp_path))
     monkeypatch.chdir(tmp_path)
-    if weights := cfg["model"]["weights"]:  # another experiment's run
+    if weights := cfg["model"]["weights"]:  # the run folder of another experiment
         Path(weights).mkdir(parents=True)
     check(OmegaConf.to_container(cfg, resolve=True))
     page = Path(__file__).parents[2] / "experiments" / f"{name}.md"
@@ -152,7 +152,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["data.image_size=big"], "data.image_size=big must be"),
         (["data.val_size=abc"], "data.val_size=abc must be"),
         (["data.std=[0.0]"], "data.std=[0.0] must be a list, each a number above 0"),
-        (["data.mean=[0.1,0.2]"], "data.mean=[0.1, 0.2] must be 1 numbers"),
+        (["data.mean=[0.1,0.2]"], "data.mean=[0.1, 0.2] must have one value per channel"),
         (["data.root=''"], "data.root= must be a folder"),
         (["model.num_classes=abc"], "model.num_classes=abc must be"),
         (["trainer.max_epochs=-1"], "trainer.max_epochs=-1 must be"),
@@ -171,11 +171,11 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["data.crops=5"], "data.crops=5 must be one of 1, 2, 10, 144"),
         (["data.workers=-1"], "data.workers=-1 must be"),
         (["data.eval_batch_size=0"], "data.eval_batch_size=0 must be"),
-        (["data.progressive=[96]"], "data.progressive=[96] must be epochs and sides"),
-        (["data.progressive={0:128}"], "data.progressive.0=128 is more than data.image_size=96"),
+        (["data.progressive=[96]"], "data.progressive=[96] must be image sides in pixels"),
+        (["data.progressive={0:128}"], "data.progressive.0=128 is larger than data.image_size=96"),
         (["data.progressive={0:20}"], "data.progressive.0=20 is below the minimum of 47 px"),
         (["data=imagefolder"], "data.root=null must be a folder"),
-        (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: no classes were found; it must hold train/CLASS"),
+        (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: no classes found; it must contain train/CLASS"),
         (["model=inception_v3", "data.image_size=28"], "below the minimum of 75 px"),
         (["model=inception_v3", "data.image_size=28"], "; or set model.stem=small"),
         (["model=inception_v3", "data.image_size=60"], "; or set model.stem=medium"),
@@ -186,7 +186,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
             ["block=residual", "model.blocks.grid28=reduction_pool"],
             "blocks.grid28=reduction_pool: grid28 has no grid reduction",
         ),
-        (["model.drop_path=0.1"], "googlenet: drop_path=0.1, but no block is residual"),
+        (["model.drop_path=0.1"], "googlenet: drop_path=0.1: no block is residual"),
         (["model.blocks.inception_3a=[1x1]"], "googlenet, grid28 inception_3a: row '1x1': token '1x1'"),
     ],
 )
@@ -207,7 +207,7 @@ def test_the_size_that_is_proposed_fits(composed):
 
 @pytest.mark.parametrize(
     ("experiment", "expected"),
-    [  # network, side, optimizer, rate at a batch of, scheduler, per epochs, smoothing, clip, dropout, average
+    [  # network, image size, optimizer, rate, for batch size, decay factor, every epochs, label smoothing, clip, dropout
         ("googlenet_imagenet", ("googlenet", 224, "SGD", 0.01, 32, 0.96, 8, 0.0, None, 0.4)),
         ("bn_inception_x5", ("bn_inception", 224, "SGD", 0.0075, 32, 0.96, 8 / 6, 0.0, None, 0.0)),
         ("inception_v3_imagenet", ("inception_v3", 299, "RMSpropTF", 0.045, 256, 0.94, 2, 0.1, 2.0, 0.2)),
@@ -225,7 +225,7 @@ def test_the_recipes_are_the_papers(experiment, expected, composed, tmp_path):
     )
     assert found == pytest.approx(expected)
     assert cfg["augmentation"]["crop"]["scale"] == [0.08, 1.0] and cfg["callbacks"]["ema"]["decay"] == 0.9999
-    assert cfg["data"]["num_classes"] == cfg["model"]["num_classes"] == 2  # counted in the folder
+    assert cfg["data"]["num_classes"] == cfg["model"]["num_classes"] == 2  # number of class folders
     if optimizer["_target_"].endswith("RMSpropTF"):
         assert (optimizer["alpha"], optimizer["eps"]) == (0.9, 1.0)
 

@@ -1,4 +1,4 @@
-"""What a user gets wrong ends in a line for each mistake, which says what would be right, before anything long starts."""
+"""Every user error is reported in one line with the remedy, before any long work starts."""
 
 import io
 import json
@@ -21,10 +21,10 @@ from inception_zoo.config.hydra_patches import install
 from inception_zoo.errors import one_line
 
 WITHOUT_TORCH = [
-    ("trainer.device=2", "trainer.device is no key of the config; did you mean 'trainer.devices'?"),
+    ("trainer.device=2", "unknown config key 'trainer.device'; did you mean 'trainer.devices'?"),
     ("model=inception_v33", "model=inception_v33 is unknown; did you mean 'inception_v3'?"),
     ("data.image_size=28", "is below the minimum of 47 px"),
-    ("optimizer._target_=torch.load", "optimizer._target_=torch.load is not allowed"),
+    ("optimizer._target_=torch.load", "optimizer._target_=torch.load is not on the allow-list"),
     ("-m seed=1,2 model=inceptoin_v3", "model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
 ]
 
@@ -43,14 +43,14 @@ def test_the_traceback_is_there_for_who_asks(zoo):
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
-# What is typed → what stands in each line of the answer: here values, one key at a time, of every group.
+# Overrides → a fragment of each error line. Here: wrong values, one key at a time, for every group.
 VALUES = {
     "task=train": ["task=train must be one of fit, test"],
     "task=tets": ["did you mean 'test'?"],
     "task=null": ["task=null must be one of fit, test"],
     "task=test": ["task=test needs ckpt=PATH"],
-    "ckpt=3": ["ckpt=3 must be a text"],
-    "ckpt=[a,b]": ["ckpt=['a', 'b'] must be a text"],
+    "ckpt=3": ["ckpt=3 must be a string"],
+    "ckpt=[a,b]": ["ckpt=['a', 'b'] must be a string"],
     "seed=1.5": ["seed=1.5 must be a whole number of at least 0"],
     "seed=true": ["seed=true must be a whole number"],
     "seed=abc": ["seed=abc must be a whole number"],
@@ -71,7 +71,7 @@ VALUES = {
     "model.num_classes=5": ["model.num_classes=5: the data has 10 classes"],
     "model.in_channels=-3": ["model.in_channels=-3 must be"],
     "model.aux=maybe": ["model.aux=maybe must be true or false"],
-    "model=bn_inception model.aux=true": ["aux=true, but this network has no auxiliary head"],
+    "model=bn_inception model.aux=true": ["aux=true: this network has no auxiliary head"],
     "model.norm=bach": ["did you mean 'batch'?"],
     "model.norm=[batch]": ["model.norm=['batch'] must be one of"],
     "model.stem=tiny": ["model.stem=tiny must be one of imagenet, medium, small"],
@@ -81,13 +81,13 @@ VALUES = {
     "model.activation=rely": ["did you mean 'relu'?"],
     "model.dropout=1": ["model.dropout=1 must be"],
     "model.drop_path=-0.1": ["model.drop_path=-0.1 must be"],
-    "model.drop_path=0.1": ["drop_path=0.1, but no block is residual"],
+    "model.drop_path=0.1": ["drop_path=0.1: no block is residual"],
     "model.residual_scale=0": ["model.residual_scale=0 must be"],
     "model.init=she": ["did you mean 'he'?"],
     "model.weights=nowhere": ["model.weights=nowhere does not exist"],
     "model.weights=3": ["model.weights=3 must be"],
     "model.adapt=head": ["model.adapt=head must be a list"],
-    "model.freeze=grid99": ["freeze=grid99 is no stage or endpoint; did you mean 'grid"],
+    "model.freeze=grid99": ["freeze=grid99 is not a stage or endpoint; did you mean 'grid"],
     "model.compile=yes_please": ["model.compile=yes_please must be true or false"],
     "model.blocks.inception_3a=paralel": ["variant 'paralel' is unknown; did you mean 'parallel'?"],
     "model.blocks.inception_3a=3": ["blocks.inception_3a=3: must be a variant or a list of rows"],
@@ -104,7 +104,7 @@ VALUES = {
     "data.image_size=[96,96]": ["data.image_size=[96, 96] must be"],
     "data.val_size=0": ["data.val_size=0 must be"],
     "data.num_classes=1": ["data.num_classes=1 must be a whole number of at least 2"],
-    "data.mean=[0.1,0.2]": ["data.mean=[0.1, 0.2] must be 1 numbers, one per channel"],
+    "data.mean=[0.1,0.2]": ["data.mean=[0.1, 0.2] must have one value per channel (data.in_channels=1)"],
     "data.std=[0]": ["data.std=[0] must be a list, each a number above 0"],
     "data.std=0.5": ["data.std=0.5 must be a list"],
     "data.mean=[nan]": ["data.mean=[nan] must be"],
@@ -115,22 +115,22 @@ VALUES = {
     "data.workers=-1": ["data.workers=-1 must be"],
     "data.workers=auto": ["data.workers=auto must be"],
     "data.classes=3": ["data.classes=3 must be a list"],
-    "data.classes=[1,1] data.num_classes=2": ["data.classes=[1, 1] must be different labels"],
+    "data.classes=[1,1] data.num_classes=2": ["data.classes=[1, 1] must be distinct labels"],
     "data.per_class=0": ["data.per_class=0 must be"],
-    "data.progressive=[96]": ["data.progressive=[96] must be epochs and sides"],
-    "data.progressive={0:128}": ["data.progressive.0=128 is more than data.image_size=96"],
-    "data.progressive={first:64}": ["data.progressive={'first': 64} must be epochs and sides"],
+    "data.progressive=[96]": ["data.progressive=[96] must be image sides in pixels"],
+    "data.progressive={0:128}": ["data.progressive.0=128 is larger than data.image_size=96"],
+    "data.progressive={first:64}": ["data.progressive={'first': 64} must be image sides in pixels"],
     "data.root=''": ["data.root= must be a folder"],
     "data=imagefolder": ["data.root=null must be a folder"],
-    "data=imagefolder data.root=nowhere": ["data.root=nowhere: no classes were found"],
+    "data=imagefolder data.root=nowhere": ["data.root=nowhere: no classes found"],
     "data=synthetic data.source.noise=-1": ["data.source.noise=-1 must be"],
     "data=synthetic data.source.train=0": ["data.source.train=0 must be"],
-    "+data.shuffle=true": ["data.shuffle is no option of ImageData"],
+    "+data.shuffle=true": ["data.shuffle is not an option of ImageData"],
     "augmentation.erasing=2": ["augmentation.erasing=2 must be"],
     "augmentation.mixup=-1": ["augmentation.mixup=-1 must be a number of at least 0"],
     "augmentation.cutmix=much": ["augmentation.cutmix=much must be"],
-    "augmentation.crop=centre": ["augmentation.crop=centre must be null, or what a _target_ says"],
-    "augmentation.transforms.flip=true": ["augmentation.transforms.flip=true is no transform"],
+    "augmentation.crop=centre": ["augmentation.crop=centre must be null or a mapping with a _target_"],
+    "augmentation.transforms.flip=true": ["augmentation.transforms.flip=true is not a transform"],
     "augmentation=randaugment augmentation.transforms.randaugment.num_ops=0": ["num_ops=0 must be"],
     "trainer.accelerator=gpus": ["did you mean 'gpu'?"],
     "trainer.devices=0": ["trainer.devices=0 must be a whole number of at least 1"],
@@ -139,7 +139,7 @@ VALUES = {
     "trainer.num_nodes=0": ["trainer.num_nodes=0 must be"],
     "trainer.max_epochs=-1": ["trainer.max_epochs=-1 must be"],
     "trainer.limit_train_batches=-2": ["trainer.limit_train_batches=-2 must be"],
-    "trainer.limit_val_batches=1.5": ["trainer.limit_val_batches=1.5 must be a whole number of at least 0 or a share"],
+    "trainer.limit_val_batches=1.5": ["trainer.limit_val_batches=1.5 must be a whole number of at least 0 or a fraction"],
     "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches=0 must be"],
     "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val=-1 must be"],
     "trainer.log_every_n_steps=0": ["trainer.log_every_n_steps=0 must be"],
@@ -153,19 +153,19 @@ VALUES = {
     "optimizer=sgd optimizer.momentum=1.1": ["optimizer.momentum=1.1 must be"],
     "optimizer=rmsprop optimizer.eps=-1": ["optimizer.eps=-1 must be"],
     "optimizer=muon optimizer.nesterov=3": ["optimizer.nesterov=3 must be"],
-    "recipe=modern optimizer=adamw": ["the rates of recipe=modern are for its own optimizer; give optimizer.lr, too"],
+    "recipe=modern optimizer=adamw": ["the learning rate of recipe=modern is for its own optimizer; set optimizer.lr, too"],
     "~optimizer.lr layer_decay=0.9": ["layer_decay=0.9 needs optimizer.lr"],
     "scheduler.warmup_epochs=-1": ["scheduler.warmup_epochs=-1 must be"],
     "scheduler=one_cycle scheduler.warmup=2": ["scheduler.warmup=2 must be"],
     "scheduler=exponential scheduler.factor=0": ["scheduler.factor=0 must be"],
     "recipe=inception_v3 scheduler.epochs=0": ["scheduler.epochs=0 must be"],
-    "+scheduler.step=3": ["scheduler.step is no option of cosine"],
+    "+scheduler.step=3": ["scheduler.step is not an option of cosine"],
     "callbacks.best.monitor=val/topp1": ["did you mean 'val/top1'?"],
     "callbacks.last.on_nan=stopp": ["did you mean 'stop'?"],
     "callbacks.last.every_n_steps=0": ["callbacks.last.every_n_steps=0 must be"],
     "callbacks.last.rate_factor=1": ["callbacks.last.rate_factor=1 must be"],
     "callbacks=ema callbacks.ema.decay=1": ["callbacks.ema.decay=1 must be"],
-    "callbacks.memory=null": ["callbacks.memory=null must have a _target_; '~callbacks.memory' takes it out"],
+    "callbacks.memory=null": ["callbacks.memory=null must have a _target_; remove it with '~callbacks.memory'"],
     "logger.csv.flush_logs_every_n_steps=0": ["logger.csv.flush_logs_every_n_steps=0 must be"],
     "logger.wandb.offline=no_thanks": ["logger.wandb.offline=no_thanks must be true or false"],
     "logger.wandb.tags=mine": ["logger.wandb.tags=mine must be a list"],
@@ -173,50 +173,57 @@ VALUES = {
     "experiment=finetune callbacks.unfreeze.epoch=0 model.weights=null 'model.adapt=[]'": [
         "callbacks.unfreeze.epoch=0 must be"
     ],
-    "hydra.run.dir=''": ["hydra.run.dir= must be a text that is not empty"],
+    "hydra.run.dir=''": ["hydra.run.dir= must be a string that is not empty"],
     "hydra.run.dir=run.py/run": ["run.py is a file"],
     "hydra.verbose=3": ["hydra.verbose=3 must be true or false"],
     "hydra.job_logging.root.level=LOUD": ["hydra.job_logging.root.level=LOUD must be one of CRITICAL"],
     "+hydra.job.env_set.INCEPTION_ZOO_TARGETS=os.system": ["hydra.job.env_set.INCEPTION_ZOO_TARGETS is not allowed"],
     "+hydra.job.env_set.PYTHONPATH=x": ["hydra.job.env_set.PYTHONPATH is not allowed"],
-    "optimizer._target_=os.system model.width=0": ["optimizer._target_=os.system is not allowed", "model.width=0 must be"],
-    "recipe=googlenet scheduler=cosine": ["add '~scheduler.factor'", "add '~scheduler.epochs'"],
+    "optimizer._target_=os.system model.width=0": [
+        "optimizer._target_=os.system is not on the allow-list",
+        "model.width=0 must be",
+    ],
+    "recipe=googlenet scheduler=cosine": ["remove it with '~scheduler.factor'", "remove it with '~scheduler.epochs'"],
     "recipe=bn_inception_x5 augmentation=light": ["augmentation.transforms.colour={'brightness': 0.2, 'contrast': 0.2"],
     "~trainer.devices": ["trainer.devices is missing"],
-    "+foo=1": ["foo is no key of the config"],
+    "+foo=1": ["unknown config key 'foo'"],
 }
 
-COMMANDS = {  # as they are typed
+COMMANDS = {  # as typed in a shell
     "model.blocks.all=nowhere.block": ["variant 'nowhere.block' cannot be imported"],
     "augmentation.transforms=[]": ["augmentation.transforms=[]: "],
     "task=tets": ["did you mean 'test'?"],
-    "modle=inception_v3": ["modle is no key of the config; did you mean 'model'?"],
+    "modle=inception_v3": ["unknown config key 'modle'; did you mean 'model'?"],
     "data=digit": ["data=digit is unknown; did you mean 'digits'?"],
     "experiment=quikstart": ["experiment=quikstart is unknown; did you mean 'quickstart'?"],
     "model=inception_v3 model.blocks.mixed_6z=[max]": [
-        "model.blocks.mixed_6z is no key of the config; did you mean 'model.blocks.mixed_6"
+        "unknown config key 'model.blocks.mixed_6z'; did you mean 'model.blocks.mixed_6"
     ],
-    "~seeed": ["seeed is no key of the config; did you mean 'seed'?"],
-    "hydra.run.dri=x": ["hydra.run.dri is no key of the config; did you mean 'hydra.run.dir'?"],
+    "~seeed": ["unknown config key 'seeed'; did you mean 'seed'?"],
+    "hydra.run.dri=x": ["unknown config key 'hydra.run.dri'; did you mean 'hydra.run.dir'?"],
     "hydra/launcher=jobblib": ["hydra/launcher=jobblib is unknown; did you mean 'joblib'?"],
-    # several at once
+    # several errors at once
     "seed=-1 trainer.max_epochs=0 optimizer.lr=a": ["seed=-1", "trainer.max_epochs=0", "optimizer.lr=a"],
-    "sede=1 data=digit trainer.device=2": ["sede is no key", "data=digit is unknown", "trainer.device is no key"],
+    "sede=1 data=digit trainer.device=2": [
+        "unknown config key 'sede'",
+        "data=digit is unknown",
+        "unknown config key 'trainer.device'",
+    ],
     "model.norm=x model.stem=y 'a=[1x1 64 >'": ["cannot be read"],
     # syntax
     "'model.blocks.inception_3a=[1x1 64 > 3x3 96]'": ["cannot be read; it must be key=value, with rows in quotes"],
     "seed": ["'seed' cannot be read"],
-    "recipe=null": ["recipe=null is no option; '~recipe' takes the group out"],
+    "recipe=null": ["recipe=null is not an option; remove the group with '~recipe'"],
     "data=3": ["data=3 is unknown; valid: cifar10"],
     "-m data=digit,3": ["data=digit is unknown; did you mean 'digits'?", "data=3 is unknown"],
     "'data.flip=${nothing}'": ["Interpolation key 'nothing' not found (in data.flip)"],
     "'data.flip=${oc.env:NOT_SET_AT_ALL}'": ["Environment variable 'NOT_SET_AT_ALL' not found"],
-    "'ckpt=\\${seed}'": ["ckpt=${seed} must hold no '${' once it is resolved"],
+    "'ckpt=\\${seed}'": ["ckpt=${seed} must not contain '${' after it is resolved"],
     "seed=1,2 trainer.devices=1,2": ["seed=1,2 has several values: add -m", "trainer.devices=1,2 has several values"],
     "'optimizer.lr=interval(0,1)'": ["optimizer.lr=interval(0,1)"],
     "--nonsense": ["unrecognized arguments: --nonsense"],
     "--cfg jobs": ["invalid choice: 'jobs'"],
-    "-m --cfg job": ["--multirun and --cfg go not together"],
+    "-m --cfg job": ["--multirun and --cfg cannot be combined"],
     "--resolve": ["--resolve is for --cfg"],
     f"seed={'9' * 5000}": ["a number has at most 4300 digits"],
     "--experimental-rerun x.pickle": ["--experimental-rerun reads a pickle"],
@@ -236,7 +243,7 @@ COMMANDS = {  # as they are typed
 }
 
 
-# What a library says of an option of its own class: built before the data are read, in one line that names the key.
+# Overrides → the error of the library whose class gets the option. It is raised before data are read; one line names the key.
 BUILT = {
     "augmentation.transforms.flip.p=1.5": "augmentation.transforms.flip: `p` should be",
     "augmentation.transforms.shift.translate=[2.0,0.0]": "augmentation.transforms.shift: translation values should be",
@@ -249,14 +256,14 @@ BUILT = {
     "+trainer.profiler=simpel": "trainer: When passing string value for the `profiler`",
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9]",
     "optimizer=sgd optimizer.momentum=0": "optimizer: Nesterov momentum requires a momentum",
-    "optimizer=sgd +optimizer.alpha=0.9": "optimizer.alpha is no option of SGD",
+    "optimizer=sgd +optimizer.alpha=0.9": "optimizer.alpha is not an option of SGD",
     "+logger.wandb.grup=x": "logger.wandb: unexpected keyword argument 'grup'",
     "callbacks.best.mode=most": "callbacks.best: `mode` can be",
     "+callbacks.rate={_target_:lightning.pytorch.callbacks.LearningRateMonitor,logging_interval:hour}": "callbacks.rate: ",
 }
 
 
-@pytest.mark.parametrize("part", range(2))  # to be shared out
+@pytest.mark.parametrize("part", range(2))  # two parts, so that pytest-xdist can distribute them
 def test_what_a_library_refuses_is_one_line_before_the_data_are_read(part, mistake):
     small = " ".join(each for each in SMALL if not each.startswith("data="))
     commands = {f"{small} data=fashion_mnist data.root=nowhere {words}": BUILT[words] for words in list(BUILT)[part::2]}
@@ -266,7 +273,7 @@ def test_what_a_library_refuses_is_one_line_before_the_data_are_read(part, mista
         assert answers[words]["status"] == 2 and piece in line, (words, answers[words])
 
 
-@pytest.mark.parametrize("part", range(2))  # to be shared out
+@pytest.mark.parametrize("part", range(2))  # two parts, so that pytest-xdist can distribute them
 def test_every_wrong_value_has_its_line(part, monkeypatch):
     monkeypatch.chdir(ROOT)
     install()
@@ -281,7 +288,7 @@ def test_every_wrong_value_has_its_line(part, monkeypatch):
 
 
 def answers_to(commands):
-    """Runs all of them in this process, one after the other, and prints what each has said and left behind."""
+    """Run the commands one after the other in this process; print exit status, error lines and new files of each as JSON."""
     found, environment, before = {}, dict(os.environ), set(Path.cwd().rglob("*"))
     for words in commands:
         sys.argv[1:], sys.stderr = shlex.split(words), io.StringIO()
@@ -299,7 +306,7 @@ def answers_to(commands):
     print(json.dumps(found))
 
 
-@pytest.mark.parametrize("part", range(2))  # to be shared out
+@pytest.mark.parametrize("part", range(2))  # two parts, so that pytest-xdist can distribute them
 def test_every_wrong_command_has_its_lines_and_leaves_nothing_behind(part, mistake, tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     (tmp_path / "experiment").mkdir()
@@ -336,10 +343,10 @@ def test_a_job_with_mistakes_fails_alone(mistake, tmp_path):
 
 HEAVY_MISTAKES = {
     "more GPUs than there are": (["trainer.devices=64", "trainer.accelerator=gpu"], "trainer.devices=64: this machine has"),
-    "a batch that does not divide": (["data.batch_size=9", "trainer.devices=2"], "data.batch_size=9 does not divide by the 2"),
+    "a batch that does not divide": (["data.batch_size=9", "trainer.devices=2"], "data.batch_size=9 is not divisible by the 2"),
     "no such checkpoint": (["task=test", "ckpt=none.ckpt"], "ckpt=none.ckpt: none.ckpt does not exist"),
-    "nothing to resume": (["ckpt=last"], "ckpt=last: there is no whole checkpoint in"),
-    "a file that is no checkpoint": (["task=test", "ckpt=text.ckpt"], "ckpt=text.ckpt is no readable checkpoint"),
+    "nothing to resume": (["ckpt=last"], "ckpt=last: there is no intact checkpoint in"),
+    "a file that is no checkpoint": (["task=test", "ckpt=text.ckpt"], "ckpt=text.ckpt is not a readable checkpoint"),
     "labels outside num_classes": (["data.num_classes=3"], "data.num_classes=3: digits has labels up to 9"),
     "a folder without the files": (
         ["data=fashion_mnist", "data.root=empty", "data.image_size=64"],

@@ -1,4 +1,4 @@
-"""What a config may have called: what we ship and its like, by exact names, and one's own where the environment says so."""
+"""Allow-list of `_target_`: exact names of shipped classes and similar ones, extended by an environment variable."""
 
 import inspect
 import json
@@ -38,7 +38,7 @@ def test_all_that_is_allowed_is_a_class_or_function_of_that_very_name():
         assert callable(found(path)), path
 
 
-GIVEN = {"optimizer", "params", "steps", "epoch_steps", "args", "kwargs", "root", "augmentation", "node"}  # not by a config
+GIVEN = {"optimizer", "params", "steps", "epoch_steps", "args", "kwargs", "root", "augmentation", "node"}  # arguments that a config does not pass
 
 
 def test_closed_tables_have_every_option_and_no_other():
@@ -74,15 +74,16 @@ def test_what_is_not_allowed_is_refused_at_any_depth(target):
         {"callbacks": {"x": [[{"y": {"_target_": target}}]]}},
     ):
         (message,) = refused_targets(config)
-        assert "_target_=" in message and "is not allowed" in message and "\n" not in message
+        assert "_target_=" in message and "is not on the allow-list" in message and "\n" not in message
 
 
 def test_the_message_names_the_key_the_near_name_and_the_door():
     config = {"callbacks": {"best": [{"_target_": "lightning.pytorch.callbacks.ModelChekpoint"}]}}
     near = "lightning.pytorch.callbacks.ModelCheckpoint"
-    door = f"if it is yours: {VARIABLE}=lightning.pytorch.callbacks.ModelChekpoint"
+    door = f"if you trust it, set the environment variable {VARIABLE}=lightning.pytorch.callbacks.ModelChekpoint"
     assert refused_targets(config) == [
-        f"callbacks.best.0._target_=lightning.pytorch.callbacks.ModelChekpoint is not allowed; did you mean '{near}'?; {door}"
+        "callbacks.best.0._target_=lightning.pytorch.callbacks.ModelChekpoint is not on the allow-list; "
+        f"did you mean '{near}'?; {door}"
     ]
 
 
@@ -90,10 +91,10 @@ def test_the_environment_alone_opens_the_door_and_for_exact_names(monkeypatch):
     config = {"optimizer": {"_target_": "mine.Best"}, "callbacks": {"x": {"_target_": "mine.Best.other"}}}
     monkeypatch.setenv(VARIABLE, " mine.Best, mine.rows ")
     (message,) = refused_targets(config)
-    assert message.startswith("callbacks.x._target_=mine.Best.other is not allowed")
+    assert message.startswith("callbacks.x._target_=mine.Best.other is not on the allow-list")
     assert refused_blocks({"all": "mine.rows", "grid7": "residual", "grid8": ["1x1 8"]}) == []
     assert refused_variables({VARIABLE: "os.system", "LD_PRELOAD": "x", "OMP_NUM_THREADS": "1"}) == [
-        f"hydra.job.env_set.{name} is not allowed; set {name} before you start" for name in (VARIABLE, "LD_PRELOAD")
+        f"hydra.job.env_set.{name} is not allowed; set {name} in the environment" for name in (VARIABLE, "LD_PRELOAD")
     ]
 
 
@@ -103,7 +104,9 @@ def test_block_functions_are_trusted_where_they_were_typed(monkeypatch):
     trust_words([*words, "model.blocks.all=residual,my.pack.four", "optimizer._target_=my.five", "-m"])
     assert own() == {"my.one", "my.two", "my.pack.four"}
     (message,) = refused_blocks({"grid7": "my.one", "grid8": "os.system"})
-    assert message.startswith("model.blocks.grid8=os.system is not allowed where the command line does not say it")
+    assert message.startswith(
+        "model.blocks.grid8=os.system is a function that is not on the allow-list; give it on the command line"
+    )
 
 
 def test_logging_may_name_handlers_and_streams_only():
@@ -114,7 +117,8 @@ def test_logging_may_name_handlers_and_streams_only():
     for value in ("ext://os.environ", "cfg://handlers", "ext://sys.stdout.write"):
         assert refused_logging({"handlers": {"a": {"stream": [value]}}}, "hydra.job_logging")
     assert refused_logging(fine, "hydra.job_logging") == [
-        "hydra.job_logging.handlers.a.filename=a://b c is not allowed; if it is yours: INCEPTION_ZOO_TARGETS=a://b c"
+        "hydra.job_logging.handlers.a.filename=a://b c is not on the allow-list; if you trust it, set the environment variable "
+        "INCEPTION_ZOO_TARGETS=a://b c"
     ]
 
 
@@ -141,7 +145,10 @@ def test_a_strangers_config_has_nothing_called(case, mistake, tmp_path):
     before = set(tmp_path.rglob("*"))
     done = mistake("--config-dir", "conf", "experiment=stranger", *SMALL)
     assert done.returncode == 2 and all(line.startswith("error: ") for line in lines(done.stderr)), done.stderr
-    assert any(word in done.stderr for word in ("is not allowed", "must hold no '${'", "must have a _target_")), done.stderr
+    assert any(
+        word in done.stderr
+        for word in ("is not on the allow-list", "is not allowed", "must not contain '${'", "must have a _target_")
+    ), done.stderr
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "stdout.txt", tmp_path / "stderr.txt"}
 
 
@@ -163,7 +170,7 @@ def test_a_job_of_a_sweep_may_not_log_by_what_it_likes(mistake, tmp_path):
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/stranger.yaml").write_text(f"# @package _global_\n{logging}\n")
     done = mistake("-m", "--config-dir", "conf", "experiment=quickstart,stranger", "seed=-1", *SMALL)
-    assert done.returncode != 0 and "logging.handlers.console.class=os.mkdir is not allowed" in done.stderr
+    assert done.returncode != 0 and "logging.handlers.console.class=os.mkdir is not on the allow-list" in done.stderr
     assert not list(tmp_path.rglob("ran"))
 
 
@@ -171,6 +178,6 @@ def test_a_callback_of_ones_own_comes_in_by_the_door(mistake, tmp_path):
     (tmp_path / "my_parts.py").write_text("def fail():\n    raise ValueError('called')\n")
     words = [*SMALL, "+callbacks.mine._target_=my_parts.fail", "logger=csv"]
     closed = mistake(*words)
-    assert closed.returncode == 2 and f"if it is yours: {VARIABLE}=my_parts.fail" in closed.stderr
+    assert closed.returncode == 2 and f"if you trust it, set the environment variable {VARIABLE}=my_parts.fail" in closed.stderr
     opened = mistake(*words, env={VARIABLE: "my_parts.fail"}.items())
     assert opened.returncode == 2 and "error: callbacks.mine: " in opened.stderr and "called" in opened.stderr

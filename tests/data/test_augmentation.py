@@ -1,4 +1,4 @@
-"""Every image has its own draw, and what is carried out on a batch is what torchvision does to one image."""
+"""Each image gets its own random parameters, and the batched transform equals torchvision's transform of single images."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ BATCHED = {
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", BATCHED)
 def test_a_batch_is_changed_as_each_image_would_be(name, channels, monkeypatch):
-    """The draws are recorded, and torchvision carries them out on one image at a time."""
+    """Record the random parameters and let torchvision apply them to one image at a time."""
     transform, batch = BATCHED[name], images(channels=channels)
     assert type(transform) in FORMS
     draws = []
@@ -42,7 +42,7 @@ def test_a_batch_is_changed_as_each_image_would_be(name, channels, monkeypatch):
     def recorded(flat):
         draws.append(draw(flat))
         if name == "jitter":
-            draws[-1]["fn_idx"] = torch.tensor([2, 0, 1, 3])  # in a batch the order is one
+            draws[-1]["fn_idx"] = torch.tensor([2, 0, 1, 3])  # a batch has one order for all images
         return draws[-1]
 
     monkeypatch.setattr(transform, "make_params", recorded)
@@ -58,7 +58,7 @@ def test_a_batch_is_changed_as_each_image_would_be(name, channels, monkeypatch):
         assert len(draws) == len(batch)
         expected = [transform.transform(image, params) for image, params in zip(batch, draws, strict=True)]
     difference = (found.int() - torch.stack(expected).int()).abs()
-    assert difference.max() <= (5 if name == "jitter" else 1)  # torchvision cuts to whole levels after each of the three
+    assert difference.max() <= (5 if name == "jitter" else 1)  # torchvision rounds to integers after each of three steps
     assert difference.float().mean() < 1.5
     assert len({image.numpy().tobytes() for image in found}) > len(batch) / 2
 
@@ -113,7 +113,7 @@ def test_a_crop_is_resized_as_evaluation_is(how, monkeypatch):
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_mixed_labels_are_the_shares_of_the_images(mixup, cutmix):
     labels = torch.tensor([0, 1, 2, 3])
-    flat = labels.float().view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()  # pixels say whose they are
+    flat = labels.float().view(4, 1, 1, 1).expand(4, 3, 16, 16).contiguous()  # a pixel value identifies the image
     torch.manual_seed(2)
     for _ in range(8):
         mixed, soft = Augmentation(mixup=mixup, cutmix=cutmix).mix(flat, labels, 4)
@@ -144,12 +144,12 @@ def test_accuracy_of_mixed_labels_is_the_share_that_was_hit():
     [
         (
             Augmentation(mixup=0.2),
-            "augmentation.mixup mixes the images of a batch, and each process has one; raise data.batch_size",
+            "augmentation.mixup mixes the images of a batch, but each process has one; raise data.batch_size",
         ),
-        (Augmentation(cutmix=1.0), "augmentation.cutmix mixes the images of a batch, and each process has one"),
+        (Augmentation(cutmix=1.0), "augmentation.cutmix mixes the images of a batch, but each process has one"),
         (Augmentation(transforms={"crop": v2.RandomCrop(30)}), "larger than"),
-        (Augmentation(crop=v2.RandomCrop(100)), "(of an image of 60x40 px)"),
-        (Augmentation(transforms={"crop": v2.RandomCrop(20)}), "makes 20x20 px of 60x40; the network reads data.image_size=24"),
+        (Augmentation(crop=v2.RandomCrop(100)), "(for an image of 60x40 px)"),
+        (Augmentation(transforms={"crop": v2.RandomCrop(20)}), "makes 20x20 px from 60x40 px; must be data.image_size=24"),
         (Augmentation(transforms={"grey": v2.RandomErasing(1.0, value=[1, 2])}), "augmentation: If value is a sequence"),
     ],
 )

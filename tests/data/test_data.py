@@ -16,7 +16,7 @@ from inception_zoo.training.checkpoints import check_classes
 
 
 def at(epoch=0, batch=0, **more):
-    """As much of a Trainer as the DataModule asks, about to train a batch."""
+    """Return the part of a Trainer that the DataModule reads, before a training batch."""
     progress = SimpleNamespace(current=SimpleNamespace(completed=batch))
     fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     known = {"world_size": 1, "global_rank": 0, "testing": False, "lightning_module": SimpleNamespace(dtype=torch.float32)}
@@ -67,16 +67,16 @@ def test_damaged_files_are_named(tmp_path):
     write_set(tmp_path)
     file = tmp_path / f"{FILES['train'][0]}.gz"
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
+    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged, or not an IDX file"):
         fashion_mnist(str(tmp_path))
     write_set(tmp_path)
     whole = bytearray(file.read_bytes())
     whole[100:120] = bytes(20)
     file.write_bytes(whole)
-    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
+    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged, or not an IDX file"):
         fashion_mnist(str(tmp_path))
     write_idx(file, torch.zeros(12, 28, 28), header=b"PNG image data")
-    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged or no IDX file"):
+    with pytest.raises(ZooError, match=r"train-images-idx3-ubyte.gz: damaged, or not an IDX file"):
         fashion_mnist(str(tmp_path))
 
 
@@ -105,7 +105,7 @@ def test_synthetic_is_seeded_and_can_be_learned():
     first, again, other = draw(seed=1), draw(seed=1), draw(seed=2)
     assert torch.equal(first.train.images, again.train.images)
     assert not torch.equal(first.train.images, other.train.images)
-    # The strongest frequency of the spectrum tells the class, whatever the phase.
+    # The strongest frequency identifies the class; the phase is random.
     spectrum = lambda split: torch.fft.rfft2(split.images.float().mean(1)).abs().flatten(1)[:, 1:]  # noqa: E731
     train, test = spectrum(first.train), spectrum(first.test)
     nearest = torch.cdist(test, train).argmin(1)
@@ -137,7 +137,7 @@ def test_images_are_resized_once_and_normalized_per_batch():
     raw = next(iter(module.val_dataloader()))
     images, labels = module.on_after_batch_transfer(raw, 0)
     assert torch.allclose(images, (raw[0].float() / 255 - 0.3) / 0.4)
-    assert images.is_contiguous(memory_format=torch.channels_last) and len(labels) == 25  # an eighth of them
+    assert images.is_contiguous(memory_format=torch.channels_last) and len(labels) == 25  # an eighth of the split
 
 
 def test_only_training_batches_are_augmented():
@@ -183,7 +183,7 @@ def test_training_shares_out_an_order_of_the_epoch(world_size):
 
     first, again, second = order(0), order(0), order(1)
     assert all(map(torch.equal, first, again)) and not all(map(torch.equal, first, second))
-    rest = order(1, begun=3)  # a run that goes on in mid-epoch
+    rest = order(1, begun=3)  # a run resumed in mid-epoch
     assert len(rest) == len(second) - 3 and all(map(torch.equal, rest, second[3:]))
 
 
@@ -215,7 +215,7 @@ def test_several_views_of_each_image(crops):
     ("changes", "message"),
     [
         ({"num_classes": 9}, "data.num_classes=9: digits has labels up to 9; set data.num_classes=10"),
-        ({"in_channels": 3}, "data.in_channels=3: digits's images have 1; set data.in_channels=1"),
+        ({"in_channels": 3}, "data.in_channels=3: digits has 1 image channels; set data.in_channels=1"),
         ({"val_size": 1438}, "data.val_size=1438 must be from 1 to 1437"),
         ({"val_size": 0}, "data.val_size=0 must be from 1 to 1437"),
     ],
@@ -234,15 +234,15 @@ def test_a_batch_larger_than_the_training_set():
 def test_images_and_labels_must_match(tmp_path):
     write_set(tmp_path)
     write_idx(tmp_path / f"{FILES['test'][1]}.gz", torch.arange(11) % 10)
-    with pytest.raises(ZooError, match="are not Fashion-MNIST's"):
+    with pytest.raises(ZooError, match="are not Fashion-MNIST"):
         fashion_mnist(str(tmp_path)).check(10, 1)
 
 
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["cat", "cow", "dog"], "its label 1 is 'dog', and that of the data is 'cow'"),
-        (["cat"], "its label 1 is 'dog', and that of the data is 'nothing'"),
+        (["cat", "cow", "dog"], "label 1 is 'dog', but in the data it is 'cow'"),
+        (["cat"], "label 1 is 'dog', but in the data it is 'nothing'"),
     ],
 )
 def test_a_checkpoint_of_other_classes(classes, message):

@@ -1,4 +1,4 @@
-"""Data sets of files: folders of images, ImageNet, CIFAR; and what is said of them when they are not as they should be."""
+"""Data sets of files: image folders, ImageNet and CIFAR, with the error messages for missing or corrupt files."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Names of the files that were decoded since the list was cleared."""
+    """Record the names of decoded files; a test may clear the list."""
     names = []
 
     def counting(path):
@@ -100,7 +100,7 @@ def test_without_a_test_split_validation_is_the_test(tmp_path, caplog):
         data = imagefolder(str(tree(tmp_path / "data", "train", "val")))
     assert data.test is data.val and data.test.root.name == "val"
     assert [record.getMessage() for record in caplog.records] == [
-        "imagefolder has no test split: the test is on its validation split"
+        "imagefolder has no test split: testing on the validation split"
     ]
 
 
@@ -147,8 +147,8 @@ MISTAKES = {
     "only training": (lambda root: [empty(root / s).rmdir() for s in ("val", "test")], "a test split is needed", "val"),
     "a hidden class": (lambda root: picture(root / "val/.ipynb_checkpoints/a.jpg"), "val/.ipynb_checkpoints is a hidden"),
     "a hidden folder": (lambda root: (root / "train/cat/.thumbs").mkdir(), "train/cat/.thumbs is a hidden folder"),
-    "a loose image": (lambda root: picture(root / "train/a.jpg"), "train/a.jpg is in no class folder"),
-    "a loose test": (lambda root: picture(root / "test/a.jpg"), "test/a.jpg is in no", "without labels is not supported"),
+    "a loose image": (lambda root: picture(root / "train/a.jpg"), "train/a.jpg is not in a class folder"),
+    "a loose test": (lambda root: picture(root / "test/a.jpg"), "test/a.jpg is not in a", "without labels is not supported"),
     "an empty class": (lambda root: empty(root / "train/dog"), "train/dog has no images"),
     "a class too few": (lambda root: empty(root / "val/dog").rmdir(), "val has no images of class 'dog'"),
     "a class too many": (lambda root: picture(root / "test/eel/a.jpg"), "test has a class 'eel'", "train does not have"),
@@ -190,7 +190,7 @@ def test_a_jpeg_has_the_pixels_that_pil_gives(mode, options, tmp_path):
         (1, (399, 301), "bilinear"),
         (1, (399, 301), "bicubic"),
         (6, (400, 304), "bilinear"),
-        (3, (399, 301), "bilinear"),  # this and the next are not decoded at a smaller scale
+        (3, (399, 301), "bilinear"),  # this case and the next are decoded at full scale
         (1, (399, 301), "nearest"),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_part_of_a_large_jpeg_is_that_of_the_whole(orientation, size, how, tmp
         found = augmentation.of_picture(read, square)
         torch.manual_seed(seed)
         expected = augmentation.crop(read())
-        assert (found.float() - expected.float()).abs().mean() < 3  # of a box one pixel aside: more than 5
+        assert (found.float() - expected.float()).abs().mean() < 3  # a box shifted by one pixel differs by more than 5
         same += torch.equal(found, expected)
     assert same == 24 if how == "nearest" or orientation == 3 else 0 < same < 12
 
@@ -222,11 +222,11 @@ def test_every_bad_file_is_found_in_one_pass(root, cache):
     said = message(imagefolder, str(root))
     (report,) = cache.glob("*.txt")
     assert said.startswith(f"data.root={root}: 5 of 17 images cannot be read; ")
-    assert said.endswith(f", …; all of them: {report}")
+    assert said.endswith(f", …; full list: {report}")
     bad = [
-        "train/cat/cut.jpg: damaged, or no image (OSError)",
+        "train/cat/cut.jpg: not a valid image, or corrupt (OSError)",
         "train/dog/empty.png: is empty (UnidentifiedImageError)",
-        "val/dog/text.png: damaged, or no image (UnidentifiedImageError)",
+        "val/dog/text.png: not a valid image, or corrupt (UnidentifiedImageError)",
         "test/cat/lost.jpg: no such file",
         "test/dog/thin.png: one side is more than 100 times the other",
     ]
@@ -235,14 +235,14 @@ def test_every_bad_file_is_found_in_one_pass(root, cache):
 
 
 def test_a_bomb_is_not_decoded(root, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # the pictures have 120
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # the pictures have 120 pixels
     assert "0.jpg: more than 50 pixels" in message(imagefolder, str(root))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_quick_look_finds_every_cut(mode, options, tmp_path):
-    """JPEGs are checked at an eighth of their size: wherever one is cut off, that is as good as reading it whole."""
+    """Checking a truncated JPEG at an eighth of its size finds every error that full decoding finds."""
     path, whole = tmp_path / "cut.jpg", io.BytesIO()
     gradient = np.linspace(0, 255, 3 * 40 * 50).reshape(40, 50, 3).astype(np.uint8)
     Image.fromarray(gradient).convert(mode).save(whole, "JPEG", **options)
@@ -254,7 +254,7 @@ def test_a_quick_look_finds_every_cut(mode, options, tmp_path):
         except ZooError as error:
             assert f"{path}: {fault(path)}" == str(error)
         else:
-            assert fault(path) is None and end > length - 3  # without the end marker all pixels are there
+            assert fault(path) is None and end > length - 3  # only the end marker is missing; all pixels are there
 
 
 def test_the_next_start_decodes_what_is_new_changed_or_bad(root, decoded, cache):
@@ -337,7 +337,7 @@ def test_many_files_have_a_bar_on_a_terminal_only(root, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
     for path in root.rglob("*.jpg"):
         os.utime(path, (1, 1))
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal, to Rich
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then behaves as in a terminal
     imagefolder(str(root))
     out, err = capsys.readouterr()
     assert out == "" and "checking images" in err
@@ -380,7 +380,7 @@ def test_imagenet_is_named_by_its_words(file, text, names, tmp_path):
 
 
 def kaggle(root, solution=True):
-    """Kaggle's archive: loose validation images, labelled by a table, and test images without labels."""
+    """Create a folder like Kaggle's archive: validation images in one folder with a label table, test images without labels."""
     inner = root / "ILSVRC/Data/CLS-LOC"
     tree(inner, "train", classes=IDS)
     rows = ["ImageId,PredictionString"]
@@ -404,12 +404,12 @@ def test_kaggles_archive_is_read_as_it_is(tmp_path):
 
 IMAGENET_MISTAKES = {
     "no solution": (lambda root: (root / "LOC_val_solution.csv").unlink(), "put Kaggle's LOC_val_solution.csv into"),
-    "another table": (lambda root: (root / "LOC_val_solution.csv").write_text("a,b\n1,2\n"), "solution.csv: no LOC_val"),
-    "bytes": (lambda root: (root / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\0"), "solution.csv: no LOC_val"),
-    "an image more": (lambda root: picture(inner(root) / "val/more.JPEG"), "val/more.JPEG is in no class folder, and its"),
-    "another class": (lambda root: (inner(root) / "train/cats").mkdir(), "train/cats is no class", "set data=imagefolder"),
+    "another table": (lambda root: (root / "LOC_val_solution.csv").write_text("a,b\n1,2\n"), "solution.csv: not Kaggle's"),
+    "bytes": (lambda root: (root / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\0"), "solution.csv: not Kaggle's"),
+    "an image more": (lambda root: picture(inner(root) / "val/more.JPEG"), "val/more.JPEG is not in a class folder, and its"),
+    "another class": (lambda root: (inner(root) / "train/cats").mkdir(), "cats is not an ImageNet", "set data=imagefolder"),
     "no such class": (lambda root: move(inner(root) / "train", TENCH, "n00000001"), "val has no images", "n00000001"),
-    "no names": (lambda root: (root / "imagenet_class_index.json").write_text("[1, 2]"), "class_index.json names no classes"),
+    "no names": (lambda root: (root / "imagenet_class_index.json").write_text("[1, 2]"), "class_index.json: no class names"),
 }
 
 
@@ -434,14 +434,14 @@ def test_a_class_in_a_folder_and_beside_it(tmp_path):
     root = kaggle(tmp_path / "data")
     picture(inner(root) / "val" / CRANE / "a.jpg")
     solution = {path.stem: CRANE for path in (inner(root) / "val").glob("*.JPEG")}
-    assert f"a folder of class '{CRANE}' and images of it beside" in message(inspect, root, ("train", "val"), solution)
+    assert f"images of class '{CRANE}' both inside and outside" in message(inspect, root, ("train", "val"), solution)
 
 
 # CIFAR
 
 
 def write_cifar(root, dataset, labels, names, each=4):
-    """The real format: pickled rows of 3072 bytes, red first."""
+    """Write CIFAR's real format: pickled rows of 3072 bytes, red channel first."""
     folder = root / dataset.base_folder
     folder.mkdir(parents=True)
     for number, (name, _) in enumerate(dataset.train_list + dataset.test_list):
@@ -479,12 +479,12 @@ def test_without_cifar_and_without_a_network_one_line_tells_what_to_do(damaged, 
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers the proxies of an earlier request
+    monkeypatch.setattr(urllib.request, "_opener", None)  # an opener caches the proxies of earlier requests
     if damaged:
-        write_cifar(tmp_path, {cifar10: CIFAR10, cifar100: CIFAR100}[read], "labels", [])  # of other MD5 sums
+        write_cifar(tmp_path, {cifar10: CIFAR10, cifar100: CIFAR100}[read], "labels", [])  # MD5 sums differ
         (tmp_path / archive).write_bytes(b"half an archive")
     said = message(read, str(tmp_path))
-    assert said.startswith(f"data.root={tmp_path}: {read.__name__} is not there or is damaged, and downloading it failed (")
+    assert said.startswith(f"data.root={tmp_path}: {read.__name__} is missing or damaged, and the download failed (")
     assert "Connection refused" in said and f"put {archive} into {tmp_path}" in said
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "i
 
 
 def folder(root, count):
-    """JPEGs of one shade each, four times their number."""
+    """Write `count` JPEGs; image n is filled with gray level 4 n."""
     paths = [f"{CLASSES[number % 3]}/{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def number_of(read):
 
 
 def numbers(loader, batches=None):
-    """The numbers of the images in so many batches, or in all."""
+    """Return the image numbers of the next `batches` batches, or of a whole epoch."""
     reader = iter(loader)
     return [n for _ in range(len(loader) if batches is None else batches) for n in next(reader)[0].tolist()]
 
@@ -57,7 +57,7 @@ def written(files, tmp_path_factory):
 
 @pytest.fixture
 def chunks(written, tmp_path):
-    """A copy to do damage to."""
+    """Copy the chunks, so that a test can damage them."""
     return shutil.copytree(written, tmp_path / "set")
 
 
@@ -135,7 +135,7 @@ def test_resume_goes_on_with_what_is_left(written, workers, done):
     resumed.load_state_dict(cut.state_dict())
     left = (epochs[1][done * BATCH :] or epochs[2])[: 2 * BATCH]
     assert numbers(resumed, 2) == left
-    again = loader_of(written, workers)  # cut and resumed once more
+    again = loader_of(written, workers)  # interrupted and resumed a second time
     again.load_state_dict(resumed.state_dict())
     rest = epochs[1][(done + 2) * BATCH :] if done < BATCHES else epochs[2][2 * BATCH :]
     assert numbers(again, len(rest) // BATCH) == rest
@@ -197,7 +197,7 @@ def test_lightning_resumes(written, tmp_path):
         trainer.fit(model, loader_of(written), ckpt_path=checkpoint)
         return model.seen
 
-    steps = (BATCHES + 5, 2 * BATCHES)  # within an epoch, and after its last batch
+    steps = (BATCHES + 5, 2 * BATCHES)  # in mid-epoch, and after the last batch of an epoch
     whole = fit(save_at=steps)
     assert [len(set(whole[start : start + 60])) for start in (0, 60, 120)] == [60] * 3 and whole[:60] != whole[60:120]
     for step in steps:
@@ -213,7 +213,7 @@ def _rank(rank, root, out):
         seen[str(workers)] = [[batch.tolist() for batch, _ in loader] for _ in range(2)]
     cut, resumed = loader_of(root), loader_of(root)
     numbers(cut, 3)
-    state = [cut.state_dict()]  # Lightning saves the first process's, for all
+    state = [cut.state_dict()]  # Lightning saves the state of rank 0 for all ranks
     torch.distributed.broadcast_object_list(state)
     resumed.load_state_dict(state[0])
     seen["resumed"] = numbers(resumed, len(resumed) - 3)
@@ -272,7 +272,7 @@ def edit(root, split, **changes):
         ),
         (
             lambda root: (root / "train" / "index.json").unlink(),
-            r"train/index.json: no such file; `inception-zoo data optimize",
+            r"train/index.json: no such file; create the data set with `inception-zoo data optimize",
         ),
         (lambda root: (root / "val" / "index.json").write_text("{"), r"val/index.json: damaged \(Expecting property name"),
         (lambda root: (root / "val" / "index.json").write_text("[]"), "val/index.json: not written by `inception-zoo data"),
@@ -297,7 +297,7 @@ def test_damaged_images_and_labels_are_named(files, tmp_path):
     (tmp_path / "text.jpg").write_text("text")
     bad = Files(tmp_path, np.array(["text.jpg"]), torch.tensor([0]))
     optimize_folder(Source("images", files.train, bad, CLASSES, bad), tmp_path / "set")
-    with pytest.raises(ZooError, match=r"set/val: text.jpg: damaged, or no image"):
+    with pytest.raises(ZooError, match=r"set/val: text.jpg: not a valid image, or corrupt"):
         list(stream(str(tmp_path / "set")).val.dataset(3, number_of))
     for split, counts in {"train": [TRAIN, 0], "val": [1, 0]}.items():
         edit(tmp_path / "set", split, classes=["ant", "bee"], images_per_class=counts)
@@ -314,7 +314,7 @@ def test_what_is_there_is_not_overwritten(files, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "file").touch()
     for out in (tmp_path / "set", tmp_path / "set" / "file"):
-        with pytest.raises(ZooError, match=f"{out}: is there, and not an empty folder"):
+        with pytest.raises(ZooError, match=f"{out}: already exists and is not an empty folder"):
             optimize_folder(files, out)
 
 
@@ -346,7 +346,7 @@ def test_files_that_cannot_be_written(files, tmp_path):
         with pytest.raises(ZooError, match=message):
             optimize_folder(Source("images", files.train, gone, CLASSES, gone), tmp_path / "set")
     images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
-    with pytest.raises(ZooError, match="digits: only image folders are made into chunks"):
+    with pytest.raises(ZooError, match="digits: only image folders can be packed into chunks"):
         optimize_folder(Source("digits", images, images, ["0", "1"]), tmp_path / "set")
 
 

@@ -1,4 +1,4 @@
-"""Bytes kept for the backward pass: counted on the meta device, equal to what a real run by PyTorch's kernels keeps."""
+"""Bytes saved for backward: the count on the meta device equals a real run with PyTorch's kernels."""
 
 import pytest
 import torch

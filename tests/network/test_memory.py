@@ -1,4 +1,4 @@
-"""`model.memory` and the CPU kernels: the same loss and gradients from less that is kept."""
+"""`model.memory` and the CPU kernels: equal loss and gradients with less activation memory."""
 
 import copy
 from collections import OrderedDict
@@ -43,7 +43,7 @@ def gradients(model, images, labels, dtype=None):
 
 
 def built(name, memory="plain", seed=0, **choices):
-    """The same weights whatever the mode, with BatchNorms that do something."""
+    """Build a network with the same weights in every mode and with non-trivial BatchNorm parameters."""
     torch.manual_seed(seed)
     model = create_model(name, choices.pop("num_classes", 10), memory=memory, **{"dropout": 0.0, **choices}).to(**CHANNELS_LAST)
     for module in model.modules():
@@ -55,7 +55,7 @@ def built(name, memory="plain", seed=0, **choices):
 
 @pytest.fixture
 def by_pytorch(monkeypatch):
-    """Switches the kernels off."""
+    """Return a function that disables the CPU kernels."""
     return lambda: monkeypatch.setattr(kernels, "library", lambda: None)
 
 
@@ -64,7 +64,7 @@ def by_pytorch(monkeypatch):
 @pytest.mark.parametrize("channels", [3, 16, 40, 64])
 @pytest.mark.parametrize("relu", [True, False])
 def test_batch_norm(dtype, channels, relu):
-    """Maps far from zero, read from and written to the middle of larger ones, as in a concatenation."""
+    """Feature maps with a mean far from zero, as views into larger tensors, as in a concatenation."""
     torch.manual_seed(0)
     whole, gradient = maps(3, channels + 24, 13, 11, dtype=dtype, shift=9.0), maps(3, channels + 24, 13, 11, dtype=dtype)
     x, g = (t[:, 8 : 8 + channels] for t in (whole, gradient))
@@ -113,7 +113,7 @@ def test_batch_norm_refuses_a_single_value_per_channel():
 @needs_kernels
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
 def test_numbers_of_channels_are_fp32_whatever_the_default_is(default):
-    """Lightning's bf16-true changes it during a step."""
+    """Lightning's bf16-true changes the default dtype during a step."""
     torch.manual_seed(0)
     x, norm = maps(2, 16, 3, 3), nn.BatchNorm2d(16)
     due = kernels.batch_norm(x, norm, True)
@@ -145,7 +145,7 @@ POOLS = [(3, 2, 0, True), (3, 1, 1, False), (2, 2, 0, True), (3, 2, 1, False)]
 @pytest.mark.parametrize(("kernel", "stride", "pad", "ceil"), POOLS)
 def test_pools(dtype, channels, kernel, stride, pad, ceil):
     torch.manual_seed(0)
-    x = maps(3, channels, 13, 10, dtype=dtype).round()  # many equal values: the first of them is the maximum
+    x = maps(3, channels, 13, 10, dtype=dtype).round()  # many ties: the first one is the maximum
     pools = [nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil)]
     pools += [nn.AvgPool2d(kernel, stride, pad, ceil, count) for count in (True, False)]
     for pool in pools:
@@ -165,7 +165,7 @@ def test_pools(dtype, channels, kernel, stride, pad, ceil):
         torch.testing.assert_close(gx, exact.grad.to(dtype), **tolerance)
 
 
-CONVOLUTIONS = [  # inputs, outputs, kernel, stride, padding
+CONVOLUTIONS = [  # input channels, output channels, kernel, stride, padding
     (16, 8, 1, 1, 0),
     (1040, 8, 1, 1, 0),
     (49, 21, 3, 1, 1),
@@ -178,7 +178,7 @@ CONVOLUTIONS = [  # inputs, outputs, kernel, stride, padding
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [(3, 13, 10), (2, 47, 48)], ids=["few", "many"])  # rows: a matrix product, or oneDNN
+@pytest.mark.parametrize("size", [(3, 13, 10), (2, 47, 48)], ids=["few", "many"])  # few positions: matrix product; many: oneDNN
 @pytest.mark.parametrize(("inputs", "outputs", "kernel", "stride", "padding"), CONVOLUTIONS)
 def test_gradients_of_a_convolution(size, dtype, inputs, outputs, kernel, stride, padding):
     torch.manual_seed(0)
@@ -199,7 +199,7 @@ def test_gradients_of_a_convolution(size, dtype, inputs, outputs, kernel, stride
 @pytest.mark.parametrize("name", ["googlenet_bn", "inception_resnet_v2_slim"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
 def test_gradients_lie_as_their_weights_do(name, dtype):
-    """Else DistributedDataParallel and foreach optimizers copy them."""
+    """Gradients have the memory layout of their weights; otherwise DDP and foreach optimizers copy them."""
     model = built(name, aux=False)
     with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
         loss = model(maps(2, 3, 96, 96)).float().square().mean()
@@ -223,7 +223,7 @@ BLOCKS = [
 @pytest.mark.parametrize("lean", [False, True], ids=["plain", "lean"])
 @pytest.mark.parametrize(("name", "choices", "block", "channels"), BLOCKS)
 def test_gradients_of_a_block(name, choices, block, channels, lean, kernel, monkeypatch):
-    """Against the same modules in double precision, whose arithmetic is PyTorch's own."""
+    """Compared with the same modules in float64, which use PyTorch's own operators."""
     if not kernel:
         monkeypatch.setattr(kernels, "library", lambda: None)
     model = built(name, "lean" if lean else "plain", width=0.25, **choices)
@@ -255,7 +255,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "choices"), NETWORKS, ids=[name for name, _ in NETWORKS])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
 def test_modes_agree(name, choices, dtype):
-    """To rounding; statistics to the last bit."""
+    """Losses and gradients agree up to rounding; BatchNorm statistics are bit-equal."""
     torch.manual_seed(3)
     images, labels = maps(4, 3, 112, 112), torch.randint(0, 10, (4,))
     found, statistics = {}, {}
@@ -320,7 +320,7 @@ class Twice(nn.ReLU):
         return x * 2
 
 
-CHANGES = {  # to mixed_5b of Inception-v3
+CHANGES = {  # applied to mixed_5b of Inception-v3
     "hook on a unit": lambda block: _hook(block[0][0]),
     "hook on a convolution": lambda block: _hook(block[1][1].conv),
     "hook on a row": lambda block: _hook(block[0]),
@@ -333,7 +333,7 @@ CHANGES = {  # to mixed_5b of Inception-v3
     "another unit": lambda block: block[3].__setitem__(1, nn.Sequential(OrderedDict(block[3][1].named_children()))),
     "another activation": lambda block: setattr(block[0][0], "act", Twice()),
 }
-RESIDUAL_CHANGES = {  # to block35_2 of Inception-ResNet-v2
+RESIDUAL_CHANGES = {  # applied to block35_2 of Inception-ResNet-v2
     "hook on a projection": lambda block: _hook(block.project),
     "hook on the sum": lambda block: _hook(block.act),
     "another projection": lambda block: setattr(block, "project", nn.Conv2d(*block.project.weight.shape[1::-1], 3, padding=1)),
@@ -345,7 +345,7 @@ CHANGED += [("inception_resnet_v2_slim", "block35_2", change) for change in RESI
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize(("name", "block", "change"), CHANGED, ids=[change for *_, (change, _) in CHANGED])
 def test_a_changed_module_runs_as_a_module(name, block, change, memory):
-    """As by PyTorch's own modules, which run where no gradient is asked for; statistics learn once."""
+    """Equal to PyTorch's modules, which run without gradients. BatchNorm statistics are updated once, also if recomputed."""
     model = built(name, memory, width=0.25, aux=False, num_classes=2).train()
     model.fc.weight.data.mul_(10)
     change[1](model.get_submodule(block))
@@ -371,7 +371,7 @@ def test_what_a_hook_changes_is_what_is_learnt_from():
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("kernel", [pytest.param(True, marks=needs_kernels), False], ids=["kernels", "pytorch"])
 def test_frozen_norms(memory, kernel, by_pytorch):
-    """The usual way to fine-tune: they keep their statistics, and their parameters do not learn."""
+    """As in fine-tuning: BatchNorm in eval mode with parameters that do not require gradients."""
     if not kernel:
         by_pytorch()
     images, labels, found = maps(2, 3, 75, 75), torch.tensor([0, 1]), []
@@ -410,7 +410,7 @@ def test_maps_that_somebody_changed_are_kept():
 
 
 def saved_per_image(model, size):
-    """What grows with the batch, in MiB."""
+    """Return the MiB saved for backward for each image."""
     return saved_bytes(model.to(**CHANNELS_LAST).train(), maps(3, 3, size, size)) / 2**20
 
 
@@ -427,7 +427,7 @@ PEERS = [
 @needs_kernels
 @pytest.mark.parametrize(("name", "size", "peer", "known"), PEERS)
 def test_bytes_kept_beside_the_peers(name, size, peer, known):
-    """The targets of `experiments/benchmarks`: half of what the public implementations keep, and 15 %."""
+    """Targets of `experiments/benchmarks`: `lean` at most 50 %, `minimal` at most 15 % of the public implementations' bytes."""
     theirs = saved_per_image(peer(), size)
     assert theirs == pytest.approx(known, rel=0.01)
     ours = {memory: saved_per_image(create_model(name, aux=False, memory=memory), size) for memory in MEMORY}
@@ -435,7 +435,7 @@ def test_bytes_kept_beside_the_peers(name, size, peer, known):
 
 
 class Births(TorchDispatchMode):
-    """Every storage that is made while it is entered, and its bytes."""
+    """Records every storage that is allocated inside the context, with its bytes."""
 
     def __enter__(self):
         self.born = {}
@@ -456,7 +456,7 @@ class Births(TorchDispatchMode):
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2_slim"])
 def test_nothing_is_kept_out_of_sight(name, memory):
-    """What is alive of each image after the forward pass is what the hooks of autograd have seen."""
+    """The bytes of an image alive after the forward pass equal the bytes seen by autograd's saved-tensor hooks."""
     model = built(name, memory, width=0.25, aux=False).train()
     alive = []
     for count in (1, 2):
@@ -465,7 +465,7 @@ def test_nothing_is_kept_out_of_sight(name, memory):
         alive.append(births.alive())
         del logits
     kept = saved_bytes(model, maps(3, 3, 224, 224))
-    assert alive[1] - alive[0] <= 1.02 * kept + 2**12  # logits, and what is a number for an image
+    assert alive[1] - alive[0] <= 1.02 * kept + 2**12  # logits and per-image scalars
 
 
 def test_what_is_read_no_more_is_let_go():
@@ -475,11 +475,11 @@ def test_what_is_read_no_more_is_let_go():
         model.mixed_7c.register_forward_hook(lambda module, args, y: alive.append(births.alive()))
         model(images)
     last_two = sum(each.numel() * 4 for each in list(model.endpoints(images).values())[-2:])
-    assert alive[0] <= 1.5 * last_two  # with what is joined in a fork
+    assert alive[0] <= 1.5 * last_two  # plus the concatenated branches of a fork
 
 
 def test_segments():
-    """The stem first; then as much at a time as the stem gives, cut where an auxiliary head is."""
+    """The stem is the first segment. Later segments are of about its size and end at auxiliary heads."""
     for name, aux in (("inception_v3", False), ("inception_v3", None), ("inception_v4", False), ("inception_resnet_v2", False)):
         plan = create_model(name, aux=aux).plan
         groups = segments(plan, (299, 299))
@@ -496,4 +496,4 @@ def test_no_such_mode(zoo, mistake):
     result = mistake("model.memory=leen")
     assert result.returncode == 2 and "model.memory=leen" in result.stderr
     result = mistake("model.memory=lean", "model.compile=true")
-    assert result.returncode == 2 and "memory=lean with compile=true" in result.stderr
+    assert result.returncode == 2 and "memory=lean cannot be combined with compile=true" in result.stderr

@@ -1,4 +1,4 @@
-"""Golden figures of every network, counted on the meta device, against the published figures."""
+"""Golden figures of every network, counted on the meta device and compared with published figures."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.network.blocks import ACTIVATIONS
 
-# name: parameters, parameters with auxiliary heads, multiply-adds in M at the usual input; both for 1000 classes
+# name: parameters, parameters with auxiliary heads, multiply-adds in M; for 1000 classes at the default image size
 GOLDEN = {
     "googlenet": (6_998_552, 13_378_280, 1582.67),
     "googlenet_bn": (6_624_904, 13_004_888, 1498.38),
@@ -28,8 +28,8 @@ GOLDEN = {
     "inception_resnet_v2_slim": (55_843_464, 59_211_120, 13155.79),
 }
 
-# endpoint: (channels, side), from Table 1 of each paper, from TF-slim's endpoint tests (V3, V4, `_slim`), or from Figure 15
-# of 1602.07261
+# endpoint: (channels, side). Sources: Table 1 of each paper; TF-slim's endpoint tests (V3, V4, `_slim`); Figure 15 of
+# arXiv 1602.07261
 SHAPES = {
     "googlenet": {
         "conv1": (64, 112),
@@ -141,7 +141,7 @@ def count(model):
 
 
 def multiply_adds(model, size):
-    """Counted where they happen: in every convolution and fully connected layer of a real forward pass."""
+    """Count multiply-adds in every convolution and linear layer of a real forward pass."""
     total = 0
 
     def hook(layer, inputs, output):
@@ -192,7 +192,7 @@ def test_the_tutorials_network_is_googlenet_with_choices():
 
 
 def test_the_first_block_of_googlenet():
-    """About 0.16 M parameters and 128 M multiply-adds, where one 3x3 of the same channels has 0.44 M and 346 M."""
+    """About 0.16 M parameters and 128 M multiply-adds; a 3x3 convolution of the same channels has 0.44 M and 346 M."""
     block = meta("googlenet").inception_3a
     weights = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d))
     assert weights == 163_328 and weights * 28 * 28 / 1e6 == pytest.approx(128, abs=0.1)
@@ -233,7 +233,7 @@ def test_the_minimum_input_is_exact(name, stem):
 
 @pytest.mark.parametrize("name", [name for name, net in ZOO.items() if net.image_size == 299])
 def test_low_resolution_stems_keep_the_cost(name):
-    """arXiv 1512.00567, Table 5: 299, 151 and 79 px give nearly the same grids, at about the same cost."""
+    """arXiv 1512.00567, Table 5: inputs of 299, 151 and 79 px have nearly the same grids and cost."""
     costs = [
         plan_cost(make_plan(ZOO[name], stem=stem, aux=False), size).macs
         for stem, size in (("imagenet", 299), ("medium", 151), ("small", 79))
@@ -242,7 +242,7 @@ def test_low_resolution_stems_keep_the_cost(name):
 
 
 def test_an_endpoint_that_another_norm_empties_is_left_out():
-    assert "pool1" in make_plan(ZOO["googlenet"], stem="small").shapes(28)  # its lrn stays
+    assert "pool1" in make_plan(ZOO["googlenet"], stem="small").shapes(28)  # because of its lrn layer
     small = {"stem": "small", "norm": "batch"}
     assert "pool1" not in make_plan(ZOO["googlenet"], **small).shapes(28)
     assert "pool1" in make_plan(ZOO["googlenet"], **small, blocks={"pool1": ["max"]}).shapes(28)
@@ -252,7 +252,7 @@ def test_an_endpoint_that_another_norm_empties_is_left_out():
 @pytest.mark.parametrize("norm", VALID["norm"])
 def test_norms_build_and_count(name, norm):
     if norm == "lrn" and not name.startswith("googlenet"):
-        with pytest.raises(ZooError, match=f"{name}: norm=lrn, but no row of this network holds an 'lrn'; take norm=none"):
+        with pytest.raises(ZooError, match=f"{name}: norm=lrn: no row of this network contains 'lrn'; use norm=none"):
             meta(name, norm=norm)
         return
     model = meta(name, norm=norm, width=0.5)
@@ -266,12 +266,12 @@ def test_rows_in_a_residual_block_keep_its_sum():
     rows = ["1x1 64", "3x3 64"]
     plan = make_plan(ZOO["inception_resnet_v2_slim"], blocks={"grid8": rows})
     grid8 = {b.name: b for b in plan.blocks if b.stage == "grid8"}
-    assert [len(b.rows) for b in grid8.values()] == [4, *[2] * 10, 1]  # the reduction and the last convolution stay
+    assert [len(b.rows) for b in grid8.values()] == [4, *[2] * 10, 1]  # the reduction and the last convolution are unchanged
     assert grid8["block8_1"].c_out == 2080 and grid8["block8_1"].joined == 128 and grid8["block8_10"].residual.scale == 1.0
 
 
 def test_an_endpoint_with_an_auxiliary_head_cannot_vanish():
-    with pytest.raises(ZooError, match="inception_4a: nothing is left of its rows with norm=batch"):
+    with pytest.raises(ZooError, match="inception_4a: norm=batch leaves no rows for the auxiliary head"):
         make_plan(ZOO["googlenet"], norm="batch", blocks={"inception_4a": ["lrn"]})
 
 
@@ -320,7 +320,7 @@ def test_rows_written_by_hand_stand_at_an_endpoint_or_a_whole_stage():
         ("inception_v3", {"dropout": 1.0}, "dropout=1.0 must be"),
         ("inception_v3", {"num_classes": 0}, "num_classes=0 must be a whole number"),
         ("bn_inception", {"aux": True}, "no auxiliary head"),
-        ("inception_v3", {"blocks": {"mixed_6z": ["1x1 8"]}}, "blocks.mixed_6z is no stage or endpoint; did you mean"),
+        ("inception_v3", {"blocks": {"mixed_6z": ["1x1 8"]}}, "blocks.mixed_6z is not a stage or endpoint; did you mean"),
         (
             "inception_v3",
             {"blocks": {"mixed_6b": "1x1 8"}},

@@ -1,6 +1,6 @@
-"""What must hold whatever is written: generated rows, choices and configs, by Hypothesis.
+"""Property tests by Hypothesis over generated rows, choices and configs.
 
-The suite repeats the same examples; `make fuzz` draws new ones.
+The test suite repeats the same examples; `make fuzz` generates new ones.
 """
 
 import re
@@ -54,7 +54,7 @@ def test_any_text_is_a_row_or_an_error_that_shows_it(text):
 
 
 def planned(name, **choices):
-    """A plan and its shapes at the usual size, or None where they are refused."""
+    """Return a valid plan, or None if the choices raise a ZooError."""
     try:
         plan = make_plan(find_net(name), 10, **choices)
         shapes = plan.shapes(plan.net.image_size)
@@ -83,7 +83,7 @@ def test_what_can_be_planned_can_be_built_and_run(chosen, norm):
     plan = planned(name, **choices)
     assume(plan is not None and plan.blocks[-1].c_out < 4096)
     side = plan.min_image_size()
-    with torch.device("meta"):  # shapes are computed by torch, numbers are not
+    with torch.device("meta"):  # torch computes shapes, but no values
         model = create_model(name, 10, **choices).eval()
         maps = model.endpoints(torch.empty(2, 3, side, side))
     assert {endpoint: tuple(found.shape[1:]) for endpoint, found in maps.items()} == plan.shapes(side)
@@ -129,7 +129,7 @@ def test_any_value_of_any_key_passes_the_check_or_is_a_zoo_error(data):
     groups = [name for name, node in config().items() if isinstance(node, Mapping)]
     keys = st.lists(st.sampled_from([*flattened(config()), *groups]), min_size=1, max_size=2, unique=True)
     changed = config()
-    for dotted in sorted(data.draw(keys, label="keys"), key=len, reverse=True):  # a key before its group
+    for dotted in sorted(data.draw(keys, label="keys"), key=len, reverse=True):  # longest first: a key before its group
         changed = with_value(changed, dotted, data.draw(values, label=dotted))
     try:
         check(changed)

@@ -1,4 +1,4 @@
-"""`inception-zoo report`: what it reads, what it refuses, and the page as a browser has it."""
+"""`inception-zoo report`: input files, error messages, and the page in a real browser."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def write_csv(path, header, rows):
 
 
 def write_run(folder, level, seed=1, model="googlenet", lr=0.1, blocks=(), epochs=3, tables=True, resolved=False, **results):
-    """A run folder as the contract has it; `level` is its validation accuracy."""
+    """Write a run folder with all its files; `level` is the validation accuracy."""
     chosen = {"name": model, "num_classes": "${data.num_classes}", "in_channels": "${data.in_channels}"}
     chosen |= {**table_config(find_net(model)), **LOADING, "width": 0.25, "stem": "medium"}
     chosen["blocks"] = {**chosen["blocks"], **dict(blocks)}
@@ -42,7 +42,7 @@ def write_run(folder, level, seed=1, model="googlenet", lr=0.1, blocks=(), epoch
     words = [f"model={model}", *(f"model.blocks.{key}={value}" for key, value in dict(blocks).items())]
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True)
-    (hydra / "config.yaml").write_text(json.dumps(config))  # which is YAML too, and quick
+    (hydra / "config.yaml").write_text(json.dumps(config))  # JSON is valid YAML and faster to write
     (hydra / "overrides.yaml").write_text(json.dumps([*words, f"optimizer.lr={lr}", f"seed={seed}"]))
     if resolved:
         config["callbacks"]["best"]["dirpath"] = f"{folder}/checkpoints"
@@ -82,7 +82,7 @@ def write_tables(folder):
 
 
 def write_sweep(folder):
-    """Two groups of two seeds, one run swapped, one failed, one cut short with no results, one with damaged curves."""
+    """Write a sweep: two groups of two seeds, and four more runs: block changes, failed, interrupted, corrupt metrics."""
     (folder / "sweep").mkdir(parents=True)
     (folder / "sweep" / "sweep.json").write_text(json.dumps({"argv": [], "cwd": "/", "jobs": 6}))
     (folder / "sweep" / "results.json").write_text("[]")
@@ -102,7 +102,7 @@ def write_sweep(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The page of a small sweep, and what was warned of."""
+    """Write the page of a small sweep; return its path, the warnings and the summary line."""
     folder, warnings = tmp_path_factory.mktemp("report"), []
     write_sweep(folder / "runs")
     said = write_report([folder / "runs"], folder / "report.html", warnings.append)
@@ -118,14 +118,14 @@ def test_collects_runs_of_every_depth_and_names_what_is_damaged(made):
     assert said == "7 runs in 4 groups"
     assert len(warnings) == 1
     assert re.search(
-        r"sweep/5/csv/version_0/metrics.csv, row 8: train/loss=wrong must be a number; the run is left out", warnings[0]
+        r"sweep/5/csv/version_0/metrics.csv, row 8: train/loss=wrong must be a number; the run is skipped", warnings[0]
     )
     folder = path.parent / "runs"
     runs = {run.name: run for run in collect([folder / "sweep/0", folder, folder / "sweep"], lambda line: None)}
     assert list(runs) == ["sweep/0", "old", "sweep/1", "sweep/2", "sweep/3", "sweep/4", "sweep/10"]
     assert runs["sweep/0"].curves["train/loss"] == ([0, 1, 2], [2, 1, 2 / 3])
-    assert (runs["old"].state, runs["old"].reason, runs["old"].seed) == ("interrupted", "it left no results.json", 3)
-    assert runs["sweep/0"].config == runs["sweep/1"].config | {"seed": "1", "data.seed": "1"}  # resolved or not
+    assert (runs["old"].state, runs["old"].reason, runs["old"].seed) == ("interrupted", "no results.json was written", 3)
+    assert runs["sweep/0"].config == runs["sweep/1"].config | {"seed": "1", "data.seed": "1"}  # with and without resolved.yaml
 
 
 def test_resumed_curves_are_one_and_damaged_tables_are_left_out(tmp_path):
@@ -138,22 +138,25 @@ def test_resumed_curves_are_one_and_damaged_tables_are_left_out(tmp_path):
     row = page_data(collect([run], warnings.append), warnings.append)["runs"][0]
     assert row["curves"]["val/top1"] == [[0, 1, 2, 3], [pytest.approx(0.9 * (1 - math.exp(-1)), 1e-5), 0.5, 0.7, None]]
     assert set(row["details"]) == {"per_class", "calibration"}
-    assert "confusion.csv, row 3: it must be a class and 2 whole numbers; it is left out" in warnings[0]
-    assert "0.png is no picture that can be read; it is left out" in warnings[1]
+    assert "confusion.csv, row 3: it must be a class and 2 whole numbers; the file is skipped" in warnings[0]
+    assert "0.png is not a readable image; the file is skipped" in warnings[1]
 
 
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda run: shutil.rmtree(run), "there is no such folder"),
-        (lambda run: (shutil.rmtree(run), run.mkdir()), "no run in it or beneath it; a run folder holds results.json"),
+        (lambda run: shutil.rmtree(run), "no such folder; give run folders"),
+        (
+            lambda run: (shutil.rmtree(run), run.mkdir()),
+            "no run in this folder or its subfolders; a run folder contains results.json",
+        ),
         (lambda run: (run / "results.json").write_text('{"state": "fin'), "results.json is damaged: Unterminated string"),
         (
             lambda run: (run / "results.json").write_text('{"state": "finishd"}'),
             "state=finishd is unknown; did you mean 'finished'",
         ),
         (lambda run: (run / "results.json").write_text('{"minutes": "2"}'), "results.json: minutes=2 must be a number"),
-        (lambda run: (run / "csv/version_0/metrics.csv").write_text("epoch,step\n0,1\n1\n"), "row 3: 1 cells under 2 columns"),
+        (lambda run: (run / "csv/version_0/metrics.csv").write_text("epoch,step\n0,1\n1\n"), "row 3: 1 cells, but 2 columns"),
         (lambda run: (run / ".hydra/config.yaml").write_text("a: [1"), "config.yaml is damaged"),
         (lambda run: (run / ".hydra/overrides.yaml").write_text("- [1"), "overrides.yaml is damaged"),
     ],
@@ -198,10 +201,10 @@ def test_leaderboard_groups_seeds_sorts_and_unfolds(made, visit):
     page = visit(made[0])
     first = page.locator("#board tbody tr")
     assert page.locator("#count").inner_text() == "7 runs in 4 groups"
-    assert names(page)[0] == "sweep/3"  # the best validation accuracy first
+    assert names(page)[0] == "sweep/3"  # sorted by validation accuracy, best first
     group = first.filter(has_text="seeds 1, 2, 3").first
     assert "n = 2 of 3" in group.inner_text()
-    assert "0.8500 ± 0.0707" in re.sub(r"\s+", " ", group.inner_text())  # of 0.80 and 0.90, by hand
+    assert "0.8500 ± 0.0707" in re.sub(r"\s+", " ", group.inner_text())  # computed by hand from 0.80 and 0.90
     fold = group.locator("button.fold")
     fold.focus()
     page.keyboard.press("Enter")
@@ -209,7 +212,7 @@ def test_leaderboard_groups_seeds_sorts_and_unfolds(made, visit):
     assert page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
     failed = first.filter(has_text="failed")
     assert f"ValueError: the loss is nan {NASTY}" in failed.inner_text()
-    # by keyboard: the header's button has the focus and keeps it
+    # The button in the header keeps the keyboard focus.
     header = page.locator('#board th[data-key="test"]')
     header.locator("button").focus()
     page.keyboard.press("Enter")
@@ -217,8 +220,8 @@ def test_leaderboard_groups_seeds_sorts_and_unfolds(made, visit):
     assert page.locator("#board th[aria-sort]").count() == 1
     page.keyboard.press("Space")
     assert header.get_attribute("aria-sort") == "ascending"
-    assert "seeds 1, 2" in names(page)[0]  # 0.64 of the low rate
-    assert names(page)[-1] == "sweep/4"  # what is unknown stays last
+    assert "seeds 1, 2" in names(page)[0]  # mean 0.64, with the low learning rate
+    assert names(page)[-1] == "sweep/4"  # missing values stay last
     for key in ("name", "=optimizer.lr", "state", "parameters"):
         page.locator(f'#board th[data-key="{key}"] button').click()
         assert page.locator(f'#board th[data-key="{key}"]').get_attribute("aria-sort") == "ascending"
@@ -244,10 +247,10 @@ def test_two_runs_are_compared_and_highlighted(made, visit):
     body = page.locator("#diff-table tbody").first.locator("tr")
     assert [re.split(r"\s+", line.strip()) for line in body.all_inner_texts()] == [["optimizer.lr", "0.1", "0.01"]]
     page.locator("#curves").scroll_into_view_if_needed()
-    expect(page.locator("#curves-note")).to_have_text(re.compile("^2 chosen runs, in front of"))
+    expect(page.locator("#curves-note")).to_have_text(re.compile("^2 selected runs, in front of"))
     drawn = page.evaluate("document.getElementById('curves-chart').data.map(t => [t.showlegend, t.line.width])")
     assert sorted(drawn)[-2:] == [[True, 2], [True, 2]]
-    assert sorted(drawn)[0] == [False, 1]  # the others behind them
+    assert sorted(drawn)[0] == [False, 1]  # the other runs are in the background
     page.get_by_label("Compare sweep/1", exact=True).check()
     assert "data.seed" in page.locator("#diff-table").inner_text()
     page.get_by_role("button", name="Clear").click()

@@ -1,4 +1,4 @@
-"""Jobs side by side, by each launcher that one machine can try, and the words that a W&B agent passes."""
+"""Parallel jobs with every launcher that runs on one machine; the overrides that a W&B agent passes."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from inception_zoo.config import CONF
 from inception_zoo.config.hydra_patches import install
 
-# A block of the user's own, which every job imports, and which notes where the job runs and with how many threads.
+# A user-defined block. Every job imports it; it writes the process id and the number of threads to a file.
 NOTES = """
 import json, os, pathlib, torch
 
@@ -28,21 +28,22 @@ def noted(c_in, c_out, level):
 """
 LAUNCHERS = {
     "joblib": (["hydra.launcher.n_jobs=2"], {}, max(joblib.cpu_count() // 2, 1)),
-    "submitit_local": ([], {"OMP_NUM_THREADS": "1"}, 1),  # which shares out nothing
+    "submitit_local": ([], {"OMP_NUM_THREADS": "1"}, 1),  # it does not divide the cores among jobs
     "ray": (["hydra.launcher.init.address=local", "hydra.launcher.init.num_cpus=2"], {}, 1),
 }
 
 
 @pytest.fixture
 def ray_folder(monkeypatch):
-    """Where Ray keeps its sockets, whose paths must be short."""
+    """Create a folder with a short path for Ray's sockets."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     monkeypatch.setenv("RAY_TMPDIR", folder)
     yield folder
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+# Ray's own processes take most of a minute.
+@pytest.mark.parametrize("launcher", [pytest.param(name, marks=pytest.mark.slow) if name == "ray" else name for name in LAUNCHERS])
 def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     options, environment, threads = LAUNCHERS[launcher]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -50,7 +51,7 @@ def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     words = [f"hydra/launcher={launcher}", *options, "seed=1,2", "model.blocks.inception_5b=my_blocks.noted"]
     done = zoo("-m", *words, *SMALL, "logger=csv", env=environment)
     assert done.returncode == 0, done.stderr
-    (sweep,) = tmp_path.glob("multirun/*/*")  # one, though every worker has a clock of its own
+    (sweep,) = tmp_path.glob("multirun/*/*")  # one folder, although each worker formats the time itself
     jobs = [json.loads((sweep / name / "results.json").read_text()) for name in ("0", "1")]
     assert [(job["seed"], job["state"]) for job in jobs] == [(1, "finished"), (2, "finished")]
     started = [datetime.fromisoformat(job["started"]) for job in jobs]
@@ -62,7 +63,7 @@ def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     assert left == []
 
 
-# What a search of W&B's may choose from.
+# Keys and values as in the search space of a W&B sweep.
 CHOSEN = [
     ("optimizer.lr", 1e-05),
     ("optimizer.lr", 3.0000000000000004e-05),
@@ -89,7 +90,7 @@ def test_what_an_agent_passes_is_what_the_job_gets(key, value):
 
 
 def test_the_search_of_the_documentation_composes():
-    """sweep.yaml as docs/cluster.md has it, with the first or least of what every parameter may be."""
+    """The sweep.yaml of docs/cluster.md composes, with the first or smallest value of every parameter."""
     (text,) = re.findall("```yaml\n(program: run.py.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)
     search = yaml.safe_load(text)
     first = {

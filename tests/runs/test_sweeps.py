@@ -1,4 +1,4 @@
-"""Sweeps as a user runs them: every job by itself, whatever becomes of the others."""
+"""Sweeps as a user runs them: a failed or interrupted job does not affect the others."""
 
 import csv
 import json
@@ -62,7 +62,7 @@ def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, cli, visit,
 
     written = cli("report", "sweep")
     assert written.returncode == 0 and "report: report.html (4 runs in 2 groups)" in written.stderr
-    page = visit(tmp_path / "report.html")  # which fails if the page asks a network, or logs an error
+    page = visit(tmp_path / "report.html")  # fails on a network request or a logged error
     assert page.locator("#board tbody tr").count() == 2 and "n = 2" in page.locator("#board tbody").inner_text()
 
 
@@ -77,13 +77,13 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
     exits = [record["exit"] for job in range(2) for record in wandb_records(sweep / str(job)) if "exit" in record]
     assert [record.get("exit_code", 0) for record in exits] == [1, 0]
     assert "failed: RuntimeError: two are unlucky" in " ".join(done.stdout[done.stdout.rindex(" job ") :].split())
-    assert "1 of 2 jobs did not finish; go on with: python run.py -m sweep.resume=sweep" in done.stderr
+    assert "1 of 2 jobs did not finish; resume with: python run.py -m sweep.resume=sweep" in done.stderr
     assert processes_of(tmp_path) == [] and not list(tmp_path.glob("inception_zoo_*"))
 
     (tmp_path / "bad.py").write_text(BAD.replace("world_size == 2", "world_size == 4"))
     before = results_of(sweep, 2)
     other = zoo("-m", "trainer.devices=1,2", *words, env=allowed)
-    assert other.returncode == 2 and "error: hydra.sweep.dir=sweep holds another sweep, whose job 0 differs" in other.stderr
+    assert other.returncode == 2 and "error: hydra.sweep.dir=sweep holds another sweep: its job 0 differs" in other.stderr
     again = zoo("-m", "sweep.resume=sweep", env=allowed)
     assert again.returncode == 0, again.stderr
     after = results_of(sweep, 2)
@@ -107,11 +107,11 @@ def test_an_interrupted_sweep_goes_on_in_mid_job(zoo, tmp_path):
     assert results_of(sweep, 2)[1]["state"] == "finished" and read_results(sweep / "0") == first
     assert f"checkpoint: {sweep}/1/checkpoints/last.ckpt" in done.stdout + done.stderr
     after = speeds(sweep / "1")
-    assert after[: len(begun)] == begun and [epoch for epoch, _ in after] == list(map(str, range(12)))  # none trained again
+    assert after[: len(begun)] == begun and [epoch for epoch, _ in after] == list(map(str, range(12)))  # no epoch was repeated
 
 
 def speeds(folder):
-    """What no two trainings have in common: (epoch, images/s)."""
+    """Return (epoch, images/s) for each epoch; the speeds identify a training run."""
     with (folder / "csv/version_0/metrics.csv").open() as file:
         rows = csv.DictReader(file)
         return [(row["epoch"], row["train/images_per_second"]) for row in rows if row.get("train/images_per_second")]
@@ -128,7 +128,7 @@ def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
 
     done = zoo("-m", "hydra.sweeper.n_trials=2", *study)
     assert done.returncode == 0, done.stderr
-    assert read_results(sweep / "0") == pruned  # the trial of before is kept
+    assert read_results(sweep / "0") == pruned  # the earlier trial is unchanged
     results = results_of(sweep, 2)
     assert [(r["state"], r["world_size"]) for r in results] == [("pruned", 2), ("finished", 2)]
     journal = JournalStorage(JournalFileBackend(str(sweep / "optuna.journal")))
@@ -158,7 +158,7 @@ def torchrun(tmp_path, script, *words):
 
 
 def test_torchrun_has_one_folder_for_all_ranks(tmp_path):
-    late = "import os, runpy, sys, time\ntime.sleep(1.5 * int(os.environ['RANK']))\n"  # the clock would name two folders
+    late = "import os, runpy, sys, time\ntime.sleep(1.5 * int(os.environ['RANK']))\n"  # two start times: two folder names
     (tmp_path / "late.py").write_text(late + f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n")
     done = torchrun(tmp_path, "late.py", *SMALL)
     assert done.returncode == 0, done.stderr
@@ -172,7 +172,7 @@ def test_processes_with_different_configs_stop(tmp_path):
     )
     done = torchrun(tmp_path, "odd.py", *SMALL)
     assert done.returncode != 0
-    assert "error: the processes of this job differ: aux_weight=0.0 on rank 0 and 0.1 on rank 1" in done.stderr
+    assert "error: the configs of the ranks differ: aux_weight=0.0 on rank 0 and 0.1 on rank 1" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_folder_is_read_back_from_an_override(folder):
         (["-m", "sweep.resume=nowhere"], "sweep.resume=nowhere: there is no sweep.json in it"),
         (
             ["-m", "sweep.resume=sweep", "seed=3"],
-            "sweep.resume=sweep goes on with the sweep as it was started; leave seed=3 out",
+            "sweep.resume=sweep resumes the sweep with its own overrides; leave seed=3 out",
         ),
         (["-m", "sweep.resume=elsewhere"], "sweep.resume=elsewhere: the sweep was started in /elsewhere; go there"),
     ],
@@ -222,11 +222,11 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep=v3_ablation", "model=inception_v4"], "error: model: the jobs of this sweep have values of their own for it"),
+        (["sweep=v3_ablation", "model=inception_v4"], "error: model: the jobs of this sweep set this key themselves"),
         (["seed=1,2", "hydra.sweep.subdir=mine"], "error: hydra.sweep.subdir: the folder of a job is its number"),
         (
             ["sweep=optuna", "hydra.sweeper.n_trial=2"],
-            "error: hydra.sweeper.n_trial is no key of the config; did you mean 'hydra.sweeper.n_trials'?",
+            "error: unknown config key 'hydra.sweeper.n_trial'; did you mean 'hydra.sweeper.n_trials'?",
         ),
         (["model=googlenet,inceptoin_v3"], "error: model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
     ],
@@ -240,7 +240,7 @@ def test_a_sweep_that_cannot_be_is_one_line(zoo, words, message, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "hydra/sweeper=optuna has nothing to search"),
+        ([], "hydra/sweeper=optuna has no search space"),
         (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
         (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): "),
         (["seed=1,2", "hydra.sweeper.storage=sqlite:///nowhere/x.db"], "hydra.sweeper.storage=sqlite:///nowhere/x.db: "),
@@ -286,7 +286,7 @@ def test_where_a_sweep_is(tmp_path):
         (tmp_path / str(number)).mkdir()
         record = {"state": state, "val/top1_best": best}
         (tmp_path / str(number) / "results.json").write_text(json.dumps(record))
-    os.utime(tmp_path / "sweep.json", (time.time() - 600, time.time() - 600))  # ten minutes for the job that is finished
+    os.utime(tmp_path / "sweep.json", (time.time() - 600, time.time() - 600))  # one job finished in ten minutes
     assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500, 30 min left"
-    os.utime(tmp_path / "0/results.json", (0, 0))  # before the sweep went on
+    os.utime(tmp_path / "0/results.json", (0, 0))  # older than the resumed sweep
     assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500"

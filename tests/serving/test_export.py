@@ -38,7 +38,7 @@ DATA = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Networks so small are slower with two threads as soon as anything else runs."""
+    """Use one thread: on a busy machine these small networks are slower with two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def one_thread():
 
 
 def small(name="googlenet", channels=1, **choices):
-    """A network with BatchNorm parameters and statistics as training leaves them, at the smallest input that fits."""
+    """Return a network with random BatchNorm parameters and statistics, for its smallest image size."""
     torch.manual_seed(0)
     model = create_model(name, 10, channels, width=0.25, **choices).eval()
     for layer in model.modules():
@@ -68,14 +68,17 @@ def images_for(model, n):
 
 @torch.no_grad()
 def difference(model, logits, n=5):
-    """Of logits(images) from the network's own, over the largest: at a batch size that the export has not checked."""
+    """Return the largest difference between `logits(images)` and the network's logits, relative to the largest logit.
+
+    The batch size is one that the export itself has not checked.
+    """
     images = images_for(model, n)
     ours = model(images)
     assert (ours.argmax(1) == logits(images).argmax(1)).all()
     return float((ours - logits(images)).abs().max() / ours.abs().max())
 
 
-RESIDUAL = {"blocks": {"all": "residual_expanded"}}  # forks, and sums of every kind
+RESIDUAL = {"blocks": {"all": "residual_expanded"}}  # forks and all kinds of residual sums
 FOLDED = [("inception_resnet_v1", {}), ("googlenet", {"norm": "batch", **RESIDUAL}), ("inception_v3", {}), ("inception_v4", {})]
 
 
@@ -97,7 +100,7 @@ def test_folding_leaves_what_is_no_batchnorm(norm):
     assert difference(model, lambda images: folded(images).detach()) == 0
 
 
-@pytest.mark.parametrize("name", ["inception_v3", "inception_v4"])  # with and without padded zeros in the average
+@pytest.mark.parametrize("name", ["inception_v3", "inception_v4"])  # the average counts padded zeros, or not
 def test_average_pools_come_after_their_1x1_convolutions(name):
     model = small(name)
     pooled = {}
@@ -126,8 +129,8 @@ def test_fused_is_the_network_at_any_size(name, choices):
     fused = folding.fuse(model)
     assert not any(isinstance(layer, nn.Conv2d) for layer in fused.modules())
     size = model.preprocessing.image_size
-    near = 1e-3 if choices.get("norm") == "group" else 1e-4  # a group has few values at such sizes, some of them equal
-    for n, pixels in ((5, size), (2, size + 32)):  # the weights were laid out for the first
+    near = 1e-3 if choices.get("norm") == "group" else 1e-4  # at small grids a group has few values
+    for n, pixels in ((5, size), (2, size + 32)):  # weights are prepacked for the first size
         images = torch.randn(n, 1, pixels, pixels)
         for endpoint, maps in model.endpoints(images).items():
             assert (maps - fused.endpoints(images)[endpoint]).abs().max() < near * maps.abs().max(), endpoint
@@ -145,12 +148,13 @@ def test_fused_in_bf16_rounds_as_autocast_does():
     assert 0 < (exact - ours).norm() < 1.5 * (exact - usual).norm()
 
 
-SLOW = {"inception_resnet_v2", "inception_resnet_v2_slim"}  # the blocks of inception_resnet_v1, twice and thrice as many
+# Each has the operators of a network that is not slow.
+SLOW = {"inception_v2", "inception_v3_slim", "inception_resnet_v2", "inception_resnet_v2_slim"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ZOO])
 def test_onnx_is_the_network(name, tmp_path):
-    """Border padding of average pools, ceil-mode pools at odd sizes, LRN, forks and residual sums included."""
+    """ONNX output equals the network: average pools at borders, ceil-mode pools at odd sizes, LRN, forks and residual sums."""
     model, path = small(name, 3), tmp_path / "net.onnx"
     assert export.export_onnx(model, path) <= 1e-4
     session = onnxruntime.InferenceSession(path)
@@ -162,7 +166,7 @@ def test_onnx_is_the_network(name, tmp_path):
     assert (card.classes, card.preprocessing, card.model["name"]) == (CLASSES, model.preprocessing, name)
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
-    assert str(export.__file__).encode().rpartition(b"/serving")[0] not in path.read_bytes()  # no path of this machine
+    assert str(export.__file__).encode().rpartition(b"/serving")[0] not in path.read_bytes()  # the file contains no local path
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])
@@ -208,11 +212,11 @@ def test_a_file_that_differs_is_not_written(write, name, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint as Lightning writes it, of a network that reads digits after some seconds; and the network."""
+    """Train a network on digits for a few seconds; return the folder of its Lightning checkpoint, and the network."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = create_model("googlenet", 10, 1, width=0.25, norm="batch", stem="medium", aux=False, dropout=0.0)
-    model.to(memory_format=torch.channels_last)  # as training has it
+    model.to(memory_format=torch.channels_last)  # as in training
     model.preprocessing, model.classes = Preprocessing(28, (0.305,), (0.376,), 28), CLASSES
     data = ImageData(digits, **{key: value for key, value in DATA.items() if key not in ("_target_", "source")})
     data.setup()
@@ -241,7 +245,7 @@ def tampered(folder, tmp_path, **changes):
 
 
 def measured(output):
-    """Accuracy and MB of each file in the printed table."""
+    """Return (accuracy, MB) of each file in the printed table."""
     return {m[1]: (float(m[2]), float(m[3])) for m in re.finditer(r"^\W*(fp32|int8) +([\d.]+) +([\d.]+) +[\d,]+", output, re.M)}
 
 
@@ -255,7 +259,7 @@ def test_int8_keeps_the_accuracy_in_a_quarter_of_the_size(cli, trained, tmp_path
     assert before == pytest.approx(test["torch"], abs=1e-4) and before > 0.9
     assert after > before - 0.01 and little < 0.35 * large
     session = onnxruntime.InferenceSession(tmp_path / "digits.onnx")
-    logits = session.run(None, {"images": test["images"].numpy()})[0]  # all 359 at once
+    logits = session.run(None, {"images": test["images"].numpy()})[0]  # all 359 images in one batch
     assert (logits.argmax(1) == test["labels"].numpy()).mean() == pytest.approx(after, abs=1e-4)
     assert json.loads(session.get_modelmeta().custom_metadata_map["inception_zoo"])["classes"] == CLASSES
     weights = {tensor.name: tensor for tensor in onnx.load(tmp_path / "digits.onnx").graph.initializer}
@@ -290,8 +294,8 @@ def test_int8_from_a_folder_of_images(cli, trained, tmp_path):
     done = cli("export", folder / "digits.safetensors", tmp_path / "net.onnx", *arguments)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "calibrated on 20 images; accuracy on 120 images, those of the calibration among them" in said
-    # Paired: the trained network, and so fp32's accuracy, differs by the kind of CPU.
+    assert "calibrated on 20 images; accuracy on 120 images, including those of the calibration" in said
+    # The trained network and its fp32 accuracy depend on the CPU, so int8 is compared with fp32.
     fp32, int8 = (measured(done.stdout)[kind][0] for kind in ("fp32", "int8"))
     assert fp32 > 0.8 and abs(int8 - fp32) <= 0.05 and (tmp_path / "net.onnx").is_file()
 
@@ -308,7 +312,7 @@ def test_calibration_on_other_pictures_costs_more_than_these_tests_allow(trained
 def test_a_folder_with_what_is_no_class(trained, tmp_path):
     write_folder(tmp_path, 3)
     next(tmp_path.iterdir()).rename(tmp_path / "eleven")
-    with pytest.raises(ZooError, match=r"eleven/\d\.png is in the subfolder of no class; they must be named digit 0"):
+    with pytest.raises(ZooError, match=r"eleven/\d\.png is not in the subfolder of a class; subfolders must be named digit 0"):
         quantize.folder_samples(tmp_path, trained[1], 3)
 
 
@@ -322,7 +326,7 @@ def test_calibration_images_are_the_same_each_time_and_of_the_training_split(tra
     tests = torch.cat([images for images, _ in quantize.run_samples(folder / "digits.ckpt", model, 1).test()])
     rows = {image.numpy().tobytes() for image in every}
     assert len(every) == 1238 and all(image.numpy().tobytes() in rows for image in first)
-    assert sum(image.numpy().tobytes() in rows for image in tests) < 5  # the set itself repeats none or few
+    assert sum(image.numpy().tobytes() in rows for image in tests) < 5  # the data set itself has few duplicates
 
 
 def test_a_drop_of_accuracy_is_said_aloud():
@@ -336,16 +340,16 @@ def test_a_drop_of_accuracy_is_said_aloud():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": {"_target_": "os.system", "_args_": ["touch ran"]}}, "its data would run 'os.system', which is refused"),
+        ({"source": {"_target_": "os.system", "_args_": ["touch ran"]}}, "its data would run 'os.system', which is not on the allow-list"),
         ({"_target_": "os.system"}, "'os.system'"),
         ({"mean": [{"_target_": "builtins.eval", "_args_": ["1"]}]}, "'builtins.eval'"),
         ({"source": {"_target_": "inception_zoo.data.digits.load_digits"}}, "'inception_zoo.data.digits.load_digits'"),
         ({"source": None}, "has no record of the data that it was trained on; give --images FOLDER"),
         ({"seeed": 2}, "its data cannot be built"),
-        ({"root": "s3://a-strangers/bucket"}, "its data are at s3://a-strangers/bucket, where a file may not send us"),
-        ({"root": "local:/tmp"}, "its data are at local:/tmp, where"),
-        ({"seed": "${oc.env:HOME}"}, "its data hold '${'"),
-        ({"val_size": 5000}, "data.val_size=5000 must be from 1 to 1437; or say where its data are now with --data-root"),
+        ({"root": "s3://a-strangers/bucket"}, "its data are at s3://a-strangers/bucket, which a checkpoint must not choose"),
+        ({"root": "local:/tmp"}, "its data are at local:/tmp, which"),
+        ({"seed": "${oc.env:HOME}"}, "its data contain '${'"),
+        ({"val_size": 5000}, "data.val_size=5000 must be from 1 to 1437; or give the folder of its data with --data-root"),
     ],
 )
 def test_data_that_a_checkpoint_may_not_ask_for(trained, changes, message, tmp_path, monkeypatch):
@@ -367,8 +371,8 @@ def test_a_tampered_checkpoint_ends_in_one_line(cli, trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "int8", "message"),
     [
-        ("net.h5", False, "net.h5: an exported network's name ends in .onnx or .pt2; for weights take `inception-zoo convert`"),
-        ("net.tflite", True, "net.tflite: an exported network's name ends in .onnx or .pt2"),
+        ("net.h5", False, "net.h5: the name must end in .onnx or .pt2; for weights use `inception-zoo convert`"),
+        ("net.tflite", True, "net.tflite: the name must end in .onnx or .pt2"),
         ("no/net.onnx", False, "no/net.onnx: there is no folder no"),
         ("net.pt2", True, "net.pt2: --int8 writes ONNX only; the name must end in .onnx"),
     ],
@@ -382,8 +386,8 @@ def test_a_file_that_cannot_be_written(name, int8, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["net.h5"], "net.h5: an exported network's name ends in .onnx or .pt2; for weights take `inception-zoo convert`"),
-        (["net.onnx", "--images", "pictures"], "--images pictures is for --int8"),
+        (["net.h5"], "net.h5: the name must end in .onnx or .pt2; for weights use `inception-zoo convert`"),
+        (["net.onnx", "--images", "pictures"], "--images pictures needs --int8; add it, or leave --images out"),
     ],
 )
 def test_a_wrong_order_is_one_line_before_anything_is_read(cli, arguments, message):
@@ -399,7 +403,7 @@ def test_weights_without_a_record_of_data_need_images(trained, tmp_path):
 def test_an_unknown_preprocessing_or_package_is_named(tmp_path, monkeypatch):
     model = small(stem="small")
     model.preprocessing = None
-    with pytest.raises(ZooError, match="does not know its preprocessing"):
+    with pytest.raises(ZooError, match="the network's preprocessing is unknown"):
         export.export_program(model, tmp_path / "net.pt2")
     monkeypatch.setattr(export, "PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(

@@ -28,13 +28,13 @@ from inception_zoo.serving.images import find_images
 from inception_zoo.serving.predict import Prediction, predict
 
 COMMAND = [sys.executable, "-m", "inception_zoo.cli", "predict"]
-NAMES = [f"class[{letter}]" for letter in "abcdefghij"]  # in brackets, as Rich's markup is
+NAMES = [f"class[{letter}]" for letter in "abcdefghij"]  # brackets, as in Rich markup
 WIDE = Preprocessing(28, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 32)
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """The command within this process."""
+    """Return a function that runs `inception-zoo predict` in this process."""
 
     def run(*arguments, folder, stdin=""):
         monkeypatch.chdir(folder)
@@ -76,7 +76,7 @@ def photos(tmp_path):
 
 
 def bomb(path):
-    """A PNG of few bytes that says it has 100 million pixels: more than PIL's limit, less than twice."""
+    """Write a tiny PNG whose header declares 100 million pixels: above Pillow's limit, below twice the limit."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -165,7 +165,7 @@ def test_a_camera_on_its_side_is_turned_upright(mode, tmp_path):
     )
     image.save(tmp_path / "flat.png")
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter clockwise
+    exif[0x0112] = 6  # orientation 6: a quarter turn clockwise
     image.save(tmp_path / "turned.png", exif=exif)
     flat, turned = read_image(tmp_path / "flat.png", 3), read_image(tmp_path / "turned.png", 3)
     assert turned.shape == (3, 30, 20) and torch.equal(turned, flat.rot90(-1, (1, 2)))
@@ -232,7 +232,7 @@ def test_the_centre_of_the_resized_image():
 
 
 def test_ten_crops_cut_by_hand():
-    image = torch.from_numpy(pixels(3, 32, 40))  # of the size already: nothing is resized
+    image = torch.from_numpy(pixels(3, 32, 40))  # the shorter side is 32 px already: no resizing
     cut = [image[:, y : y + 28, x : x + 28] for y, x in ((0, 0), (0, 12), (4, 0), (4, 12), (2, 6))]
     found = views(image, WIDE, 10)
     assert torch.equal(found, torch.stack([*cut, *(crop.flip(-1) for crop in cut)]))
@@ -248,7 +248,7 @@ def test_ten_crops_differ_where_training_did_not_crop():
 
 @pytest.mark.parametrize("upright", [False, True])
 def test_a_hundred_and_forty_four_crops_cut_by_hand(upright):
-    """arXiv 1409.4842, section 7: four scales, three squares, (four corners, the centre, the square), mirrors."""
+    """arXiv 1409.4842, section 7: 4 scales x 3 squares x (4 corners, centre, whole square) x 2 (mirrored)."""
     paper = Preprocessing(224, (0.5,) * 3, (0.5,) * 3, 256)
     image = torch.from_numpy(pixels(3, 90, 61) if upright else pixels(3, 61, 90))
     expected = []
@@ -290,7 +290,7 @@ def test_probabilities_are_averaged_over_the_views(crops, flip, batch_size, chec
 
 
 def test_no_more_is_read_ahead_than_two_batches(checkpoint, photos, monkeypatch):
-    """144 views of a 299-pixel image are 154 MB."""
+    """Images are decoded at most two batches ahead: 144 views of one 299 px image take 154 MB."""
     from inception_zoo.serving import predict as module
 
     begun = []
@@ -367,7 +367,7 @@ def test_a_reader_that_leaves_gets_no_traceback(checkpoint, photos, tmp_path):
         (["--crops", "5"], "crops=5 must be one of 1, 2, 10, 144"),
         (["--mean", "a,b"], "--mean=a,b must be numbers"),
         (["--output", "no/out.csv"], "--output no/out.csv: there is no folder no"),
-        (["--layer", "inception_5b"], "--layer inception_5b is for --explain"),
+        (["--layer", "inception_5b"], "--layer inception_5b requires --explain"),
     ],
 )
 def test_options_are_checked_before_the_network_is_read(call, options, message, photos, tmp_path):
@@ -452,7 +452,7 @@ def test_a_file_that_is_no_onnx(call, photos, tmp_path):
 
 @pytest.mark.parametrize("swapped", [{}, {"inception_5b": "residual"}])
 def test_grad_cam_is_the_papers_formula(swapped):
-    """relu(sum over channels of mean gradient x activation), of the block and of each branch's own channels."""
+    """relu(sum over channels of mean gradient x activation), for the block and for the channels of each branch."""
     model, image = network(blocks=swapped), torch.randn(3, 64, 64)
     looks = look(model, image, 3, "inception_5b")
     kept = {}
@@ -460,7 +460,7 @@ def test_grad_cam_is_the_papers_formula(swapped):
     joined = getattr(block, "concat", block)
 
     def keep(module, _, output):
-        kept[module] = output.clone()  # what follows may change it in place
+        kept[module] = output.clone()  # later layers may modify it in place
         kept[module].retain_grad()
         return kept[module]
 
@@ -503,7 +503,7 @@ def test_no_picture_replaces_another_or_an_image():
 
 
 def test_the_command_explains(call, checkpoint, photos, tmp_path):
-    (photos / "b.png").rename(photos / "$b$_{.png")  # no formula
+    (photos / "b.png").rename(photos / "$b$_{.png")  # must not be parsed as a formula
     (photos / "more/c.png").unlink()
     before = {path: path.read_bytes() for path in photos.rglob("*.png")}
     done = call(checkpoint, "photos", "--explain", "photos", "--layer", "inception_4e", folder=tmp_path)

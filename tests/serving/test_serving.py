@@ -1,4 +1,4 @@
-"""From a real run to predictions, in every form that it can be served in."""
+"""From a real run to predictions, in every serving format."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def exported(cli, folder, out, *options):
 
 
 def test_a_run_predicts_what_it_tested(zoo, cli, tmp_path):
-    """scikit-learn's digits, resized from 8 to 32 px by the DataModule in training and by predict from files."""
+    """`predict` reaches the test accuracy of the run on scikit-learn's digits; both resize the images from 8 to 32 px."""
     done = zoo(*SMALL, "logger=csv", "trainer.precision=32-true", "trainer.limit_test_batches=null")
     assert done.returncode == 0, done.stderr
     folder = run_folder(tmp_path)
@@ -56,4 +56,4 @@ def test_every_form_of_a_real_run_has_its_accuracy(zoo, cli, tmp_path, fashion_m
         assert accuracy(cli, tmp_path, form) == (pytest.approx(tested, abs=1e-4), 10_000), form
     int8, _ = accuracy(cli, tmp_path, "int8.onnx")
     assert int8 > tested - 0.005
-    assert f"{int8:.4f}" in table  # what the export said
+    assert f"{int8:.4f}" in table  # the accuracy that the export printed

@@ -28,8 +28,8 @@ def test_cpus_take_any_number_of_processes(devices, monkeypatch):
         (3, "auto", 2, "trainer.devices=3: this machine has 2 GPUs"),
         ([0, 7], "gpu", 2, "this machine has 2 GPUs"),
         ("auto", "gpu", 0, "this machine has 0 GPUs"),
-        ([0, 1], "auto", 0, "names GPUs, and this job runs on CPUs"),
-        (-1, "cpu", 2, "names GPUs, and this job runs on CPUs"),
+        ([0, 1], "auto", 0, "names GPUs, but this job runs on CPUs"),
+        (-1, "cpu", 2, "names GPUs, but this job runs on CPUs"),
     ],
 )
 def test_devices_that_there_are_not(devices, accelerator, gpus, message, monkeypatch):
@@ -56,9 +56,9 @@ def test_gpus_that_there_are(monkeypatch):
 def test_the_global_batch_is_divided():
     check_batch(128, 2, "batch")
     check_batch(2, 2, "none")
-    with pytest.raises(ZooError, match=r"data.batch_size=7 does not divide by the 2 processes; try 6"):
+    with pytest.raises(ZooError, match=r"data.batch_size=7 is not divisible by the 2 processes; try 6"):
         check_batch(7, 2, "batch")
-    with pytest.raises(ZooError, match=r"data.batch_size=2 gives each process one image, and BatchNorm needs two; try 4"):
+    with pytest.raises(ZooError, match=r"data.batch_size=2 gives each process one image, but BatchNorm needs two; try 4"):
         check_batch(2, 2, "batch")
 
 

@@ -1,4 +1,4 @@
-"""Every path of this repository that a document names exists; architecture.md shows the layers that import-linter checks."""
+"""Paths in documents exist, and architecture.md shows the layers that import-linter checks."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "experiments").rglob("*.md")])
 PATH = re.compile(r"(?<![\w./-])(?:inception_zoo|hydra_plugins|conf|tests)/[\w./-]*\w\.(?:py|yaml|cpp|html|js|css)\b")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-EXAMPLES = {"conf/block/slim.yaml"}  # written by the reader
+EXAMPLES = {"conf/block/slim.yaml"}  # a file that the reader creates
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -31,7 +31,7 @@ def test_documents_are_found():
 
 
 def test_the_map_of_the_rooms_is_true():
-    """Each path in backticks exists, in the package or beside it; rooms stand in the order of the layers."""
+    """Each path in backticks exists, in the package or in the repository; the diagram lists the layers in order."""
     text = (ROOT / "docs/architecture.md").read_text("utf-8")
     named = set(re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.toml))`", text))
     missing = sorted(path for path in named if not any((root / path).exists() for root in (ROOT, ROOT / "inception_zoo")))

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "inception_zoo").rglob("*.py"), *(ROOT / "hydra_plugins").glob("*.py"), ROOT / "run.py"])
 OURS = ("inception_zoo", "hydra_plugins")
-DOCUMENTED = {"os._exit"}  # public in spite of the underscore
+DOCUMENTED = {"os._exit"}  # public, although it starts with an underscore
 
 SUBPROCESS_LAUNCHER = "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher"
 CSV_WRITER = "lightning.fabric.loggers.csv_logs._ExperimentWriter"
@@ -193,7 +193,7 @@ def source(kind: type) -> str:
 
 
 def resolve(name: str) -> Any:
-    """Return what ``package.module.Class.attribute`` names.
+    """Return the object that ``package.module.Class.attribute`` names.
 
     Raises:
         AttributeError: there is no such name.
@@ -223,5 +223,5 @@ def is_foreign(dotted: str) -> bool:
 
 
 def is_on_self(node: ast.AST) -> bool:
-    """Return True for `self.name` and `cls.name`: the class itself defines it, or a base, for which see `inherited`."""
+    """Return True for `self.name` and `cls.name`: the class or a base class defines it (see `inherited`)."""
     return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")

@@ -44,8 +44,8 @@ def run(
 ) -> subprocess.CompletedProcess:
     """Run `python WORDS` in `folder`.
 
-    Without `fresh` the command runs in a fork of the server, which saves the imports. Where a fork would behave differently
-    (another PYTHONPATH; words that are neither a script nor a module) it runs in a new process all the same.
+    Without `fresh` the command runs in a fork of the server, which saves the time of imports. A fork would behave differently
+    with another PYTHONPATH, or if `words` is neither a script nor a module; then the command runs in a new process.
 
     Args:
         words: a script or `-m MODULE`, and its arguments; with `main`, the whole `sys.argv`.
@@ -77,7 +77,7 @@ def run(
 
 @contextmanager
 def started(words: Sequence[Any], folder: Path, log: Path, timeout: float = 300) -> Iterator[BaseProcess]:
-    """Start `python WORDS` in a fork that leads a process group of its own; wait for it to end, or kill it after an error.
+    """Start `python WORDS` in a fork with its own process group; wait until it ends, or kill it after an error.
 
     Both outputs are appended to `log`.
     """
@@ -158,7 +158,7 @@ def _become(
         os.close(file)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 (multiprocessing has replaced it)
     tempfile.tempdir = None  # look it up again, in this environment
-    importlib.import_module(MEDIA).MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")  # the server's is not this fork's to remove
+    importlib.import_module(MEDIA).MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")  # the server removes its own folder
     try:
         if call:
             sys.path[:], sys.argv[:] = ["", *path], words

@@ -45,7 +45,7 @@ texts = st.one_of(st.text(max_size=20), st.lists(marks, max_size=8).map("".join)
 
 @st.composite
 def blocks(draw):
-    """Draw a network, one of its endpoints, and rows for it with the right number of output channels, or nearly so."""
+    """Draw a network, one of its endpoints, and rows with the right number of output channels, or one close to it."""
     name, block = draw(st.sampled_from(ENDPOINTS))
     stride = 2 if block.kind == "reduction" else 1
     count = draw(st.integers(1, min(3, block.c_out)))
@@ -103,7 +103,7 @@ def config():
     install()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config")
-    del cfg.callbacks, cfg.logger, cfg.trainer.default_root_dir  # they know the run's folder
+    del cfg.callbacks, cfg.logger, cfg.trainer.default_root_dir  # they depend on the run folder
     return OmegaConf.to_container(cfg, resolve=True) | {"callbacks": {}, "logger": {}}
 
 

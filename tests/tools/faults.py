@@ -1,7 +1,7 @@
-"""Trains small networks as a user would, breaks each run in some way, and lets it go on: `make test-faults`.
+"""Fault injection: train small networks as a user would, interrupt each run, and resume it (`make test-faults`).
 
-A run that goes on must end as the one that nothing happened to: every weight of last.ckpt and best.ckpt the same bits, every
-row of its CSV the same (but for speed and memory), the same accuracies. FAULTS is the table of what is done to them.
+A resumed run must equal an uninterrupted run: bit-equal weights in last.ckpt and best.ckpt, the same rows in its CSV (except
+speed and memory), the same accuracies. The table FAULTS lists the faults.
 """
 
 import argparse
@@ -46,13 +46,13 @@ trainer.max_epochs={EPOCHS} trainer.accumulate_grad_batches=2 trainer.accelerato
     2 * STEPS
 } trainer.log_every_n_steps=1 logger=csv logger.csv.flush_logs_every_n_steps=1
 """.split()
-KINDS = {  # what is trained
+KINDS = {  # kinds of run
     "fp32": "data=digits data.batch_size=32 trainer.precision=32-true",
     "bf16": "data=digits data.batch_size=32 trainer.precision=bf16-mixed",
-    "workers": "data=imagenet data.batch_size=6 data.workers=2 trainer.precision=32-true",  # image files
+    "workers": "data=imagenet data.batch_size=6 data.workers=2 trainer.precision=32-true",  # reads image files
     "2 processes": "data=digits data.batch_size=32 trainer.precision=32-true trainer.devices=2",
 }
-OF_THE_MACHINE = ("train/images_per_second", "train/peak_memory_gib")  # columns that no two runs share
+OF_THE_MACHINE = ("train/images_per_second", "train/peak_memory_gib")  # columns that differ between equal runs
 
 
 # A run
@@ -60,9 +60,9 @@ OF_THE_MACHINE = ("train/images_per_second", "train/peak_memory_gib")  # columns
 
 @dataclass
 class Run:
-    """A run folder and the process that works in it now."""
+    """A run folder and the process that runs in it."""
 
-    folder: Path  # its run folder is folder/run
+    folder: Path  # the run folder is folder/run
     words: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     process: Any = None
@@ -76,7 +76,7 @@ class Run:
         return self.run / "checkpoints" / "last.ckpt"
 
     def start(self, *more: str, env: Mapping[str, str] | None = None) -> "Run":
-        """Begin, or go on with `ckpt=last`."""
+        """Start the run, or resume it with `ckpt=last`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "PL_"))}
         cache = {"XDG_CACHE_HOME": str(self.folder.parent / "cache"), "COLUMNS": "400", "OMP_NUM_THREADS": "1"}
@@ -88,15 +88,15 @@ class Run:
         return self
 
     def wait(self, seconds: float = 180) -> int:
-        """Its exit status."""
+        """Wait for the process and return its exit status."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"still running after {seconds:.0f} s; it said: {self.error or self.said[-300:]}") from None
+            raise AssertionError(f"still running after {seconds:.0f} s; output: {self.error or self.said[-300:]}") from None
 
     def kill(self) -> None:
-        """The whole process group, at once; a run that has ended stays as it is."""
+        """Kill the whole process group; do nothing if it has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def error(self) -> str:
-        """Its line about what went wrong."""
+        """First error line of the output, or an empty string."""
         return next((line for line in self.said.splitlines() if line.startswith("error: ")), "")
 
     @property
@@ -115,7 +115,7 @@ class Run:
         return json.loads((self.run / "results.json").read_text())
 
     def rows(self) -> list[dict[str, str]]:
-        """Of its CSV, without what is of the machine; a line that is half written is none."""
+        """Return the rows of the CSV without machine-dependent columns; skip an incomplete row."""
         try:
             with (self.run / "csv/version_0/metrics.csv").open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if None not in row.values() and row["step"]]
@@ -124,7 +124,7 @@ class Run:
         return [{key: value for key, value in sorted(row.items()) if value and key not in OF_THE_MACHINE} for row in rows]
 
     def steps(self) -> int:
-        """How many are done."""
+        """Return the number of completed optimizer steps."""
         return max((int(row["step"]) + 1 for row in self.rows() if "train/gradient_norm" in row), default=0)
 
     def is_at(self, steps: int) -> bool:
@@ -137,11 +137,11 @@ class Run:
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended too early, with {self.process.poll()}: {self.error or self.said[-300:]}"
-            assert time.monotonic() < end, f"has not come so far in {seconds:.0f} s"
+            assert time.monotonic() < end, f"condition not reached in {seconds:.0f} s"
             time.sleep(every)
 
     def processes(self, name: str) -> list[int]:
-        """Those below it whose command line has `name` in it."""
+        """Return descendant processes whose command line contains `name`."""
         found: list[int] = []
         parents = {self.process.pid}
         for stat in sorted(Path("/proc").glob("[0-9]*/stat"), key=lambda path: int(path.parent.name)):
@@ -154,14 +154,14 @@ class Run:
         return found
 
     def outcome(self) -> dict[str, Any]:
-        """What two runs that are the same have in common."""
+        """Return everything that must be equal for two equal runs: weights, CSV rows and accuracies."""
         found: dict[str, Any] = {name: digest(self.last.with_name(f"{name}.ckpt")) for name in ("last", "best")}
         figures = {key: value for key, value in self.results.items() if key.startswith(("test", "val"))}
         return found | {"CSV": self.rows(), "results": figures}
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of the weights in a checkpoint."""
+    """Return the SHA-256 of the weights in a checkpoint."""
     sha = hashlib.sha256()
     for key, value in sorted(torch.load(path, map_location="cpu", weights_only=True)["state_dict"].items()):
         sha.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -170,7 +170,7 @@ def digest(path: Path) -> str:
 
 
 def saved_step(*paths: Path) -> int:
-    """The step of the first of some checkpoints that can be read; 0 if none can."""
+    """Return the step of the first readable checkpoint; 0 if none is readable."""
     for path in paths:
         with suppress(Exception):
             return torch.load(path, map_location="cpu", weights_only=True)["global_step"]
@@ -179,7 +179,7 @@ def saved_step(*paths: Path) -> int:
 
 @dataclass
 class Bench:
-    """Where runs are made, and what they are compared with."""
+    """Folder of all runs, and the reference run of each kind."""
 
     folder: Path
     seed: int
@@ -187,13 +187,13 @@ class Bench:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def new(self, name: str, kind: str, *words: str, **env: str) -> Run:
-        """Not yet begun; `words` stand in the place of those with the same keys."""
+        """Return a run that has not started; `words` replace overrides with the same keys."""
         keys = {word.partition("=")[0] for word in words}
         usual = [*WORDS, *KINDS[kind].split(), *([f"data.root={self.folder / 'images'}"] if kind == "workers" else [])]
         return Run(self.folder / name, [*(word for word in usual if word.partition("=")[0] not in keys), *words], env)
 
     def reference(self, kind: str) -> None:
-        """A run to which nothing happens."""
+        """Run one kind without faults and store its outcome."""
         began = time.monotonic()
         run = self.new(f"reference {kind}".replace(" ", "_"), kind).start()
         assert run.wait() == 0, run.said[-2000:]
@@ -201,27 +201,29 @@ class Bench:
         self.references[kind], self.seconds[kind] = run.outcome(), time.monotonic() - began
 
     def same(self, run: Run, kind: str) -> None:
-        """AssertionError that says in what a run differs from its reference."""
+        """Raise AssertionError with the difference if a run differs from its reference."""
         ours, theirs = run.outcome(), self.references[kind]
         for name, value in theirs.items():
             if name == "CSV" and value != ours[name]:
                 pairs = list(zip(value, ours[name], strict=False))
                 first = next((n for n, (a, b) in enumerate(pairs) if a != b), len(pairs))
-                assert len(value) == len(ours[name]), f"CSV: {len(ours[name])} rows for {len(value)}, from row {first} on"
-                raise AssertionError(f"CSV, row {first}: {pairs[first][1]} for {pairs[first][0]}")
-            assert value == ours[name], f"other {name}" + ("" if name != "results" else f": {ours[name]} for {value}")
+                assert len(value) == len(ours[name]), (
+                    f"CSV: {len(ours[name])} rows instead of {len(value)}, different from row {first}"
+                )
+                raise AssertionError(f"CSV, row {first}: {pairs[first][1]} instead of {pairs[first][0]}")
+            assert value == ours[name], f"{name} differ" + ("" if name != "results" else f": {ours[name]} instead of {value}")
 
     def go_on(self, run: Run, kind: str, *more: str, env: Mapping[str, str] | None = None) -> int:
-        """Let a run go on that was broken off; it must end as its reference. Returns the steps that were lost."""
+        """Resume an interrupted run, compare it with its reference, and return the number of lost steps."""
         done, kept = run.steps(), saved_step(run.last, run.last.with_name("previous.ckpt"))
         run.start("ckpt=last", *more, env=env)
-        assert run.wait() == 0, f"goes on with status {run.process.returncode}: {run.error or run.said[-500:]}"
+        assert run.wait() == 0, f"resumed run: exit status {run.process.returncode}: {run.error or run.said[-500:]}"
         self.same(run, kind)
         return done - kept
 
 
 def images(root: Path) -> Path:
-    """A folder like ImageNet's: three classes, 72 JPEGs of each for training, 20 for validation."""
+    """Create an ImageNet-like folder: three classes, 72 training and 20 validation JPEGs each."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 72), ("val", 20)):
         for label, name in enumerate(("n01440764", "n01443537", "n01484850")):
@@ -233,11 +235,11 @@ def images(root: Path) -> Path:
     return root
 
 
-# Faults: each takes the bench, a new name, a source of chance and what its row of the table says; it returns the lost steps
+# Faults. Each function takes the bench, a new name, a random generator and the arguments in FAULTS. It returns the lost steps.
 
 
 def killed(bench: Bench, name: str, chance: random.Random, kind: str, when: str, tmpdir: str = "/tmp") -> int:
-    """kill -9 of every process of the job."""
+    """Kill every process of the job with SIGKILL."""
     run = bench.new(name, kind, TMPDIR=tmpdir).start()
     step = {"step": chance.randint(1, EPOCHS * STEPS - 1), "validation": STEPS * chance.randint(1, EPOCHS)}
     wanted = step.get(when, EVERY * chance.randint(1, 8))
@@ -251,7 +253,7 @@ def killed(bench: Bench, name: str, chance: random.Random, kind: str, when: str,
 
 
 def full_disk(bench: Bench, name: str, chance: random.Random, kind: str, how: str) -> int:
-    """No space is left from some step on; then there is again."""
+    """Fill the disk, or limit the file size, at a random step; remove the limit and resume."""
     run = bench.new(name, kind)
     with small_disk(run.run) if how == "tmpfs" else nullcontext():
         run.start()
@@ -267,7 +269,7 @@ def full_disk(bench: Bench, name: str, chance: random.Random, kind: str, how: st
 
 
 def read_only(bench: Bench, name: str, chance: random.Random, kind: str) -> int:
-    """The folder of the checkpoints can no longer be written to."""
+    """Make the checkpoint folder read-only at a random step."""
     run = bench.new(name, kind).start()
     wanted = chance.randint(6, 20)
     run.until(lambda: run.last.exists() and run.is_at(wanted))
@@ -277,16 +279,16 @@ def read_only(bench: Bench, name: str, chance: random.Random, kind: str) -> int:
 
 
 def broken_off(run: Run, status: int) -> None:
-    """It ended by itself, said why in a line, and left a checkpoint to go on from."""
+    """Check that the run ended by itself with an error line, and left a readable checkpoint."""
     assert status not in (0, None) and status > 0, f"exit status {status}"
     assert "checkpoints" in run.error or "cannot be written" in run.error or "No space" in run.error, (
-        f"no error line of the file: {run.error or run.said[-300:]}"
+        f"no error line names the file: {run.error or run.said[-300:]}"
     )
     assert saved_step(run.last) > 0, "last.ckpt is damaged"
 
 
 def asked(bench: Bench, name: str, chance: random.Random, kind: str, signum: signal.Signals) -> int:
-    """SIGTERM as a scheduler sends it, to the first process; SIGINT as a terminal sends it, to all."""
+    """Send SIGTERM to the first process, as a scheduler does, or SIGINT to all, as a terminal does."""
     run = bench.new(name, kind).start()
     wanted = chance.randint(2, EPOCHS * STEPS - 4)
     run.until(lambda: run.is_at(wanted))
@@ -307,14 +309,14 @@ def one_raises(bench: Bench, name: str, chance: random.Random, kind: str) -> int
     trigger.touch()
     assert run.wait(30) not in (0, None)
     reason = run.results["reason"] or ""
-    assert "InjectedFault" in run.said, f"nothing of it is said: {run.said[-300:]}"
+    assert "InjectedFault" in run.said, f"the output does not report it: {run.said[-300:]}"
     assert "InjectedFault" in reason and run.results["state"] == "failed", f"the reason given is: {reason}"
     trigger.unlink()
     return bench.go_on(run, kind)
 
 
 def one_killed(bench: Bench, name: str, chance: random.Random, kind: str, process: str, reason: str) -> int:
-    """kill -9 of one process below the first."""
+    """Kill one child process with SIGKILL."""
     run = bench.new(name, kind).start()
     wanted = chance.randint(6, 25)
     run.until(lambda: run.is_at(wanted))
@@ -328,7 +330,7 @@ def one_killed(bench: Bench, name: str, chance: random.Random, kind: str, proces
 
 
 def wandb_killed(bench: Bench, name: str, chance: random.Random, kind: str) -> int:
-    """The service of W&B ends; the run must not."""
+    """Kill W&B's service process; the run must continue."""
     run = bench.new(name, kind, "logger=wandb").start()
     wanted = chance.randint(6, 25)
     run.until(lambda: run.is_at(wanted))
@@ -343,7 +345,7 @@ def wandb_killed(bench: Bench, name: str, chance: random.Random, kind: str) -> i
 
 
 def wandb_unreachable(bench: Bench, name: str, chance: random.Random, kind: str) -> int:
-    """A server of W&B that nobody answers for: one line, or a whole run, and no long wait."""
+    """Use an unreachable W&B server: the run ends with one error line or finishes, without a long wait."""
     fake = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0123456789" * 4}
     run = bench.new(name, kind, "logger=wandb", "logger.wandb.offline=false", **fake)
     status = run.start().wait(2 * bench.seconds[kind] + 60)
@@ -355,7 +357,7 @@ def wandb_unreachable(bench: Bench, name: str, chance: random.Random, kind: str)
 
 
 def clock(bench: Bench, name: str, chance: random.Random, kind: str, hours: int) -> int:
-    """The clock jumps in mid-run; the run is killed later, and its files are a day older when it goes on."""
+    """Shift the clock during the run, kill the run later, and make its files days older before it resumes."""
     place = bench.folder / name / "shift"
     run = bench.new(name, kind, PYTHONPATH=SITE, INCEPTION_ZOO_FAULT=f"clock:{place}").start()
     wanted = chance.randint(3, 20)
@@ -370,7 +372,7 @@ def clock(bench: Bench, name: str, chance: random.Random, kind: str, hours: int)
 
 
 def damaged(bench: Bench, name: str, chance: random.Random, kind: str, how: str) -> int:
-    """last.ckpt is not what was written: the one before it must be found, and this be said."""
+    """Corrupt last.ckpt: the run must resume from previous.ckpt and log a warning."""
     run = bench.new(name, kind).start()
     wanted = chance.randint(2 * EVERY + 2, EPOCHS * STEPS - 4)
     run.until(lambda: run.is_at(wanted) and run.last.with_name("previous.ckpt").exists())
@@ -379,18 +381,18 @@ def damaged(bench: Bench, name: str, chance: random.Random, kind: str, how: str)
     middle = len(data) // 2
     flipped = data[:middle] + bytes(255 - byte for byte in data[middle : middle + 16]) + data[middle + 16 :]
     bytes_of = {"flipped": flipped, "cut": data[:middle], "empty": b"", "garbage": chance.randbytes(100_000)}
-    run.last.unlink()  # previous.ckpt may be another name of the same file
+    run.last.unlink()  # previous.ckpt may be a hard link to the same file
     run.last.write_bytes(bytes_of[how])
     done, kept = run.steps(), saved_step(run.last.with_name("previous.ckpt"))
     run.start("ckpt=last")
     assert run.wait() == 0, run.error or run.said[-300:]
-    assert any("last.ckpt" in line and "damaged" in line for line in run.said.splitlines()), "it does not say which is damaged"
+    assert any("last.ckpt" in line and "damaged" in line for line in run.said.splitlines()), "no warning names the damaged file"
     bench.same(run, kind)
     return done - kept
 
 
 def two_jobs(bench: Bench, name: str, chance: random.Random, kind: str, *more: str) -> int:
-    """A second job on the folder of one that runs is refused, and the first goes on."""
+    """Start a second job in the folder of a running job: it is refused, and the first job finishes."""
     first, second = bench.new(name, kind).start(), bench.new(name, kind)
     first.until(lambda: first.is_at(2))
     said = first.folder / "said.txt"
@@ -402,7 +404,7 @@ def two_jobs(bench: Bench, name: str, chance: random.Random, kind: str, *more: s
     return 0
 
 
-# What a disk does
+# Disks
 
 
 @contextmanager
@@ -426,7 +428,7 @@ def fill(path: Path) -> None:
 
 @contextmanager
 def no_writing(folder: Path) -> Iterator[None]:
-    """By a mount of the folder over itself, as root may always write; by its permissions for others."""
+    """Make a folder read-only: by permissions, or by a read-only bind mount for root, who ignores permissions."""
     if os.geteuid():
         folder.chmod(0o555)
         try:
@@ -448,39 +450,43 @@ def can_mount() -> bool:
         return not done.returncode and not subprocess.run(["umount", folder], capture_output=True).returncode
 
 
-# The table of faults: what is done, what must come of it, and the arguments of each of its runs
+# Faults: name → (function, expected result, arguments of each run)
 
-SAME = "goes on to the same bits"
+SAME = "resumes bit-equal"
 FAULTS: dict[str, tuple[Callable[..., int], str, Sequence[tuple]]] = {
     "kill -9 in mid-epoch": (killed, SAME, [(kind, "step") for kind in KINDS for _ in range(2)]),
     "kill -9 in validation": (killed, SAME, [(kind, "validation") for kind in KINDS]),
     "kill -9 while saving": (killed, SAME, [(kind, "saving") for kind in KINDS]),
     "kill -9, TMPDIR on another disk": (killed, SAME, [(kind, "saving", "/dev/shm") for kind in KINDS]),
-    "full disk": (full_disk, f"error line, last.ckpt whole; with space again {SAME}", [("fp32", "tmpfs")]),
-    "file size limit": (full_disk, f"error line, last.ckpt whole; without it {SAME}", [("fp32", "rlimit")]),
-    "read-only folder": (read_only, f"error line, last.ckpt whole; writable again {SAME}", [("fp32",)]),
+    "full disk": (full_disk, f"error line, last.ckpt intact; with free space, {SAME}", [("fp32", "tmpfs")]),
+    "file size limit": (full_disk, f"error line, last.ckpt intact; without the limit, {SAME}", [("fp32", "rlimit")]),
+    "read-only folder": (read_only, f"error line, last.ckpt intact; when writable, {SAME}", [("fp32",)]),
     "SIGTERM": (
         asked,
         f"exit 143, interrupted; {SAME}",
         [(kind, signal.SIGTERM) for kind in ("fp32", "workers", "2 processes")],
     ),
     "SIGINT": (asked, f"exit 130, interrupted; {SAME}", [(kind, signal.SIGINT) for kind in ("bf16", "2 processes")]),
-    "one of two processes raises": (one_raises, f"ends within 30 s with its error; {SAME}", [("2 processes",)]),
+    "one of two processes raises": (one_raises, f"ends within 30 s and reports the error; {SAME}", [("2 processes",)]),
     "one of two processes killed": (
-        *(one_killed, f"ends within 45 s, says which; {SAME}"),
+        *(one_killed, f"ends within 45 s and names the process; {SAME}"),
         [("2 processes", "job.name=rank1", "SIGKILL")],
     ),
-    "a data worker killed": (one_killed, f"ends within 45 s, says so; {SAME}", [("workers", "run.py", "DataLoader worker")]),
-    "W&B's service killed": (wandb_killed, "goes on to exit 0 and the same bits", [("fp32",)]),
-    "W&B unreachable": (wandb_unreachable, "ends in one line, or goes on to the same bits; no long wait", [("fp32",)]),
+    "a data worker killed": (
+        one_killed,
+        f"ends within 45 s and reports it; {SAME}",
+        [("workers", "run.py", "DataLoader worker")],
+    ),
+    "W&B's service killed": (wandb_killed, "finishes bit-equal, exit 0", [("fp32",)]),
+    "W&B unreachable": (wandb_unreachable, "ends with one error line, or finishes bit-equal; no long wait", [("fp32",)]),
     "the clock jumps, files are older": (clock, SAME, [("fp32", -3), ("fp32", 3)]),
     "last.ckpt damaged": (
-        *(damaged, "says so, goes on from previous.ckpt to the same bits"),
+        *(damaged, "warns, resumes from previous.ckpt, bit-equal"),
         [("fp32", how) for how in ("flipped", "cut", "empty", "garbage")],
     ),
     "two jobs in one folder": (
         two_jobs,
-        "the second refused in one line, exit 2; the first to the same bits",
+        "the second is refused with one error line, exit 2; the first finishes bit-equal",
         [("fp32",), ("fp32", "ckpt=last")],
     ),
 }
@@ -490,7 +496,7 @@ FAULTS: dict[str, tuple[Callable[..., int], str, Sequence[tuple]]] = {
 class Verdict:
     fault: str
     arguments: tuple
-    lost: int | None  # steps; None: it failed
+    lost: int | None  # number of steps; None: the test failed
     reason: str = ""
 
 
@@ -508,14 +514,14 @@ def judge(bench: Bench, fault: str, number: int) -> Verdict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1, help="of the moments at which it happens")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the moments of the faults")
     parser.add_argument("--only", default="", help="part of a fault's name")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel runs")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
     console, began = Console(), time.monotonic()
     bench = Bench(Path(tempfile.mkdtemp(prefix="inception_zoo_faults_")), options.seed)
-    print(f"runs are made in {bench.folder}; those that fail stay there", flush=True)
+    print(f"runs are in {bench.folder}; failed runs are kept", flush=True)
     images(bench.folder / "images")
     chosen = [fault for fault in FAULTS if options.only in fault]
     left_out = ["full disk", "read-only folder"] if os.geteuid() == 0 and not can_mount() else []
@@ -526,7 +532,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(bench.reference, kinds))
         different = {reference["last"] for reference in bench.references.values()}
-        assert len(different) == len(kinds), "kinds of run that differ have the same weights: nothing would be seen here"
+        assert len(different) == len(kinds), "different kinds of run have equal weights: the comparison would prove nothing"
         for verdict in pool.map(lambda task: judge(bench, *task), tasks):
             how = f"lost {verdict.lost}" if verdict.lost is not None else f"FAILED: {verdict.reason}"
             print(f"{verdict.fault} ({', '.join(map(str, verdict.arguments))}): {how}", flush=True)
@@ -545,9 +551,9 @@ def main() -> None:
 
 
 def summary(fault: str, verdicts: Sequence[Verdict]) -> tuple[str, str, str, str]:
-    """A line of the table."""
+    """Return a row of the result table."""
     if not verdicts:
-        return fault, "0", "–", "not possible here: it needs mount"
+        return fault, "0", "–", "not run: it needs permission to mount"
     failed = [verdict for verdict in verdicts if verdict.lost is None]
     lost = max((verdict.lost for verdict in verdicts if verdict.lost is not None), default=math.nan)
     good = FAULTS[fault][1] if not failed else f"{len(failed)} of {len(verdicts)} failed: {failed[0].reason}"
@@ -555,19 +561,27 @@ def summary(fault: str, verdicts: Sequence[Verdict]) -> tuple[str, str, str, str
 
 
 def page(lines: Sequence[Sequence[str]], seed: int) -> str:
-    """What docs/faults.md says."""
+    """Return the text of docs/faults.md."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--match="]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core", "wandb"))
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return f"""# Faults
+    return f"""# Fault injection: does an interrupted run resume exactly?
 
-What was done to running jobs, and what became of them; `make test-faults` does it again, with `--seed` at other moments.
-Each run had {EPOCHS} epochs of {STEPS} steps and a checkpoint every {EVERY}: a small GoogLeNet with residual blocks, dropout,
-drop path, mixup, an average of the weights and accumulated gradients; in fp32, in bf16, from image files with two workers, and
-on two processes. "The same bits" means: after `task=fit ckpt=last hydra.run.dir=FOLDER` every weight of `last.ckpt` and
-`best.ckpt` has the SHA-256 of the run that nothing happened to, and the CSV is the same, row for row, without speed and memory,
-and so are the accuracies. Lost steps are those that were done and had to be done again.
+`make test-faults` runs this test. `make test-faults FAULTS="--seed 2"` injects the faults at other moments.
+
+Each run trains a small GoogLeNet for {EPOCHS} epochs of {STEPS} steps, with a checkpoint every {EVERY} steps.
+It uses residual blocks, dropout, drop path, mixup, an average of the weights and gradient accumulation.
+There are four kinds of run: fp32, bf16, image files with two data workers, and two processes.
+
+"Bit-equal" compares a run with an uninterrupted run. An interrupted run is resumed with
+`task=fit ckpt=last hydra.run.dir=FOLDER`. Then three things must be equal:
+
+- the SHA-256 of all weights in `last.ckpt` and in `best.ckpt`;
+- every row of the CSV, except speed and memory;
+- the accuracies.
+
+Lost steps are the optimizer steps that the resumed run had to repeat.
 
 | fault | runs | lost steps, at most | verdict |
 | --- | ---: | ---: | --- |

@@ -1,7 +1,9 @@
-"""Random input until the time is over: `make fuzz MINUTES=5`. What fails is shown as small as Hypothesis could make it.
+"""Random input until the time is over: `make fuzz MINUTES=5`. Hypothesis reduces each failure to a small example.
 
-Targets: the properties in tests/properties with new examples; words of the command line through Hydra and the check; damaged
-files of weights, each read in a process of its own with little memory, where nothing may be run, written or waited for.
+Targets:
+    tests/properties, with new examples;
+    random overrides on the command line, through Hydra and the config check;
+    corrupt weight files, each read in a separate process with a memory limit; it must not run code, write files or hang.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from contextlib import chdir, redirect_stderr
 from functools import cache, partial
 from pathlib import Path
 
-os.environ["INCEPTION_ZOO_FUZZ"] = "1"  # before the properties are read: new examples each time
+os.environ["INCEPTION_ZOO_FUZZ"] = "1"  # set before the properties are imported: new examples each time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -44,7 +46,7 @@ from inception_zoo.runs import results as runs
 from inception_zoo.weights.files import METADATA, write_weights
 from inception_zoo.weights.saving import card_of, export_weights, save_model
 
-# Words of the command line
+# Overrides on the command line
 
 WORDS = """
 model=inception_v3 model=googlenet model=inception_resnet_v1 model.width=0.25 model.norm=group model.stem=small
@@ -101,7 +103,7 @@ def words(draw):
 def any_words_make_a_config_or_lines_that_say_why(overrides):
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stderr(said):
-        os.environ["HOME"] = folder  # words may write there
+        os.environ["HOME"] = folder  # an override may write there
         sys.argv[1:] = overrides
         try:
             with one_line_errors():
@@ -117,7 +119,7 @@ def any_words_make_a_config_or_lines_that_say_why(overrides):
 
 
 def _as_far_as_the_check(overrides):
-    """What a command does before it imports torch."""
+    """Compose and check a config as a command does before it imports torch."""
     hydra_patches.install()
     hydra_patches.check_when_composed(check_composed)
     trust_words(overrides)
@@ -128,7 +130,7 @@ def _as_far_as_the_check(overrides):
     hydra.compose_config("config", get_args_parser().parse_args(overrides).overrides, RunMode.RUN)
 
 
-# Files of weights
+# Weight files
 
 SUFFIXES = ("zip.ckpt", "legacy.pth", ".safetensors", ".h5")
 GIB = 2**30
@@ -136,7 +138,7 @@ GIB = 2**30
 
 @cache
 def whole_files():
-    """A small network in every format, as bytes."""
+    """Return a small network in every file format, as bytes."""
     model = create_model("googlenet_bn", 3, width=0.07, aux=False)
     keras = create_model("inception_v3_slim", 3, width=0.25, aux=False)
     card = card_of(model).plain()
@@ -158,10 +160,10 @@ def whole_files():
 
 @st.composite
 def damaged(draw):
-    """A file with some bytes that are others, most of them where its structure is written."""
+    """Return (suffix, bytes) of a corrupt file; most changes are near the start or end, where its structure is stored."""
     suffix = draw(st.sampled_from(SUFFIXES))
     data = whole_files()[suffix]
-    if suffix == "zip.ckpt" and draw(st.booleans()):  # within the archive, whose sums are right again
+    if suffix == "zip.ckpt" and draw(st.booleans()):  # inside the archive, with valid checksums
         return suffix, _rezipped(data, lambda pickle: draw(_changed(pickle)))
     return suffix, draw(_changed(data))
 
@@ -214,7 +216,7 @@ def any_bytes_are_weights_or_an_error_of_ours(file):
 
 
 def in_a_child(read, seconds=20, memory=GIB):
-    """The status of a fork that calls `read` with `memory` bytes more than it has, 0 after a ZooError; and its traceback."""
+    """Call `read` in a fork that may allocate `memory` more bytes; return its exit status (0 after a ZooError) and stderr."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
@@ -254,11 +256,11 @@ def _forbid(event, arguments):
         os._exit(99)
 
 
-# The targets in turns
+# Run the targets in turn
 
 
 def properties(only, number):
-    """Run the properties through pytest; the failure has been shown when this raises."""
+    """Run the properties with pytest, which prints a failure; then raise AssertionError."""
     arguments = [
         str(Path(__file__).resolve().parents[1] / "properties"),
         "-q",

@@ -1,4 +1,4 @@
-"""What a run tells Weights & Biases, read back with W&B's own reader; what stays secret; the dashboard."""
+"""W&B logging, read with W&B's own reader; redaction of secrets; the dashboard."""
 
 import csv
 import json
@@ -27,18 +27,18 @@ from inception_zoo.tracking.wandb_logger import WandbLogger, identity
 from inception_zoo.tracking.wandb_tables import TABLES, log_folder
 
 SECRET = "correct-horse-battery"
-WHOLE = ["trainer.limit_test_batches=null"]  # 359 images, which one process and two share out differently
+WHOLE = ["trainer.limit_test_batches=null"]  # 359 images: one and two processes split them differently
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A run in a folder of this module's."""
+    """Return a function that runs a job in a folder shared by this module's tests."""
     folder = tmp_path_factory.mktemp("tracked")
 
     def run(*words):
         done = commands.run([ROOT / "run.py", *words, *SMALL, *WHOLE], folder, env={"ZOO_TEST_TOKEN": SECRET})
         assert done.returncode == 0, done.stderr
-        assert "W&B did not get" not in done.stdout + done.stderr
+        assert "W&B could not log" not in done.stdout + done.stderr
         return folder
 
     return run
@@ -46,7 +46,7 @@ def job(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(job):
-    """The folder of the one job, on two processes, of a sweep."""
+    """Run a sweep of one job on two processes; return the job's run folder."""
     words = [
         "logger.wandb.job_type=try",
         "logger.wandb.notes='to look at'",
@@ -56,7 +56,7 @@ def swept(job):
 
 
 class Read:
-    """An offline run: `records` of every type, `history` keys, the `summary` and everything of leet's own summary."""
+    """An offline W&B run: all records, config, summary, history rows and logged keys."""
 
     def __init__(self, folder):
         (self.folder,) = folder.glob("wandb/offline-run-*")
@@ -81,7 +81,7 @@ def rows(path):
 def test_who_the_run_is(run, swept):
     (record,) = [record["run"] for record in run.records if record["type"] == "run"][-1:]
     assert (record["display_name"], record["run_group"]) == ("googlenet-0", "blocks")
-    assert (record["job_type"], record["notes"]) == ("try", "to look at")  # as the config says
+    assert (record["job_type"], record["notes"]) == ("try", "to look at")  # as set in the config
     assert {"model=inception_v1", "trainer.devices=2", "data=digits"} <= set(record["tags"])
     assert not any(tag.startswith(("logger", "hydra")) for tag in record["tags"])
     results = json.loads((swept / "results.json").read_text())
@@ -104,7 +104,7 @@ def test_metrics_have_one_axis_and_the_best_stands_in_the_summary(run, swept):
 def test_pictures_of_the_network_and_of_the_first_batch(run):
     for key in ("network", "train/images"):
         assert (run.folder / "files" / run.summary[key]["path"]).stat().st_size > 1000
-    shown = run.summary["train/images"]  # sixteen of this process
+    shown = run.summary["train/images"]  # sixteen images of rank 0
     assert (shown["width"], shown["height"]) == (8 * 34 + 2, 2 * 34 + 2) and len(shown["caption"].split(", ")) == 16
 
 
@@ -138,7 +138,7 @@ def test_one_process_finds_what_two_found(swept, job):
 
 
 def test_a_secret_of_the_environment_stands_nowhere(run, swept):
-    """Not in the config that W&B has, not in a checkpoint, not in any file."""
+    """The secret is neither in W&B's config nor in a checkpoint nor in any other file."""
     assert run.config["trainer"]["default_root_dir"] == "/***"
     files = [path for path in swept.rglob("*") if path.is_file()]
     assert len(files) > 20 and not [path for path in files if SECRET.encode() in path.read_bytes()]
@@ -150,7 +150,7 @@ def test_redaction(monkeypatch):
     for key in ("keys", "key_padding", "tokens", "num_tokens", "token_dim", "monkey", "key", "tokenizer", "PWD", "passes"):
         assert not is_secret(key)
     monkeypatch.setenv("STORE_PASSWORD", "hunter2hunter2")
-    monkeypatch.setenv("PIN_TOKEN", "1")  # too short to be looked for
+    monkeypatch.setenv("PIN_TOKEN", "1")  # too short to be searched for
     config = {
         "data": {"root": "s3://me:sesame@host/x", "key": 1, "source": ["a", "b hunter2hunter2 c"], "num_tokens": 3},
         "logger": {"api_key": "abc", "credentials": {"user": "me"}, "token": None},
@@ -182,7 +182,7 @@ def test_identity(tmp_path):
     swept = identity(node, cfg, hydra(RunMode.MULTIRUN, "/w/multirun/2026-11-25/08-00-00/12"))
     assert (swept["name"], swept["group"]) == ("inception_v3-12", "2026-11-25/08-00-00")
     (tmp_path / "wandb/offline-run-20261125_090314-kkc67utp").mkdir(parents=True)
-    assert identity(node, cfg, hydra(RunMode.RUN, str(tmp_path)))["id"] == "kkc67utp"  # what goes on is one run
+    assert identity(node, cfg, hydra(RunMode.RUN, str(tmp_path)))["id"] == "kkc67utp"  # a resumed run keeps its id
     given = OmegaConf.merge(node, {"name": "mine", "group": "ours", "tags": ["t"]})
     assert identity(given, cfg, hydra(RunMode.RUN, "/w/x")) == {"job_type": "fit"}
     other = OmegaConf.create({"_target_": "lightning.pytorch.loggers.CSVLogger", "name": None})
@@ -198,17 +198,17 @@ def test_a_run_ends_as_it_ended_whatever_its_folder_lacks(state, reason, code, t
     (tmp_path / "per_class.csv").write_text("class,images\n0,many\n")
     log_folder(tmp_path, {"parameters": 7}, step=3)
     warnings = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking.service"]
-    assert [text.split(": ")[0] for text in warnings] == [f"W&B did not get {name}" for name, _ in TABLES.values()]
+    assert [text.split(": ")[0] for text in warnings] == [f"W&B could not log {name}" for name, _ in TABLES.values()]
     assert "could not convert string to float: 'many'" in warnings[0]
     close(state, reason)
     assert wandb.run is None
-    close("failed")  # there is none
+    close("failed")  # no open run: nothing to close
     found = Read(tmp_path)
     assert (found.all["exit_code"], found.summary["state"], found.summary.get("reason")) == (code, state, reason)
     assert found.summary["parameters"] == 7
 
 
-PLANTED = {  # where a secret may come from → what may stand nowhere
+PLANTED = {  # source of a secret → text that must not appear anywhere
     "a variable": "variable-of-the-environment",
     "a key": "typed-on-the-command-line",
     "a key of a service": "AKIA" + "ABCDEFGHIJKLMNOP",
@@ -218,7 +218,7 @@ PLANTED = {  # where a secret may come from → what may stand nowhere
 
 
 def test_secrets_of_the_command_line_stand_nowhere(zoo, tmp_path):
-    """Not in a file of a sweep, nor of its job, nor on the screen, nor on the page; and the sweep says what it lacks."""
+    """No secret is in the files of a sweep or job, in the output or on the page; resuming reports that a secret is missing."""
     variable, key, service, token, password = PLANTED.values()
     words = [
         f"+logger.wandb.config.api_key={key}",
@@ -237,9 +237,9 @@ def test_secrets_of_the_command_line_stand_nowhere(zoo, tmp_path):
     assert found == set()
     assert f"{words[0].partition('=')[0]}=***" in words_of(sweep / "0")
     again = zoo("-m", "hydra.sweep.dir=sweep", *SMALL, *words, env={"STORE_TOKEN": variable})
-    assert again.returncode == 0 and "Epoch 0" not in again.stdout, again.stderr  # its one job is known, and done
+    assert again.returncode == 0 and "Epoch 0" not in again.stdout, again.stderr  # its only job had finished
     resumed = zoo("-m", "sweep.resume=sweep")
-    assert resumed.returncode == 2 and "held a secret, which is not kept" in lines(resumed.stderr)[-1]
+    assert resumed.returncode == 2 and "contained a secret, and secrets are not saved" in lines(resumed.stderr)[-1]
 
 
 def test_keys_are_known_by_their_looks(monkeypatch):
@@ -268,7 +268,7 @@ def test_keys_are_known_by_their_looks(monkeypatch):
         "sk-learn",
     ):
         assert redacted(text) == text
-    assert redacted("store.token=${oc.env:TOKEN,abc}") == "store.token=***"  # a default is one
+    assert redacted("store.token=${oc.env:TOKEN,abc}") == "store.token=***"  # the default value may be a secret
 
 
 def test_logs_and_last_words_hold_no_secret(tmp_path):
@@ -292,7 +292,7 @@ raise KeyError("token=abcdef")
 
 
 def named(view):
-    """(where it must be, its name) for everything that the JSON of a workspace wants to draw."""
+    """Yield (place, name) for each metric that the JSON of a workspace draws."""
     if isinstance(view, list):
         for child in view:
             yield from named(child)
@@ -333,7 +333,7 @@ def test_the_dashboard_draws_what_a_run_logs(run):
     assert missing(text, run) == set()
     names = {name for _, name in named(json.loads(text))}
     assert {"test/worst", "test/confusion_table", "train/gradient_norm", "val/top1_best", "multiply_adds"} <= names
-    for name in names:  # each of them is looked at
+    for name in names:  # a changed name must be reported as missing
         assert len(missing(text.replace(f'{name}"', f'{name}_"'), run)) >= 1, name
 
 
@@ -343,7 +343,7 @@ def test_without_a_login_the_dashboard_is_a_file(tmp_path, monkeypatch):
     said = write_dashboard(None, "inception_zoo", tmp_path / "board.json")
     assert "wandb login" in said
     sections = json.loads((tmp_path / "board.json").read_text())["spec"]["section"]["panelBankConfig"]["sections"]
-    assert [section["name"] for section in sections][:3] == ["learning", "speed", "errors"]
+    assert [section["name"] for section in sections][:3] == ["training", "speed", "evaluation"]
 
 
 def test_a_training_goes_on_where_wandb_is_killed(tmp_path):
@@ -355,7 +355,7 @@ def test_a_training_goes_on_where_wandb_is_killed(tmp_path):
         os.kill(service_of(job.pid), signal.SIGKILL)
     said = (tmp_path / "out.txt").read_text()
     assert job.exitcode == 0, said
-    assert said.count("W&B is lost, and the run goes on without it") == 1 and "W&B did not get" not in said
+    assert said.count("W&B logging failed; the run continues without it") == 1 and "W&B could not log" not in said
     assert "Traceback" not in said
     assert {row["epoch"] for row in rows(metrics) if row["val/top1"]} == {"0", "1", "2", "3"}
     assert json.loads((tmp_path / "run/results.json").read_text())["state"] == "finished"
@@ -385,5 +385,5 @@ def test_a_run_of_wandbs_that_cannot_begin_is_a_warning(tmp_path, monkeypatch, c
     logger.log_metrics({"a": 1.0}, 1)
     logger.finalize("success")
     said = [record.getMessage() for record in caplog.records if record.name == "inception_zoo.tracking.service"]
-    assert len(said) == 1 and said[0].startswith("W&B is lost") and wandb.run is None
+    assert len(said) == 1 and said[0].startswith("W&B logging failed") and wandb.run is None
     assert logger._wandb_init["notes"] == "s3://me:***@host"

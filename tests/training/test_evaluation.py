@@ -1,4 +1,4 @@
-"""The figures of an evaluation, against scikit-learn's, and the same on one and on two processes."""
+"""Evaluation metrics: equal to scikit-learn's, and equal on one and two processes."""
 
 import csv
 
@@ -27,12 +27,12 @@ def drawn():
 
 
 def numbered(count, side=4):
-    """Images (count, 1, side, side) of one gray each, which tells their number."""
+    """Return images (count, 1, side, side); image n has the constant value n / count."""
     return torch.arange(count).div(count).view(-1, 1, 1, 1).expand(-1, 1, side, side)
 
 
 def fed(evaluation, logits, labels, size):
-    """The metrics of an evaluation that was given everything in batches of `size`."""
+    """Update an evaluation in batches of `size`; return its metrics."""
     parts = logits.split(size), labels.split(size), numbered(len(labels)).split(size)
     for number, batch in enumerate(zip(*parts, strict=True)):
         evaluation.update(*batch, number)
@@ -78,7 +78,7 @@ def test_probabilities_of_several_views_are_averaged(drawn):
     evaluation, first = Evaluation(7, tables=True), numbered(301)
     evaluation.update(views, labels, torch.stack([first, first * 0, first * 0], 1), 0)
     again, shown = evaluation.tables.compute()["worst"]
-    assert (again[:, 0] == rows[:, 0]).all() and (shown == pictures).all()  # the first view of each
+    assert (again[:, 0] == rows[:, 0]).all() and (shown == pictures).all()  # pictures show the first view
 
 
 def test_the_order_of_the_batches_does_not_show(drawn):
@@ -120,7 +120,7 @@ def test_the_worst_are_those_with_the_highest_loss(drawn):
 
 
 def test_the_worst_of_two_processes_are_those_of_one_even_where_every_loss_is_equal():
-    """60 equal images in batches of four, that two processes take in turn: the first 24 are meant."""
+    """60 images with equal loss, in batches of four, alternating between two processes: the first 24 are expected."""
     images, labels, flat = numbered(60, side=128), torch.zeros(60, dtype=torch.long), torch.full((60, 5), 0.2).double()
     losses = -flat[:, 0].log()
     losses[50] = 9.0
@@ -129,10 +129,10 @@ def test_the_worst_of_two_processes_are_those_of_one_even_where_every_loss_is_eq
         here = slice(4 * number, 4 * number + 4)
         for part, batch in ((together, number), (shares[number % 2], number // 2)):
             part.update(flat[here], labels[here], losses=losses[here], images=images[here], batch=batch)
-    for state in ("rows", "pictures"):  # as torchmetrics gathers them
+    for state in ("rows", "pictures"):  # as torchmetrics gathers states
         getattr(shares[0], state).extend(getattr(shares[1], state))
     pictures = shares[0].compute()[1]
-    assert pictures.shape == (24, 1, 96, 96)  # smaller than the image
+    assert pictures.shape == (24, 1, 96, 96)  # reduced from 128 px
     assert (pictures == together.compute()[1]).all()
     assert (pictures[:, 0, 0, 0] * 60).round().tolist() == [50, *range(23)]
 
@@ -140,11 +140,11 @@ def test_the_worst_of_two_processes_are_those_of_one_even_where_every_loss_is_eq
 def test_the_tables_of_a_run(drawn, tmp_path):
     logits, labels = drawn
     labels = labels.clone()
-    labels[labels == 3] = 2  # a class without images
+    labels[labels == 3] = 2  # class 3 has no images
     names = [f"class {i}, of seven" for i in range(7)]
     (tmp_path / "worst").mkdir()
-    (tmp_path / "worst/30.png").touch()  # of an earlier test, of more images
-    white = Preprocessing(4, mean=(0.5,), std=(0.5,), resize=4)  # images of 0 to 1 are pixels of 128 to 255
+    (tmp_path / "worst/30.png").touch()  # left by an earlier test with more images
+    white = Preprocessing(4, mean=(0.5,), std=(0.5,), resize=4)  # values 0 to 1 are pixels 128 to 255
     found, tables = measured(logits, labels, 100)
     write_tables(tmp_path, names, **tables, preprocessing=white)
     rows = list(csv.DictReader((tmp_path / "per_class.csv").read_text().splitlines()))

@@ -1,4 +1,4 @@
-"""What training leaves as it is, how fast the rest moves, and when it is freed."""
+"""Fine-tuning: frozen layers, learning rates by layer, and unfreezing."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_frozen_weights_and_statistics_stay_while_the_rest_learns():
 
 def test_a_stage_freezes_up_to_its_last_endpoint():
     assert small(freeze="grid14").frozen[-1] == "inception_4e"
-    with pytest.raises(ZooError, match="freeze=inception_4x is no stage or endpoint; did you mean 'inception_4"):
+    with pytest.raises(ZooError, match="freeze=inception_4x is not a stage or endpoint; did you mean 'inception_4"):
         small(freeze="inception_4x")
 
 
@@ -73,7 +73,7 @@ def test_unfreeze_wants_an_epoch():
         (["~optimizer.lr", "layer_decay=0.9"], "layer_decay=0.9 needs optimizer.lr"),
         (
             ["+callbacks.unfreeze={_target_: inception_zoo.training.callbacks.Unfreeze, epoch: 1, to: grid41}", "logger=csv"],
-            "callbacks.unfreeze.to=grid41 is no stage or endpoint; did you mean 'grid14'?",
+            "callbacks.unfreeze.to=grid41 is not a stage or endpoint; did you mean 'grid14'?",
         ),
     ],
 )
@@ -100,7 +100,7 @@ class Same(lightning.Callback):
 
 
 def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
-    """Other classes, a new head, a frozen trunk that is freed: the ranks stay alike after that too."""
+    """New classes, a new head and a frozen trunk that is unfrozen: the ranks stay equal afterwards."""
     plain = [*SMALL, "data.num_classes=5", "logger=csv", "model.norm=batch"]
     first = zoo(*plain, HALVES["first"], "hydra.run.dir=first", "data.mean=[0.4]")
     assert first.returncode == 0, first.stderr
@@ -124,8 +124,8 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     for rank in "01":
         lines = (tmp_path / f"trained-{rank}.txt").read_text().splitlines()
         assert lines == ["0 False"] * 2 + ["1 True"] * 2
-    assert "as the weights need it: data.mean=[0.4]" in done.stdout + done.stderr
-    assert "classifier drawn anew for 5 classes" in done.stdout + done.stderr
+    assert "set to match the weights: data.mean=[0.4]" in done.stdout + done.stderr
+    assert "classifier re-initialized for 5 classes" in done.stdout + done.stderr
     checkpoint = torch.load(tmp_path / "second/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["provenance"]["source"] == "first/checkpoints/best.ckpt"
     tuned = load_model(tmp_path / "second")
@@ -133,12 +133,12 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     assert tuned.provenance.source == "first/checkpoints/best.ckpt" and len(tuned.provenance.sha256) == 64
     started, ended = load_model(tmp_path / "first"), load_model(tmp_path / "second/checkpoints/last.ckpt")
     assert not torch.equal(started.conv1[0][0].conv.weight, ended.conv1[0][0].conv.weight)
-    # The checkpoint says what its images were normalized with; the config of a test need not.
+    # The checkpoint stores its normalization, so a test need not configure it.
     tested = zoo(*plain, HALVES["second"], "task=test", "ckpt=second", check[-1], "hydra.run.dir=tested")
     assert tested.returncode == 0, tested.stderr
-    assert "as the weights need it: data.mean=[0.4]" in tested.stdout + tested.stderr
+    assert "set to match the weights: data.mean=[0.4]" in tested.stdout + tested.stderr
     results = [json.loads((tmp_path / run / "results.json").read_text())["test/loss"] for run in ("second", "tested")]
-    assert results[0] == pytest.approx(results[1], rel=0.02)  # two processes count an image twice
+    assert results[0] == pytest.approx(results[1], rel=0.02)  # tested on two processes and on one
     resumed = zoo(*plain, HALVES["second"], *tune[:-2], *check[1:], "ckpt=second", "data.mean=[0.4]", "hydra.run.dir=resumed")
     assert "was trained with layer_decay=0.5, this job has layer_decay=1.0" in resumed.stderr.splitlines()[-1]
     header = (tmp_path / "second/csv/version_0/metrics.csv").read_text().splitlines()[0]
@@ -146,7 +146,7 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
 
 
 def test_the_recorded_experiments_run(zoo, tmp_path, fashion_mnist_root):
-    """`finetune` starts from the run folder that `pretrain` of the same seed leaves."""
+    """`finetune` starts from the run folder of `pretrain` with the same seed."""
     smoke = ["trainer=smoke", "logger=csv", f"data.root={fashion_mnist_root}", "data.batch_size=10", "seed=7"]
     early = zoo("experiment=finetune", *smoke)
     assert early.returncode == 2 and "model.weights=outputs/pretrain/7 does not exist" in early.stderr
@@ -160,11 +160,11 @@ def test_the_recorded_experiments_run(zoo, tmp_path, fashion_mnist_root):
 MISTAKES = {
     "weights that are not there": (["model.weights=nowhere"], "model.weights=nowhere does not exist"),
     "another library's network": (["model.weights=timm:inception_v4.tf_in1k"], "timm has no googlenet; it has"),
-    "nothing to adapt": (["model.adapt=[head]"], "adapt=head, but there are no weights to adapt"),
+    "nothing to adapt": (["model.adapt=[head]"], "adapt=head: there are no weights to adapt"),
     "an unknown part": (["model.adapt=[haed]", "model.weights=nowhere"], "adapt=haed is unknown; did you mean 'head'?"),
-    "an unknown endpoint": (["model.freeze=inception_9z"], "freeze=inception_9z is no stage or endpoint"),
+    "an unknown endpoint": (["model.freeze=inception_9z"], "freeze=inception_9z is not a stage or endpoint"),
     "too much decay": (["layer_decay=0"], "layer_decay=0 must be a number above 0, at most 1"),
-    "classes twice": (["data.classes=[1,1]", "data.num_classes=2"], "data.classes=[1, 1] must be different labels"),
+    "classes twice": (["data.classes=[1,1]", "data.num_classes=2"], "data.classes=[1, 1] must be distinct labels"),
     "classes and their number": (["data.classes=[1,2,3]"], "as many as data.num_classes=10"),
     "an unknown interpolation": (["data.interpolation=cubic"], "did you mean 'bicubic'?"),
     "no labels": (["data.per_class=0"], "data.per_class=0 must be a whole number of at least 1"),
@@ -183,7 +183,7 @@ def test_a_mistake_is_one_line_before_torch_is_loaded(case, zoo, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.classes=[3,12]", "data.num_classes=2"], "data.classes: 12 is no label; digits has 0 to 9"),
+        (["data.classes=[3,12]", "data.num_classes=2"], "data.classes: unknown label 12; digits has labels 0 to 9"),
         (["data.per_class=500"], "data.per_class=500: class 0 has only"),
     ],
 )

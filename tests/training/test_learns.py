@@ -1,4 +1,4 @@
-"""On real Fashion-MNIST every network learns, and so does every generation of block at every stage."""
+"""Every network learns real Fashion-MNIST, and so does every block variant at every stage."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def batches():
 
 
 def losses(name, batches, **choices):
-    """Training losses of a quarter-width network with the small stem at 32 px: four batches, over and over."""
+    """Train a quarter-width network with the small stem at 32 px on four repeated batches; return the losses."""
     torch.manual_seed(1)
     model = create_model(name, 10, 1, stem="small", width=0.25, norm="batch", dropout=0.0, **choices)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -43,7 +43,7 @@ def losses(name, batches, **choices):
 
 def assert_falls(history):
     first, last = sum(history[:4]) / 4, sum(history[-4:]) / 4
-    # Most fall by half. The twenty blocks of `_slim`'s second grid do not once their sums are gone: 8 to 20 %.
+    # Most losses fall by half. Without residual sums in the twenty blocks of `_slim`'s second grid they fall by 8 to 20 %.
     assert last < 0.95 * first, [round(loss, 2) for loss in history]
 
 

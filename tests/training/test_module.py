@@ -58,7 +58,7 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     module = classifier(model, label_smoothing=0.3)
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
-    labels = torch.tensor([0, 1, 2, 0, 9, 5])  # three right; 0 is among the first five of row 3, 9 is not of row 4
+    labels = torch.tensor([0, 1, 2, 0, 9, 5])  # top-5 holds 0 in row 3, but not 9 in row 4
     name = {"val": "validation"}.get(phase, phase)
     getattr(module, f"{name}_step")((torch.empty(6, 1, 4, 4), labels), 0)
     getattr(module, f"on_{name}_epoch_end")()
@@ -88,11 +88,11 @@ def test_schedules():
     decay = rates(cosine, warmup_epochs=2)
     assert decay[:20] == pytest.approx([0.5 * (i + 1) / 20 for i in range(20)]) and decay[60] == pytest.approx(0.25)
     assert decay[-1] < 1e-3 and sorted(decay[20:], reverse=True) == decay[20:]
-    assert len(rates(cosine, steps=2, epoch_steps=2)) == 2  # a smoke run is shorter than its warmup
+    assert len(rates(cosine, steps=2, epoch_steps=2)) == 2  # shorter than the warmup, as in a smoke run
 
 
 def test_exponential_decay_is_the_papers():
-    v3 = rates(exponential, lr=0.045)  # ten steps an epoch: 6 % less every two of them
+    v3 = rates(exponential, lr=0.045)  # ten steps an epoch; minus 6 % every two epochs
     assert v3 == pytest.approx([0.045 * 0.94 ** (step // 20) for step in range(100)])
     v1 = rates(exponential, steps=200, lr=0.01, factor=0.96, epochs=8)
     assert v1 == pytest.approx([0.01] * 80 + [0.0096] * 80 + [0.009216] * 40)
@@ -191,7 +191,7 @@ def test_images_per_second_counts_all_processes(monkeypatch):
 
 
 class Norms(L.Callback):
-    """The norm of the gradients after each batch, by the definition."""
+    """Records the gradient norm after each batch, computed by its definition."""
 
     def __init__(self):
         self.seen = []
@@ -201,7 +201,7 @@ class Norms(L.Callback):
 
 
 def test_gradients_before_clipping_and_the_memory_of_this_training(batch, tmp_path):
-    torch.ones(10**8)  # an earlier job took 0.4 GiB more, which is not to be counted
+    torch.ones(10**8)  # 0.4 GiB of an earlier job must not be counted
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     norms, logger = Norms(), CSVLogger(tmp_path)
     steps = {"max_epochs": 1, "accumulate_grad_batches": 2, "log_every_n_steps": 2, "gradient_clip_val": 1e-3}
@@ -239,7 +239,7 @@ def test_a_schedule_is_as_long_as_the_training(options, steps, batch):
 
 @pytest.mark.parametrize("phase", ["train", "validation"])
 def test_statistics_are_not_sent_with_each_batch(phase, tmp_path):
-    """Only rank 0's are read, and are sent before an evaluation."""
+    """BatchNorm buffers are not broadcast with each batch: only rank 0's are used, and evaluation broadcasts them."""
     module = classifier(create_model("googlenet_bn", 4, 1, width=0.25, aux=False))
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", world_size=1, rank=0)
     try:

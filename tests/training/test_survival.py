@@ -1,6 +1,6 @@
-"""What was trained is not lost, and a resumed run is the run that was interrupted: kill -9, signals, damaged files.
+"""A resumed run equals an uninterrupted run after kill -9, signals and corrupt files.
 
-`make test-faults` injects many more faults than this.
+`make test-faults` injects many more faults.
 """
 
 import csv
@@ -24,7 +24,7 @@ from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.checkpoints import find_checkpoint, newest_whole
 
 SCRATCH = [word for word in SMALL if word != "trainer=smoke"]
-EXACT = [  # all that draws something, or has a state of its own
+EXACT = [  # everything random, and everything with a state
     *(word for word in SCRATCH if not word.startswith("model.")),
     *("model=inception_resnet_v1", "model.width=0.125", "model.stem=small", "model.drop_path=0.1", "model.dropout=0.2"),
     *("augmentation.mixup=0.2", "callbacks=ema", "callbacks.ema.decay=0.9", "trainer.accumulate_grad_batches=2"),
@@ -72,7 +72,7 @@ def assert_same(folder, reference):
 
 
 def killed(folder, *words):
-    """Kill every process of a training in mid-epoch, past a checkpoint."""
+    """Start a training and kill all its processes in mid-epoch, after a checkpoint."""
     with begun(folder, *words) as process:
         wait_for(lambda: len(rows(folder)) >= 14, process)
         os.killpg(process.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_what_was_killed_goes_on_to_the_same_weights_and_metrics(tmp_path):
     damaged[len(damaged) // 2] ^= 1
     last.write_bytes(damaged)
     trained(cut, *words, "ckpt=last")
-    assert f"{last} is damaged: the one before it is taken" in Path(f"{cut}.log").read_text()
+    assert f"{last} is damaged; trying an earlier checkpoint" in Path(f"{cut}.log").read_text()
     assert_same(cut, whole)
 
 
@@ -102,7 +102,7 @@ def test_two_processes_that_were_killed_and_terminated_go_on_as_well(tmp_path):
     killed(cut, *words)
     with begun(cut, *words, "ckpt=last") as process:
         wait_for(lambda: len(rows(cut)) >= 24, process)
-        os.kill(process.pid, signal.SIGTERM)  # to the first process only
+        os.kill(process.pid, signal.SIGTERM)  # to rank 0 only
     assert process.exitcode == 143
     assert json.loads((cut / "results.json").read_text())["state"] == "interrupted"
     trained(cut, *words, "ckpt=last")
@@ -135,7 +135,7 @@ def test_a_process_that_fails_ends_its_job_with_its_error(zoo, poison, tmp_path)
     begun = time.monotonic()
     done = zoo(*LONGER, "trainer.devices=2", "+callbacks.poison._target_=poison.Poison", "hydra.run.dir=r", env=poison)
     assert done.returncode == 2 and time.monotonic() - begun < 120
-    reason = "process 1 of this job failed: ZeroDivisionError: in the second process"
+    reason = "rank 1 of this job failed: ZeroDivisionError: in the second process"
     assert lines(done.stderr)[-1] == f"error: {reason}"
     results = json.loads((tmp_path / "r/results.json").read_text())
     assert (results["state"], results["reason"]) == ("failed", reason)
@@ -164,7 +164,7 @@ def test_a_folder_has_one_job_at_a_time(mistake, tmp_path):
     with FileLock(folder / ".lock"):  # as `runs.claim` does
         second = mistake(*SMALL, "hydra.run.dir=run")
     assert second.returncode == 2
-    assert lines(second.stderr)[-1].endswith("another job is running in this folder; wait for it, or give another")
+    assert lines(second.stderr)[-1].endswith("another job is running in this folder; wait for it, or set another")
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
@@ -172,7 +172,7 @@ def test_a_training_does_not_begin_over_another(mistake, tmp_path):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/checkpoints/best.ckpt").write_text("dear")
     over = mistake(*SMALL, "hydra.run.dir=run")
-    assert over.returncode == 2 and "holds a run already; ckpt=last goes on with it" in lines(over.stderr)[-1]
+    assert over.returncode == 2 and "already holds a run; resume it with ckpt=last" in lines(over.stderr)[-1]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
 
 
@@ -184,7 +184,7 @@ def saved(folder, name, step):
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path, caplog):
     last, previous, best = (saved(tmp_path, f"{name}.ckpt", step) for name, step in (("last", 3), ("previous", 2), ("best", 1)))
-    os.utime(previous, (2e9, 2e9))  # a clock that jumped
+    os.utime(previous, (2e9, 2e9))  # as after a clock jump
     assert newest_whole(tmp_path) == last
     for content in (b"", b"garbage", last.read_bytes()[:-40], last.read_bytes()[:300] + b"\1" + last.read_bytes()[301:]):
         last.write_bytes(content)
@@ -195,7 +195,7 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path, caplog):
     best.unlink()
     assert newest_whole(tmp_path) is None
     assert find_checkpoint("last", "fit", tmp_path, interrupted=True, runs=tmp_path / "none") is None
-    with pytest.raises(ZooError, match="there is no whole checkpoint"):
+    with pytest.raises(ZooError, match="there is no intact checkpoint"):
         find_checkpoint("last", "fit", tmp_path, runs=tmp_path / "none")
 
 
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(size, mistake, tmp_pat
         try:
             AtomicCheckpointIO().save_checkpoint({"a": torch.randn(100_000)}, path)
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the traceback is written to a file
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # so that the traceback can be written to a file
 
     done = mistake(main=save)
     assert f"ZooError: {path} cannot be written: {os.strerror(errno.EFBIG)}" in done.stderr

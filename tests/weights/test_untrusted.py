@@ -1,4 +1,4 @@
-"""Files of strangers: each bad one ends in one clear line, runs nothing, fills no memory and leaves no trace."""
+"""Untrusted files: each bad file gives a one-line error, runs no code, needs little memory and leaves no files behind."""
 
 import csv
 import gzip
@@ -28,11 +28,11 @@ from inception_zoo.errors import ZooError
 from inception_zoo.report.page import write_report
 from inception_zoo.weights.files import read_weights
 
-CALM = 2**30  # bytes that reading a bad file of a few KB may take at most
+CALM = 2**30  # bytes: memory limit for reading a bad file of a few KB
 
 
 class Evil:
-    """Unpickled by anything that runs what it reads, it leaves a file."""
+    """An object that creates the file `pwned` if an unpickler runs its code."""
 
     def __reduce__(self):
         return os.system, ("touch pwned",)
@@ -56,7 +56,7 @@ def zipped(*parts, comment=b"", packed=zipfile.ZIP_STORED, claim=None):
 
 
 def tarred():
-    """The oldest of torch's formats."""
+    """Return a file in torch's oldest format."""
     file, content = io.BytesIO(), pickle.dumps(Evil())
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in ("storages", "tensors", "pickle"):
@@ -97,7 +97,7 @@ def crowd(root):
 
 W = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 DEEP = b'{"__metadata__":{"inception_zoo":"' + b"[" * 50_000 + b'"},"w":' + json.dumps(W).encode() + b"}"
-WEIGHTS = {  # suffix and name → bytes, and what the message must say
+WEIGHTS = {  # suffix and case → bytes, fragment of the error message
     ".pth code": (saved({"state_dict": Evil()}), "cannot be read"),
     ".ckpt code beside tensors": (saved({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": Evil()}), "cannot be read"),
     ".pt code, without a zip": (saved({"w": Evil()}, _use_new_zipfile_serialization=False), "cannot be read"),
@@ -108,18 +108,21 @@ WEIGHTS = {  # suffix and name → bytes, and what the message must say
     ".pth cut short": (saved({"w": torch.ones(100)})[:-300], "is damaged"),
     ".pth empty": (b"", "cannot be read"),
     ".pth a web page": (b"<!DOCTYPE html><html>404</html>", "cannot be read"),
-    ".pth a list": (saved([torch.ones(1)]), "holds a list, not tensors by name"),
-    ".pth without tensors": (saved({"w": 1}), "holds no weights"),
+    ".pth a list": (saved([torch.ones(1)]), "contains a list, not a mapping of names to tensors"),
+    ".pth without tensors": (saved({"w": 1}), "contains no weights"),
     ".pth a bomb of one part": (
         zipped(("a/data.pkl", bytes(2**26)), packed=zipfile.ZIP_DEFLATED),
         "'a/data.pkl' is compressed",
     ),
-    ".pth false sizes": (zipped(("a/data.pkl", b"x"), claim=2**31), "its parts claim more bytes than it has"),
-    ".pth 100,001 parts": (zipped(*((f"{n}", b"") for n in range(100_001))), "it has 100,001 parts"),
-    ".pth a path upwards": (zipped(("a/../../data.pkl", b"x")), "is named as if it lay elsewhere"),
-    ".pth a path from the root": (zipped(("/etc/data.pkl", b"x")), "is named as if it lay elsewhere"),
-    ".pth a second list of parts": (zipped(("a/data.pkl", b"x"), comment=zipped(("b", b""))), "it begins with something else"),
-    ".pth a comment": (zipped(("a/data.pkl", b"x"), comment=b"PK"), "it ends in a comment"),
+    ".pth false sizes": (zipped(("a/data.pkl", b"x"), claim=2**31), "its entries claim more bytes than the file has"),
+    ".pth 100,001 parts": (zipped(*((f"{n}", b"") for n in range(100_001))), "it has 100,001 entries"),
+    ".pth a path upwards": (zipped(("a/../../data.pkl", b"x")), "has a path outside of the archive"),
+    ".pth a path from the root": (zipped(("/etc/data.pkl", b"x")), "has a path outside of the archive"),
+    ".pth a second list of parts": (
+        zipped(("a/data.pkl", b"x"), comment=zipped(("b", b""))),
+        "data before the first entry",
+    ),
+    ".pth a comment": (zipped(("a/data.pkl", b"x"), comment=b"PK"), "it ends with a comment"),
     ".safetensors a huge header": (tensors({}, length=2**62), "cannot be read"),
     ".safetensors no JSON": (tensors(b"{{{{"), "cannot be read"),
     ".safetensors offsets outside": (
@@ -141,13 +144,13 @@ WEIGHTS = {  # suffix and name → bytes, and what the message must say
         keras(lambda root: root.create_dataset("w", (2,), h5py.string_dtype(), data=["a", "b"])),
         "cannot be read",
     ),
-    ".h5 nothing": (keras(lambda root: root.create_group("layers")), "holds no weights"),
+    ".h5 nothing": (keras(lambda root: root.create_group("layers")), "contains no weights"),
 }
 
 
 @pytest.fixture(autouse=True)
 def calm(tmp_path, monkeypatch):
-    """In a folder of its own, with torch's safety turned off by the environment: no code runs, no memory, no time is taken."""
+    """Disable torch's safe loading through the environment; after the test, check executed code, memory and time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     most, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
@@ -159,7 +162,7 @@ def calm(tmp_path, monkeypatch):
 
 @contextmanager
 def refused(path, message):
-    """One line that names the file and says why, and nothing written."""
+    """Expect a one-line ZooError that names the file and the reason, and no change to any file."""
     before = contents(path.parent)
     with pytest.raises(ZooError) as caught:
         yield
@@ -188,7 +191,7 @@ def picture(kind, size=(8, 8), mode="RGB", **how):
 
 
 def png(*chunks):
-    """A PNG with these chunks, whatever they say."""
+    """Return a PNG of these chunks, valid or not."""
     body = b"".join(struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -213,14 +216,14 @@ def tiff_claiming(width, height):
 
 
 def webp_claiming(side):
-    """An animation's canvas may have any size."""
+    """Return an animated WebP that declares a square canvas of this side."""
     data = picture("WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     start = data.index(b"VP8X") + 12
     return data[:start] + (side - 1).to_bytes(3, "little") * 2 + data[start + 6 :]
 
 
 PIXELS = "more than 89,478,485 pixels"
-BAD = "damaged, or no image"
+BAD = "not a valid image, or corrupt"
 PICTURES = {
     "empty.jpg": (b"", "is empty"),
     "text.png": (b"this is no picture", BAD),
@@ -287,7 +290,7 @@ def test_idx(case, tmp_path):
 
 
 def write_run(folder, files=(), links=()):
-    """A run that can be shown, but for `files` and `links` in it."""
+    """Write a valid run folder; `files` and `links` replace parts of it."""
     plain = {
         "results.json": json.dumps({"state": "finished", "model": "googlenet", "image_size": 64, "val/top1_best": 0.5}),
         ".hydra/config.yaml": "seed: 1\nmodel: {name: googlenet, num_classes: 10, in_channels: 3, stem: small}\n",
@@ -306,9 +309,9 @@ def write_run(folder, files=(), links=()):
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)
 )
-RUNS = {  # of which nothing can be shown: name of a file → its content; what the message says
+RUNS = {  # runs that cannot be read: case → (file → content, fragment of the error message)
     "no JSON": ({"results.json": "{"}, "results.json is damaged"),
-    "a list": ({"results.json": "[]"}, "must be one object"),
+    "a list": ({"results.json": "[]"}, "must be one JSON object"),
     "JSON without end": ({"results.json": "[" * 10**6}, "is damaged"),
     "a state of its own": ({"results.json": '{"state": "<script>"}'}, "state=<script> is unknown"),
     "a state that is no word": ({"results.json": '{"state": []}'}, "unknown"),
@@ -318,11 +321,11 @@ RUNS = {  # of which nothing can be shown: name of a file → its content; what 
     "a number without end": ({"results.json": f'{{"parameters": 1{"0" * 4000}}}'}, "is damaged"),
     "no YAML": ({".hydra/config.yaml": "a: ]"}, "config.yaml is damaged"),
     "a tag": ({".hydra/config.yaml": "a: !!python/object/apply:os.system [touch pwned]"}, "config.yaml is damaged"),
-    "a billion laughs": ({".hydra/config.yaml": LAUGHS}, "a run's own has no reference such as *a"),
-    "itself": ({".hydra/resolved.yaml": "a: &a [*a]"}, "a run's own has no reference such as *a"),
-    "YAML without end": ({".hydra/config.yaml": "[" * 10**5}, "nested more than 100 deep"),
-    "words that are none": ({".hydra/overrides.yaml": "[{a: 1}]"}, "it must be a list of words"),
-    "a word alone": ({".hydra/overrides.yaml": "a"}, "it must be a list of words"),
+    "a billion laughs": ({".hydra/config.yaml": LAUGHS}, "YAML aliases such as *a are not allowed"),
+    "itself": ({".hydra/resolved.yaml": "a: &a [*a]"}, "YAML aliases such as *a are not allowed"),
+    "YAML without end": ({".hydra/config.yaml": "[" * 10**5}, "nested more than 100 levels deep"),
+    "words that are none": ({".hydra/overrides.yaml": "[{a: 1}]"}, "it must be a list of overrides"),
+    "a word alone": ({".hydra/overrides.yaml": "a"}, "it must be a list of overrides"),
     "metrics that are none": (
         {"csv/version_0/metrics.csv": "epoch,val/top1\n0,high\n"},
         "row 2: val/top1=high must be a number",
@@ -351,23 +354,27 @@ def test_a_link_out_of_a_run_is_not_followed(name, tmp_path):
         write_report([run], tmp_path / "report.html", pytest.fail)
 
 
-TABLES = {  # of a run that is shown without them: its name, its content, the warning
+TABLES = {  # corrupt tables, which the page leaves out: case → (table, content, fragment of the warning)
     "a path upwards": (
         "worst",
         "picture,label,predicted,probability,probability_of_label,loss\n../private.png,a,b,1,0,9\n",
-        "no picture",
+        "is not in the run folder",
     ),
     "a path from the root": (
         "worst",
         "picture,label,predicted,probability,probability_of_label,loss\n{root}/private.png,a,b,1,0,9\n",
-        "no picture",
+        "is not in the run folder",
     ),
-    "a link": ("worst", "picture,label,predicted,probability,probability_of_label,loss\nlink.png,a,b,1,0,9\n", "no picture"),
+    "a link": (
+        "worst",
+        "picture,label,predicted,probability,probability_of_label,loss\nlink.png,a,b,1,0,9\n",
+        "is not in the run folder",
+    ),
     "a path with a NUL": ("worst", "picture,label,predicted,probability,probability_of_label,loss\nx\0.png,a,b,1,0,9\n", "is"),
     "no picture": (
         "worst",
         "picture,label,predicted,probability,probability_of_label,loss\nresults.json,a,b,1,0,9\n",
-        "is no picture",
+        "is not a readable image",
     ),
     "edges without numbers": (
         "calibration",
@@ -377,7 +384,7 @@ TABLES = {  # of a run that is shown without them: its name, its content, the wa
     "half a matrix": ("confusion", "class,a,b\na,1,2\n", "1 rows for 2 classes"),
     "digits without end": ("confusion", f"class,a,b\na,1,2\nb,{'9' * 5000},2\n", "is damaged"),
     "a quote without end": ("per_class", 'class,images\n"a,1', "is damaged"),
-    "a column too few": ("per_class", "class,images\na,1\n", "there is no column top1"),
+    "a column too few": ("per_class", "class,images\na,1\n", "column top1 is missing"),
 }
 
 
@@ -397,7 +404,7 @@ def test_a_run_learns_nothing_of_the_environment(tmp_path, monkeypatch):
     config = "seed: 1\nmodel: {name: googlenet, num_classes: 10, in_channels: 3, stem: '${oc.env:ZOO_PLACE}'}\n"
     warnings = []
     write_report([write_run(tmp_path / "run", {".hydra/config.yaml": config})], tmp_path / "report.html", warnings.append)
-    assert len(warnings) == 1 and "asks for variables of the environment" in warnings[0]
+    assert len(warnings) == 1 and "refers to environment variables" in warnings[0]
 
 
 MARKUP = (
@@ -411,7 +418,7 @@ MARKUP = (
 
 
 def test_names_that_are_markup_stay_names(tmp_path, visit):
-    """Everywhere on the page: names of runs, models, classes; words, reasons."""
+    """The page shows markup in names of runs, models and classes, in overrides and in reasons as plain text."""
     names = [f"{name} {number}" for number, name in enumerate(MARKUP)]
     for number, name in enumerate(names):
         matrix = [[number + 1 if row == column else 1 for column in range(len(names))] for row in range(len(names))]
@@ -435,7 +442,7 @@ def test_names_that_are_markup_stay_names(tmp_path, visit):
         }
         write_run(tmp_path / "runs" / name.replace("/", "∕"), files)
     write_report([tmp_path / "runs"], tmp_path / "report.html", lambda line: None)
-    page = visit(tmp_path / "report.html")  # a dialog, a request or an error fails
+    page = visit(tmp_path / "report.html")  # fails on a dialog, a request or an error
     for name in names:
         run = name.replace("/", "∕")
         assert page.locator("#board tbody tr", has_text=run).count() == 1
@@ -449,9 +456,9 @@ def test_names_that_are_markup_stay_names(tmp_path, visit):
     assert page.locator("main img[src=x], main a, main b, svg a").count() == 0
 
 
-ADDRESS = "is an address, and none is fetched"
+ADDRESS = "is a URL, and URLs are not supported"
 ONLINE = [*SMALL, "logger.wandb.offline=false"]
-COMMANDS = {  # words of `inception-zoo`, environment, what the one line says
+COMMANDS = {  # case → arguments of `inception-zoo`, environment, fragment of the error line
     "an address of weights": (
         ["predict", "http://127.0.0.1:9/best.ckpt", "image.png"],
         {},
@@ -466,7 +473,7 @@ COMMANDS = {  # words of `inception-zoo`, environment, what the one line says
     "a checkpoint with code": (["predict", "evil.ckpt", "image.png"], {}, "evil.ckpt cannot be read"),
     "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt cannot be read"),
     "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt cannot be read"),
-    "no ONNX": (["predict", "text.onnx", "image.png"], {}, "text.onnx is no readable ONNX file"),
+    "no ONNX": (["predict", "text.onnx", "image.png"], {}, "text.onnx is not a readable ONNX file"),
     "an address to train from": (["run", *SMALL, "model.weights=http://127.0.0.1:9/a.pth"], {}, "a.pth does not exist"),
     "an address to test": (
         ["run", *SMALL, "task=test", "ckpt=http://127.0.0.1:9/a.ckpt"],

@@ -1,4 +1,4 @@
-"""Weights in and out: layouts, files, cards, what is adapted, what is refused."""
+"""Import and export of weights: layouts, files, cards, adapted tensors and errors."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PLAIN = {"aux": False, "width": 0.25}
 
 
 def drawn(name, *args, **choices):
-    """A network whose BatchNorms differ from a new one's."""
+    """Return a network with random BatchNorm parameters and statistics."""
     torch.manual_seed(0)
     model = create_model(name, *args, **choices)
     for key, value in model.state_dict().items():
@@ -101,11 +101,11 @@ def umask():
     [
         ({}, lambda w: w.pop("conv2.conv.weight"), "1 missing: conv2.conv.weight"),
         ({}, lambda w: w.update(extra=torch.zeros(1)), "1 unexpected: extra"),
-        ({}, lambda w: w.update({"conv3.conv.weight": torch.zeros(3)}), r"1 misshapen: conv3.conv.weight is \(3,\), due"),
-        ({"num_classes": 4}, None, r"2 misshapen: fc.weight is .*adapt takes head: classifiers drawn anew"),
-        ({"in_channels": 1}, None, r"misshapen: conv1.conv.weight.*adapt takes input: another number of image channels"),
-        ({"aux": True}, None, r"missing: aux1.*adapt takes aux: auxiliary heads drawn anew"),
-        ({"blocks": {"inception_4a": "residual"}}, None, r"unexpected: inception4a.*adapt takes blocks: swapped blocks"),
+        ({}, lambda w: w.update({"conv3.conv.weight": torch.zeros(3)}), r"1 mismatched: conv3.conv.weight is \(3,\), expected"),
+        ({"num_classes": 4}, None, r"2 mismatched: fc.weight is .*set adapt to allow head \("),
+        ({"in_channels": 1}, None, r"mismatched: conv1.conv.weight.*set adapt to allow input \("),
+        ({"aux": True}, None, r"missing: aux1.*set adapt to allow aux \("),
+        ({"blocks": {"inception_4a": "residual"}}, None, r"unexpected: inception4a.*set adapt to allow blocks \("),
         ({"norm": "group"}, None, "trained with norm=batch, this network has norm=group"),
         ({"width": 0.5}, None, "and [0-9]+ more"),
     ],
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(googlenet, choices, spo
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("keras", "layout=keras has no googlenet_bn, it has inception_v3_slim, inception_resnet_v2_slim"),
+        ("keras", "layout=keras does not have googlenet_bn; it has inception_v3_slim, inception_resnet_v2_slim"),
         ("tensorflow", "layout=tensorflow is unknown; valid: native, torchvision, timm, cadene, keras"),
     ],
 )
@@ -138,15 +138,15 @@ def test_layouts_that_are_not(googlenet, layout, message):
 
 def test_other_networks_weights_are_named(googlenet):
     other = create_model("inception_v3", **PLAIN)
-    with pytest.raises(ZooError, match="holds googlenet_bn in the layout of torchvision, not inception_v3"):
+    with pytest.raises(ZooError, match="has weights of googlenet_bn in the layout of torchvision, not of inception_v3"):
         load_weights(other, export_weights(googlenet, "torchvision"))
-    with pytest.raises(ZooError, match=r"no known layout; its keys are like a\.b"):
+    with pytest.raises(ZooError, match=r"unknown layout, with keys like a\.b"):
         load_weights(other, {"a.b": torch.zeros(1)})
 
 
 def test_export_refuses_what_the_layout_cannot_say():
     swapped = create_model("inception_v3", **PLAIN, blocks={"mixed_6b": "residual"})
-    with pytest.raises(ZooError, match="only the published blocks, and mixed_6b of this network are swapped"):
+    with pytest.raises(ZooError, match="only the published blocks, but these are swapped: mixed_6b"):
         export_weights(swapped, "timm")
     with pytest.raises(ZooError, match="trained with activation=relu, used with silu"):
         export_weights(create_model("inception_v3", **PLAIN, activation="silu"), "timm")
@@ -160,8 +160,8 @@ def test_a_new_head_keeps_the_trunk(googlenet):
     provenance = load_weights(model, export_weights(googlenet, "torchvision"), adapt=["head"])
     assert torch.equal(model.inception_5b[0][0].conv.weight, googlenet.inception_5b[0][0].conv.weight)
     assert torch.equal(model.fc.weight, drawn_head) and model.classes is None
-    assert provenance.notes == ["classifier drawn anew for 4 classes"]
-    same = create_model("googlenet_bn", 10, 3, **PLAIN)  # other classes, as many
+    assert provenance.notes == ["classifier re-initialized for 4 classes"]
+    same = create_model("googlenet_bn", 10, 3, **PLAIN)  # other classes, but the same number
     drawn_head = same.fc.weight.clone()
     load_weights(same, export_weights(googlenet, "torchvision"), adapt=["head"])
     assert torch.equal(same.fc.weight, drawn_head)
@@ -171,17 +171,17 @@ def test_auxiliary_heads_more_or_less(googlenet, caplog):
     with_heads = drawn("googlenet_bn", 10, 3, width=0.25, aux=True)
     provenance = load_weights(googlenet, export_weights(with_heads, "torchvision"))
     assert provenance.notes == ["auxiliary heads left out: inception_4a, inception_4d"]
-    assert "auxiliary heads left out" in caplog.text  # said aloud
+    assert "auxiliary heads left out" in caplog.text  # logged as a warning
     other = create_model("googlenet_bn", 10, 3, width=0.25)
     provenance = load_weights(other, export_weights(googlenet, "torchvision"), adapt=["aux"])
-    assert provenance.notes == ["drawn anew: aux inception_4a, aux inception_4d"]
+    assert provenance.notes == ["re-initialized: aux inception_4a, aux inception_4d"]
 
 
 @pytest.mark.parametrize("layout", ["torchvision", "native"])
 def test_swapped_blocks_are_drawn_anew_and_the_others_loaded(googlenet, layout):
     model = create_model("googlenet_bn", 10, 3, **PLAIN, blocks={"inception_4b": "residual"})
     load_weights(model, export_weights(googlenet, layout), layout, adapt=["blocks"])
-    assert model.provenance.notes == ["drawn anew: inception_4b"]
+    assert model.provenance.notes == ["re-initialized: inception_4b"]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         ours, theirs = model.eval().endpoints(x), googlenet.endpoints(x)
@@ -191,7 +191,7 @@ def test_swapped_blocks_are_drawn_anew_and_the_others_loaded(googlenet, layout):
 
 
 def test_a_grey_image_is_what_it_was_in_colour(tmp_path):
-    """Inception-v3's first convolution pads nothing, so other means per channel carry over exactly."""
+    """Inception-v3's first convolution has no padding, so another mean for each channel can be folded exactly."""
     model = drawn("inception_v3", 10, 3, **PLAIN)
     model.preprocessing = Preprocessing(96, *IMAGENET, resize=96)
     save_model(model, tmp_path / "v3.safetensors")
@@ -205,7 +205,7 @@ def test_a_grey_image_is_what_it_was_in_colour(tmp_path):
     assert grey.preprocessing.mean == (pytest.approx(0.449),) and normalized[1].shape[1] == 1
     with torch.no_grad():
         assert difference(grey(normalized[1]), model(normalized[0])) < 1e-5
-    assert "conv_1a.0.0.conv adapted from 3 to 1 channels" in grey.provenance.notes
+    assert "conv_1a.0.0.conv adapted from 3 to 1 input channels" in grey.provenance.notes
     more = create_model("inception_v3", 10, 6, **PLAIN, weights=tmp_path / "v3.safetensors", adapt=["input"]).eval()
     with torch.no_grad():
         six = normalized[1].expand(-1, 6, -1, -1)
@@ -228,7 +228,7 @@ def test_normalization_is_folded_only_where_that_is_exact():
         fold_normalization(v1, *IMAGENET)
     with torch.no_grad():
         expected = v1(half)
-        fold_normalization(v1, HALF[0], (0.25,) * 3)  # a scale is exact everywhere
+        fold_normalization(v1, HALF[0], (0.25,) * 3)  # a scale can be folded exactly, with padding too
         assert difference(v1((pixels - 0.5) / 0.25), expected) < 1e-5
     biased = drawn("bn_inception", 10, 3, width=0.25)
     assert biased.conv1[0][0].conv.bias is not None and before[0].shape == before[1].shape
@@ -244,14 +244,14 @@ def test_keras_has_no_scale_so_it_goes_into_the_convolution(caplog):
 
 
 def test_kerass_older_files_are_read(tmp_path):
-    """The published files have this form: layers by name, in the order of `layer_names`."""
+    """Keras's legacy HDF5 format, which the published files have: layers by name, in the order of `layer_names`."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import h5py
     import keras
     from keras.src.legacy.saving import legacy_h5_format
 
     keras.backend.clear_session()
-    keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), classes=5)  # so that the names below begin elsewhere
+    keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), classes=5)  # shifts the layer names below
     network = keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), classes=5, classifier_activation=None)
     with h5py.File(tmp_path / "old.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, network)
@@ -268,7 +268,7 @@ class Evil:
 
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".pt", ".bin"])
 def test_a_pickle_that_would_run_code_is_refused(cli, suffix, tmp_path):
-    """Whatever its name, its path and the environment say."""
+    """Neither the suffix nor the environment can disable safe loading."""
     file, force = tmp_path / f"weights{suffix}", {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     torch.save({"state_dict": Evil()}, file)
     done = cli("convert", file, tmp_path / "out.safetensors", env=force)
@@ -296,17 +296,17 @@ def test_a_strangers_card_runs_no_code(cli, googlenet, tmp_path):
 
 
 def test_weights_go_only_into_the_same_blocks(tmp_path):
-    """Same shapes, another computation: an average for a max pool."""
+    """Equal shapes, but another computation: an average pool instead of a max pool."""
     pool = ["1x1 192", "1x1 96 > 3x3 208", "1x1 16 > 3x3 48", "avg > 1x1 64"]
     save_model(drawn("googlenet_bn", 10, 3, **PLAIN, blocks={"inception_4a": pool}), tmp_path / "m.safetensors")
-    with pytest.raises(ZooError, match="holds other blocks than googlenet_bn has here: inception_4a; adapt takes blocks"):
+    with pytest.raises(ZooError, match="does not fit googlenet_bn: different blocks: inception_4a; set adapt to allow blocks"):
         load_weights(create_model("googlenet_bn", 10, 3, **PLAIN), tmp_path / "m.safetensors")
     model = create_model("googlenet_bn", 10, 3, **PLAIN)
-    assert load_weights(model, tmp_path / "m.safetensors", adapt=["blocks"]).notes == ["drawn anew: inception_4a"]
+    assert load_weights(model, tmp_path / "m.safetensors", adapt=["blocks"]).notes == ["re-initialized: inception_4a"]
 
 
 def test_exported_weights_expect_what_the_layouts_do():
-    """timm's Inception-v3 has no one normalization, its Inception-v4 has: there it is folded into the first convolution."""
+    """timm's Inception-v4 has one normalization, which is folded into the first convolution; its Inception-v3 has several."""
     model = drawn("inception_v4", 10, 3, **PLAIN)
     model.preprocessing = Preprocessing(107, *IMAGENET, resize=107)
     other = create_model("inception_v4", 10, 3, **PLAIN).eval()
@@ -322,7 +322,7 @@ def test_exported_weights_expect_what_the_layouts_do():
 
 def test_an_export_says_what_a_layout_cannot(googlenet, caplog):
     export_weights(googlenet, "torchvision")
-    assert "layout=torchvision does not say it: images have mean [0.485, 0.456, 0.406]" in caplog.text
+    assert "layout=torchvision stores no preprocessing: use mean [0.485, 0.456, 0.406]" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_an_export_says_what_a_layout_cannot(googlenet, caplog):
 def test_tensors_that_are_none_of_weights(googlenet, tensor):
     weights = export_weights(googlenet, "torchvision") | {"conv1.conv.weight": tensor}
     model = create_model("googlenet_bn", 10, 3, **PLAIN)
-    with pytest.raises(ZooError, match=r"1 misshapen: conv1\.conv\.weight"):
+    with pytest.raises(ZooError, match=r"1 mismatched: conv1\.conv\.weight"):
         load_weights(model, weights, "torchvision", adapt=["input"])
 
 
@@ -354,11 +354,11 @@ def test_a_head_that_the_network_has_must_be_whole():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": "torchvision:IMAGENET1K_V1"}, "card, which says what network it holds, is damaged"),
-        ({"num_classes": 10**15}, "card, which says what network it holds, is damaged"),
-        ({"blocks": ["x"]}, "card, which says what network it holds, is damaged"),
-        ({"num_classes": 2_000_000}, "2 misshapen: fc"),
-        ({"width": 16.0}, "misshapen: conv1"),
+        ({"weights": "torchvision:IMAGENET1K_V1"}, "card, which describes its network, is corrupt"),
+        ({"num_classes": 10**15}, "card, which describes its network, is corrupt"),
+        ({"blocks": ["x"]}, "card, which describes its network, is corrupt"),
+        ({"num_classes": 2_000_000}, "2 mismatched: fc"),
+        ({"width": 16.0}, "mismatched: conv1"),
     ],
 )
 def test_a_card_cannot_ask_for_more_than_its_file_holds(googlenet, change, message, tmp_path):
@@ -376,7 +376,7 @@ def test_a_file_that_claims_more_than_it_holds(tmp_path):
     import h5py
 
     torch.save({"fc.weight": torch.zeros(1, 1).expand(10**6, 1000)}, tmp_path / "w.pth")
-    with pytest.raises(ZooError, match=r"'fc.weight' is \(1000000, 1000\) and holds less"):
+    with pytest.raises(ZooError, match=r"'fc.weight' has shape \(1000000, 1000\), but fewer values are stored"):
         read_weights(tmp_path / "w.pth")
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file.create_dataset("layers/conv2d/vars/0", (10**9,), "f4")
@@ -395,8 +395,8 @@ def test_a_run_with_spare_logits_can_be_read_again(zoo, tmp_path):
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ("{}", "card, which says what network it holds, is damaged"),
-        ("[1]", "card, which says what network it holds, is damaged"),
+        ("{}", "card, which describes its network, is corrupt"),
+        ("[1]", "card, which describes its network, is corrupt"),
         ("{", "cannot be read"),
         ('{"model": {"name": "googlenet_bn"}, "classes": "abc", "preprocessing": null, "provenance": null}', "damaged"),
     ],
@@ -419,10 +419,10 @@ def test_damaged_files_are_named(googlenet, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ZooError, match=name):
             load_model(tmp_path / name)
-    with pytest.raises(ZooError, match=r"'.txt' is no format of weights"):
+    with pytest.raises(ZooError, match=r"'.txt' is not a supported weight format"):
         (tmp_path / "a.txt").write_text("")
         load_model(tmp_path / "a.txt")
-    with pytest.raises(ZooError, match="is no run folder"):
+    with pytest.raises(ZooError, match="is not a run folder"):
         load_model(tmp_path)
 
 
@@ -446,7 +446,7 @@ def test_a_keras_file_cannot_point_to_another(tmp_path):
         read_weights(tmp_path / "weights.h5")
 
 
-# The libraries' caches, filled with random weights: their own download code finds them there.
+# The caches of torchvision and timm, filled with random weights, so that their download code finds a file.
 
 
 @pytest.fixture
@@ -480,7 +480,7 @@ def test_torchvisions_pretrained_networks_see_the_same_image(net, cached_torchvi
     )
     with torch.no_grad():
         assert difference(ours(ours_normalized), theirs(usual)) < 1e-4
-    assert ours.preprocessing.mean == (IMAGENET if net == "inception_v3" else HALF)[0]  # folded; declared, for the padding
+    assert ours.preprocessing.mean == (IMAGENET if net == "inception_v3" else HALF)[0]  # V3: folded; GoogLeNet: declared
     assert ours.classes[0] == "tench" and ours.provenance.accuracy["top1"] > 69 and len(ours.provenance.sha256) == 64
     assert any("transform_input" in note for note in ours.provenance.notes)
 
@@ -505,10 +505,10 @@ def test_timms_weights_come_through_the_hubs_cache(tmp_path, monkeypatch):
     ("model", "weights", "message"),
     [
         ("googlenet", "torchvision:IMAGENET1K_V1", "torchvision has no googlenet; it has googlenet_bn, inception_v3"),
-        ("inception_v3", "torchvision:IMAGENET1K_V2", "no such weights of inception_v3; did you mean 'IMAGENET1K_V1'?"),
+        ("inception_v3", "torchvision:IMAGENET1K_V2", "no such weights for inception_v3; did you mean 'IMAGENET1K_V1'?"),
         ("inception_v3", "timm:inception_v3.tf_in2k", "timm has no such weights; did you mean 'inception_v3.tf_in1k'?"),
-        ("inception_v3", "timm:inception_v4.tf_in1k", "are inception_v4's, not inception_v3's"),
-        ("inception_v3", "keras:imagenet", "weights by name come from torchvision and timm; give a file of keras's"),
+        ("inception_v3", "timm:inception_v4.tf_in1k", "are for inception_v4, not for inception_v3"),
+        ("inception_v3", "keras:imagenet", "only torchvision and timm have weights by name; pass a file of keras weights"),
     ],
 )
 def test_names_that_are_not(model, weights, message):
@@ -529,7 +529,7 @@ def test_without_a_network_a_download_is_one_line(cli, tmp_path):
         "inception_v3",
         env={"TORCH_HOME": str(tmp_path), **nowhere},
     )
-    assert done.returncode == 2 and "could not be downloaded (URLError); is there a network?" in done.stderr
+    assert done.returncode == 2 and "could not be downloaded (URLError); check the network" in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == done.stderr.splitlines()[-1:]
     assert "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth" in done.stderr
 
@@ -553,16 +553,16 @@ def test_convert_there_and_back(cli, tmp_path):
     ("arguments", "message"),
     [
         (["OWN", "no/o.safetensors"], "there is no folder no"),
-        (["OWN", "o.onnx"], "'.onnx' is no format of weights"),
-        (["OWN", "o.h5", "--to", "keras"], "whose names end in .weights.h5"),
+        (["OWN", "o.onnx"], "'.onnx' is not a weight format"),
+        (["OWN", "o.h5", "--to", "keras"], "the name must end in .weights.h5"),
         (["OWN", "o.safetensors", "--to", "kreas"], "--to kreas is unknown; did you mean 'keras'?"),
-        (["OWN", "OWN"], "is there already; give another name, or --overwrite"),
+        (["OWN", "OWN"], "already exists; give another name, or --overwrite"),
         (["missing.pth", "o.safetensors"], "missing.pth does not exist"),
         (["OWN", "o.safetensors", "--mean", "a,b"], "--mean=a,b must be numbers"),
-        (["OWN", "o.pth", "--to", "timm"], "layout=timm has no googlenet_bn"),
-        (["OWN", "o.pth"], "our own weights need .safetensors"),
+        (["OWN", "o.pth", "--to", "timm"], "layout=timm does not have googlenet_bn"),
+        (["OWN", "o.pth"], "layout native is saved as .safetensors"),
         (["OWN", "o.pth", "--to", "torchvision", "--mean", "0.5"], "they are for --to native"),
-        (["OWN", "o.safetensors", "--mean", "0.5", "--std", "0.5"], "reads 3 channels here"),
+        (["OWN", "o.safetensors", "--mean", "0.5", "--std", "0.5"], "reads 3 channels in own.safetensors"),
     ],
 )
 def test_a_wrong_conversion_is_one_line_and_writes_nothing(cli, googlenet, arguments, message, tmp_path):

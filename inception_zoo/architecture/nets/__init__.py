@@ -1,4 +1,4 @@
-"""The zoo: one table per published network. Facts only; nothing here imports torch."""
+"""The zoo: one table per published network. The tables hold only facts and do not import torch."""
 
 from inception_zoo.architecture.nets.bn_inception import BN_INCEPTION
 from inception_zoo.architecture.nets.googlenet import GOOGLENET
@@ -30,7 +30,11 @@ ALIASES = {"inception_v1": "googlenet"}
 
 
 def find_net(name: str) -> Net:
-    """Return the table of a network, by name or alias; ZooError with the nearest name if it is unknown."""
+    """Return the table of a network, by name or alias.
+
+    Raises:
+        ZooError: The name is unknown; the message has the most similar name, or all names.
+    """
     try:
         return ZOO[ALIASES.get(name, name)]
     except KeyError:

@@ -4,7 +4,7 @@ from inception_zoo.architecture.nets.table import Net
 
 
 def _block(ones: int, reduce3: int, threes: int, reduce_double: int, double: int, kind: str, pool: int) -> list[str]:
-    """Return one line of Figure 5: V1's block with two 3x3 for its 5x5; the pool is average or max."""
+    """Return one line of Figure 5: V1's block with two 3x3 instead of the 5x5; the pool is average or max."""
     chain = f"1x1 {reduce_double} > 3x3 {double} > 3x3 {double}"
     return [f"1x1 {ones}", f"1x1 {reduce3} > 3x3 {threes}", chain, f"{kind} > 1x1 {pool}"]
 
@@ -23,7 +23,7 @@ GRID14 = {
     "inception_3c": _reduction(128, 160, 64, 96),  # 14x14x576
     "inception_4a": _block(224,  64,  96,  96, 128, "avg", 128),  # 14x14x576
     "inception_4b": _block(192,  96, 128,  96, 128, "avg", 128),  # 14x14x576
-    "inception_4c": _block(160, 128, 160, 128, 160, "avg", 128),  # 14x14x608; Figure 5 has 96 for the pool; this is as released
+    "inception_4c": _block(160, 128, 160, 128, 160, "avg", 128),  # 14x14x608; pool: Figure 5 has 96, the release has 128
     "inception_4d": _block( 96, 128, 192, 160, 192, "avg", 128),  # 14x14x608
 }
 GRID7 = {
@@ -34,6 +34,6 @@ GRID7 = {
 BN_INCEPTION = Net(
     name="bn_inception", error="25.2 / 7.8", image_size=224, norm="batch", bias=True,
     dropout=0.0,  # removed, section 4.2.1
-    source="arXiv 1502.03167, Figure 5; biases and widths of the released Caffe model, as Cadene's",
+    source="arXiv 1502.03167, Figure 5; biases and widths of the released Caffe model, as in Cadene's",
     stages={"stem": STEM, "grid28": GRID28, "grid14": GRID14, "grid7": GRID7},
 )

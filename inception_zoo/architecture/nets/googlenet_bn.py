@@ -1,6 +1,6 @@
-"""GoogLeNet of torchvision and TF-slim: BatchNorm, and a 3x3 where the paper has a 5x5.
+"""GoogLeNet of torchvision and TF-slim: BatchNorm, and 3x3 instead of 5x5 convolutions.
 
-The 3x3 began as a porting error; published weights depend on it.
+The 3x3 started as a porting error. Published weights depend on it.
 """
 
 from dataclasses import replace

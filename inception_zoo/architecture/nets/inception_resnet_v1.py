@@ -7,7 +7,7 @@ STEM = {  # Figure 14
     "conv_1a": ["3x3/2v 32"], "conv_2a": ["3x3v 32"], "conv_2b": ["3x3 64"], "pool_3a": ["max/2v"],  # 73x73x64
     "conv_3b": ["1x1 80"], "conv_4a": ["3x3v 192"], "conv_4b": ["3x3/2v 256"],  # 35x35x256
 }
-# The paper gives scales "between 0.1 and 0.3" without saying which; these are those of the authors' release of V2.
+# The paper only says that scales are "between 0.1 and 0.3". These scales are from the authors' release of V2.
 A = Residual(["1x1 32", "1x1 32 > 3x3 32", "1x1 32 > 3x3 32 > 3x3 32"], scale=0.17)  # Figure 10
 B = Residual(["1x1 128", "1x1 128 > 1x7 128 > 7x1 128"], scale=0.10)  # Figure 11
 C = Residual(["1x1 192", "1x1 192 > 1x3 192 > 3x1 192"], scale=0.20)  # Figure 13

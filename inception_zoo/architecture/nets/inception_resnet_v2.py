@@ -1,9 +1,9 @@
-"""Inception-ResNet-v2 of the paper: V4's stem and 5/10/5 blocks, arXiv 1602.07261. The released network is `_slim`.
+"""Inception-ResNet-v2 of the paper, arXiv 1602.07261: V4's stem and 5/10/5 blocks. The released network is `_slim`.
 
 Figures 17 and 19 project to 1154 and 2048 channels, but Figures 7 and 18 concatenate 384 + 384 + 384 = 1152 and
-1152 + 384 + 288 + 320 = 2144 channels. A sum needs equal widths, so this table uses the concatenations' widths.
-The paper says that this network costs about as much as V4 (12.3 G multiply-adds). Its figures' 5/10/5 blocks cost 9.3 G;
-the released 10/20/10 blocks cost 13.2 G.
+1152 + 384 + 288 + 320 = 2144 channels. A sum needs equal channels, so this table uses those of the concatenations.
+The paper says that this network costs about as much as V4 (12.3 G multiply-adds). With the 5/10/5 blocks of its figures, it
+costs 9.3 G; with the released 10/20/10 blocks, it costs 13.2 G.
 """
 
 from inception_zoo.architecture.nets.inception_resnet_v2_slim import BLOCK8, BLOCK17, BLOCK35

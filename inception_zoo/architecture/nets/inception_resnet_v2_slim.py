@@ -1,6 +1,6 @@
 """Inception-ResNet-v2 of TF-slim, timm, Keras and Cadene; the family of arXiv 1602.07261.
 
-It differs from the paper's: V3's stem with a mixed_5b after it, 10/20/10 blocks for 5/10/5, a last block of scale 1.
+Differences from the paper: V3's stem followed by mixed_5b, 10/20/10 blocks instead of 5/10/5, a last block with scale 1.
 """
 
 from inception_zoo.architecture.nets.inception_v3 import AUX, STEM

@@ -1,8 +1,8 @@
 """Inception-v2: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567, Table 1.
 
-Table 1 gives the grids and the channels between the stages; widths inside the blocks are those of the authors' release of V3.
-Table 3 disagrees: there, Inception-v2 has 3.8 G multiply-adds and opens with a 7x7, whose factorized form costs 4.8 G.
-Table 1 shows the factorized form. It costs about as much as V3, as in Table 3, but both are near 5.8 G.
+Table 1 gives the grids and the channels between the stages; widths inside the blocks are from the authors' release of V3.
+Table 3 disagrees: its Inception-v2 has 3.8 G multiply-adds and starts with a 7x7 convolution; with a factorized 7x7, 4.8 G.
+Table 1 has the factorized 7x7. It costs about as much as V3, as in Table 3, but both cost about 5.8 G.
 TF-slim's `inception_v2` is another network: BN-Inception.
 """
 

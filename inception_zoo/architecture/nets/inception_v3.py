@@ -3,7 +3,7 @@
 from inception_zoo.architecture.nets.table import Aux, Net
 
 
-def _grid35(pool: int) -> list[str]:  # Figure 5; one 5x5 stays, as in the authors' release
+def _grid35(pool: int) -> list[str]:  # Figure 5, but with one 5x5, as in the authors' release
     return ["1x1 64", "1x1 48 > 5x5 64", "1x1 64 > 3x3 96 > 3x3 96", f"avg > 1x1 {pool}"]
 
 
@@ -28,9 +28,9 @@ GRID8 = {
         "1x1 320", "1x1 384 > 1x3 384 | 3x1 384", "1x1 448 > 3x3 384 > 1x3 384 | 3x1 384", "avg > 1x1 192",
     ] for i in "bc"},
 }
-AUX = Aux(grid=5, rows=["1x1 128 > 5x5v 768"], weight=0.4)  # BN-auxiliary: the 5x5v is its FC layer, normalized too
+AUX = Aux(grid=5, rows=["1x1 128 > 5x5v 768"], weight=0.4)  # BN-auxiliary: 5x5v is its FC layer, also normalized
 INCEPTION_V3 = Net(
     name="inception_v3", error="21.2 / 5.6", image_size=299, norm="batch", eps=1e-3, dropout=0.2,
-    source="arXiv 1512.00567, Table 1; widths of the authors' release (TF-slim), as torchvision and timm",
+    source="arXiv 1512.00567, Table 1; widths of the authors' release (TF-slim), as in torchvision and timm",
     stages={"stem": STEM, "grid35": GRID35, "grid17": GRID17, "grid8": GRID8}, aux={"mixed_6e": AUX},
 )

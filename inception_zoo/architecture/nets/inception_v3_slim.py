@@ -1,4 +1,4 @@
-"""Inception-v3 of TF-slim and Keras: average pools ignore the padded zeros that torchvision and timm count."""
+"""Inception-v3 of TF-slim and Keras: average pools do not count the padded zeros; in torchvision and timm they do."""
 
 from dataclasses import replace
 

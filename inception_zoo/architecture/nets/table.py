@@ -1,6 +1,6 @@
-"""The columns of a table: the facts about a published network.
+"""The fields of a table: the facts about a published network.
 
-In a table, ``# 17x17x768`` is the height, width and channels after the last endpoint of its line, at `image_size`.
+In a table, the comment ``# 17x17x768`` gives height, width and channels after the last endpoint of its line, at `image_size`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ class Residual:
     rows: Sequence[str]
     scale: float
     relu: bool = True  # activation after the sum
-    shortcut: bool = False  # a 1x1 projects the input too, so that the channels may change (arXiv 1512.03385, option B)
-    drop_path: float = 0.0  # probability to skip the rows in training, per image (arXiv 1603.09382)
+    shortcut: bool = False  # a 1x1 on the input too, so that the channels may change (arXiv 1512.03385, option B)
+    drop_path: float = 0.0  # probability that training skips the rows, per image (arXiv 1603.09382)
 
 
 Stage = Mapping[str, Sequence[str] | Residual]  # endpoint → block
@@ -25,12 +25,12 @@ Stage = Mapping[str, Sequence[str] | Residual]  # endpoint → block
 class Aux:
     """An auxiliary classifier: average pool to `grid`, rows, an optional hidden layer, logits."""
 
-    grid: int  # side of the pooled grid: the papers' 5x5/3 average pool at the published input size
+    grid: int  # side of the pooled grid: output of the papers' 5x5/3 average pool at the published image size
     rows: Sequence[str]
-    weight: float  # of its loss
+    weight: float  # weight of its loss
     hidden: int | None = None  # a fully connected layer with dropout before the logits
     dropout: float = 0.0
-    adaptive: bool = False  # always pool adaptively, as torchvision does; otherwise only where 5x5/3 misses `grid`
+    adaptive: bool = False  # always pool adaptively, as torchvision; otherwise only if 5x5/3 does not give `grid`
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Net:
     norm: str
     dropout: float  # before the classifier
     eps: float = 1e-5  # of BatchNorm
-    momentum: float = 0.1  # of BatchNorm, PyTorch's sense
-    bias: bool = False  # convolutions keep a bias beside BatchNorm
+    momentum: float = 0.1  # of BatchNorm, as PyTorch defines it
+    bias: bool = False  # convolutions have a bias in addition to BatchNorm
     count_padding: bool = True  # average pools count the padded zeros
-    aux: Mapping[str, Aux] = field(default_factory=dict)  # by the endpoint that they tap
+    aux: Mapping[str, Aux] = field(default_factory=dict)  # by the endpoint whose output they read
 
     @property
     def grids(self) -> list[str]:
-        """Return every stage but the stem: the stages whose blocks can be swapped together."""
+        """All stages except the stem: the blocks of such a stage can be swapped together."""
         return list(self.stages)[1:]
 
     @property
     def names(self) -> list[str]:
-        """Return the valid keys of `blocks`: `all`, every grid, then every endpoint."""
+        """Valid keys of `blocks`: `all`, every grid, then every endpoint."""
         return ["all", *self.grids, *(endpoint for stage in self.stages.values() for endpoint in stage)]

@@ -1,14 +1,14 @@
-"""The training path: what the forward pass saves for the backward pass, and what the backward pass recomputes (`model.memory`).
+"""The training path: the activations that are saved for the backward pass, and those that it recomputes (`model.memory`).
 
     plain    saves the input and the output of every convolution
-    lean     saves the output of every convolution; recomputes what follows it (normalize, activate, pool, concatenate)
-    minimal  saves the feature maps between the network's segments; each segment runs once more, in lean mode
+    lean     saves the output of every convolution; recomputes normalization, activation, pooling and concatenation
+    minimal  saves the feature maps between the network's segments; recomputes each segment, in lean mode
 
-Feature maps that can be recomputed carry a recipe. A function that reads them saves what the recipe needs instead of the
-feature maps. Loss and gradients are the same in every mode, up to rounding. On CPUs, `network.kernels` does the arithmetic.
+Feature maps that can be recomputed have a recipe. A function that reads them saves the tensors of the recipe instead of the
+feature maps. Loss and gradients are the same in every mode, up to rounding. On CPUs, `network.kernels` computes them.
 
-`dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools` and `sums` are
-autograd functions, `recipes` describes recomputation, and `segments` runs parts of the network again.
+`dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools` and `sums` are autograd
+functions, `recipes` describes recomputation, and `segments` recomputes whole parts of the network.
 """
 
 from inception_zoo.network.autograd.dispatch import recording, trained_by

@@ -1,4 +1,4 @@
-"""Choose how a module computes: by its own forward pass, or by a function of the training path."""
+"""Choose between a module's own forward pass and a function of the training path."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,15 +14,18 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def recording(module: nn.Module) -> bool:
-    """Return True if a backward pass may follow; False under torch.compile, export and tracing, which read plain modules."""
+    """Return True if a backward pass may follow; False under torch.compile, export and tracing, which need plain modules."""
     return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def trained_by(train: Callable[[Any, Tensor], Tensor]) -> Callable[[type[M]], type[M]]:
-    """Give a module class a second forward pass: ``train(module, x)``, taken while `recording`.
+    """Add a second forward pass to a module class, used while `recording` is True.
 
-    The class's own forward pass stays in reach of `train` as ``module.plain(x)``. ``module.lean`` is True if the mode is
-    `lean` or `minimal`.
+    The class's own forward pass remains available as ``module.plain(x)``. ``module.lean`` is True in the modes `lean` and
+    `minimal`.
+
+    Args:
+        train: The second forward pass, ``train(module, x)``, with the shapes of the first.
     """
 
     def decorate(cls: Any) -> Any:
@@ -39,18 +42,18 @@ def trained_by(train: Callable[[Any, Tensor], Tensor]) -> Callable[[type[M]], ty
 
 
 def by_kernels(x: Tensor) -> bool:
-    """Return True if our CPU kernels support the device and the compute dtype of feature maps (N, C, H, W)."""
+    """Return True if the CPU kernels support the device and the compute dtype of feature maps `x` (N, C, H, W)."""
     return kernels.ready(x) and dtype_of(x) in kernels.DTYPES
 
 
 def dtype_of(x: Tensor) -> torch.dtype:
-    """Return the dtype that a convolution of `x` computes in: autocast's, otherwise that of `x`."""
+    """Return the compute dtype of a convolution of `x` (any shape): autocast's if it is enabled, otherwise that of `x`."""
     device = x.device.type
-    known = torch.amp.is_autocast_available(device)  # not for meta
+    known = torch.amp.is_autocast_available(device)  # False for the meta device
     return torch.get_autocast_dtype(device) if known and torch.is_autocast_enabled(device) else x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Compute in the dtype of `x`, even inside an autocast region."""
+    """Return a context that computes in the dtype of `x` (any shape), even inside an autocast region."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -1,4 +1,4 @@
-"""The forward passes of the modules of `network.blocks` in training, as the memory mode and the device need them."""
+"""Forward passes in training for the modules of `network.blocks`; they depend on the memory mode and the device."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -24,7 +24,7 @@ def convolve(unit: Any, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
     Args:
         unit: The module.
         x: Feature maps (N, C, H, W).
-        pool: An average pool that `run_steps` moved behind the convolution; requires `takes_kernels`.
+        pool: An average pool that `run_steps` moved after the convolution; requires `takes_kernels`.
 
     Returns:
         Feature maps (N, K, H', W').
@@ -32,10 +32,10 @@ def convolve(unit: Any, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
     norm, act = (getattr(unit, name, None) for name in ("norm", "act"))
     if takes_kernels(x, unit):
         return run_units(x, [Unit(unit.conv, norm, act is not None, pool)], unit.lean)[0]
-    if not unit.lean or is_changed(unit) or isinstance(norm, nn.SyncBatchNorm):  # a rerun would synchronize the ranks again
+    if not unit.lean or is_changed(unit) or isinstance(norm, nn.SyncBatchNorm):  # SyncBatchNorm would synchronize again
         return unit.plain(x)
     (c,) = run_units(x, [Unit(unit.conv)], unit.lean)
-    if norm is None and isinstance(act, nn.ReLU):  # saves nothing but its output
+    if norm is None and isinstance(act, nn.ReLU):  # ReLU saves only its output
         y = F.relu(c)
         return annotate(y, (y,), lambda y: y)
     if norm is None and act is None:
@@ -46,7 +46,7 @@ def convolve(unit: Any, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
 
 
 def _finish(unit: nn.Sequential, c: Tensor) -> Tensor:
-    """Return ``act(norm(c))``; change `c` itself in neither of them."""
+    """Return ``act(norm(c))``, without changing `c` in place."""
     norm, act = (getattr(unit, name, None) for name in ("norm", "act"))
     with without_autocast(c):
         c = c.clone() if norm is None else norm(c)
@@ -61,9 +61,9 @@ def pooled(pool: Any, x: Tensor) -> Tensor:
 
 
 def run_steps(steps: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Run modules one after the other.
+    """Run modules one after the other: (N, C, H, W) → (N, K, H', W').
 
-    An average pool before a 1x1 convolution runs after it, where there are fewer channels: both are linear and commute.
+    An average pool before a 1x1 convolution runs after it instead: both are linear and commute, and there are fewer channels.
     """
     left = list(steps)
     while left:
@@ -75,7 +75,10 @@ def run_steps(steps: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def run_branches(concat: Any, x: Tensor) -> Tensor:
-    """Return ``cat([branch(x) for branch in concat], 1)``; all 1x1 convolutions that read `x` are one matrix product."""
+    """Return ``cat([branch(x) for branch in concat], 1)``: (N, C, H, W) → (N, sum(K_i), H', W').
+
+    All 1x1 convolutions that read `x` are computed as one matrix product.
+    """
     if len(concat) == 1:
         return concat.plain(x)
     first: dict[nn.Module, Any] = {branch: unit for branch in concat if (unit := opening(branch, x)) is not None}
@@ -86,7 +89,7 @@ def run_branches(concat: Any, x: Tensor) -> Tensor:
 
 
 def concatenated(parts: Sequence[Tensor], lean: bool) -> Tensor:
-    """Return ``cat(parts, 1)``; in lean mode with a recipe that recomputes each part into its slice of the whole.
+    """Return ``cat(parts, 1)``; in lean mode with a recipe that recomputes each part into its slice of the result.
 
     Args:
         parts: Feature maps (N, C_i, H, W).
@@ -122,28 +125,31 @@ def residual(block: Any, x: Tensor) -> Tensor:
 
 
 def takes_kernels(x: Tensor, unit: nn.Module) -> bool:
-    """Return True if `convolve` takes our kernels: batch statistics, followed by ReLU or nothing."""
+    """Return True if `convolve` can use the CPU kernels for `x` (N, C, H, W).
+
+    They support BatchNorm in training mode, followed by ReLU or nothing.
+    """
     norm, act = (unit._modules.get(name) for name in ("norm", "act"))
     usual = type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.momentum is not None
     return usual and (act is None or type(act) is nn.ReLU) and by_kernels(x) and not is_changed(unit)
 
 
 def opening(branch: Any, x: Tensor) -> nn.Module | None:
-    """Return a row's first step if it is a 1x1 convolution that takes our kernels."""
+    """Return the first step of a row if it is a 1x1 convolution that can use the CPU kernels for `x` (N, C, H, W)."""
     ours = isinstance(branch, nn.Sequential) and hasattr(branch, "lean") and len(branch) and not is_hooked(branch)
     unit = branch[0] if ours else None
     return unit if unit is not None and _is_matrix(unit._modules.get("conv"), bias=False) and takes_kernels(x, unit) else None
 
 
 def commute(pool: nn.Module, unit: nn.Module) -> bool:
-    """Return True if `pool` is an average that keeps the grid, and the convolution of `unit` is a 1x1 without bias."""
+    """Return True if `pool` is an average pool that keeps the grid, and the convolution of `unit` is a 1x1 without bias."""
     if not isinstance(pool, nn.AvgPool2d) or pool.divisor_override or is_hooked(pool):
         return False
     return _is_matrix(unit._modules.get("conv"), bias=False) and all(k == 2 * p + 1 and s == 1 for k, s, p in windows(pool))
 
 
 def is_plain_sum(block: Any) -> bool:
-    """Return True if a residual block is a 1x1 convolution, a sum and perhaps ReLU, without hooks."""
+    """Return True if a residual block consists of a 1x1 convolution, a sum and an optional ReLU, without hooks."""
     parts = block.project, block.drop, block.act
     usual = type(block.drop) is nn.Identity and type(block.act) in (nn.ReLU, nn.Identity)
     return usual and _is_matrix(block.project) and not any(map(is_hooked, parts))
@@ -156,19 +162,19 @@ def is_changed(unit: nn.Module) -> bool:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Return True if a user has registered hooks on a module: they run only if the module is called."""
+    """Return True if a module has hooks. The training path would skip them: they run only if the module is called."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _is_plain(conv: nn.Module | None) -> bool:
-    """Return True for a convolution with numeric zero padding, without dilation and groups."""
+    """Return True for a convolution with zero padding, given as numbers, without dilation and groups."""
     if type(conv) is not nn.Conv2d or isinstance(conv.padding, str):
         return False
     return conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
 
 
 def _is_matrix(conv: nn.Module | None, bias: bool = True) -> bool:
-    """Return True for a 1x1 convolution of stride 1 without padding; `bias`: it may have one."""
+    """Return True for a 1x1 convolution of stride 1 without padding; with a bias only if `bias` is True."""
     if not isinstance(conv, nn.Conv2d) or not _is_plain(conv):
         return False
     one = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)

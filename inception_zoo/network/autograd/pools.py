@@ -1,4 +1,4 @@
-"""Pooling by our kernels."""
+"""Pooling with the CPU kernels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,15 +16,15 @@ AnyPool = nn.MaxPool2d | nn.AvgPool2d
 class Pool(torch.autograd.Function):
     """``y = max(window of x)`` or ``y = sum(window of x) / count``, per channel.
 
-    Saves for backward: for a maximum, its position inside the window as one byte per output, (N, C, H', W') uint8; for an
-    average, nothing. Recomputes nothing: pooling again would take longer than everything else in lean mode.
+    Saves for backward: max pooling, the position of each maximum in its window, (N, C, H', W') uint8; average pooling, nothing.
+    Recomputes: nothing. To repeat the pooling would take longer than all other recomputation of lean mode.
 
-    Backward: a maximum passes its gradient to the saved position, an average spreads it evenly over the window.
+    Backward: max pooling adds each gradient at the saved position; average pooling spreads it evenly over the window.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pool: AnyPool) -> Tensor:
-        """Feature maps (N, C, H, W), channels_last → (N, C, H', W')."""
+        """Map feature maps (N, C, H, W), channels_last, to (N, C, H', W')."""
         ctx.pool, ctx.shape = pool, x.shape
         if isinstance(pool, nn.AvgPool2d):
             return kernels.average_pool(x, *pool_arguments(pool, x.shape))
@@ -35,7 +35,7 @@ class Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        """Gradient of y (N, C, H', W') → gradient of x (N, C, H, W)."""
+        """Map the gradient of y (N, C, H', W') to the gradient of x (N, C, H, W)."""
         if isinstance(ctx.pool, nn.AvgPool2d):
             return kernels.average_pool_backward(g, *pool_arguments(ctx.pool, ctx.shape)), None
         (position,) = ctx.saved_tensors
@@ -43,29 +43,29 @@ class Pool(torch.autograd.Function):
 
 
 def has_kernel(pool: AnyPool, x: Tensor) -> bool:
-    """Return True if `Pool` supports the feature maps, and one byte is enough for a position inside the window."""
+    """Return True if `Pool` supports `x` (N, C, H, W), and one byte is enough for a position in the window."""
     (height, *_), (width, *_) = windows(pool)
     return by_kernels(x) and height * width <= 256 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def windows(pool: AnyPool) -> list[tuple[int, int, int]]:
-    """Return (kernel, stride, padding) of the height, and of the width."""
+    """Return (kernel, stride, padding) of height and width."""
     sizes = (each if isinstance(each, tuple) else (each, each) for each in (pool.kernel_size, pool.stride, pool.padding))
     return list(zip(*sizes, strict=True))
 
 
 def _axes(pool: AnyPool, shape: Sequence[int]) -> list[kernels.Axis]:
-    """Return (input size, output size, kernel, stride, padding) of the height, and of the width."""
+    """Return (input size, output size, kernel, stride, padding) of height and width, for an input of `shape` (N, C, H, W)."""
     axes = []
     for n, (k, s, p) in zip(shape[-2:], windows(pool), strict=True):
         out = (n + 2 * p - k + (s - 1 if pool.ceil_mode else 0)) // s + 1
-        if pool.ceil_mode and (out - 1) * s >= n + p:  # a window that would begin in the padding
+        if pool.ceil_mode and (out - 1) * s >= n + p:  # PyTorch drops a window that starts in the padding
             out -= 1
         axes.append((n, out, k, s, p))
     return axes
 
 
 def pool_arguments(pool: nn.AvgPool2d, shape: Sequence[int]) -> tuple[kernels.Axis, kernels.Axis, bool]:
-    """Return the arguments of `kernels.average_pool` for an input of `shape`."""
+    """Return the arguments of `kernels.average_pool` for an input of `shape` (N, C, H, W)."""
     h, w = _axes(pool, shape)
     return h, w, bool(pool.count_include_pad)

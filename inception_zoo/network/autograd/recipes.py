@@ -1,6 +1,6 @@
-"""Feature maps that can be recomputed: which tensors are saved, and the function that recomputes them.
+"""Recipes: the saved tensors and the function that recompute feature maps in the backward pass.
 
-`rerun` makes any operation without a kernel of ours recomputable.
+`rerun` makes an operation recomputable that has no kernel in `network.kernels`. Tensors have any shape where none is given.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Recompute:
-    """``x = function(*saved)``; in the backward pass the result stays until the last of `users` has read it."""
+    """``x = function(*saved)``. In the backward pass, the result is stored until the last of the `users` has read it."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function, self.users = function, 0
@@ -33,7 +33,7 @@ class Recompute:
             out.copy_(self(*saved))
 
     def serve(self, *saved: Tensor) -> Tensor:
-        """Return the result to one of the users."""
+        """Return the result to one of the users; after the last one, release it."""
         result = self(*saved)
         self.users -= 1
         self.result = result if self.users > 0 else None
@@ -42,7 +42,7 @@ class Recompute:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Feature maps as ``recompute(*saved)``; valid while their in-place `version` counter stays the same."""
+    """Feature maps as ``recompute(*saved)``; valid while `version`, their counter of in-place changes, stays the same."""
 
     recompute: Recompute
     saved: tuple[Tensor, ...]
@@ -50,26 +50,26 @@ class Recipe:
 
 
 def annotate(x: Tensor, saved: Sequence[Tensor], function: Callable[..., Tensor]) -> Tensor:
-    """Attach the recipe ``x = function(*saved)`` to `x`, and return `x`."""
+    """Attach the recipe ``x = function(*saved)`` to `x` (any shape), and return `x`."""
     recompute = function if isinstance(function, Recompute) else Recompute(function)
     x.recipe = Recipe(recompute, tuple(t.detach() for t in saved), x._version)  # type: ignore[attr-defined]
     return x
 
 
 def recipe_of(x: Tensor) -> Recipe | None:
-    """Return the recipe of `x`; None if it has none, or was changed in place since."""
+    """Return the recipe of `x` (any shape); None if it has none, or if `x` was changed in place."""
     recipe = getattr(x, "recipe", None)
     return recipe if recipe and recipe.version == x._version else None
 
 
 def forget(x: Tensor) -> Tensor:
-    """Drop the recipe of `x` and the tensors that it holds, and return `x`."""
+    """Remove the recipe of `x` (any shape), which releases its tensors, and return `x`."""
     x.__dict__.pop("recipe", None)
     return x
 
 
 class SavedInput:
-    """An autograd function's input, saved for backward as itself or as the tensors of its recipe."""
+    """The input of an autograd function, saved for backward as it is or as the tensors of its recipe."""
 
     def __init__(self, recompute: Recompute | None = None, saved: Sequence[Tensor] = ()) -> None:
         self.recompute, self.saved = recompute, tuple(saved)
@@ -82,19 +82,19 @@ class SavedInput:
         return cls(recipe.recompute, recipe.saved) if recipe else cls()
 
     def take(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the tensors to save, and release them here: from now on only autograd holds them."""
+        """Return the tensors to save for `x` (any shape), and release them here: afterwards, only autograd holds them."""
         saved, self.saved = self.saved or (x,), ()
         return saved
 
     def save(self, ctx: Any, x: Tensor, *others: Tensor) -> None:
-        """Save `x`, or what its recipe needs, and then `others`."""
+        """Save `x` or the tensors of its recipe, then `others` (all of any shape)."""
         saved = self.take(x)
         self.count = len(saved)
         ctx.save_for_backward(*saved, *others)
 
     def load(self, ctx: Any) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Return what `save` saved: the tensors for `restore`, and the others."""
-        saved = ctx.saved_tensors  # read once: in minimal mode each access may run a segment
+        """Return the saved tensors: those for `restore`, and the others."""
+        saved = ctx.saved_tensors  # read once: in minimal mode, each access may recompute a segment
         return saved[: self.count], saved[self.count :]
 
     def restore(self, saved: Sequence[Tensor]) -> Tensor:
@@ -103,13 +103,16 @@ class SavedInput:
 
 
 def rerun(x: Tensor, first: Function, again: Function, parameters: Sequence[Tensor] = ()) -> Tensor:
-    """Return ``first(x)``, with a recipe; save only `x`, or what its recipe needs, for the backward pass.
+    """Return ``first(x)`` with a recipe; save only `x`, or the tensors of its recipe, for the backward pass.
 
     Args:
         x: Feature maps (N, C, H, W).
         first: Any differentiable function of `x` and `parameters`.
         again: The same function without side effects, for the backward pass.
-        parameters: The tensors beside `x` that receive a gradient.
+        parameters: The other tensors that receive a gradient.
+
+    Returns:
+        A tensor with the shape of ``first(x)``.
     """
     recipe = recipe_of(x)
     saved, before = (recipe.saved, recipe.recompute) if recipe else ((x,), lambda x: x)
@@ -124,13 +127,13 @@ def rerun(x: Tensor, first: Function, again: Function, parameters: Sequence[Tens
 class _Rerun(torch.autograd.Function):
     """``y = first(x)``.
 
-    Saves for backward: `x`, or what its recipe needs, and the parameters. Recomputes: `x` if it has a recipe, then
-    ``y = again(x)`` with gradients enabled, and differentiates that.
+    Saves for backward: `x`, or the tensors of its recipe, and the parameters. Recomputes: `x` if it has a recipe, then
+    ``y = again(x)`` with gradients enabled, which autograd differentiates.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: SavedInput, first: Function, again: Function, *parameters: Tensor) -> Tensor:
-        """Feature maps (N, C, H, W) → ``first(x)``, of any shape."""
+        """Map feature maps (N, C, H, W) to ``first(x)``, of any shape."""
         ctx.source, ctx.again = source, again
         source.save(ctx, x, *parameters)
         return first(x)
@@ -138,7 +141,7 @@ class _Rerun(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        """Gradient of y → gradients of x (N, C, H, W) and of each parameter."""
+        """Map the gradient of y to the gradients of x (N, C, H, W) and of each parameter."""
         saved, parameters = ctx.source.load(ctx)
         x = ctx.source.restore(saved).detach().requires_grad_()
         trainable = [p for p in parameters if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Segments of the network that run once more in the backward pass: `memory=minimal`."""
+"""Segments of the network, which `memory=minimal` recomputes in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +22,9 @@ def run_segments(model: Any, x: Tensor) -> Iterator[tuple[str, Tensor]]:
     Args:
         model: The network.
         x: Images (N, in_channels, H, W).
+
+    Yields:
+        The endpoint, and its feature maps (N, C, H', W').
     """
     if model.memory != "minimal" or not recording(model):
         yield from model.run_blocks(x)
@@ -32,10 +35,10 @@ def run_segments(model: Any, x: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def segments(plan: Plan, size: Size) -> list[list[str]]:
-    """Group the endpoints into segments; no segment saves more than the first one while it runs again.
+    """Group the endpoints into segments; none needs more activation memory, while it is recomputed, than the first one.
 
-    The first segment is the stem, whose feature maps are the largest: it sets the peak, wherever the others are cut. An
-    endpoint with an auxiliary head ends its segment.
+    The first segment is the stem. Its feature maps are the largest, so it sets the peak memory for any division of the rest.
+    An endpoint with an auxiliary head ends its segment.
 
     Args:
         plan: The network.
@@ -47,7 +50,7 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
         convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
         given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
         grid = shapes[block.name][1:]
-        if block.residual:  # every other sum is saved
+        if block.residual:  # lean mode saves every other sum
             given += block.c_out * grid[0] * grid[1] // 2
         if block.stage == stem:
             most += given
@@ -61,11 +64,11 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
 
 
 class _SaveInput(torch.autograd.Function):
-    """``y = x``. Saves x where autograd's saved-tensor hooks see it: `checkpoint` alone would hide it from them."""
+    """``y = x``. Saves x with `save_for_backward`, so that saved-tensor hooks see it; `checkpoint` alone hides it from them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Tensor of any shape → a view of it."""
+        """Return a view of `x` (any shape)."""
         ctx.save_for_backward(x)
         return x.view_as(x)
 
@@ -75,14 +78,14 @@ class _SaveInput(torch.autograd.Function):
 
 
 def segment(run: nn.Module, x: Tensor) -> Tensor:
-    """Return ``run(x)``; save only `x` for the backward pass, which recomputes the rest in one more run."""
+    """Return ``run(x)``, feature maps (N, K, H', W'), for `x` (N, C, H, W); save only `x` and recompute the rest."""
     y = checkpoint(run, _SaveInput.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), same_statistics(run)))
-    return forget(y)  # its recipe would hold what is to be recomputed
+    return forget(y)  # its recipe would keep tensors that are to be recomputed
 
 
 @contextmanager
 def same_statistics(run: nn.Module) -> Iterator[None]:
-    """Discard updates of running statistics while `run` runs again: they have seen this batch before."""
+    """Discard updates of running statistics while `run` is recomputed: they already include this batch."""
     buffers = [(norm._buffers, dict(norm._buffers)) for norm in run.modules() if isinstance(norm, _BatchNorm)]
     for own, known in buffers:
         own.update({name: None if each is None else each.clone() for name, each in known.items()})

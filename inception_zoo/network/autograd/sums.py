@@ -15,7 +15,7 @@ from inception_zoo.network.autograd.units import channels_last, convolution_back
 
 
 def add(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: bool, lean: bool) -> Tensor:
-    """Return ``relu(x + scale * project(joined))``. In lean mode, every other sum of a chain is recomputed from the one before.
+    """Return ``relu(x + scale * project(joined))``. Lean mode recomputes every other sum of a chain from the sum before it.
 
     Args:
         x: The shortcut's output, (N, K, H, W).
@@ -23,7 +23,7 @@ def add(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: bool,
         project: A 1x1 convolution from C to K channels.
         scale: The residual scale.
         relu: Apply ReLU to the sum.
-        lean: Attach a recipe to the sum where that saves memory.
+        lean: Attach a recipe to the sum if that saves memory.
 
     Returns:
         Feature maps (N, K, H, W).
@@ -33,7 +33,7 @@ def add(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: bool,
     recipe, addition = recipe_of(joined), _Addition(project, scale, relu, SavedInput.of(joined), SavedInput())
     if not lean or recipe is None or recipe_of(x) is not None or not relu:
         return _Add.apply(x, joined, addition, *parameters)
-    join, again = recipe.recompute, replace(addition)  # not `recipe`, whose tensors must be released
+    join, again = recipe.recompute, replace(addition)  # does not refer to `recipe`: its tensors must be released
 
     def recompute(x: Tensor, *saved: Tensor) -> Tensor:
         return again(x, join(*saved[len(parameters) :]), saved[: len(parameters)])
@@ -45,7 +45,7 @@ def add(x: Tensor, joined: Tensor, project: nn.Conv2d, scale: float, relu: bool,
 
 @dataclass
 class _Addition:
-    """``relu(x + scale * project(joined))``; `source` restores `joined` in the backward pass, `sums` the result."""
+    """``relu(x + scale * project(joined))``. In the backward pass, `source` restores `joined`, and `sums` the result."""
 
     project: nn.Conv2d
     scale: float
@@ -64,7 +64,7 @@ class _Addition:
         return y.relu_() if self.relu else y
 
     def scaled(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Return ``scale * parameter`` in `dtype`, detached."""
+        """Return ``scale * parameter`` in `dtype`, detached, for parameters of any shape."""
         typed = (p.detach().to(dtype) for p in parameters)
         return [p if self.scale == 1 else p * self.scale for p in typed]
 
@@ -72,15 +72,15 @@ class _Addition:
 class _Add(torch.autograd.Function):
     """``y = relu(x + s * (w @ joined + b))`` at every position, with w (K, C, 1, 1) and b (K).
 
-    Saves for backward: `joined`, or what its recipe needs; w; with ReLU also y, or what its recipe needs.
-    Recomputes: `joined` and y where they have recipes.
+    Saves for backward: `joined` or the tensors of its recipe; w; with ReLU, also y or the tensors of its recipe.
+    Recomputes: `joined` and y, if they have recipes.
 
     Backward: ``gx = g * (y > 0)``, ``g_joined = s * w^T @ gx``, ``gw = s * gx @ joined^T``, ``gb = s * sum(gx)``.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, joined: Tensor, addition: _Addition, *parameters: Tensor) -> Tensor:
-        """x (N, K, H, W) and joined (N, C, H, W) → y (N, K, H, W)."""
+        """Map x (N, K, H, W) and joined (N, C, H, W) to y (N, K, H, W)."""
         ctx.addition = addition
         y = addition(x, joined, parameters)
         addition.source.save(ctx, joined, parameters[0], *(addition.sums.take(y) if addition.relu else ()))
@@ -89,10 +89,10 @@ class _Add(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        """Gradient of y (N, K, H, W) → gradients of x, joined, w and b."""
+        """Map the gradient of y (N, K, H, W) to the gradients of x, joined, w and b."""
         addition = ctx.addition
         saved, (weight, *saved_sums) = addition.source.load(ctx)
-        g = channels_last(g)  # a global pool's gradient is not, and the whole chain of sums would inherit its layout
+        g = channels_last(g)  # a global pool's gradient is not, and all sums of the chain would inherit its layout
         if addition.relu:
             g = torch.ops.aten.threshold_backward(g, addition.sums.restore(saved_sums), 0)
         joined = addition.source.restore(saved)

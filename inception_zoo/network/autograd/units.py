@@ -15,14 +15,14 @@ from inception_zoo.network.autograd.dispatch import dtype_of, without_autocast
 from inception_zoo.network.autograd.pools import pool_arguments
 from inception_zoo.network.autograd.recipes import SavedInput, annotate
 
-# Up to these, a weight gradient takes less time as a matrix product than by oneDNN (docs/speed.md).
+# Up to these sizes, a weight gradient is faster as a matrix product than by oneDNN (docs/speed.md).
 FEW = 1024  # positions, N * H * W
 NARROW = 1024  # input channels of a 1x1 convolution, at any number of positions
 
 
 @dataclass
 class Unit:
-    """``relu(norm(pool(conv(x))))``; every part but the convolution is optional."""
+    """``relu(norm(pool(conv(x))))``; only the convolution is required."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None = None
@@ -31,12 +31,12 @@ class Unit:
 
 
 def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
-    """Return ``relu(norm(pool(conv(x))))`` of each unit, by one autograd function.
+    """Return ``relu(norm(pool(conv(x))))`` of each unit, computed by one autograd function.
 
     Args:
         x: Feature maps (N, C, H, W).
-        units: Several units must be 1x1 convolutions with batch normalization: they become one matrix product.
-        lean: Attach a recipe to the outputs: the convolution's output and ``affine``, instead of the outputs themselves.
+        units: One unit, or several 1x1 convolutions with batch normalization, which become one matrix product.
+        lean: Attach a recipe to the outputs; it saves the convolution's output and ``affine`` instead of the outputs.
 
     Returns:
         Feature maps (N, K_u, H', W') per unit.
@@ -77,19 +77,19 @@ class _Convolve(torch.autograd.Function):
     The units' weights are one w (K, C, kh, kw) with K = sum(K_u), and their outputs are slices of one c (N, K, H', W').
     ``affine`` (4, K_u) holds scale, shift, mean and 1 / standard deviation of the batch.
 
-    Saves for backward: x, or what its recipe needs; w in the compute dtype; with normalization also c and ``affine``.
+    Saves for backward: x or the tensors of its recipe; w in the compute dtype; with normalization, also c and ``affine``.
     Recomputes: x if it has a recipe, and the mask ``y > 0`` from c and ``affine``. Neither y nor the pool's input is saved.
 
-    Backward: ``gc`` = gradient of normalization and ReLU at c, spread over the pool's windows; then ``gx = conv^T(gc, w)``,
-    ``gw = x^T gc`` over all positions and ``gb = sum(gc)``.
+    Backward: ``gc`` is the gradient of normalization and ReLU at c, spread over the pool's windows. Then
+    ``gx = conv^T(gc, w)``, ``gw = x^T gc`` over all positions and ``gb = sum(gc)``.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *_: Tensor | None) -> tuple[Tensor, ...]:
-        """x (N, C, H, W) → (c,) without normalization; otherwise y (N, K_u, H', W') of each unit, c, ``affine`` of each."""
+        """Map x (N, C, H, W) to (c,) without normalization, otherwise to each unit's y (N, K_u, H', W'), c, each ``affine``."""
         first = units[0]
         ctx.units, ctx.source = units, source
-        ctx.set_materialize_grads(False)  # otherwise zeros as large as `c`, which nobody reads
+        ctx.set_materialize_grads(False)  # saves memory: otherwise zeros of the size of `c`, never read
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
         with without_autocast(x):
@@ -112,7 +112,7 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Gradients of the outputs of `forward` → gradients of x, and of weight, bias, gamma and beta of each unit."""
+        """Map the gradients of the outputs to those of x, and of weight, bias, gamma and beta of each unit."""
         units, source = ctx.units, ctx.source
         first = units[0]
         saved, (w, *rest) = source.load(ctx)
@@ -147,7 +147,7 @@ def _split(whole: Tensor | None, units: Sequence[Unit], dim: int) -> Sequence[An
 
 
 def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0) -> Tensor | None:
-    """Return ``scale * gradient`` with the dtype and strides of its parameter `own`, as DistributedDataParallel needs it."""
+    """Return ``scale * gradient`` with the dtype and strides of its parameter `own` (same shape), as DDP requires."""
     if own is None or gradient is None:
         return None
     gradient = torch.empty_like(own).copy_(gradient)
@@ -155,7 +155,7 @@ def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0
 
 
 def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
-    """Return the weights of all units (K, C, kh, kw) in `dtype`; without a copy for one unit that has it."""
+    """Return the weights of all units (K, C, kh, kw) in `dtype`; no copy for a single unit that has this dtype."""
     if len(units) == 1:
         return units[0].conv.weight.detach().to(dtype)
     device = units[0].conv.weight.device
@@ -172,22 +172,23 @@ def _needed(ctx: Any, units: Sequence[Unit]) -> tuple[bool, bool, bool]:
 
 
 def channels_last(x: Tensor) -> Tensor:
+    """Return `x` (N, C, H, W) in the channels_last memory format; a copy only if it has another format."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def convolution_backward(
     g: Tensor, x: Tensor, w: Tensor, conv: nn.Conv2d, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of ``y = conv(x, w) + b``; None for those not `needed`.
+    """Return the gradients of ``y = conv(x, w) + b``; None for those that are not `needed`.
 
-    A weight gradient over few positions or input channels is the matrix product ``gw = g^T @ windows(x)``, and a bias
-    gradient of a 1x1 is ``ones @ g``; oneDNN computes the rest.
+    A weight gradient over few positions or input channels is the matrix product ``gw = g^T @ windows(x)``. The bias gradient of
+    a 1x1 is ``ones @ g``. oneDNN computes the rest.
 
     Args:
         g: Gradient of y, (N, K, H', W'), channels_last.
         x: Input of the convolution, (N, C, H, W), channels_last.
         w: Weight (K, C, kh, kw), in the dtype of g.
-        conv: The module, for kernel, stride and padding.
+        conv: The module; gives kernel, stride and padding.
         needed: True for each gradient to compute: of x, w and b.
 
     Returns:
@@ -201,7 +202,7 @@ def convolution_backward(
     gw = gb = None
     if product or matrix:
         rows = _rows(g)
-        if need_b:  # a quarter of the time of `sum`
+        if need_b:  # takes a quarter of the time of `sum`
             gb = (rows.new_ones(1, len(rows)) @ rows)[0]
         if product:
             gw = (rows.t() @ _windows(x, conv)).unflatten(1, (*conv.kernel_size, -1)).permute(0, 3, 1, 2)

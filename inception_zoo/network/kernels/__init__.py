@@ -1,7 +1,7 @@
-"""Our own CPU kernels: batch normalization with ReLU, and pooling, over channels_last maps in fp32 and bf16.
+"""CPU kernels for training: batch normalization with ReLU, and pooling, over channels_last feature maps in fp32 and bf16.
 
-`kernels.cpp` is compiled at first use, for the machine that it runs on, into the user's cache: about two seconds, once.
-Without a C++ compiler (or with INCEPTION_ZOO_KERNELS=0) `ready` is false, and PyTorch's own operators do the same.
+`kernels.cpp` is compiled at first use, for this machine's processor, into the user's cache folder: about two seconds, once.
+Without a C++ compiler, or with INCEPTION_ZOO_KERNELS=0, `ready` returns False and PyTorch's operators compute the same.
 """
 
 import ctypes
@@ -33,32 +33,44 @@ Axis = tuple[int, int, int, int, int]  # input, output, kernel, stride, padding
 
 
 def ready(maps: Tensor) -> bool:
-    """Whether the kernels are for such maps (N, C, H, W); they read them channels_last."""
+    """Return True if the kernels support the device and the dtype of `maps` (N, C, H, W), and are compiled."""
     usual = maps.device.type == "cpu" and maps.dtype in DTYPES and maps.dim() == 4 and maps.numel() > 0
     return usual and library() is not None
 
 
 def in_one_call(dtype: torch.dtype) -> bool:
-    """Whether oneDNN convolves such maps here, with a sum and ReLU in the same call; bf16 not on every CPU."""
+    """Return True if oneDNN can compute convolution, sum and ReLU in one call in `dtype` on this CPU; not all support bf16."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def convolve_and_add(x: Tensor, other: Tensor, weight: Tensor, bias: Tensor | None, place: Any, relu: bool) -> Tensor:
-    """The convolution of `x` at `place` (padding, stride, dilation, groups), and `other`, then ReLU: one call of oneDNN."""
+    """Return ``relu(conv(x) + other)``, computed in one call of oneDNN.
+
+    Args:
+        x: Feature maps (N, C, H, W).
+        other: The summand (N, K, H', W').
+        weight: Weight of the convolution (K, C, kh, kw).
+        bias: Bias of the convolution (K).
+        place: Padding, stride, dilation and groups of the convolution.
+        relu: Apply ReLU to the sum.
+
+    Returns:
+        Feature maps (N, K, H', W').
+    """
     binary, then = torch.ops.mkldnn._convolution_pointwise.binary, "relu" if relu else None
     return binary(x, other, weight, bias, *place, "add", 1.0, then, [], None)
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no compiler."""
+    """Return the compiled kernels; None without a compiler, if compilation fails, or if they are switched off."""
     if os.environ.get(SWITCH) == "0" or platform.system() != "Linux":
         return None
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
     if compiler is None:
-        log.info("no C++ compiler: training takes PyTorch's own kernels, which are slower on CPUs")
+        log.info("no C++ compiler found: training uses PyTorch's operators, which are slower on CPUs")
         return None
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception_zoo"
@@ -68,22 +80,22 @@ def library() -> ctypes.CDLL | None:
             with whole_file(file) as temporary:
                 subprocess.run([compiler, *FLAGS, SOURCE, "-o", temporary], check=True, capture_output=True, text=True)
         return ctypes.CDLL(str(file))
-    except (OSError, RuntimeError, ZooError, subprocess.CalledProcessError) as error:  # RuntimeError: a user without a home
+    except (OSError, RuntimeError, ZooError, subprocess.CalledProcessError) as error:  # RuntimeError: no home folder
         words = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip().splitlines()
         log.warning(
-            "the CPU kernels cannot be made (%s): PyTorch's own are taken, which are slower", words[0] if words else "?"
+            "the CPU kernels cannot be compiled (%s): using PyTorch's operators, which are slower", words[0] if words else "?"
         )
         return None
 
 
 def _fingerprint(compiler: str) -> str:
-    """Of all that the file depends on: a home may be shared by machines with other processors."""
+    """Return a hash of all inputs of the compilation. It includes the processor: machines may share a home folder."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))), "")
     parts = SOURCE.read_bytes(), cpu.encode(), compiler.encode(), " ".join(FLAGS).encode()
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-# The types of what each kernel is given: p a pointer, l a size or a stride, a an axis, i whether, f a number.
+# Argument types of each kernel: p pointer, l size or stride, a axis, i flag, f number.
 SIGNATURES = {
     "batch_norm": "plllppfippppf",
     "normalize": "plllppipl",
@@ -117,18 +129,18 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
 
 
 def _rows(maps: Tensor) -> tuple[int, int]:
-    """Rows and channels of channels_last maps."""
+    """Return the number of rows, N * H * W, and of channels of channels_last feature maps (N, C, H, W)."""
     return maps.numel() // maps.shape[1], maps.shape[1]
 
 
 def _stride(maps: Tensor) -> int:
-    """From the channels of one position to those of the next, of channels_last maps or of some channels of such."""
+    """Return the distance from one position to the next, for channels_last feature maps (N, C, H, W) or a channel slice."""
     n, c, h, w = maps.shape
     return maps.stride(3) if w > 1 else maps.stride(2) if h > 1 else maps.stride(0) if n > 1 else c
 
 
 def _is_readable(maps: Tensor) -> bool:
-    """Whether `_stride` is all that there is to say of where maps lie."""
+    """Return True if a kernel can read `maps` (N, C, H, W) with `_stride`: channels_last, or a channel slice of that."""
     if maps.is_contiguous(memory_format=torch.channels_last):
         return True
     step, (_, c, h, w) = _stride(maps), maps.shape
@@ -138,7 +150,7 @@ def _is_readable(maps: Tensor) -> bool:
 
 
 def _numbers(*size: int) -> Tensor:
-    """Of every channel, whatever PyTorch's default type and device are: Lightning's bf16-true changes the first."""
+    """Return an empty fp32 tensor on the CPU; PyTorch's defaults may differ, as Lightning's bf16-true changes the dtype."""
     return torch.empty(size, dtype=torch.float32, device="cpu")
 
 
@@ -148,12 +160,21 @@ def _empty(like: Tensor, height: int, width: int) -> Tensor:
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Tensor]:
-    """Batch normalization in training, then ReLU: maps → maps, and (4, C): scale, shift, mean, 1 / standard deviation.
+    """Compute batch normalization in training, then ReLU.
 
-    The running statistics learn of this batch if the norm tracks any.
+    Updates the running statistics of `norm`, if it has any.
+
+    Args:
+        x: Feature maps (N, C, H, W), channels_last or a channel slice of channels_last feature maps.
+        norm: The layer.
+        relu: Apply ReLU.
+
+    Returns:
+        Feature maps (N, C, H, W) in the dtype of x, and the affine parameters (4, C) in fp32: scale, shift, mean and
+        1 / standard deviation of the batch.
 
     Raises:
-        ValueError: PyTorch's own, of a single value per channel.
+        ValueError: There is only one value per channel, as in PyTorch.
     """
     F._verify_batch_size(list(x.shape))  # type: ignore[attr-defined]
     y, affine = _empty(x, *x.shape[2:]), _numbers(4, x.shape[1])
@@ -170,19 +191,40 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Ten
 
 
 def _in_float(numbers: Tensor | None) -> Tensor | None:
-    """Themselves, unless they are in bf16."""
+    """Return `numbers` in fp32; no copy if they are fp32 already."""
     return numbers if numbers is None or numbers.dtype == torch.float32 else numbers.detach().float()
 
 
 def normalize(x: Tensor, affine: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:
-    """Maps → what `batch_norm` made of them; into `out` if given, which may be some channels of larger maps."""
+    """Recompute the output of `batch_norm`.
+
+    Args:
+        x: Feature maps (N, C, H, W), as in `batch_norm`.
+        affine: The affine parameters (4, C) that `batch_norm` returned.
+        relu: Apply ReLU.
+        out: Write the result here, (N, C, H, W), channels_last or a channel slice. None: allocate it.
+
+    Returns:
+        Feature maps (N, C, H, W).
+    """
     y = _empty(x, *x.shape[2:]) if out is None else out
     _call("normalize", x.dtype, x, _stride(x), *_rows(x), affine[0], affine[1], relu, y, _stride(y))
     return y
 
 
 def batch_norm_backward(g: Tensor, x: Tensor, affine: Tensor, relu: bool, gx: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of what `batch_norm` made of x → that of x, into `gx`, which lies in memory as x does; of weight and bias."""
+    """Compute the gradients of `batch_norm`.
+
+    Args:
+        g: Gradient of the output, (N, C, H, W).
+        x: Feature maps (N, C, H, W), as in `batch_norm`.
+        affine: The affine parameters (4, C) that `batch_norm` returned.
+        relu: True if ReLU was applied.
+        gx: Receives the gradient of x, (N, C, H, W); needs the strides of x.
+
+    Returns:
+        Gradients of weight (C) and bias (C) in fp32.
+    """
     if g.dtype != x.dtype or not _is_readable(g):
         g = g.to(x.dtype).contiguous(memory_format=torch.channels_last)
     gweight, gbias = _numbers(2, x.shape[1])
@@ -192,7 +234,16 @@ def batch_norm_backward(g: Tensor, x: Tensor, affine: Tensor, relu: bool, gx: Te
 
 
 def max_pool(x: Tensor, h: Axis, w: Axis) -> tuple[Tensor, Tensor]:
-    """Maps → pooled maps, and where in its window each was found, in one byte."""
+    """Compute max pooling.
+
+    Args:
+        x: Feature maps (N, C, H, W), channels_last.
+        h: Vertical axis.
+        w: Horizontal axis.
+
+    Returns:
+        Feature maps (N, C, H', W'), and the position of each maximum in its window, (N, C, H', W') uint8.
+    """
     y = _empty(x, h[1], w[1])
     which = torch.empty_like(y, dtype=torch.uint8)
     _call("max_pool", x.dtype, x, *x.shape[:2], h, w, y, which)
@@ -200,6 +251,7 @@ def max_pool(x: Tensor, h: Axis, w: Axis) -> tuple[Tensor, Tensor]:
 
 
 def max_pool_backward(g: Tensor, which: Tensor, h: Axis, w: Axis) -> Tensor:
+    """Return the gradient of x (N, C, H, W), for the gradient (N, C, H', W') and the positions (N, C, H', W') of `max_pool`."""
     g = g.contiguous(memory_format=torch.channels_last)
     gx = _empty(g, h[0], w[0])
     _call("max_pool_backward", g.dtype, g, which, *g.shape[:2], h, w, gx)
@@ -207,12 +259,24 @@ def max_pool_backward(g: Tensor, which: Tensor, h: Axis, w: Axis) -> Tensor:
 
 
 def average_pool(x: Tensor, h: Axis, w: Axis, count_padding: bool) -> Tensor:
+    """Compute average pooling.
+
+    Args:
+        x: Feature maps (N, C, H, W), channels_last.
+        h: Vertical axis.
+        w: Horizontal axis.
+        count_padding: Count the padded zeros in the average.
+
+    Returns:
+        Feature maps (N, C, H', W').
+    """
     y = _empty(x, h[1], w[1])
     _call("average_pool", x.dtype, x, *x.shape[:2], h, w, count_padding, y)
     return y
 
 
 def average_pool_backward(g: Tensor, h: Axis, w: Axis, count_padding: bool) -> Tensor:
+    """Return the gradient of x (N, C, H, W), for the gradient (N, C, H', W') of `average_pool`."""
     g = g.contiguous(memory_format=torch.channels_last)
     gx = _empty(g, h[0], w[0])
     _call("average_pool_backward", g.dtype, g, *g.shape[:2], h, w, count_padding, gx)

@@ -1,7 +1,8 @@
-// Batch normalization with ReLU, and pooling, over channels_last maps, for CPUs.
+// CPU kernels: batch normalization with ReLU, and pooling, over channels_last feature maps.
 //
-// Maps are rows (N * H * W) of channels. A row stride larger than the channels lets a slice of a concatenation be read or
-// written where it lies. Sums are in fp32 over a block of rows, in double over the blocks. T is float or bf16.
+// Feature maps are N * H * W rows of channels. With a row stride larger than the number of channels, a kernel reads or writes a
+// channel slice of a concatenation in place. Sums are in fp32 within a block of rows, and in double over the blocks. T is float
+// or bf16.
 
 #include <omp.h>
 #ifdef __AVX512BF16__
@@ -48,7 +49,7 @@ inline Lanes load(const bf16* p) {
 
 inline void store(float* p, Lanes v) { memcpy(p, &v, sizeof v); }
 
-inline void store(bf16* p, Lanes v) {  // to the nearest, ties to even; NaN stays NaN
+inline void store(bf16* p, Lanes v) {  // rounds to nearest, ties to even; NaN stays NaN
 #ifdef __AVX512BF16__
     const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
 #else
@@ -59,7 +60,7 @@ inline void store(bf16* p, Lanes v) {  // to the nearest, ties to even; NaN stay
     memcpy(p, &h, sizeof h);
 }
 
-// The last channels of a row may be fewer than the lanes: `Left` is how many there are, or Full.
+// The last lane of a row may be partly filled: its argument `left` is then the number of channels; for other lanes it is Full.
 struct Full {};
 
 template <class T>
@@ -86,7 +87,7 @@ inline void store(T* p, Lanes v, long left) {
     memcpy(p, part, left * sizeof(T));
 }
 
-// `work(lane, left)` for every LANES channels.
+// Calls `work(lane, left)` for each group of LANES channels.
 template <class Work>
 inline void each_lane(long channels, const Work& work) {
     long lane = 0;
@@ -100,7 +101,7 @@ constexpr long BLOCK = 256;  // rows
 
 long lanes_of(long channels) { return (channels + LANES - 1) / LANES; }
 
-// Two sums over the rows for every channel. `add(row, lane, left, first, second)` adds the share of one row.
+// Computes two sums over the rows for every channel. `add(row, lane, left, first, second)` adds the terms of one row.
 template <class Add>
 void sums(long rows, long channels, double* first, double* second, const Add& add) {
     const long lanes = lanes_of(channels), blocks = (rows + BLOCK - 1) / BLOCK;
@@ -116,7 +117,7 @@ void sums(long rows, long channels, double* first, double* second, const Add& ad
             std::fill(b.begin(), b.end(), Lanes{});
             const long end = std::min(rows, (block + 1) * BLOCK);
             long row = block * BLOCK;
-            for (; row + 4 <= end; row += 4)  // four at a time: fewer loads and stores of the sums
+            for (; row + 4 <= end; row += 4)  // four rows at a time: fewer loads and stores of the sums
                 each_lane(channels, [&](long lane, auto left) {
                     Lanes s = a[lane], t = b[lane];
                     for (int k = 0; k < 4; k++) add(row + k, lane, left, s, t);
@@ -147,7 +148,7 @@ std::vector<Lanes> padded(const float* values, long channels) {
 
 template <class T>
 void moments(const T* x, long stride, long rows, long channels, float* mean, float* variance) {
-    std::vector<Lanes> pivots(lanes_of(channels));  // near the mean, so that the squares do not cancel
+    std::vector<Lanes> pivots(lanes_of(channels));  // values near the mean: avoids cancellation in the sum of squares
     each_lane(channels, [&](long lane, auto left) { pivots[lane] = load(x + lane * LANES, left); });
     const Lanes* pivot = pivots.data();
     std::vector<double> first(channels), second(channels);
@@ -167,7 +168,7 @@ template <class T>
 void normalize(const T* x, long x_stride, long rows, long channels, const float* scale, const float* shift, bool relu, T* y,
                long y_stride) {
     const auto scales = padded(scale, channels), shifts = padded(shift, channels);
-    const Lanes *a = scales.data(), *b = shifts.data();  // by value into the loops: a store may change what a reference reads
+    const Lanes *a = scales.data(), *b = shifts.data();  // captured by value: stores might alias references
     const auto run = [=](auto finish) {
 #pragma omp parallel for schedule(static)
         for (long row = 0; row < rows; row++) {
@@ -184,8 +185,8 @@ void normalize(const T* x, long x_stride, long rows, long channels, const float*
         run([](Lanes v) { return v; });
 }
 
-// Batch normalization and ReLU in training. `affine` gets scale, shift, mean and the inverse of the standard deviation, each of
-// all channels. Running statistics are updated unless they are null; their variance is the unbiased one.
+// Batch normalization and ReLU in training. Writes scale, shift, mean and 1 / standard deviation of all channels to `affine`.
+// Updates the running statistics unless they are null; their variance is unbiased.
 template <class T>
 void batch_norm(const T* x, long stride, long rows, long channels, const float* weight, const float* bias, float eps, bool relu, T* y,
                 float* affine, float* running_mean, float* running_variance, float momentum) {
@@ -204,7 +205,7 @@ void batch_norm(const T* x, long stride, long rows, long channels, const float* 
     normalize(x, stride, rows, channels, scale, shift, relu, y, channels);
 }
 
-// g: gradient of y; gx lies as x does. Returns that of x, and of the affine parameters; the ReLU's mask is found again from x.
+// g: gradient of y; gx has the strides of x. Writes the gradients of x, weight and bias; recomputes the mask of ReLU from x.
 template <class T>
 void batch_norm_backward(const T* g, long g_stride, const T* x, long x_stride, long rows, long channels, const float* affine,
                          bool relu, T* gx, float* gweight, float* gbias) {
@@ -244,15 +245,15 @@ void batch_norm_backward(const T* g, long g_stride, const T* x, long x_stride, l
         run([](Lanes gradient, Lanes, long) { return gradient; });
 }
 
-// One axis of a pool: rows or columns `begin` to `end` of the input are read by output `o`.
+// One axis of a pool. Output `o` reads the rows or columns `begin(o)` to `end(o)` of the input.
 struct Axis {
     long in, out, kernel, stride, pad;
     long origin(long o) const { return o * stride - pad; }
     long begin(long o) const { return std::max(0L, origin(o)); }
     long end(long o) const { return std::min(in, origin(o) + kernel); }
-    long first(long i) const { return std::max(0L, (i + pad - kernel + stride) / stride); }  // output that reads input i
+    long first(long i) const { return std::max(0L, (i + pad - kernel + stride) / stride); }  // first output that reads input i
     long last(long i) const { return std::min(out - 1, (i + pad) / stride); }
-    std::vector<float> shares(bool count_padding) const {  // of an average, by output
+    std::vector<float> shares(bool count_padding) const {  // 1 / window size along this axis, for each output
         std::vector<float> found(out);
         for (long o = 0; o < out; o++)
             found[o] = 1.0f / (count_padding ? std::min(in + pad, origin(o) + kernel) - origin(o) : end(o) - begin(o));
@@ -263,7 +264,7 @@ struct Axis {
 inline Ints load_bytes(const uint8_t* p, long left) {
     Bytes v = {};
     memcpy(&v, p, left);
-    return (Ints)__builtin_convertvector(__builtin_convertvector(v, Halves), Words);  // in two steps: GCC takes one by lane
+    return (Ints)__builtin_convertvector(__builtin_convertvector(v, Halves), Words);  // one step would be slow in GCC
 }
 
 inline Ints load_bytes(const uint8_t* p, Full) {
@@ -284,7 +285,7 @@ inline void store_bytes(uint8_t* p, Ints v, long left) {
     memcpy(p, &bytes, left);
 }
 
-// `work(image, row, column)` for every position of `n` images of a grid.
+// Calls `work(image, row, column)` for every position of `n` images.
 template <class Work>
 void each_position(long n, long height, long width, const Work& work) {
 #pragma omp parallel for collapse(2) schedule(static)
@@ -293,16 +294,16 @@ void each_position(long n, long height, long width, const Work& work) {
             for (long column = 0; column < width; column++) work(image, row, column);
 }
 
-// A window that holds a position, as its number `here`, and where the output of that window lies.
+// An output whose window contains a given input position: `at` is the offset of the output, `here` the position in the window.
 struct Reader {
     long at;
     int here;
 };
 
-// `work(to, readers, count)` for every position of the input, which lies at `to`.
+// Calls `work(to, readers, count)` for every position of the input; `to` is its offset, `readers` are the outputs that read it.
 template <class Work>
 void gather(long n, long channels, Axis h, Axis w, const Work& work) {
-    std::vector<long> firsts(w.in), lasts(w.in);  // a division each, once for all rows
+    std::vector<long> firsts(w.in), lasts(w.in);  // computed once for all rows: each takes a division
     for (long iw = 0; iw < w.in; iw++) firsts[iw] = w.first(iw), lasts[iw] = w.last(iw);
 #pragma omp parallel
     {
@@ -360,12 +361,12 @@ void max_pool_backward(const T* g, const uint8_t* which, long n, long channels, 
     });
 }
 
-// bf16 as it lies, twice as many channels at a time: half the work of converting it first.
+// bf16 without conversion to float: twice as many channels at a time, half the work.
 typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
 typedef uint8_t ManyBytes __attribute__((vector_size(2 * LANES)));
 typedef int8_t ManySigned __attribute__((vector_size(2 * LANES)));
 
-// Integers in the order of the values, of which both zeros are one, and NaN is above all; and back.
+// Converts bf16 bits to integers in the order of the values: both zeros are equal, NaN is the largest. `as_bits` converts back.
 inline Shorts in_order(Shorts x) {
     const Shorts magnitude = x & 0x7fff;
     return magnitude > 0x7f80 ? Shorts{} + 0x7fff : x < 0 ? -magnitude : x;
@@ -398,7 +399,8 @@ void max_pool(const bf16* x, long n, long channels, Axis h, Axis w, bf16* y, uin
     });
 }
 
-// What was not chosen is masked out; each word of two channels is summed as its lower half, shifted up, and its upper half.
+// Adds the gradients of chosen positions and masks the others. A word holds two channels: `low` sums the lower halves, shifted
+// up, and `high` the upper halves.
 inline void add_chosen(const bf16* g, const uint8_t* which, int here, Lanes& low, Lanes& high) {
     ManyBytes found;
     memcpy(&found, which, sizeof found);

@@ -1,8 +1,8 @@
-"""Python imports this first where the fault suite has put its folder on PYTHONPATH: faults that only come from within.
+"""Faults injected from inside a process. Python imports this module at start-up if its folder is on PYTHONPATH.
 
-Nothing happens until the file that the variable names is there.
-    INCEPTION_ZOO_FAULT=raise:FILE   the process with LOCAL_RANK=1 raises an `InjectedFault`, wherever it is
-    INCEPTION_ZOO_FAULT=clock:FILE   the clock jumps by the seconds that stand in the file
+Nothing happens until the file in the variable exists.
+    INCEPTION_ZOO_FAULT=raise:FILE   the process with LOCAL_RANK=1 raises an `InjectedFault` at any point
+    INCEPTION_ZOO_FAULT=clock:FILE   the clock jumps by the number of seconds in the file
 """
 
 import ctypes
