@@ -87,7 +87,6 @@ TARGETS: Mapping[str, Options] = {
     **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
     "inception_zoo.training.callbacks.EMA": EMA,
     "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},
-    "inception_zoo.training.callbacks.ModelSummary": MORE,
     "inception_zoo.training.callbacks.ProgressBar": {"folder": NAME},
     "inception_zoo.training.last_checkpoint.LastCheckpoint": {
         "dirpath": NAME,
@@ -101,7 +100,7 @@ TARGETS: Mapping[str, Options] = {
     "inception_zoo.tracking.wandb_logger.WandbLogger": WANDB,
     "lightning.Trainer": TRAINER,
     "lightning.pytorch.Trainer": TRAINER,
-    **_within("lightning.pytorch", *_OF_LIGHTNING),
+    **_within("lightning.pytorch", *_OF_LIGHTNING) | _within("inception_zoo.training.callbacks", "ModelSummary"),
     **_within("lightning.pytorch.callbacks", "EarlyStopping", "ModelCheckpoint", rules=WATCHING),
     "lightning.pytorch.callbacks.EMAWeightAveraging": EMA,
     "lightning.pytorch.loggers.WandbLogger": WANDB,

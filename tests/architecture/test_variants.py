@@ -237,7 +237,7 @@ def test_rows_that_change_the_grid_of_a_residual_sum_are_named():
     with pytest.raises(ZooError, match=r"grid17 block17_2: .*different sizes"):
         plan.shapes(299)
     plan = make_plan(ZOO["inception_resnet_v1"], blocks={"block17_2": ["3x3v 64"]})
-    with pytest.raises(ZooError, match="grid17 block17_2: a residual sum must keep the 17x17 grid, but row '3x3v 64' changes it"):
+    with pytest.raises(ZooError, match="block17_2: a residual sum must keep the 17x17 grid, but row '3x3v 64' changes it"):
         plan.shapes(299)
 
 

@@ -38,7 +38,8 @@ def test_all_that_is_allowed_is_a_class_or_function_of_that_very_name():
         assert callable(found(path)), path
 
 
-GIVEN = {"optimizer", "params", "steps", "epoch_steps", "args", "kwargs", "root", "augmentation", "node"}  # arguments that a config does not pass
+# Arguments that a config does not pass
+GIVEN = {"optimizer", "params", "steps", "epoch_steps", "args", "kwargs", "root", "augmentation", "node"}
 
 
 def test_closed_tables_have_every_option_and_no_other():

@@ -43,7 +43,7 @@ def ray_folder(monkeypatch):
 
 
 # Ray's own processes take most of a minute.
-@pytest.mark.parametrize("launcher", [pytest.param(name, marks=pytest.mark.slow) if name == "ray" else name for name in LAUNCHERS])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     options, environment, threads = LAUNCHERS[launcher]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -340,7 +340,7 @@ def test_a_drop_of_accuracy_is_said_aloud():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": {"_target_": "os.system", "_args_": ["touch ran"]}}, "its data would run 'os.system', which is not on the allow-list"),
+        ({"source": {"_target_": "os.system", "_args_": ["touch ran"]}}, "its data would run 'os.system', which is not on"),
         ({"_target_": "os.system"}, "'os.system'"),
         ({"mean": [{"_target_": "builtins.eval", "_args_": ["1"]}]}, "'builtins.eval'"),
         ({"source": {"_target_": "inception_zoo.data.digits.load_digits"}}, "'inception_zoo.data.digits.load_digits'"),
