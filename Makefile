@@ -59,7 +59,7 @@ docs-serve: setup ## the documentation site on localhost, rebuilt when a file ch
 fuzz: setup ## run random tests: rows, configs, command lines, corrupt files (MINUTES=5)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/fuzz.py --minutes $(MINUTES)
 
-check: setup audit ## check format, lint, types, import layers, declared dependencies and known vulnerabilities
+check: setup audit docs ## check format, lint, types, import layers, declared dependencies and known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
