@@ -92,7 +92,7 @@ def _op(token: str) -> Op:
     if not kind and not (height and channels):
         raise ZooError(f"token '{token}': a convolution needs a kernel and a number of channels, such as '3x3 64'")
     if not kind and edge == "c":
-        raise ZooError(f"token '{token}': only pools have the ceil mode 'c'; remove it")
+        raise ZooError(f"token '{token}': only pools have a ceil mode; remove 'c'")
     if channels and not int(channels):
         raise ZooError(f"token '{token}': a convolution needs at least 1 output channel")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):

@@ -59,8 +59,8 @@ def check_flags() -> None:
 
     parser.error = refuse  # type: ignore[method-assign]
     args = parser.parse_args()
-    commands = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
-    if len(given := [flag for flag, value in commands.items() if value]) > 1:
+    names = ("run", "multirun", "cfg", "info", "shell_completion")
+    if len(given := [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]) > 1:
         raise ZooError(f"{' and '.join(given)} cannot be combined; give one of them")
     if args.resolve and not (args.cfg or args.help):
         raise ZooError("--resolve is for --cfg and --help only")

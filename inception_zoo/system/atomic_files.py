@@ -65,6 +65,8 @@ def _prefix(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt":  # Windows opens no folders, and syncs only what is open for writing
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
 """Check a job's devices, choose the fastest precision, and measure peak memory."""
 
+import math
 import re
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -73,13 +73,20 @@ def auto_precision(accelerator: str) -> tuple[str, str]:
     return "bf16-mixed" if gain >= 1.4 else "32-true", f"bf16 measured at {gain:.2f} times the speed of fp32 on this CPU"
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory of this process in bytes: torch's allocations on a CUDA device, otherwise resident memory."""
+def peak_memory(device: torch.device) -> float:
+    """Return the peak memory of this process in bytes: torch's allocations on a CUDA device, otherwise resident memory.
+
+    NaN on Windows, where the standard library does not know it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):  # preferred: getrusage includes the parent's memory at the fork
         if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text()):
             return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

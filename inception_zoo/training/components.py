@@ -76,8 +76,8 @@ def check_keywords(group: str, call: partial) -> None:
     for key in call.keywords:
         if key not in known:
             name = call.func.__name__
-            why = "a recipe may have set it for another choice"
-            raise ZooError(f"{group}.{key} is not an option of {name} ({why}); remove it with '~{group}.{key}'")
+            hint = f"remove it with '~{group}.{key}' (a recipe may have set it)"
+            raise ZooError(f"{group}.{key} is not an option of {name}; {hint}")
 
 
 def build_data(config: Mapping[str, Any]) -> ImageData:

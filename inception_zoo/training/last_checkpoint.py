@@ -29,6 +29,7 @@ from inception_zoo.system.atomic_files import sweep_up, whole_file
 from inception_zoo.tracking.csv_logger import CSVLogger
 
 LAST, PREVIOUS, _ = CHECKPOINTS
+REQUEUE = getattr(signal, "SIGUSR2", None)  # from submitit; Windows does not have it
 say = rank_zero_only(logging.getLogger(__name__).warning)
 
 
@@ -252,8 +253,8 @@ class LastCheckpoint(Callback):
     def _listen(self) -> None:
         """Replace Lightning's signal handlers, which save nothing. Lightning's teardown restores the original ones."""
         signals = [signal.SIGTERM, signal.SIGINT]
-        if callable(signal.getsignal(signal.SIGUSR2)):  # submitit's handler, which queues the job again
-            signals.append(signal.SIGUSR2)
+        if REQUEUE and callable(signal.getsignal(REQUEUE)):  # submitit's handler, which queues the job again
+            signals.append(REQUEUE)
         for number in signals:
             self.others[number] = signal.signal(number, self._heard)
 
@@ -268,8 +269,8 @@ class LastCheckpoint(Callback):
     def _end_if_asked(self) -> None:
         if self.signal is None:
             return
-        if self.signal == signal.SIGUSR2:
-            handler: Callable = self.others[signal.SIGUSR2]
+        if self.signal == REQUEUE:
+            handler: Callable = self.others[self.signal]
             handler(self.signal, None)
         raise SystemExit(128 + self.signal)
 

@@ -157,7 +157,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["model.num_classes=abc"], "model.num_classes=abc must be"),
         (["trainer.max_epochs=-1"], "trainer.max_epochs=-1 must be"),
         (["~logger"], "logger=null must be one of the group's options"),
-        (["model.norm=lrn", "model=inception_v3"], "inception_v3: norm=lrn, but no row"),
+        (["model.norm=lrn", "model=inception_v3"], "inception_v3: norm=lrn: no row"),
         (["seed=-1"], "seed=-1 must be"),
         (["model.num_classes=5"], "model.num_classes=5: the data has 10 classes"),
         (["model.in_channels=3"], "model.in_channels=3: the images have 1"),
@@ -201,7 +201,7 @@ def test_the_size_that_is_proposed_fits(composed):
     cfg = composed("model=bn_inception", "data.image_size=72")
     with pytest.raises(ZooError) as error:
         check(OmegaConf.to_container(cfg, resolve=True))
-    near = int(str(error.value).rsplit("; ", 1)[1].split()[0])
+    near = int(str(error.value).rpartition("; use ")[2])
     check(OmegaConf.to_container(composed("model=bn_inception", f"data.image_size={near}"), resolve=True))
 
 

@@ -93,7 +93,7 @@ VALUES = {
     "model.blocks.inception_3a=3": ["blocks.inception_3a=3: must be a variant or a list of rows"],
     "'model.blocks.inception_3a=[\"1x1 64 > cnv 3\"]'": ["row '1x1 64 > cnv 3': unknown token 'cnv 3'"],
     "'model.blocks.inception_3a={rows: [\"1x1 8\"], scale: 3}'": ["scale=3 must be a number above 0"],
-    "model.blocks=parallel": ["model.blocks=parallel must be stages or endpoints"],
+    "model.blocks=parallel": ["model.blocks=parallel must map stages or endpoints"],
     "+model.depth=3": ["model.depth is not an option"],
     "data.batch_size=0": ["data.batch_size=0 must be a whole number of at least 1"],
     "data.batch_size=1e9": ["data.batch_size=1000000000.0 must be a whole number"],

@@ -11,7 +11,7 @@ FILES = sorted(
     path for folder in (*FOLDERS, "") for path in (ROOT / folder).glob("**/*" if folder else "*.md") if path.suffix in SUFFIXES
 )
 PHRASES = {  # → what to write
-    r"(?<!there )\b(?:is|are|was) no (?:\w+ )?(?:key|option|file|folder|number|network|image|name|transform|checkpoint)\b": "is not a",
+    r"(?<!there )\b(?:is|are|was) no (?:\w+ )?(?:key|option|file|folder|number|network|image|name|transform)\b": "is not a",
     r"\b(?:go|goes|went|going) on\b": "continue, resume",
     r"\b(?:made|drawn|read|measured|written) (?:again|anew)\b": "recomputed, re-initialized",
     r"\bstrangers?\b": "untrusted file",

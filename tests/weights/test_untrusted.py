@@ -285,7 +285,7 @@ def test_idx(case, tmp_path):
     for images, labels in FILES.values():
         (tmp_path / f"{images}.gz").write_bytes(IDX[case])
         (tmp_path / f"{labels}.gz").write_bytes(gzip.compress(idx(4, data=bytes(4))))
-    with refused(tmp_path / f"{FILES['train'][0]}.gz", "damaged or no IDX file"):
+    with refused(tmp_path / f"{FILES['train'][0]}.gz", "damaged, or not an IDX file"):
         fashion_mnist(str(tmp_path))
 
 

@@ -398,7 +398,7 @@ def test_a_run_with_spare_logits_can_be_read_again(zoo, tmp_path):
         ("{}", "card, which describes its network, is corrupt"),
         ("[1]", "card, which describes its network, is corrupt"),
         ("{", "cannot be read"),
-        ('{"model": {"name": "googlenet_bn"}, "classes": "abc", "preprocessing": null, "provenance": null}', "damaged"),
+        ('{"model": {"name": "googlenet_bn"}, "classes": "abc", "preprocessing": null, "provenance": null}', "corrupt"),
     ],
 )
 def test_a_damaged_card_is_one_line(googlenet, card, message, tmp_path):
