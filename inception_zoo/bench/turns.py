@@ -33,7 +33,7 @@ Measured = Iterator[tuple[str, Figure]]  # (name, figure), as soon as each is kn
 
 
 def in_turns(contest: Contest, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
-    """Run the contenders in turns, and return the results by label.
+    """Interleave the turns of the contenders, and return the results by label.
 
     Args:
         contest: the contenders.

@@ -1,7 +1,7 @@
 """Validation of the composed config, before torch is imported, anything is called or a folder is created."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_zoo.architecture.choices import EXAMPLE, LOADING, Choices, loading_mistakes
@@ -10,7 +10,6 @@ from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
 from inception_zoo.config.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
-from inception_zoo.config.unknown_keys import unknown_key
 from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
 
@@ -42,6 +41,19 @@ def check(cfg: Mapping[str, Any]) -> None:
             except ZooError as error:
                 found += messages_of(error)
     raise_all(found)
+
+
+def unknown_key(key: str, keys: Sequence[str]) -> str:
+    """Return the error message for a key that is not in the config.
+
+    Args:
+        key: The unknown key, dotted.
+        keys: All keys of the config, dotted.
+    """
+    others = f"; to add another option of lightning.Trainer, write +{key}=…" if key.startswith("trainer.") else ""
+    hint = did_you_mean(key, [each for each in keys if each.startswith("hydra.") == key.startswith("hydra.")])
+    hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint
+    return f"unknown config key '{key}'; {hint}{others}"
 
 
 def check_hydra(hydra: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from inception_zoo.config import hydra_patches
-from inception_zoo.config.unknown_keys import SEVERAL, keys_of, unknown_key, wrong_overrides
+from inception_zoo.config.check import unknown_key
+from inception_zoo.config.unknown_keys import SEVERAL, keys_of, wrong_overrides
 from inception_zoo.errors import ZooError, did_you_mean, fail, messages_of, one_line, unreadable
 from inception_zoo.runs.results import REASON
 

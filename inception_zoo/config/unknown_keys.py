@@ -9,23 +9,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from inception_zoo.config import hydra_patches
+from inception_zoo.config.check import unknown_key
 from inception_zoo.errors import did_you_mean, shown, unreadable
 
 SEVERAL = "%s has several values: add -m to sweep over them, or brackets to give a list"
-
-
-def unknown_key(key: str, keys: Sequence[str]) -> str:
-    """Return the error message for a key that is not in the config.
-
-    Args:
-        key: The unknown key, dotted.
-        keys: All keys of the config, dotted.
-    """
-    others = f"; to add another option of lightning.Trainer, write +{key}=…" if key.startswith("trainer.") else ""
-    of_hydra = key.startswith("hydra.")
-    hint = did_you_mean(key, [each for each in keys if each.startswith("hydra.") == of_hydra])
-    hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint
-    return f"unknown config key '{key}'; {hint}{others}"
 
 
 def wrong_overrides(words: list[str] | None = None, several: bool = False, keys: bool = True) -> list[str]:

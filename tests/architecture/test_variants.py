@@ -177,7 +177,7 @@ def test_a_residual_block_by_hand():
             {"blocks": {"mixed_6a": "parallel"}},
             "grid17 mixed_6a: 'parallel' cannot replace mixed_6a, which is a gr",
         ),
-        ("inception_v3", {"blocks": {"mixed_6b": "reduction_pool"}}, "mixed_6b, which keeps the grid; valid: parallel, parallel_bn,"),
+        ("inception_v3", {"blocks": {"mixed_6b": "reduction_pool"}}, "mixed_6b, which keeps the grid; valid: parallel,"),
         (
             "inception_v3",
             {"blocks": {"conv_2a": "parallel"}},
