@@ -29,9 +29,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _led(folder: Path, link: str, page: str) -> str:
     path = (folder / link).resolve()
-    if not path.exists() or path.suffix in (".svg", ".png"):
+    if not path.exists():
         return link
     file = path.relative_to(ROOT).as_posix()
-    if target := COPIED.get(file, file.removeprefix("docs/") if file.startswith("docs/") else None):
+    own = file.removeprefix("docs/") if file.startswith("docs/") else file if path.suffix in (".svg", ".png") else None
+    if target := COPIED.get(file, own):
         return "../" * page.count("/") + target
     return f"{SOURCE}/{'tree' if path.is_dir() else 'blob'}/main/{file}"
