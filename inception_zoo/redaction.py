@@ -43,7 +43,7 @@ def redacted(config: Any) -> Any:
 
 
 def is_secret(key: object) -> bool:
-    """Return True if a key or variable has a secret's name, such as `api_key` or `hf_token`; not `keys` or `num_tokens`."""
+    """Return True if the name is that of a secret, such as `api_key` or `hf_token`, but not `keys` or `num_tokens`."""
     return bool(_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W", "_", str(key)).lower()))
 
 

@@ -27,7 +27,7 @@ class Provenance:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Provenance":
-        """Create from plain containers of an untrusted file.
+        """Create from the dictionaries and lists of an untrusted file.
 
         Raises:
             TypeError: A value has the wrong type, or a key is unknown.
@@ -85,7 +85,7 @@ class Card:
 
     @classmethod
     def of(cls, plain: Any) -> "Card":
-        """Create a card from plain containers of an untrusted file.
+        """Create a card from the dictionaries and lists of an untrusted file.
 
         Raises:
             ZooError: The containers are not a valid card.

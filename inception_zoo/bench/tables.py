@@ -18,7 +18,7 @@ COLOURS = {"met": "green", "missed": "bold red", "not measured": "dim"}
 
 
 def rows(figures: Figures, section: str) -> Iterator[Row]:
-    """Yield a row per figure of a section; the last cell is our figure of the group divided by the row's."""
+    """Yield one row per figure of a section. The last cell is our figure of the same group divided by this row's figure."""
     for name, figure in figures.items():
         if not name.startswith(f"{section}/"):
             continue

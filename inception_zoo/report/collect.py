@@ -178,7 +178,9 @@ def _results(path: Path) -> dict[str, Any]:
         return {"state": "interrupted", "reason": f"no {RESULTS} was written"}
     try:
         results = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise ZooError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise ZooError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(results, dict):
         raise ZooError(f"{path} is damaged: it must be one JSON object")
@@ -200,7 +202,7 @@ def _number(results: Mapping[str, Any], key: str, folder: Path) -> float | None:
 def _line(results: Mapping[str, Any], key: str, folder: Path) -> str | None:
     value = results.get(key)
     if not isinstance(value, str | None):
-        raise ZooError(f"{folder / RESULTS}: {key} must be a line of text")
+        raise ZooError(f"{folder / RESULTS}: {key} must be text or null")
     return value
 
 

@@ -94,8 +94,8 @@ def _data_uri(path: Path) -> str:
 
     try:
         picture = open_picture(path, "RGB")
-    except ZooError:
-        raise ZooError(f"{path} is not a readable image") from None
+    except ZooError as error:
+        raise ZooError(f"{path} is not a readable image: {error}") from None
     picture.thumbnail((PICTURE, PICTURE))
     small = io.BytesIO()
     picture.save(small, "WEBP", quality=80)

@@ -115,7 +115,7 @@ def _said(run: Run, key: str) -> str | None:
 
 
 def _row(run: Run, base: dict[str, str]) -> dict[str, Any]:
-    """Return the data of one run; `config` contains the differences from `base`, with None for a missing key."""
+    """Return the data of one run. `config` has only the keys that differ from `base`; None marks a key that the run lacks."""
     differs = {key: run.config.get(key) for key in (*base, *run.config) if run.config.get(key) != base.get(key)}
     return {
         "name": run.name,

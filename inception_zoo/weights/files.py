@@ -133,7 +133,7 @@ def _check_zip(path: Path) -> None:
         "it ends with a comment": bool(comment),
     }
     if fault := next((fault for fault, found in faults.items() if found), None):
-        raise ZooError(f"{path} was not written by torch: {fault}; refusing to read it")
+        raise ZooError(f"{path} was not written by torch: {fault}; save it again with torch.save")
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -147,7 +147,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     for key, value in state.items():
         if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ZooError(f"{path}: '{key}' has shape {tuple(value.shape)}, but fewer values are stored")
+            wrong = f"'{key}' has shape {tuple(value.shape)}, but fewer values are stored"
+            raise ZooError(f"{path}: {wrong}; save it again from contiguous tensors")
     if card:  # a checkpoint of the zoo's LightningModule, whose `model` is the network
         state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     return state, card

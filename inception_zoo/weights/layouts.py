@@ -36,7 +36,7 @@ class Style:
     """Templates of tensor names for convolution units, projections and classifiers.
 
     A template has the fields `name` (from a `Place`) and `tensor`. In layouts with numbered layers it also has the fields
-    `conv` and `norm`, which are "", "_1", "_2", …
+    `conv` and `norm`: the number of the layer as a suffix ("", "_1", "_2", …).
     """
 
     conv: str = "{name}.conv.{tensor}"

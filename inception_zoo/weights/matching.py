@@ -150,7 +150,8 @@ def differences(model: Inception, card: Card | None, layout: str, source: str) -
     theirs = {key: card.model.get(key) if card else value for key, value in table.items()}
     ours = {key: getattr(model.plan.choices, key) for key in table}
     if ours["norm"] != theirs["norm"]:
-        raise ZooError(f"{source}: the weights were trained with norm={theirs['norm']}, this network has norm={ours['norm']}")
+        fix = f"this network has norm={ours['norm']}; set model.norm={theirs['norm']}"
+        raise ZooError(f"{source}: the weights were trained with norm={theirs['norm']}, {fix}")
     return [f"trained with {key}={theirs[key]}, used with {ours[key]}" for key in table if ours[key] != theirs[key]]
 
 
