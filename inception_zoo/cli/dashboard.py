@@ -11,7 +11,7 @@ def write_workspace(
     project: Annotated[str, typer.Option(help="Project in W&B, as logger.wandb.project.")] = "inception_zoo",
     out: Annotated[Path, typer.Option(help="JSON file, written if you are not logged in.")] = Path("dashboard.json"),
 ) -> None:
-    """Create the W&B workspace of a project: learning curves, speed, errors, and a comparison of a sweep's jobs."""
+    """Create the W&B workspace of a project: training, speed, evaluation, and a comparison of a sweep's jobs."""
     from inception_zoo.tracking.dashboard import write_dashboard
 
     print(write_dashboard(entity, project, out))

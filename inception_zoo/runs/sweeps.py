@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SWEEP = "sweep.json"
 RESUME = "sweep.resume="
+NARROW = 100  # columns of a terminal that has no room for costs
 COLUMNS = {
     "val/top1_best": ("val top-1", "{:.4f}", 1),
     "test/top1": ("test top-1", "{:.4f}", 1),
@@ -151,7 +152,7 @@ def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
 
 def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
     """Return the result table of a sweep: network, block changes and overrides where they vary, results, and failures."""
-    from rich import box
+    from rich import box, get_console
     from rich.table import Table
 
     models = [job.get("model") or job["overrides"].get("model", "") for job in jobs]
@@ -166,12 +167,14 @@ def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
     named = [name if last.count(name) == 1 else key for name, key in zip(last, columns, strict=True)]
     always = ("val/top1_best", "test/top1", "minutes")
     shown = [key for key in COLUMNS if len({job[key] for job in jobs if key in job}) > (key not in always)]
+    if get_console().width < NARROW:  # results.csv has all of them
+        shown = [key for key in shown if key in always]
     unusual = any(job["state"] != "finished" for job in jobs)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("job", *named):
         table.add_column(name, no_wrap=True)
     for key in shown:
-        table.add_column(COLUMNS[key][0], justify="right", no_wrap=True)
+        table.add_column(COLUMNS[key][0], justify="right", overflow="fold")
     if unusual:
         table.add_column("state", overflow="fold", min_width=30)
     for job, *words in zip(jobs, *columns.values(), strict=True):

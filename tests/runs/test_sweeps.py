@@ -17,12 +17,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from rich.console import Console
 from tools import commands
 
 from inception_zoo import ZooError
 from inception_zoo.runs.results import Pruned, is_interrupted, read_results, recorded
 from inception_zoo.runs.sweepers import _distribution
-from inception_zoo.runs.sweeps import progress, quoted, resumed
+from inception_zoo.runs.sweeps import progress, quoted, resumed, sweep_table
 
 BAD = """
 from lightning import Callback
@@ -276,6 +277,23 @@ def test_a_run_records_how_it_ends(tmp_path):
         found = read_results(folder)
         assert (found["state"], found["reason"], found["seed"], found["val/top1_best"]) == (state, reasons[state], 3, 0.5)
         assert is_interrupted(folder) == (state in ("failed", "interrupted"))
+
+
+def test_the_table_fits_eighty_columns(monkeypatch):
+    results = {"val/top1_best": 0.5, "test/top1": 0.5, "minutes": 1.0}
+    jobs = [
+        {"job": str(n), "overrides": {"seed": str(n)}, "swapped": f"all=residual_expanded{n}", "state": "finished", **results}
+        | {"parameters": n * 1e6, "multiply_adds": n * 1e6, "train/images_per_second": float(n)}
+        for n in (1, 2)
+    ]
+    for width, has_costs in ((80, False), (120, True)):
+        console = Console(width=width)
+        monkeypatch.setattr("rich.get_console", lambda console=console: console)
+        with console.capture() as capture:
+            console.print(sweep_table(jobs))
+        text = capture.get()
+        assert "all=residual_expanded2" in text and "test top-1" in text and "…" not in text
+        assert ("images/s" in text) == has_costs
 
 
 def test_where_a_sweep_is(tmp_path):

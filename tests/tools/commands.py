@@ -33,6 +33,9 @@ def environment(changes: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> 
     return {**inherited, "COLUMNS": "200", **dict(changes)}
 
 
+AT_IMPORT = environment()
+
+
 def run(
     words: Sequence[Any],
     folder: Path,
@@ -122,7 +125,7 @@ def _server() -> Any:
     """Start the server, in a clean environment; it ends with this process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with patch.dict(os.environ, environment(), clear=True):
+    with patch.dict(os.environ, AT_IMPORT, clear=True):  # a test may have changed the number of threads, for example
         forkserver.ensure_running()
     return context
 
