@@ -12,7 +12,7 @@ from conftest import RECIPES, ROOT, SMALL, lines, processes_of, run_folder, wand
 
 
 def test_fit_then_test_then_resume(zoo, tmp_path):
-    fit = zoo(*SMALL, fresh=True)
+    fit = zoo(*SMALL)
     assert fit.returncode == 0, fit.stderr
     folder = run_folder(tmp_path)
     results = json.loads((folder / "results.json").read_text())

@@ -179,9 +179,9 @@ def test_other_numbers_of_channels_have_no_image_files(photos):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("cut.jpg", "damaged"),
+        ("cut.jpg", "corrupt"),
         ("empty.png", "empty"),
-        ("text.png", "no image"),
+        ("text.png", "not a valid image"),
         ("thin.png", "100 times"),
         ("float.tiff", "floating-point"),
         ("missing.png", "no such file"),
