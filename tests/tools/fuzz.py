@@ -259,6 +259,9 @@ def _forbid(event, arguments):
 # Run the targets in turn
 
 
+QUIET = "ignore::pytest.PytestAssertRewriteWarning"  # Hypothesis was imported before pytest could rewrite it
+
+
 def properties(only, number):
     """Run the properties with pytest, which prints a failure; then raise AssertionError."""
     arguments = [
@@ -268,6 +271,8 @@ def properties(only, number):
         "--no-summary",
         "-p",
         "no:cacheprovider",
+        "-W",
+        QUIET,
         "-k",
         only,
     ]
