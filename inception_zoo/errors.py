@@ -89,9 +89,10 @@ def unreadable(override: str) -> str:
 
 
 def say(messages: Sequence[str]) -> None:
-    """Print each message as one line on stderr, without secrets."""
+    """Print each message as one line on stderr, without secrets; line breaks of the user's input are escaped."""
     for message in messages:
-        print(f"error: {redacted(message)}", file=sys.stderr)
+        line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in redacted(message))
+        print(f"error: {line}", file=sys.stderr)
 
 
 def fail(*messages: str) -> NoReturn:

@@ -263,6 +263,13 @@ BUILT = {
 }
 
 
+def test_a_line_break_in_an_override_is_escaped(mistake):
+    done = mistake("\nmodel=inception_v3")
+    assert done.returncode == 2
+    (line,) = lines(done.stderr)
+    assert line.startswith("error: '\\nmodel=inception_v3' cannot be read")
+
+
 @pytest.mark.parametrize("part", range(2))  # two parts, so that pytest-xdist can distribute them
 def test_what_a_library_refuses_is_one_line_before_the_data_are_read(part, mistake):
     small = " ".join(each for each in SMALL if not each.startswith("data="))
