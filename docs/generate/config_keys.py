@@ -15,7 +15,6 @@ LISTS = ("defaults",)  # Hydra's own key: which files are composed
 class Key:
     """One key of a YAML file."""
 
-    file: Path
     key: str  # dotted, from the root of the composed config
     value: str  # as it is written; empty for a mapping
     meaning: str  # the comment at the end of its line, or on the lines above it
@@ -37,7 +36,7 @@ def keys_of(path: Path) -> list[Key]:
     """Return every key of a file, mappings before what they contain."""
     text = path.read_text("utf-8")
     node = yaml.compose(text)
-    return list(_keys(path, text.splitlines(), node, package(path))) if isinstance(node, yaml.MappingNode) else []
+    return list(_keys(text.splitlines(), node, package(path))) if isinstance(node, yaml.MappingNode) else []
 
 
 def package(path: Path) -> str:
@@ -62,16 +61,16 @@ def meaning_of(key: str, known: dict[str, str]) -> str:
     return known.get(key) or (known.get("model.blocks", "") if key.startswith("model.blocks.") else "")
 
 
-def _keys(path: Path, lines: list[str], node: yaml.MappingNode, prefix: str) -> Iterator[Key]:
+def _keys(lines: list[str], node: yaml.MappingNode, prefix: str) -> Iterator[Key]:
     for name, value in node.value:
         if name.value in LISTS:
             continue
         key = f"{prefix}{name.value}"
         nested = isinstance(value, yaml.MappingNode) and not value.flow_style
         written = "" if nested else _written(lines, value)
-        yield Key(path, key, written, _meaning(lines, name.start_mark.line, value.end_mark.line if not nested else None))
+        yield Key(key, written, _meaning(lines, name.start_mark.line))
         if nested:
-            yield from _keys(path, lines, value, f"{key}.")
+            yield from _keys(lines, value, f"{key}.")
 
 
 def _written(lines: list[str], node: yaml.Node) -> str:
@@ -87,23 +86,15 @@ def _written(lines: list[str], node: yaml.Node) -> str:
     return " ".join(re.sub(r"\s+#.*", "", line).strip() for line in part).strip()
 
 
-def _meaning(lines: list[str], line: int, last: int | None) -> str:
+def _meaning(lines: list[str], line: int) -> str:
+    """Return the comment at the end of a line, or else the one above it, unless that is the title of the file."""
     own = re.search(r"(?:^|\s)#\s*(.*)$", _without_strings(lines[line]))
     if own:
         return lines[line][own.start(1) :].strip()
-    above = []
-    while line > 0 and lines[line - 1].lstrip().startswith("#") and _is_explained_by(lines, line):
-        line -= 1
-        above.insert(0, lines[line].lstrip().lstrip("# ").rstrip())
-    return " ".join(each for each in above if not each.startswith("@package"))
-
-
-def _is_explained_by(lines: list[str], line: int) -> bool:
-    """Tell whether the comment above a line belongs to it and not to the file."""
-    first = line - 1
+    first = line
     while first > 0 and lines[first - 1].lstrip().startswith("#"):
         first -= 1
-    return first > 0
+    return " ".join(above.strip().lstrip("# ") for above in lines[first:line]) if first else ""
 
 
 def _without_strings(line: str) -> str:

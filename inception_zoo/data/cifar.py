@@ -23,17 +23,7 @@ def cifar10(root: str) -> Source:
 
 
 def cifar100(root: str) -> Source:
-    """Load CIFAR-100, 50,000 training and 10,000 test images of 100 classes; otherwise as `cifar10`.
-
-    Args:
-        root: folder of the files, or of the download.
-
-    Returns:
-        The data set: images uint8 (N, 3, 32, 32), labels int64 (N,).
-
-    Raises:
-        ZooError: the data set is missing or damaged, and cannot be downloaded.
-    """
+    """Load CIFAR-100, the same numbers of images of 100 classes; otherwise as `cifar10`."""
     return _read("cifar100", CIFAR100, root)
 
 

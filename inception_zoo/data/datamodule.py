@@ -1,6 +1,6 @@
 """LightningDataModule that reads a source, holds out validation images, and divides batches exactly among processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from operator import call
@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.utilities import suggested_max_num_workers
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, DistributedSampler, Sampler
+from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
@@ -20,6 +20,7 @@ from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
 from inception_zoo.data.pixels import centre, normalize
 from inception_zoo.data.reading import Read
+from inception_zoo.data.samplers import InTurn, Order
 from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
@@ -171,7 +172,7 @@ class ImageData(L.LightningDataModule):
         dataset = split.dataset(self.in_channels, self._training_view, self.seed)
         return DataLoader(dataset, size, sampler=self._order(*self._place), drop_last=True, **self._loading(split))
 
-    def _order(self, epoch: int, batch: int) -> "Order":
+    def _order(self, epoch: int, batch: int) -> Order:
         size = self.batch_size // self._world_size
         return Order(self.splits["train"], size, self._world_size, self._rank, self.seed, epoch, batch)
 
@@ -304,54 +305,6 @@ class ImageData(L.LightningDataModule):
             return self.augmentation.of_batch(images if self.augmentation.crop else centre(images, self.preprocessing))
         seen = views(images, self.preprocessing, crops)
         return seen[0] if crops == 1 else seen.transpose(0, 1)
-
-
-class Order(DistributedSampler):
-    """DistributedSampler of training that can start at any batch of its first epoch.
-
-    The order depends only on the seed and the epoch. A run can therefore be resumed in the middle of an epoch, with any
-    number of workers and processes. The indices also contain the epoch, because persistent workers cannot learn it in
-    another way, see `Split.dataset`.
-
-    Args:
-        split: the images.
-        size: number of images in the batch of one process.
-        world_size: number of processes.
-        rank: of this process.
-        seed: of the order.
-        epoch: the first epoch.
-        begun: number of batches of the first epoch to skip.
-    """
-
-    def __init__(self, split: Any, size: int, world_size: int, rank: int, seed: int, epoch: int, begun: int) -> None:
-        super().__init__(split, world_size, rank, shuffle=True, seed=seed, drop_last=True)
-        self.images, self.first, self.done = len(split), epoch, begun * size
-        self.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[int]:
-        rows = list(super().__iter__())
-        return (self.epoch * self.images + row for row in rows[self.done if self.epoch == self.first else 0 :])
-
-
-class InTurn(Sampler[list[int]]):
-    """Sampler of batches of consecutive images. Rank r takes every `world_size`-th batch; nothing is padded or repeated.
-
-    Args:
-        count: number of images.
-        size: number of images in a batch.
-        world_size: number of processes.
-        rank: of this process.
-    """
-
-    def __init__(self, count: int, size: int, world_size: int, rank: int) -> None:
-        self.starts = range(rank * size, count, world_size * size)
-        self.count, self.size = count, size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (list(range(start, min(start + self.size, self.count))) for start in self.starts)
-
-    def __len__(self) -> int:
-        return len(self.starts)
 
 
 def _views_first(read: Read, preprocessing: Preprocessing, crops: int) -> Tensor:

@@ -84,7 +84,7 @@ def read_idx(folder: Path, name: str) -> "Tensor":
 
     Args:
         folder: contains the file.
-        name: of the file, without `.gz`. The gzipped file is read if there is no other.
+        name: file name without `.gz`. If that file does not exist, the gzipped one is read.
 
     Returns:
         A uint8 tensor of the shape in the file.

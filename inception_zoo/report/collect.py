@@ -131,7 +131,7 @@ def read_run(folder: Path, name: str) -> Run:
     for path in (path for pattern in READ for path in folder.glob(pattern)):
         _check_file(folder, path)
     results = redacted(_results(folder / RESULTS))
-    files = (folder / ".hydra" / name for name in ("config.yaml", "resolved.yaml"))
+    files = (folder / ".hydra" / f"{part}.yaml" for part in ("config", "resolved"))
     composed, resolved = (with_new_names(redacted(_yaml(file, {}))) for file in files)
     words = _yaml(folder / ".hydra" / "overrides.yaml", [])
     if not all(isinstance(word, str) for word in words):
@@ -196,7 +196,7 @@ def _number(results: Mapping[str, Any], key: str, folder: Path) -> float | None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ZooError(f"{folder / RESULTS}: {key}={value} must be a number")
-    return _finite(value)
+    return value if isfinite(value) else None
 
 
 def _line(results: Mapping[str, Any], key: str, folder: Path) -> str | None:
@@ -206,12 +206,8 @@ def _line(results: Mapping[str, Any], key: str, folder: Path) -> str | None:
     return value
 
 
-def _finite(value: float) -> float | None:
-    return value if isfinite(value) else None
-
-
 def _yaml(path: Path, missing: Kind) -> Kind:
-    """Return the content of a file, which must have the type of `missing`; return `missing` if there is no file."""
+    """Return the content of a file, which must have the type of `missing`, or `missing` if the file does not exist."""
     if not path.exists():
         return missing
     try:
@@ -315,7 +311,8 @@ def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str,
 def _cell(path: Path, number: int, row: Mapping[str, str], name: str) -> float | None:
     """Return a number, or None if the cell is empty or the number is not finite."""
     try:
-        return _finite(float(row[name])) if row[name] else None
+        value = float(row[name] or "nan")
+        return value if isfinite(value) else None
     except ValueError:
         raise ZooError(f"{path}, row {number}: {name}={row[name]} must be a number") from None
 

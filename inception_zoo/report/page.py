@@ -34,7 +34,7 @@ def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]
         The number of runs and groups, as text.
 
     Raises:
-        ZooError: Plotly is missing, `out` cannot be written, or there is no readable run.
+        ZooError: Plotly is missing, `out` cannot be written, or no run can be read.
     """
     check_installed("plotly", "report", "inception-zoo report")
     if not out.parent.is_dir():

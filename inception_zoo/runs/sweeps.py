@@ -61,8 +61,8 @@ def resumed(words: Sequence[str]) -> list[str]:
         The arguments of the sweep; without `sweep.resume`, the given arguments.
 
     Raises:
-        ZooError: there is no sweep in the folder, it was started in another folder or with a secret, or there are other
-            overrides beside `sweep.resume`.
+        ZooError: the folder holds no sweep; the sweep was started in another folder or with a secret; or other overrides
+            were given beside `sweep.resume`.
     """
     folders = [Path(word.removeprefix(RESUME)) for word in words if word.startswith(RESUME)]
     if not folders or folders[-1] == Path("null"):

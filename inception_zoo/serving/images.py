@@ -15,7 +15,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
         words: files, folders (all images below them), glob patterns, or `-` for paths on standard input, one per line.
 
     Raises:
-        ZooError: a word matches nothing, or there is no image at all.
+        ZooError: a word matches nothing, or no image was found.
     """
     found = [path for word in words for path in _expand(word)]
     if not found:

@@ -46,7 +46,7 @@ def find_checkpoint(
         runs: folder of all runs.
 
     Raises:
-        ZooError: there is no such checkpoint, or it is damaged.
+        ZooError: the checkpoint does not exist, or it is damaged.
     """
     if ckpt is None:
         if task == "test":

@@ -152,7 +152,7 @@ def check_wandb(loggers: DictConfig) -> None:
         loggers: the config node `logger`.
 
     Raises:
-        ZooError: a logger is online and there is no API key, or W&B refuses it.
+        ZooError: a logger is online without an API key, or W&B refuses the key.
     """
     if any(node.get("offline") is False for node in loggers.values()):
         import wandb
