@@ -22,7 +22,8 @@ from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain
 from inception_zoo.config.targets import trust_words
 from inception_zoo.errors import say
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import CHECKPOINTS, is_interrupted, recorded
+from inception_zoo.runs.folders import discard
+from inception_zoo.runs.results import CHECKPOINTS, best_of, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, quoted, resumed
 from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.system.renamed import with_new_names
@@ -58,6 +59,7 @@ def main() -> None:
         status = end.code if isinstance(end.code, int) else 1
     finally:
         ended = finish()
+        discard()
     sys.exit(status or ended)
 
 
@@ -68,7 +70,7 @@ class HydraJob:
     """
 
     def __call__(self, cfg: DictConfig) -> float:
-        """Return the best validation accuracy."""
+        """Return the best value of the metric that selects the best checkpoint; NaN without one."""
         node = HydraConfig.get()
         folder = Path(node.runtime.output_dir)
         single = node.mode == RunMode.RUN
@@ -82,7 +84,8 @@ class HydraJob:
             from inception_zoo.training.job import run  # imports torch and Lightning, therefore only after the checks
 
             run(OmegaConf.create(config), results, interrupted)
-        return results.get("val/top1_best", math.nan)
+        value = best_of(results)
+        return math.nan if value is None else value
 
     def __reduce__(self) -> tuple[Callable[[], "HydraJob"], tuple[()]]:
         return _arrived, ()

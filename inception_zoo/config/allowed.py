@@ -102,6 +102,7 @@ TARGETS: Mapping[str, Options] = {
     "lightning.pytorch.Trainer": TRAINER,
     **_within("lightning.pytorch", *_OF_LIGHTNING) | _within("inception_zoo.training.callbacks", "ModelSummary"),
     **_within("lightning.pytorch.callbacks", "EarlyStopping", "ModelCheckpoint", rules=WATCHING),
+    "inception_zoo.training.best_checkpoint.BestCheckpoint": WATCHING,
     "lightning.pytorch.callbacks.EMAWeightAveraging": EMA,
     "lightning.pytorch.loggers.WandbLogger": WANDB,
     "wandb.Settings": MORE,

@@ -3,27 +3,23 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
+from inception_zoo.runs.folders import claim, keep, release
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.ranks import is_first
 
 RESULTS = "results.json"
+SWEEP = "sweep.json"  # in the folder of a sweep
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")  # in the order in which a run resumes from them
 REASON = "INCEPTION_ZOO_REASON"  # environment variable: file for the reason why another rank than 0 failed
 DONE = ("finished", "pruned")  # states of runs that need no more work
-
-
-_claimed: dict[Path, FileLock] = {}
 
 
 class Pruned(Exception):  # noqa: N818 -- it is not an error
@@ -32,14 +28,15 @@ class Pruned(Exception):  # noqa: N818 -- it is not an error
 
 @contextmanager
 def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
-    """Record a run in results.json, at the start and at the end of the block.
+    """Record a run in results.json at the end of the block; `begin` records its start.
 
     Args:
         folder: the run folder.
         **known: facts that are known at the start.
 
     Yields:
-        The content of results.json, to be filled. How the block ends sets `state` and `reason`.
+        The content of results.json, to be filled. How the block ends sets `state` and `reason`. The record of a finished run
+        stays if an attempt to resume it fails before `begin`.
 
     Raises:
         ZooError: another job runs in the folder, or it cannot be written.
@@ -47,15 +44,8 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
     writes = is_first()
     if writes:
         claim(folder)
-    results: dict[str, Any] = {
-        "state": "running",
-        "reason": None,
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        **known,
-    }
-    started = time.perf_counter()
-    if writes:
-        _write(folder, results)
+    before = read_results(folder)
+    results: dict[str, Any] = {"started": datetime.now().astimezone().isoformat(timespec="seconds"), **known}
     end: BaseException | None = None
     try:
         yield results
@@ -65,56 +55,71 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
         end = error
         raise
     finally:
+        begun = "state" in results
         results["state"], results["reason"] = ending(end)
-        results["minutes"] = (time.perf_counter() - started) / 60
+        results["minutes"] = minutes_of(results)
         if writes:
-            _write(folder, results)
+            if begun or before.get("state") not in DONE:
+                _write(folder, results if begun else {**before, **results})
             release(folder)
         elif place := os.environ.get(REASON):
             Path(place).write_text(results["reason"] or "")
 
 
-def claim(folder: Path) -> None:
-    """Lock a run folder until `release`, or until the end of this process.
-
-    Args:
-        folder: the run folder; it is created if necessary.
-
-    Raises:
-        ZooError: another job has locked it, or it cannot be written.
-    """
-    if folder in _claimed:
-        return
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ZooError(f"hydra.run.dir={folder}: another job is running in this folder; wait for it, or set another") from None
-    except OSError as error:
-        raise ZooError(f"hydra.run.dir={folder} cannot be written: {error.strerror}") from None
-    _claimed[folder] = lock
+def begin(folder: Path, results: dict[str, Any]) -> None:
+    """Record that the training or test of a run starts: from now on its folder is kept."""
+    results |= {"state": "running", "reason": None}
+    if is_first():
+        keep()
+        _write(folder, results)
 
 
-def release(folder: Path) -> None:
-    """Release the lock of a run folder, if this process has it."""
-    if lock := _claimed.pop(folder, None):
-        lock.release()
+def minutes_of(results: Mapping[str, Any]) -> float:
+    """Return the run time in minutes until now, with the parts before the run was resumed (`earlier_minutes`)."""
+    now = datetime.now().astimezone() - datetime.fromisoformat(results["started"])
+    return results.get("earlier_minutes", 0.0) + now.total_seconds() / 60
 
 
-def check_free(folder: Path) -> None:
-    """Check that a new training in `folder` would not overwrite checkpoints.
+def best_of(results: Mapping[str, Any]) -> float | None:
+    """Return the best value of the metric that selected the run's best checkpoint; None without one."""
+    return results.get(best_key(results))
+
+
+def best_key(results: Mapping[str, Any]) -> str:
+    """Return the name of the best value in results.json. Results of older versions do not name the metric."""
+    return f"{results.get('monitor', 'val/top1')}_best"
+
+
+def evaluated_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that a run tested, and by default its best one; None if there is no such file."""
+    path = folder / (read_results(folder).get("tested") or "checkpoints/best.ckpt")
+    return path if path.is_file() else None
+
+
+def check_free(folder: Path, task: str, ckpt: str | None) -> None:
+    """Check that a single job would not overwrite another run, or write into a sweep.
 
     Args:
         folder: the run folder.
+        task: the config key. Only a training may continue in a used folder.
+        ckpt: the config key. The training must resume from the folder's own checkpoint.
 
     Raises:
-        ZooError: the folder contains checkpoints.
+        ZooError: the folder is used.
     """
-    if any(folder.glob("checkpoints/*.ckpt")):
-        raise ZooError(
-            f"hydra.run.dir={folder} already holds a run; resume it with ckpt=last, delete it, or set another folder"
-        )
+    if (folder / SWEEP).exists():
+        raise ZooError(f"hydra.run.dir={folder} already holds a sweep; set another folder")
+    own = ckpt == "last" or (ckpt is not None and Path(ckpt).resolve().is_relative_to(folder.resolve()))
+    saved = any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
+    if (saved or read_results(folder).get("state") in DONE) and not (task == "fit" and own):
+        resume = "resume it with ckpt=last, delete it, or " if task == "fit" else ""
+        raise ZooError(f"hydra.run.dir={folder} already holds a run; {resume}set another folder")
+
+
+def check_no_run(folder: Path) -> None:
+    """Raise ZooError if the folder of a sweep holds a single run."""
+    if (folder / ".hydra").is_dir():
+        raise ZooError(f"hydra.sweep.dir={folder} already holds a run; set another folder")
 
 
 def record_failure(folder: Path, reason: str) -> None:

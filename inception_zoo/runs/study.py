@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import optuna
 from lightning import Callback, LightningModule, Trainer
@@ -18,21 +18,50 @@ from inception_zoo.runs.results import reason_of
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-METRIC = "val/top1"
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 
 
-def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, searching: bool = False) -> optuna.Study:
+class Objective(NamedTuple):
+    """The metric that selects the best checkpoint, and `max` or `min`."""
+
+    metric: str
+    mode: str
+
+
+def objective(callbacks: Mapping[str, Any]) -> Objective:
+    """Return the objective of a search: the metric of the first checkpoint callback, which selects the best checkpoint.
+
+    Args:
+        callbacks: the config node.
+
+    Raises:
+        ZooError: it does not monitor a validation metric.
+    """
+    checkpoints = (node for node in callbacks.values() if node["_target_"].endswith(("BestCheckpoint", "ModelCheckpoint")))
+    node: Mapping[str, Any] = next(checkpoints, {})
+    found = Objective(str(node.get("monitor")), node.get("mode", "min"))
+    if not found.metric.startswith("val/") or found.mode not in DIRECTIONS:
+        raise ZooError(
+            f"callbacks.best.monitor={found.metric} with mode={found.mode}: a search needs a validation metric, such as "
+            "val/top1, and mode=max or mode=min"
+        )
+    return found
+
+
+def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Objective, searching: bool = False) -> optuna.Study:
     """Open the study of a sweep, or create it.
 
     Args:
         sweeper: the config node `hydra.sweeper`.
         sweep_folder: folder of the sweep. It contains the study as a journal, which several machines may write to. If the
             sweeper has a `storage`, the study is stored there instead.
+        objective: what to optimize.
         searching: configure the sampler for new trials. In a resumed study it gets another seed, so that it does not
             repeat the first trials.
 
     Raises:
-        ZooError: the sampler, the pruner or an option does not exist, or the storage cannot be opened.
+        ZooError: the sampler, the pruner or an option does not exist, the storage cannot be opened, or its study has
+            another direction.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = sweeper["storage"]
@@ -42,10 +71,16 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, searching: bool =
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
     name = sweeper["study_name"] or ("sweep" if sweeper["storage"] is None else sweep_folder.name)
     pruner = _chosen(optuna.pruners, "pruner", sweeper)
+    direction = DIRECTIONS[objective.mode]
     try:
-        study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, direction=direction, load_if_exists=True)
     except (SQLAlchemyError, OSError, ImportError) as error:
         raise ZooError(f"hydra.sweeper.storage={redacted(sweeper['storage'])}: {reason_of(error)}") from None
+    if (other := study.direction.name.lower()) != direction:  # a study that exists keeps its direction
+        raise ZooError(
+            f"callbacks.best.mode={objective.mode}: the study in {redacted(sweeper['storage']) or sweep_folder} has the "
+            f"direction {other}; start another sweep"
+        )
     if searching:
         options = dict(sweeper["sampler_options"])
         if options.get("seed") is not None:
@@ -66,7 +101,7 @@ def _chosen(module: Any, key: str, sweeper: Mapping[str, Any]) -> Any:
 
 
 class Pruning(Callback):
-    """Callback that reports validation top-1 after each epoch, and stops the training if the pruner of the study decides so.
+    """Callback that reports the objective after each validation, and stops the training if the pruner of the study decides so.
 
     Rank 0 asks the pruner; all ranks stop together.
 
@@ -74,24 +109,26 @@ class Pruning(Callback):
         sweeper: the config node `hydra.sweeper`.
         sweep_folder: folder of the sweep.
         number: number of the trial.
+        objective: what the search optimizes.
     """
 
-    def __init__(self, sweeper: Mapping[str, Any], sweep_folder: Path, number: int) -> None:
-        self.sweeper, self.folder, self.number = sweeper, sweep_folder, number
+    def __init__(self, sweeper: Mapping[str, Any], sweep_folder: Path, number: int, objective: Objective) -> None:
+        self.sweeper, self.folder, self.number, self.objective = sweeper, sweep_folder, number, objective
         self.reason: str | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         if trainer.is_global_zero:
-            trial, value = self._trial, float(trainer.callback_metrics[METRIC])
+            metric = self.objective.metric
+            trial, value = self._trial, float(trainer.callback_metrics[metric])
             trial.report(value, step=trainer.current_epoch)
             if trial.should_prune():
-                self.reason = f"pruned after epoch {trainer.current_epoch + 1} with {METRIC} {value:.4f}"
+                self.reason = f"pruned after epoch {trainer.current_epoch + 1} with {metric} {value:.4f}"
         self.reason = trainer.strategy.broadcast(self.reason)
         trainer.should_stop |= self.reason is not None
 
     @cached_property
     def _trial(self) -> "Trial":
-        study = open_study(self.sweeper, self.folder)
+        study = open_study(self.sweeper, self.folder, self.objective)
         return optuna.trial.Trial(study, study.trials[self.number]._trial_id)

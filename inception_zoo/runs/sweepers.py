@@ -11,15 +11,17 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.redaction import redacted, save_redacted
-from inception_zoo.runs.results import DONE, read_results
-from inception_zoo.runs.sweeps import begin, words_of
+from inception_zoo.runs.results import DONE, best_of, read_results
+from inception_zoo.runs.sweeps import begin, quoted, words_of
 from inception_zoo.system.ranks import by_torchrun
+
+NUMBER = "${hydra:job.num}"  # default of hydra.sweep.subdir
 
 
 class GridSweeper(BasicSweeper):
@@ -59,16 +61,31 @@ class GridSweeper(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         assert self.config is not None
-        if any(word.startswith("hydra.sweep.subdir=") for word in self.config.hydra.overrides.hydra):
-            raise ZooError("hydra.sweep.subdir: resuming needs the job number as the name of the folder; leave it out")
         jobs = self.combinations(overrides)
         folder = Path(self.config.hydra.sweep.dir)
-        left = [number for number, job in enumerate(jobs) if not _is_done(folder / str(number), job)]
+        names = self._names(jobs)
+        left = [number for number, job in enumerate(jobs) if not _is_done(folder / names[number], job)]
         if len(left) < len(jobs) and any("hydra:job.num" in word for job in jobs for word in job):
             raise ZooError("hydra:job.num changes when a sweep is resumed; start a new sweep in another folder")
-        begin(folder, len(jobs))
-        places = [[*jobs[number], f"hydra.sweep.subdir={number}"] for number in left]
+        begin(folder, names)
+        places = [[*jobs[number], _place(names[number])] for number in left]
         return list(self.split_overrides_to_chunks(places, max_batch_size)) if places else []
+
+    def _names(self, jobs: Sequence[Sequence[str]]) -> list[str]:
+        """Return the folder of each job, relative to that of the sweep: its number, or the value of `hydra.sweep.subdir`."""
+        assert self.config is not None and self.hydra_context is not None
+        given = _subdir(self.config)
+        if given == NUMBER:
+            return [str(number) for number in range(len(jobs))]
+        load = self.hydra_context.config_loader.load_sweep_config
+        names = [str(load(self.config, list(job)).hydra.sweep.subdir) for job in jobs]
+        wrong = [name for name in names if names.count(name) > 1 or "/" in name]
+        if wrong:
+            raise ZooError(
+                f"hydra.sweep.subdir={given} must give each job a folder of its own, but gives '{wrong[0]}'; for folders by "
+                f"job number, set 'hydra.sweep.subdir={NUMBER}'"
+            )
+        return names
 
     def combinations(self, overrides: list[Override]) -> list[list[str]]:
         """Return the overrides of every job."""
@@ -115,7 +132,7 @@ class BlockSweeper(GridSweeper):
 
 
 class OptunaSweeper(Sweeper):
-    """Search with Optuna that maximizes the best validation top-1.
+    """Search with Optuna for the best value of the metric that selects the best checkpoint, by default validation top-1.
 
     The search space has the syntax of Hydra: ``optimizer.lr=tag(log,interval(1e-4,1e-1))``, ``model=googlenet,inception_v3``,
     ``int(interval(1,8))``, ``range(0,0.5,step=0.1)``. Each trial is a job; its folder has the number of the trial. A resumed
@@ -150,7 +167,7 @@ class OptunaSweeper(Sweeper):
             )
         from optuna.trial import TrialState
 
-        from inception_zoo.runs.study import open_study
+        from inception_zoo.runs.study import objective, open_study
 
         for name in ("n_trials", "n_jobs"):
             check_whole(f"hydra.sweeper.{name}", getattr(self, name), at_least=1)
@@ -164,17 +181,23 @@ class OptunaSweeper(Sweeper):
             raise ZooError(
                 "hydra/sweeper=optuna has no search space; set several values for a key: 'optimizer.lr=interval(1e-4,1e-1)'"
             )
+        if varied := [key for key in space if key.split(".")[0] == "callbacks"]:
+            raise ZooError(f"{varied[0]}: the trials are compared by callbacks.best; give this key one value")
         folder = Path(self.conf.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        study = open_study(self.node, folder, searching=True)
+        if (subdir := _subdir(self.conf)) != NUMBER:
+            raise ZooError(f"hydra.sweep.subdir={subdir}: the folders of trials have their numbers; set '{NUMBER}'")
+        callbacks: Any = OmegaConf.to_container(self.context.config_loader.load_sweep_config(self.conf, fixed).callbacks)
+        study = open_study(self.node, folder, objective(callbacks), searching=True)
         save_redacted(self.conf, folder / "multirun.yaml")
-        begin(folder, self.n_trials, fails_again=False)
+        begin(folder, [str(number) for number in range(self.n_trials)], fails_again=False)
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             found = read_results(folder / str(trial.number))
             if found.get("state") in DONE:  # the sweep was interrupted before it reported the result
                 self._tell(study, trial.number, found)
         while batch := list(self._next(study, space)):
-            jobs = [[*fixed, *_words(trial.params), *_place(trial.number)] for trial in batch]
+            jobs = [
+                [*fixed, *_words(trial.params), _place(str(trial.number)), f"sweep.trial={trial.number}"] for trial in batch
+            ]
             self.launch(jobs, initial_job_idx=batch[0].number)
             for trial in batch:
                 self._tell(study, trial.number, read_results(folder / str(trial.number)))
@@ -192,15 +215,19 @@ class OptunaSweeper(Sweeper):
     def _tell(self, study: Any, number: int, results: Mapping[str, Any]) -> None:
         from optuna.trial import TrialState
 
-        value, state = results.get("val/top1_best"), results.get("state")
+        value, state = best_of(results), results.get("state")
         if state == "finished" and value is not None:
             study.tell(number, value)
         else:
             study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
 
-def _place(number: int) -> list[str]:
-    return [f"hydra.sweep.subdir={number}", f"sweep.trial={number}"]
+def _place(name: str) -> str:
+    return f"hydra.sweep.subdir={name if name.isdecimal() else quoted(Path(name))}"
+
+
+def _subdir(config: DictConfig) -> str:
+    return str(OmegaConf.to_container(config.hydra, resolve=False)["sweep"]["subdir"])  # type: ignore[call-overload,index]
 
 
 def _words(params: Mapping[str, Any]) -> list[str]:

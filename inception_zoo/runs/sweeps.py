@@ -15,17 +15,16 @@ from omegaconf import OmegaConf
 from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
-from inception_zoo.runs.results import DONE, read_results
+from inception_zoo.runs.folders import keep
+from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
 from inception_zoo.system.ranks import is_first
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SWEEP = "sweep.json"
 RESUME = "sweep.resume="
 NARROW = 100  # columns of a terminal that has no room for costs
-COLUMNS = {
-    "val/top1_best": ("val top-1", "{:.4f}", 1),
+COLUMNS = {  # name, format and unit of the results; the best validation value comes first
     "test/top1": ("test top-1", "{:.4f}", 1),
     "parameters": ("params, M", "{:.2f}", 1e6),
     "multiply_adds": ("mult-adds, M", "{:,.0f}", 1e6),
@@ -35,18 +34,19 @@ COLUMNS = {
 _begun: list[Path] = []  # folder of the sweep that this process runs
 
 
-def begin(folder: Path, jobs: int, fails_again: bool = True) -> None:
+def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
     """Save the command line of a sweep, so that it can be resumed. A sweeper calls this before it launches.
 
     Args:
         folder: folder of the sweep.
-        jobs: number of jobs.
+        jobs: folder of each job, relative to `folder`.
         fails_again: whether a resumed sweep runs failed jobs again.
     """
     if not is_first():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": jobs, "fails_again": fails_again}
+    keep()
+    asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": list(jobs), "fails_again": fails_again}
     (folder / SWEEP).write_text(json.dumps(asked, indent=1))
     _begun.append(folder)
 
@@ -105,23 +105,23 @@ def finish() -> int:
 
     folder = _begun.pop()
     asked = json.loads((folder / SWEEP).read_text())
-    jobs = [job for job in jobs_of(folder) if job["job"] in map(str, range(asked["jobs"]))]
+    jobs = [job for job in jobs_of(folder) if job["job"] in asked["jobs"]]
     if not jobs:  # a mistake in the overrides, reported already
         return 1
     write_results(folder, jobs)
     console = Console()
     (console if console.is_terminal else Console(width=max(console.width, 140))).print(sweep_table(jobs))
-    left = asked["jobs"] - sum(job["state"] in DONE for job in jobs)
+    left = len(asked["jobs"]) - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
         how = f"; resume with: python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
-        print(f"{left} of {asked['jobs']} jobs did not finish{how}", file=sys.stderr)
+        print(f"{left} of {len(asked['jobs'])} jobs did not finish{how}", file=sys.stderr)
     print(f"sweep folder: {folder}")
     return int(left > 0)
 
 
 def jobs_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the results of the jobs of a sweep, with job number (`job`) and `overrides`, sorted by job number."""
+    """Return the results of the jobs of a sweep, with folder name (`job`) and `overrides`, sorted by the name."""
     found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
     return [
         {"job": job.name, "overrides": overrides_of(words_of(job)), "state": "finished", **read_results(job)} for job in found
@@ -165,8 +165,10 @@ def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
     columns = {key: words for key, words in columns.items() if len(set(words)) > 1}
     last = [key.rpartition(".")[2] for key in columns]
     named = [name if last.count(name) == 1 else key for name, key in zip(last, columns, strict=True)]
-    always = ("val/top1_best", "test/top1", "minutes")
-    shown = [key for key in COLUMNS if len({job[key] for job in jobs if key in job}) > (key not in always)]
+    best = {best_key(job): job.get("monitor", "val/top1").replace("/", " ").replace("top1", "top-1") for job in jobs}
+    figures = {key: (name, "{:.4f}", 1) for key, name in best.items()} | COLUMNS
+    always = (*best, "test/top1", "minutes")
+    shown = [key for key in figures if len({job[key] for job in jobs if key in job}) > (key not in always)]
     if get_console().width < NARROW:  # results.csv has all of them
         shown = [key for key in shown if key in always]
     unusual = any(job["state"] != "finished" for job in jobs)
@@ -174,13 +176,13 @@ def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
     for name in ("job", *named):
         table.add_column(name, no_wrap=True)
     for key in shown:
-        table.add_column(COLUMNS[key][0], justify="right", overflow="fold")
+        table.add_column(figures[key][0], justify="right", overflow="fold")
     if unusual:
         table.add_column("state", overflow="fold", min_width=30)
     for job, *words in zip(jobs, *columns.values(), strict=True):
-        figures = [COLUMNS[key][1].format(job[key] / COLUMNS[key][2]) if key in job else "" for key in shown]
+        cells = [figures[key][1].format(job[key] / figures[key][2]) if key in job else "" for key in shown]
         state = f"{job['state']}: {job['reason']}" if job.get("reason") else job["state"]
-        table.add_row(job["job"], *words, *figures, *([state] * unusual))
+        table.add_row(job["job"], *words, *cells, *([state] * unusual))
     return table
 
 
@@ -195,16 +197,19 @@ def _short(word: str) -> str:
 def progress(run_folder: Path) -> str | None:
     """Return job number, best validation top-1 so far and remaining time of a sweep; None if the run is not part of one."""
     folder = run_folder.parent
-    if not (folder / SWEEP).exists() or not run_folder.name.isdecimal():
+    if not (folder / SWEEP).exists():
         return None
     jobs = json.loads((folder / SWEEP).read_text())["jobs"]
+    if run_folder.name not in jobs:
+        return None
     begun = (folder / SWEEP).stat().st_mtime
     others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]
     done = {path: found for path in others if (found := read_results(path.parent)).get("state") in DONE}
-    parts = [f"job {int(run_folder.name) + 1}/{jobs}"]
-    if known := [found["val/top1_best"] for found in done.values() if "val/top1_best" in found]:
-        parts.append(f"best val {max(known):.4f}")
+    parts = [f"job {jobs.index(run_folder.name) + 1}/{len(jobs)}"]
+    if known := [(found, value) for found in done.values() if (value := best_of(found)) is not None]:
+        lowest = known[0][0].get("mode") == "min"
+        parts.append(f"best val {(min if lowest else max)(value for _, value in known):.4f}")
     if lately := sum(path.stat().st_mtime > begun for path in done):  # ended since the sweep was started or resumed
-        left = (time.time() - begun) / 60 / lately * (jobs - len(done))
+        left = (time.time() - begun) / 60 / lately * (len(jobs) - len(done))
         parts.append(f"{left:.0f} min left" if left >= 1 else "<1 min left")
     return ", ".join(parts)

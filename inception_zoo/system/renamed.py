@@ -1,6 +1,6 @@
-"""Old import paths of config targets, and their current paths.
+"""Import paths of config targets that are replaced by current ones.
 
-Configs, checkpoints and sweeps may contain an old path. The current path replaces it.
+Configs, checkpoints and sweeps may contain an old path, or Lightning's class where this package has its own.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ MOVED = {
     "inception_zoo.schedules.cosine": "inception_zoo.training.schedules.cosine",
     "inception_zoo.schedules.exponential": "inception_zoo.training.schedules.exponential",
     "inception_zoo.schedules.one_cycle": "inception_zoo.training.schedules.one_cycle",
+    "lightning.pytorch.callbacks.ModelCheckpoint": "inception_zoo.training.best_checkpoint.BestCheckpoint",
     "inception_zoo.metrics_file.CSVLogger": "inception_zoo.tracking.csv_logger.CSVLogger",
     "inception_zoo.tracking.WandbLogger": "inception_zoo.tracking.wandb_logger.WandbLogger",
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inception_zoo.runs.results import best_key
 from inception_zoo.tracking.service import current_run, log_content, warned
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def log_folder(folder: Path, results: Mapping[str, Any], step: int) -> None:
             content[key] = make(*csv.reader(file), folder=folder)
     with warned("the tables of the test"):
         log_content(run, step, **content)
-        run.summary.update({key: value for key, value in results.items() if "/" not in key or key == "val/top1_best"})
+        run.summary.update({key: value for key, value in results.items() if "/" not in key or key == best_key(results)})
 
 
 def _per_class(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":

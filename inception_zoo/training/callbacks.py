@@ -18,6 +18,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from inception_zoo.network.inception import Inception
+from inception_zoo.runs.results import minutes_of
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import peak_memory
 
@@ -86,6 +87,23 @@ class PeakMemory(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         peak = peak_memory(pl_module.device)
         pl_module.log("train/peak_memory_gib", peak / 2**30, reduce_fx="max", sync_dist=True)
+
+
+class RunTime(Callback):
+    """Callback that stores the run time in checkpoints, so that the reported time of a resumed run includes its first part.
+
+    Args:
+        results: content of results.json.
+    """
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.results = results
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"minutes": minutes_of(self.results)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.results["earlier_minutes"] = state_dict["minutes"]
 
 
 class Unfreeze(Callback):

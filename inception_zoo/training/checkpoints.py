@@ -11,7 +11,7 @@ from torch import nn
 from inception_zoo.architecture.card import Card
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import CHECKPOINTS
+from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint
 from inception_zoo.system.atomic_files import is_whole_zip
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
@@ -65,10 +65,9 @@ def find_checkpoint(
         raise ZooError(f"ckpt=last: there is no intact checkpoint in {run_folder} or under {runs}; set ckpt=PATH")
     path = Path(ckpt)
     if path.is_dir():
-        best = path / "checkpoints" / "best.ckpt"
-        found = newest_whole(path) if task == "fit" else best if best.is_file() else None
+        found = newest_whole(path) if task == "fit" else evaluated_checkpoint(path)
         if not found:
-            name = "intact checkpoint" if task == "fit" else "checkpoints/best.ckpt"
+            name = "intact checkpoint" if task == "fit" else "best checkpoint, such as checkpoints/best.ckpt"
             raise ZooError(f"ckpt={ckpt}: this run folder has no {name}; give another folder, or a file")
         path = found
     if not path.is_file():

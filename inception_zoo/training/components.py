@@ -177,9 +177,9 @@ def pruner(cfg: DictConfig, folder: Path) -> list[Any]:
     """
     if cfg.sweep.trial is None:
         return []
-    from inception_zoo.runs.study import Pruning
+    from inception_zoo.runs.study import Pruning, objective
 
     if is_first() and "storage" not in HydraConfig.get().sweeper:
         raise ZooError(f"sweep.trial={cfg.sweep.trial}: only the Optuna sweeper sets it; leave it out, or use sweep=optuna")
     sweeper: Any = OmegaConf.to_container(HydraConfig.get().sweeper, resolve=True) if is_first() else {}
-    return [Pruning(sweeper, folder.parent, cfg.sweep.trial)]
+    return [Pruning(sweeper, folder.parent, cfg.sweep.trial, objective(cfg.callbacks))]

@@ -22,12 +22,13 @@ from inception_zoo.data import ImageData
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import Pruned, commit_of_the_code, ending
+from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_code, ending
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
 from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
+from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import check_classes, check_fits, find_checkpoint, precision_of
 from inception_zoo.training.components import build_data, build_optimizer, build_trainer, pruner
 from inception_zoo.training.module import Classifier
@@ -76,6 +77,7 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
         cfg, ckpt = starting_point(cfg, folder, interrupted)
         job = build_job(cfg, folder, results, ckpt)
         read_data(job)
+        begin(folder, results)
         if cfg.task == "fit":
             fit(job)
         test(job)
@@ -152,7 +154,7 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
     module = Classifier(model, *parts, cfg.label_smoothing, redacted(config), *choices)
     pruning = pruner(cfg, folder)
-    trainer = build_trainer(cfg, folder, [SameConfig(config, results), *pruning], results)
+    trainer = build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
     check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
     saved_classes = card.classes if card else None
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes)
@@ -182,8 +184,10 @@ def fit(job: Job) -> None:
     trainer.fit(job.module, job.data, ckpt_path=job.ckpt, weights_only=True)
     results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
     best, job.ckpt = trainer.checkpoint_callback, None  # the first ModelCheckpoint
-    if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
-        results["val/top1_best"], job.ckpt = float(best.best_model_score), Path(best.best_model_path)
+    if isinstance(best, ModelCheckpoint) and best.monitor:
+        results |= {"monitor": best.monitor, "mode": best.mode}
+        if best.best_model_score is not None:
+            results[best_key(results)], job.ckpt = float(best.best_model_score), Path(best.best_model_path)
     if reason := next((callback.reason for callback in job.pruning if callback.reason), None):
         raise Pruned(reason)
 
@@ -195,7 +199,10 @@ def test(job: Job) -> None:
     weights here: after a training, its EMAWeightAveraging would replace the average by the raw weights.
     """
     module, trainer, data = job.module, job.trainer, job.data
+    job.results["tested"] = None
     if job.ckpt:
+        folder, path = job.folder.resolve(), job.ckpt.resolve()
+        job.results["tested"] = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
         checkpoint = load_pickle(job.ckpt)
         if raw := checkpoint.get("current_model_state"):
             module.load_state_dict(raw)

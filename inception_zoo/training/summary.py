@@ -1,7 +1,6 @@
 """Result table at the end of a job."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ from rich.table import Table
 
 from inception_zoo.architecture.cost import Cost
 from inception_zoo.architecture.plan import Plan
+from inception_zoo.runs.results import best_key, minutes_of
 
-SHOWN = (
-    *("train/loss", "train/top1", "val/loss", "val/top1", "val/top1_best"),
-    *("test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1"),
-)
+TRAINED = ("train/loss", "train/top1", "val/loss", "val/top1")
+TESTED = ("test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1")
 
 
 def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Path, ckpt: Path | None) -> None:
@@ -34,13 +32,12 @@ def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Pa
         table.add_row("block changes", plan.swapped)
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
-    for key in SHOWN:
+    for key in (*TRAINED, best_key(results), *TESTED):
         if key in results:
             table.add_row(key, f"{results[key]:.4f}")
     if "train/images_per_second" in results:
         table.add_row("training speed", f"{results['train/images_per_second']:,.0f} images/s")
-    minutes = (datetime.now().astimezone() - datetime.fromisoformat(results["started"])).total_seconds() / 60
-    table.add_row("time", f"{minutes:.1f} min")
+    table.add_row("time", f"{minutes_of(results):.1f} min")
     table.add_row("tested checkpoint", short(ckpt) if ckpt else "–")
     table.add_row("run folder", short(folder))
     Console().print(table)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from inception_zoo.architecture.choices import EXAMPLE
 from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.runs.results import evaluated_checkpoint
 from inception_zoo.system.atomic_files import whole_file
 
+log = logging.getLogger(__name__)
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
 METADATA = "inception_zoo"  # key of the card: JSON in safetensors' metadata, a mapping in a checkpoint
@@ -24,21 +27,23 @@ PARTS = 100_000  # most entries of a zip file: ten times those of the largest ne
 
 
 def resolve(path: str | Path) -> Path:
-    """Return the weight file for a path: the file itself, or the best checkpoint of a run folder.
+    """Return the weight file for a path: the file itself, or the checkpoint that a run has tested, which is its best one.
 
     Args:
-        path: a weight file, or a run folder. Without `checkpoints/best.ckpt`, a run folder's `last.ckpt` is used.
+        path: a weight file, or a run folder. A run without a best checkpoint tests its last weights; its `last.ckpt` is used.
 
     Raises:
         ZooError: the path does not exist, is a URL, is not a run folder, or has an unsupported suffix.
     """
     path = Path(path)
     if path.is_dir():
-        best = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-        found = [file for file in best if file.is_file()]
-        if not found:
+        last = path / "checkpoints" / "last.ckpt"
+        if found := evaluated_checkpoint(path):
+            return found
+        if not last.is_file():
             raise ZooError(f"{path} is not a run folder: checkpoints/best.ckpt is missing")
-        return found[0]
+        log.warning("%s records no best checkpoint; using %s", path, last.name)
+        return last
     if not path.is_file() and re.match(r"\w[\w+.-]+:/", str(path)):
         raise ZooError(f"{path} is a URL, and URLs are not supported; download the file and pass its path")
     if not path.is_file():

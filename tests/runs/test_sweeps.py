@@ -224,7 +224,7 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
     ("words", "message"),
     [
         (["sweep=v3_ablation", "model=inception_v4"], "error: model: the jobs of this sweep set this key themselves"),
-        (["seed=1,2", "hydra.sweep.subdir=mine"], "error: hydra.sweep.subdir: resuming needs the job number"),
+        (["seed=1,2", "hydra.sweep.subdir=mine"], "error: hydra.sweep.subdir=mine must give each job a folder of its own"),
         (
             ["sweep=optuna", "hydra.sweeper.n_trial=2"],
             "error: unknown config key 'hydra.sweeper.n_trial'; did you mean 'hydra.sweeper.n_trials'?",
