@@ -50,6 +50,8 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
         key: The unknown key, dotted.
         keys: All keys of the config, dotted.
     """
+    if key in keys:
+        return f"'+{key}': the key is in the config already; write {key}=… without the '+'"
     others = f"; to add another option of lightning.Trainer, write +{key}=…" if key.startswith("trainer.") else ""
     hint = did_you_mean(key, [each for each in keys if each.startswith("hydra.") == key.startswith("hydra.")])
     hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from inception_zoo.config.explain import one_line_errors
 from inception_zoo.config.targets import refused_targets, refused_variables
 from inception_zoo.config.unknown_keys import wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
-from inception_zoo.runs.folders import claim_first
-from inception_zoo.runs.results import check_free, check_no_run
+from inception_zoo.runs.results import claim_folder
 from inception_zoo.system.atomic_files import check_folder
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.renamed import with_new_names
@@ -56,24 +54,11 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
         else:
             checks.append(lambda: raise_all(wrong_overrides(keys=False)))  # report them now, not when their job starts
         _run_all(checks, cfg)
-        if is_first():  # claim the folder before Hydra writes to it
-            _claim(cfg, key)
+        if is_first():
+            claim_folder(cfg, key)  # before Hydra writes to it
     finally:
         instance.cfg = before
         OmegaConf.set_readonly(node, False)
-
-
-def _claim(cfg: DictConfig, key: str) -> None:
-    """Claim the folder of this command. A name with the start time is made unique; a folder named by the user may be used."""
-    node, name = cfg.hydra, f"hydra.{key}.dir"
-    is_timed = "zoo.now" in str(plain(node[key], resolve=False)["dir"])
-    rename = partial(hydra_patches.start_later, cfg) if is_timed else None
-    claim_first(lambda: Path(str(node[key].dir)), name, rename)
-    hydra_patches.share_start()
-    if key == "run":
-        check_free(Path(str(node.run.dir)), cfg.task, cfg.ckpt)
-    else:
-        check_no_run(Path(str(node.sweep.dir)))
 
 
 def check_job(config: Mapping[str, Any], hydra: HydraConf, cfg: DictConfig) -> None:

@@ -6,7 +6,6 @@ tests/system/test_private_names.py checks that the patched names still exist.
 """
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,7 @@ from inception_zoo.config.targets import refused_logging
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
-from inception_zoo.system.ranks import agreed, is_first
-
-_started: list[datetime] = []
+from inception_zoo.system.start_time import start_time
 
 
 @cache
@@ -58,26 +55,7 @@ def install() -> None:
 def _add_resolvers() -> None:
     OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
     OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
-    OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
-
-
-def _start() -> datetime:
-    """Return the start time of this command, the same in all processes of a job. It names the folder."""
-    if not _started:
-        now = datetime.now()
-        _started.append(now if is_first() else datetime.fromisoformat(agreed("start", now.isoformat())))
-    return _started[0]
-
-
-def start_later(cfg: DictConfig) -> None:
-    """Change the start time to the next second, because another command has its folder."""
-    _started[0] += timedelta(seconds=1)
-    OmegaConf.clear_cache(cfg)
-
-
-def share_start() -> None:
-    """Send the start time to the other ranks, which wait for it."""
-    agreed("start", _start().isoformat())
+    OmegaConf.register_new_resolver("zoo.now", lambda layout: start_time().strftime(layout), use_cache=True, replace=True)
 
 
 def _fill_store() -> None:

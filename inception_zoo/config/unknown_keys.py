@@ -31,7 +31,7 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
     found, chosen, others = [], [], []
     for word in args.overrides:
         try:
-            override = parser.parse_override(word)
+            (override,) = parser.parse_overrides([word])  # `parse_override` would not know the options for glob(…)
         except HydraException:
             found.append(unreadable(word))
             continue

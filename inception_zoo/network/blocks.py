@@ -137,12 +137,21 @@ class AuxHead(nn.Module):
         return self.fc(x if self.hidden is None else self.hidden(x))
 
 
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """Local response normalization, computed in fp32 in a network of bf16 or fp16: torch has no such kernel for CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled("cpu"):
+            return super().forward(x.float()).to(x.dtype)
+        return super().forward(x)
+
+
 def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
     """Build one op with `channels` input channels."""
     if isinstance(op, Conv):
         return ConvUnit(plan, channels, op)
     if isinstance(op, Lrn):
-        return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
+        return LocalResponseNorm(5, alpha=1e-4, beta=0.75)
     if op.kind == "max":
         return MaxPool(op.kernel, op.stride, padding(op), ceil_mode=op.edge == "c")
     return AvgPool(op.kernel, op.stride, padding(op), op.edge == "c", plan.net.count_padding)

@@ -9,11 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.folders import claim, keep, release
+from inception_zoo.runs.folders import claim, claim_first, keep, release
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.start_time import share, start_later
 
 RESULTS = "results.json"
 SWEEP = "sweep.json"  # in the folder of a sweep
@@ -96,6 +99,32 @@ def evaluated_checkpoint(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def claim_folder(cfg: DictConfig, kind: str) -> None:
+    """Claim the folder of this command. A name with the start time is made unique; a folder named by the user may exist.
+
+    Args:
+        cfg: the composed config.
+        kind: `run`, or `sweep`.
+
+    Raises:
+        ZooError: the folder is used by a running job, or by another run or sweep; or it cannot be written.
+    """
+    node = cfg.hydra[kind]
+    is_timed = "zoo.now" in str(OmegaConf.to_container(node, resolve=False)["dir"])  # type: ignore[call-overload,index]
+
+    def rename() -> None:
+        start_later()
+        OmegaConf.clear_cache(cfg)
+
+    claim_first(lambda: Path(str(node.dir)), f"hydra.{kind}.dir", rename if is_timed else None)
+    share()
+    folder = Path(str(node.dir))
+    if kind == "run":
+        check_free(folder, cfg.task, cfg.ckpt)
+    elif (folder / ".hydra").is_dir():
+        raise ZooError(f"hydra.sweep.dir={folder} already holds a run; set another folder")
+
+
 def check_free(folder: Path, task: str, ckpt: str | None) -> None:
     """Check that a single job would not overwrite another run, or write into a sweep.
 
@@ -114,12 +143,6 @@ def check_free(folder: Path, task: str, ckpt: str | None) -> None:
     if (saved or read_results(folder).get("state") in DONE) and not (task == "fit" and own):
         resume = "resume it with ckpt=last, delete it, or " if task == "fit" else ""
         raise ZooError(f"hydra.run.dir={folder} already holds a run; {resume}set another folder")
-
-
-def check_no_run(folder: Path) -> None:
-    """Raise ZooError if the folder of a sweep holds a single run."""
-    if (folder / ".hydra").is_dir():
-        raise ZooError(f"hydra.sweep.dir={folder} already holds a run; set another folder")
 
 
 def record_failure(folder: Path, reason: str) -> None:

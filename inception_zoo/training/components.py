@@ -1,6 +1,7 @@
 """Construction of a job's components from their config nodes. An error of a library becomes one line that names the key."""
 
 import inspect
+import logging
 import os
 import re
 import warnings
@@ -15,8 +16,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.data import ImageData
@@ -27,6 +31,11 @@ from inception_zoo.tracking.wandb_logger import identity
 from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
+from inception_zoo.training.trainer_errors import key_in
+
+NEED_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")  # callbacks that fail without a logger
+PROFILE = "profile"  # in the file name of a profiler's report
+say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 def build(group: str, node: Any, /, **more: Any) -> Any:
@@ -125,24 +134,62 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     Raises:
         ZooError: an option is refused, W&B has no API key, or torchrun has started another number of processes.
     """
-    callbacks = [*callbacks, *(build(f"callbacks.{name}", node) for name, node in cfg.callbacks.items())]
+    nodes = {name: node for name, node in cfg.callbacks.items() if cfg.logger or not node._target_.endswith(NEED_LOGGER)}
+    if left_out := cfg.callbacks.keys() - nodes.keys():
+        say(f"no logger: left out callbacks.{', callbacks.'.join(sorted(left_out))}")
+    callbacks = [*callbacks, *(build(f"callbacks.{name}", node) for name, node in nodes.items())]
     check_wandb(cfg.logger)
     loggers = [build(f"logger.{name}", node, **identity(node, cfg, HydraConfig.get())) for name, node in cfg.logger.items()]
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         callbacks.append(Tracking(results))
     # The DataModule distributes the images itself: Lightning's sampler would repeat some of them in an evaluation.
     own = {"callbacks": callbacks, "logger": loggers, "plugins": [AtomicCheckpointIO()], "use_distributed_sampler": False}
-    trainer: Trainer = build("trainer", cfg.trainer, **own)
+    trainer = _trainer(cfg, folder, own)
     if isinstance(trainer.strategy, DDPStrategy):  # set here: `strategy=auto` takes no options
         trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         size = launcher.num_processes, launcher.num_nodes
         trainer.strategy._launcher = JobLauncher(launcher.cluster_environment, *size, cfg, folder)
-    if by_torchrun() and (processes := os.environ["WORLD_SIZE"]) != str(trainer.world_size):
-        asked = f"trainer.devices={cfg.trainer.devices} and trainer.num_nodes={cfg.trainer.num_nodes}"
-        raise ZooError(f"{asked} need {trainer.world_size} processes, but torchrun has started {processes}; start as many")
+    check_processes(trainer, cfg)
     return trainer
+
+
+def _trainer(cfg: DictConfig, folder: Path, own: Mapping[str, Any]) -> Trainer:
+    node = cfg.trainer
+    try:
+        trainer: Trainer = build("trainer", node, **own)
+    except ZooError as error:
+        raise ZooError(key_in(str(error), OmegaConf.to_container(cfg)) + str(error).removeprefix("trainer")) from error
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if (
+        not isinstance(profiler, PassThroughProfiler) and profiler.filename is None
+    ):  # Lightning would print its report to a log that is off
+        profiler.dirpath, profiler.filename = profiler.dirpath or folder, PROFILE
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        name = re.sub("_(spawn|fork|notebook)", "", str(node.strategy))
+        raise ZooError(
+            f"trainer.strategy={node.strategy} trains in processes that cannot return the results; use trainer.strategy={name}"
+        )
+    return trainer
+
+
+def check_processes(trainer: Trainer, cfg: DictConfig) -> None:
+    """Check that torchrun or SLURM has started the processes that the config asks for.
+
+    Args:
+        trainer: the Trainer.
+        cfg: the final config of the job.
+
+    Raises:
+        ZooError: it has started another number.
+    """
+    needed = trainer.num_devices * trainer.num_nodes
+    started = int(os.environ["WORLD_SIZE"]) if by_torchrun() else trainer.world_size
+    if started != needed:
+        launcher = "torchrun" if by_torchrun() else "SLURM"
+        asked = f"trainer.devices={cfg.trainer.devices} and trainer.num_nodes={cfg.trainer.num_nodes}"
+        raise ZooError(f"{asked} need {needed} processes, but {launcher} has started {started}; start as many")
 
 
 def check_wandb(loggers: DictConfig) -> None:

@@ -30,11 +30,12 @@ from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import check_classes, check_fits, find_checkpoint, precision_of
-from inception_zoo.training.components import build_data, build_optimizer, build_trainer, pruner
+from inception_zoo.training.components import PROFILE, build_data, build_optimizer, build_trainer, pruner
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.processes import SameConfig, end_ranks
 from inception_zoo.training.summary import print_summary
 from inception_zoo.training.tables import write_tables
+from inception_zoo.training.trainer_errors import check_limits, check_monitors, naming_the_key
 from inception_zoo.weights.files import load_pickle
 from inception_zoo.weights.saving import save_model
 
@@ -155,6 +156,7 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     module = Classifier(model, *parts, cfg.label_smoothing, redacted(config), *choices)
     pruning = pruner(cfg, folder)
     trainer = build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
+    check_monitors(config)
     check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
     saved_classes = card.classes if card else None
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes)
@@ -165,6 +167,8 @@ def read_data(job: Job) -> None:
     model, data = job.model, job.data
     if local_rank() == 0:  # the other ranks read the data later, after a possible download
         data.prepare_data()
+        data.trainer = job.trainer
+        check_limits(job.config, data)
         if job.ckpt:
             check_classes(job.ckpt, job.saved_classes, data.classes)
         names = data.classes or []
@@ -181,7 +185,11 @@ def fit(job: Job) -> None:
         Pruned: the hyperparameter search stopped this job.
     """
     trainer, results = job.trainer, job.results
-    trainer.fit(job.module, job.data, ckpt_path=job.ckpt, weights_only=True)
+    with naming_the_key(job.config):
+        trainer.fit(job.module, job.data, ckpt_path=job.ckpt, weights_only=True)
+    if trainer.is_global_zero:
+        for report in job.folder.glob(f"fit-{PROFILE}*.txt"):
+            print(report.read_text())
     results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
     best, job.ckpt = trainer.checkpoint_callback, None  # the first ModelCheckpoint
     if isinstance(best, ModelCheckpoint) and best.monitor:
@@ -207,18 +215,28 @@ def test(job: Job) -> None:
         if raw := checkpoint.get("current_model_state"):
             module.load_state_dict(raw)
             module.test_name = "test_raw"
-            job.results |= trainer.test(module, data, verbose=False)[0]
+            job.results |= _tested(job)
             module.test_name = "test"
         module.load_state_dict(checkpoint["state_dict"])
-    job.results |= trainer.test(module, data, verbose=False)[0]
+    job.results |= _tested(job)
+    if trainer.is_global_zero and job.config["task"] == "fit":
+        save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
+    if trainer.limit_test_batches == 0:
+        say("trainer.limit_test_batches=0: no test")
+        return
     assert module.test.tables is not None
     tables = module.test.tables.compute()
     if trainer.is_global_zero:
-        if job.config["task"] == "fit":
-            save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
         names = [*(data.classes or []), *map(str, range(len(data.classes or []), job.model.plan.num_classes))]
         write_tables(job.folder, names, **tables, preprocessing=data.preprocessing)
         log_folder(job.folder, job.results, trainer.global_step)
+
+
+def _tested(job: Job) -> dict[str, Any]:
+    """Run the test and return its metrics: none, if `trainer.limit_test_batches` is 0."""
+    with naming_the_key(job.config):
+        found = job.trainer.test(job.module, job.data, verbose=False)
+    return dict(found[0]) if found else {}
 
 
 def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
