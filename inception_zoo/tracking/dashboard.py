@@ -65,7 +65,7 @@ def workspace(entity: str, project: str) -> Any:
         return wr.ParallelCoordinatesPlotColumn(key, display_name=name, **more)
 
     learning = [
-        lines("loss", "train/loss", "val/loss"),
+        lines("loss", "train/loss_step", "train/loss", "val/loss"),
         lines("top-1", "train/top1", "val/top1"),
         lines("top-5", "train/top5", "val/top5"),
         lines("loss of auxiliary heads", metric_regex="train/aux_loss/.*"),

@@ -23,7 +23,7 @@ from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import peak_memory
 
 WIDE = 140  # columns of a terminal that has room for all metrics beside the progress bar
-NARROW = {"train/loss": "loss", "val/top1": "val"}  # metrics on a narrower one, and their short names
+NARROW = {"train/loss_step": "loss", "val/top1": "val"}  # metrics on a narrower one, and their short names
 
 
 class EMA(EMAWeightAveraging):
@@ -158,6 +158,8 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+        if pl_module.recent_loss is not None:  # a number: reading a tensor at each step would synchronize a GPU
+            metrics = {"train/loss_step": f"{pl_module.recent_loss:.3f}", **metrics}
         if get_console().width >= WIDE:
             return metrics
         return {short: metrics[key] for key, short in NARROW.items() if key in metrics}

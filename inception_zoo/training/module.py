@@ -20,7 +20,7 @@ from inception_zoo.training.optimizers import parameter_groups
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.saving import card_of
 
-METRICS = "train_metrics"  # key in checkpoints
+METRICS, LOGGED = "train_metrics", "logged"  # keys in checkpoints
 
 
 class Classifier(L.LightningModule):
@@ -63,6 +63,8 @@ class Classifier(L.LightningModule):
         self.val, self.test = Evaluation(classes, tables=False), Evaluation(classes, tables=True)
         self.test_name = "test"  # metric prefix of the test
         self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
+        self._logged = torch.zeros(2)  # sum of the losses of this epoch, and of their weights, when they were last logged
+        self.recent_loss: float | None = None  # for the progress bar
         self.save_hyperparameters(dict(config))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,7 +85,16 @@ class Classifier(L.LightningModule):
         figures = {"loss": losses["logits"].detach(), **{f"top{k}": soft_accuracy(logits, labels, k) for k in (1, 5)}}
         for key, figure in figures.items():
             self.train_metrics[key].update(figure, weight=len(labels))
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_recent_loss()
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
+
+    def _log_recent_loss(self) -> None:
+        """Log `train/loss_step`, the mean loss since it was last logged, of this process."""
+        total = _sums(self.train_metrics["loss"])
+        loss, weight = (total - self._logged.to(total.device)).tolist()
+        self._logged, self.recent_loss = total, loss / weight if weight else loss
+        self.log("train/loss_step", self.recent_loss)
 
     def on_fit_start(self) -> None:
         keep_exact(self)  # Lightning has just converted the metrics to its precision, too
@@ -96,6 +107,7 @@ class Classifier(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log("train", self.train_metrics)
+        self._logged = torch.zeros(2)
 
     def on_validation_epoch_start(self) -> None:
         self._share_buffers()
@@ -146,13 +158,14 @@ class Classifier(L.LightningModule):
     def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
         """Log once per epoch: logging at each batch would take 1% of a short step."""
         for key, metric in metrics.items():
-            shown = phase != "test" and key in ("loss", "top1")
+            shown = (phase, key) != ("train", "loss") and phase != "test" and key in ("loss", "top1")
             self.log(f"{phase}/{key}", metric, prog_bar=shown)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[METADATA] = card_of(self.model).plain()
         # Each rank's own state in the current epoch, not the total: a float sum depends on the order of its terms.
         every: list[Any] = [{key: _on_cpu(metric.metric_state) for key, metric in self.train_metrics.items()}]
+        every[0][LOGGED] = {"sums": self._logged.cpu()}
         if (count := self.trainer.world_size) > 1:
             mine, every = every[0], [None] * count
             torch.distributed.all_gather_object(every, mine)
@@ -169,7 +182,9 @@ class Classifier(L.LightningModule):
         if len(counted) != self.trainer.world_size:  # another number of ranks: rank 0 gets the sums
             total = {k: {name: sum(c[k][name] for c in counted) for name in counted[0][k]} for k in counted[0]}
             counted = [total if rank == 0 else {} for rank in range(self.trainer.world_size)]
-        for key, state in counted[self.trainer.global_rank].items():
+        mine = dict(counted[self.trainer.global_rank])
+        self._logged = mine.pop(LOGGED, {}).get("sums", self._logged)
+        for key, state in mine.items():
             metric = self.train_metrics[key]
             for name, value in state.items():
                 setattr(metric, name, value.to(metric.device))
@@ -192,6 +207,11 @@ class Classifier(L.LightningModule):
         steps = epoch_steps * max(1, self.trainer.max_epochs or 1)
         scheduler = self.scheduler(optimizer, steps=steps if most == -1 else min(steps, most), epoch_steps=epoch_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _sums(metric: MeanMetric) -> Tensor:
+    """Return the weighted sum of a metric's values, and the sum of the weights."""
+    return torch.stack([metric.mean_value, metric.weight]).double()
 
 
 def _on_cpu(state: Mapping[str, Any]) -> dict[str, Tensor]:
