@@ -110,7 +110,7 @@ class Augmentation:
             the arguments.
         """
         kinds = (v2.MixUp, self.mixup), (v2.CutMix, self.cutmix)
-        mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+        mixers = [kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha]
         if not mixers:
             return images, labels
         chosen = mixers[int(torch.randint(len(mixers), ()))]

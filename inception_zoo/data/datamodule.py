@@ -1,8 +1,8 @@
 """LightningDataModule that reads a source, holds out validation images, and divides batches exactly among processes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from operator import call
 from typing import Any
 
@@ -223,7 +223,7 @@ class ImageData(L.LightningDataModule):
 
         Args:
             name: `train`, `val` or `test`.
-            rows: row numbers of each batch.
+            rows: indices of each batch, see `Split.dataset`.
             training: augment images as in training, instead of resizing and cropping as in evaluation.
             crops: views of each image in evaluation.
 
@@ -234,6 +234,39 @@ class ImageData(L.LightningDataModule):
         seen = partial(_views_first, preprocessing=self.preprocessing, crops=crops)
         dataset = split.dataset(self.in_channels, self._training_view if training else seen, self.seed)
         return DataLoader(dataset, batch_sampler=rows, **self._loading(split))
+
+    def training_views(self, rows: Sequence[int], number: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield training images exactly as a training in one process on the CPU sees them, from its first epoch on.
+
+        An epoch does not use the images after its last whole batch. With a stream, LitData chooses those images and the order:
+        epochs are not left out here, and mixup and cutmix have other partners.
+
+        Args:
+            rows: row numbers in the training split.
+            number: of views of each image, each from another epoch.
+
+        Yields:
+            Row number and view, normalized float (C, S, S), in the order of the epochs.
+        """
+        split, size, left = self.splits["train"], self.batch_size, dict.fromkeys(rows, number)
+        places, chosen = [], []
+        for epoch in count():
+            order = list(self._order(epoch, 0))
+            for row in [row for row in rows if left[row]]:
+                batch, position = divmod(order.index(epoch * len(split) + row), size)
+                if batch == len(split) // size and not isinstance(split, Stream):
+                    continue
+                indices = order[batch * size : (batch + 1) * size]
+                if not split.in_memory:  # drawn by itself; mixup and cutmix take the image before it
+                    indices, position = [indices[position - 1], indices[position]], 1
+                left[row] -= 1
+                places.append((row, epoch, batch, position))
+                chosen.append(indices)
+            if not any(left.values()):
+                break
+        for (row, epoch, batch, position), loaded in zip(places, self.batches("train", chosen, training=True), strict=True):
+            seed_all(self.seed, self._rank, epoch, batch)  # as in `on_after_batch_transfer`
+            yield row, self.prepared(loaded, training=True, epoch=epoch)[0][position]
 
     def _loading(self, split: Split) -> dict[str, Any]:
         if split.in_memory:

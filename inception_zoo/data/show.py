@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor
+from torch.nn import functional as F
 from torchvision.utils import make_grid
 
 from inception_zoo.data.datamodule import ImageData
@@ -15,13 +15,13 @@ SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 
 
 def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -> None:
-    """Draw one row for each training image: as in evaluation, and then augmented several times.
+    """Draw one row for each training image: as in evaluation, and then as in the first epochs of training.
 
     Args:
-        data: not set up yet; its `batch_size` and `progressive` are changed.
+        data: not set up yet; its `batch_size` is lowered to the number of training images.
         out: file to write; ends in .png, .jpg, .svg or .pdf.
         images: number of rows.
-        draws: number of augmented versions in each row.
+        draws: number of augmented versions in each row, see `ImageData.training_views`.
 
     Raises:
         ZooError: the file cannot be written there, or the images cannot be augmented.
@@ -30,30 +30,29 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
         raise ZooError(f"--out {out}: must end in one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise ZooError(f"--out {out}: there is no folder {out.parent}")
-    data.batch_size, data.progressive = 2, {}  # passes the checks, and gives all columns one image size
+    size, data.batch_size = data.batch_size, 1  # any number of training images passes the check
     data.setup()
+    count = len(data.splits["train"])
+    data.batch_size = min(size, count)
     data.check_batch(world_size=1)
-    order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(data.seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(data.seed))
     rows = order[:images].tolist()
-    columns, labels = zip(*(_batch(data, rows, training) for training in [False] + [True] * draws), strict=True)
+    (batch,) = data.batches("train", [rows])
+    seen, labels = data.prepared(batch, training=False)
+    columns = {row: [view] for row, view in zip(rows, seen, strict=True)}
+    for row, view in data.training_views(rows, draws):
+        columns[row].append(F.interpolate(view[None], data.image_size)[0])  # with `progressive` it may be smaller
+    pixels = denormalize(torch.stack([view for row in rows for view in columns[row]]), data.preprocessing)
     side, gap = data.image_size, max(2, data.image_size // 32)
-    sheet = make_grid(torch.stack(columns, 1).flatten(0, 1), nrow=1 + draws, padding=gap, pad_value=1.0)
-    size = 1 + draws, len(rows)
-    figure, axes = plt.subplots(figsize=(1.1 * size[0] + 1, 1.1 * size[1] + 0.4), layout="constrained")
+    sheet = make_grid(pixels, nrow=1 + draws, padding=gap, pad_value=1.0)
+    figure, axes = plt.subplots(figsize=(1.1 * (1 + draws) + 1, 1.1 * len(rows) + 0.4), layout="constrained")
     axes.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest")
     names = data.classes or [str(label) for label in range(data.num_classes)]
     step = side + gap
-    axes.set_xticks([gap + side / 2, gap + step * size[0] / 2], ["evaluation", "training"])
-    axes.set_yticks([gap + side / 2 + step * row for row in range(size[1])], [names[label] for label in labels[0].tolist()])
+    axes.set_xticks([gap + side / 2, gap + step * (1 + draws) / 2], ["evaluation", "training"])
+    axes.set_yticks([gap + side / 2 + step * row for row in range(len(rows))], [names[label] for label in labels.tolist()])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.savefig(out, dpi=150, bbox_inches="tight")
     plt.close(figure)
-
-
-def _batch(data: ImageData, rows: list[int], training: bool) -> tuple[Tensor, Tensor]:
-    """Return the network's input before normalization, float (N, C, S, S) from 0 to 1; and labels (N,) before mixing."""
-    (batch,) = data.batches("train", [rows], training)
-    seen, _ = data.prepared(batch, training)
-    return denormalize(seen, data.preprocessing), batch[1]

@@ -83,8 +83,8 @@ class Stream:
         return self.size
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
-        """Return all images by index, the same in each process; see `Split.dataset`. `seed` is not used."""
-        return _Indexed(self, _Decode(self, channels, view))
+        """Return all images by index, the same in each process; see `Split.dataset`."""
+        return _Indexed(self, _Decode(self, channels, view, seed))
 
     def loader(self, channels: int, view: View, batch_size: int, workers: int, seed: int) -> Iterable[Batch]:
         """Return the training batches of this process. Their order changes with each iteration.
@@ -131,7 +131,7 @@ class Stream:
 
         return Epochs(make, workers)
 
-    def _open(self, decode: "_Decode", shuffle: bool = False, seed: int = 0) -> "StreamingDataset":
+    def _open(self, decode: "_Decode | None" = None, shuffle: bool = False, seed: int = 0) -> "StreamingDataset":
         from litdata import StreamingDataset
 
         chunks = StreamingDataset(
@@ -196,14 +196,14 @@ class _Decode:
     channels: int
     view: View
     seed: int = 0
-    chunks: "StreamingDataset | None" = None  # knows the current epoch
+    chunks: "StreamingDataset | None" = None  # knows the epoch in training; LitData counts from 1
 
-    def __call__(self, item: tuple[str, int, bytes]) -> tuple[Tensor, Tensor]:
+    def __call__(self, item: tuple[str, int, bytes], epoch: int = 0) -> tuple[Tensor, Tensor]:
         name, label, data = item
         place = f"{self.split.root}: {name}"
         if not 0 <= label < len(self.split.classes):
             raise ZooError(f"{place}: has label {label}, but there are {len(self.split.classes)} classes")
-        seed_all(self.seed, self.chunks.current_epoch if self.chunks else 0, name)
+        seed_all(self.seed, self.chunks.current_epoch if self.chunks else epoch + 1, name)
         return self.view(partial(decode_image, BytesIO(data), self.channels, place)), torch.tensor(label)
 
 
@@ -211,16 +211,15 @@ class _Indexed(Dataset):
     """Access by index, the same in each process, whereas the length of LitData's data set differs between processes."""
 
     def __init__(self, split: Stream, decode: _Decode) -> None:
-        self.split, self.chunks = split, split._open(decode)
+        self.split, self.decode, self.chunks = split, decode, split._open()
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        self._download(int(index))
-        return self.chunks[int(index)]
+        epoch, row = divmod(int(index), len(self))
+        self._download(row)
+        return self.decode(self.chunks[row], epoch)
 
     def _download(self, index: int) -> None:
         """Download the whole chunk, once per machine. LitData itself would send two requests to the store for each image.
