@@ -88,11 +88,15 @@ def unreadable(override: str) -> str:
     return f"'{override}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64 > 3x3 96\"]'"
 
 
+def printable(text: str) -> str:
+    """Escape line breaks and other characters that cannot be printed."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def say(messages: Sequence[str]) -> None:
     """Print each message as one line on stderr, without secrets; line breaks of the user's input are escaped."""
     for message in messages:
-        line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in redacted(message))
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(redacted(message))}", file=sys.stderr)
 
 
 def fail(*messages: str) -> NoReturn:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_zoo.config.allowed import LOGGING, TARGETS
-from inception_zoo.errors import nearest, shown
+from inception_zoo.errors import ZooError, nearest, shown
 
 VARIABLE = "INCEPTION_ZOO_TARGETS"
 _PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # path of a function, in an override
@@ -19,8 +19,11 @@ _FOR_OTHERS = re.compile(r"INCEPTION_ZOO_|PYTHON|LD_|DYLD_|PATH$")  # variables 
 
 
 def own() -> set[str]:
-    """Return the additional names that the environment allows."""
-    return {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
+    """Return the additional names that the environment allows; raise ZooError for what is not a name."""
+    names = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
+    if wrong := next((name for name in sorted(names) if not _PATH.fullmatch(name)), None):
+        raise ZooError(f"{VARIABLE}={wrong}: not a name such as my_parts.Mine; write each name in full, patterns do not work")
+    return names
 
 
 def trust_words(words: Sequence[str]) -> None:
@@ -46,12 +49,8 @@ def refused_targets(config: Mapping[str, Any], key: str = "") -> list[str]:
         config: Plain containers, with every value resolved.
         key: Key of `config`, for the messages.
     """
-    allowed = TARGETS.keys() | own()
-    return [
-        _refusal(inner, target, TARGETS)
-        for inner, target in targets_in(config, key)
-        if not isinstance(target, str) or target not in allowed
-    ]
+    allowed, found = TARGETS.keys() | own(), targets_in(config, key)
+    return [_refusal(at, target, TARGETS) for at, target in found if not isinstance(target, str) or target not in allowed]
 
 
 def refused_blocks(blocks: Any, key: str = "model.blocks") -> list[str]:

@@ -110,7 +110,7 @@ class ImageData(L.LightningDataModule):
         train = self._few(train)
         if self.batch_size > len(train):
             raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(train)} training images")
-        self.classes = data.classes if len(data.classes) == self.num_classes else None
+        self.classes = data.classes or None
         self.splits = {"train": self._resized(train), "val": self._resized(val), "test": self._resized(data.test)}
 
     def check_batch(self, world_size: int) -> None:

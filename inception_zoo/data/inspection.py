@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from inception_zoo.data.layout import splits_folder
-from inception_zoo.data.pictures import SUFFIXES
+from inception_zoo.data.finding import Entry, described, entries, images_below, log_left_out
+from inception_zoo.data.layout import class_name, splits_folder
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files
 from inception_zoo.errors import ZooError
@@ -51,10 +51,8 @@ def inspect(
     folder = splits_folder(root)
     if not (folder / "train").is_dir():
         raise ZooError(f"data.root={root}: there is no folder 'train' in it; images belong in {LAYOUT}")
-    try:
-        listed = {split: _list(folder / split, solution) for split in splits if (folder / split).is_dir()}
-    except OSError as error:
-        raise ZooError(f"data.root={root}: {error.filename} cannot be read: {error.strerror}") from None
+    left_out: list[str] = []
+    listed = {split: _list(folder / split, solution, left_out) for split in splits if (folder / split).is_dir()}
     if listed.keys() == {"train"}:
         raise ZooError(f"data.root={root}: a test split is needed; images belong in {folder / 'test'} or {folder / 'val'}")
     classes = list(listed["train"])
@@ -62,7 +60,8 @@ def inspect(
         raise ZooError(f"data.root={root}: {folder / 'train'} has no class folders; images belong in {LAYOUT}")
     for split, found in listed.items():
         if missing := [name for name in classes if name not in found]:
-            raise ZooError(f"data.root={root}: {split} has no images of class '{missing[0]}', which train has")
+            near = next((f", only of '{name}'" for name in found if name.casefold() == missing[0].casefold()), "")
+            raise ZooError(f"data.root={root}: {split} has no images of class '{missing[0]}', which train has{near}")
         if extra := [name for name in found if name not in listed["train"]]:
             raise ZooError(f"data.root={root}: {split} has a class '{extra[0]}', which train does not have")
     files, states = {}, {}
@@ -70,18 +69,26 @@ def inspect(
         paths, states[split] = (np.concatenate(column) for column in zip(*found.values(), strict=True))
         counts = torch.tensor([len(paths) for paths, _ in found.values()])
         files[split] = Files(folder / split, paths, torch.arange(len(classes)).repeat_interleave(counts))
+    log_left_out(left_out, root)
     _check(root, files, states)
     return classes, files
 
 
-def _list(split: Path, solution: Mapping[str, str] | None) -> Listed:
+def _list(split: Path, solution: Mapping[str, str] | None, left_out: list[str]) -> Listed:
     classes: Listed = {}
-    loose: dict[str, list[os.DirEntry[str]]] = defaultdict(list)
-    for entry in _entries(split):
+    loose: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries(split, left_out, strict=True):
         if entry.is_dir():
-            classes[entry.name] = _columns(split, _images(entry))
-            if not len(classes[entry.name][0]):
-                raise ZooError(f"{entry.path} has no images; add some, or delete the folder")
+            if (name := class_name(entry.name)) in classes:
+                raise ZooError(
+                    f"{entry.path}: another folder also has the name '{name}', in other Unicode characters; merge them"
+                )
+            others: list[str] = []
+            classes[name] = _columns(split, images_below(entry.path, others, strict=True))
+            if not len(classes[name][0]):
+                only = f" (only {described(others, entry.path)})" if others else ""
+                raise ZooError(f"{entry.path} has no images{only}; add some, or delete the folder")
+            left_out += others
         elif solution is None or split.name != "val":
             unlabelled = "; a test split without labels is not supported" if split.name == "test" else ""
             raise ZooError(f"{entry.path} is not in a class folder; images belong in {LAYOUT}{unlabelled}")
@@ -95,35 +102,14 @@ def _list(split: Path, solution: Mapping[str, str] | None) -> Listed:
     return dict(sorted(classes.items()))
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Return folders and images, sorted. Skip hidden files, such as .DS_Store; reject hidden folders, such as .thumbs."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir() and entry.name.startswith("."):
-            raise ZooError(f"{entry.path} is a hidden folder among the images; delete it or move it elsewhere")
-        if entry.is_symlink() and entry.is_dir() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
-            raise ZooError(f"{entry.path} links to a folder that contains it; delete the link")
-    images = tuple(SUFFIXES)
-    return [entry for entry in entries if entry.is_dir() or (entry.name[0] != "." and entry.name.lower().endswith(images))]
-
-
-def _images(folder: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
-    for entry in _entries(folder.path):
-        if entry.is_dir():
-            yield from _images(entry)
-        else:
-            yield entry
-
-
-def _columns(split: Path, images: Iterable[os.DirEntry[str]]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(split: Path, images: Iterable[Entry]) -> tuple[np.ndarray, np.ndarray]:
     # One class at a time, so that Python objects exist for the files of one class only, and not for a million files.
     start = len(str(split)) + 1
     rows = [(entry.path[start:], _state(split.name, entry.path[start:], entry)) for entry in images]
     return np.array([path for path, _ in rows], dtype=str), np.frombuffer(b"".join(state for _, state in rows), np.uint64)
 
 
-def _state(split: str, path: str, entry: os.DirEntry[str]) -> bytes:
+def _state(split: str, path: str, entry: Entry) -> bytes:
     """Return 8 bytes that identify the path, size and modification time of a file."""
     try:
         stat = entry.stat()

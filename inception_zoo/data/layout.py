@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 CLASSES = "classes.json"  # class names by label, in a data set in chunks
@@ -13,12 +14,17 @@ def splits_folder(root: Path) -> Path:
     return root / KAGGLE if not (root / "train").is_dir() and (root / KAGGLE / "train").is_dir() else root
 
 
+def class_name(folder: str) -> str:
+    """Return the class name of a folder, in Unicode's form NFC. Some systems store é as one character, others as two."""
+    return unicodedata.normalize("NFC", folder)
+
+
 def class_folders(split: Path) -> list[str]:
-    """Return the names of a split's class folders in the order of labels, without hidden ones; none without such a split."""
+    """Return the class names of a split's folders in the order of labels, without hidden ones; none without such a split."""
     if not split.is_dir():
         return []
     with os.scandir(split) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(class_name(entry.name) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def count_classes(root: str | None) -> int:

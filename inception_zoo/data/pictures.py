@@ -11,15 +11,52 @@ from PIL import ExifTags, Image, ImageOps
 
 from inception_zoo.errors import ZooError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # without EPS, whose decoder starts Ghostscript
+# All of Pillow's formats for pictures, but not EPS, whose decoder starts Ghostscript, and not icons, which may contain an image
+# of another size than their header says. Common ones come first; AVIF comes last, because Pillow before 11.3 does not know it.
+SIGNED = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "GIF",
+    "PPM",
+    "WEBP",
+    "TIFF",
+    "JPEG2000",
+    "PSD",
+    "DDS",
+    "PCX",
+    "SGI",
+    "QOI",
+    "SUN",
+    "XBM",
+    "XPM",
+)
+FORMATS = (*SIGNED, "DIB", "TGA", "AVIF")  # DIB and TGA have no signature: other files may look like them
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES += (".pbm", ".pnm", ".jp2", ".tga", ".avif")
 OBLONG = 100  # largest ratio of the sides; beyond it, resizing the shorter side could fill the memory
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 BYTES = 2**30  # largest file: twice the bytes of an image with 16 bits at PIL's limit of pixels
 
 
+def is_picture(path: str) -> bool:
+    """Return True for an image file, as its suffix says, or otherwise its content. Damaged ones count, too.
+
+    A look at the content takes 0.1 ms for a file on a local disk: 20,000 files took 1.7 s, and 0.02 s with a suffix.
+    """
+    if path.lower().endswith(SUFFIXES):
+        return True
+    try:
+        with Image.open(path, formats=(*SIGNED, "AVIF")):
+            return True
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True
+    except Exception:  # Pillow's parsers raise many types
+        return False
+
+
 def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.Image:
-    """Decode the first image of a file upright, in PIL's `mode`.
+    """Decode the first image of a file upright, in PIL's `mode`: the first frame of an animation, the first of several pages.
 
     16 bits are scaled to 8. Transparent images are placed on white.
 

@@ -127,7 +127,7 @@ class _Read(Dataset):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its splits and the class names by label. Without `val`, `ImageData` holds out training images."""
+    """A data set: its splits and the class names by label, if any. Without `val`, `ImageData` holds out training images."""
 
     name: str
     train: Split
@@ -170,15 +170,16 @@ class Source:
             in_channels: number of image channels of the network.
 
         Raises:
-            ZooError: there are more classes, other channels, or another number of labels than images.
+            ZooError: there is another number of classes or channels, or another number of labels than images.
         """
+        if self.classes and (count := len(self.classes)) != num_classes:
+            raise ZooError(
+                f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count} "
+                "(model.num_classes may be larger)"
+            )
         splits = {"training": self.train, "validation": self.val, "test": self.test}
         for name, split in splits.items():
             if not isinstance(split, Images | Files):  # a stream, whose labels are checked when they are read
-                if (count := len(self.classes)) > num_classes:
-                    raise ZooError(
-                        f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}"
-                    )
                 continue
             count = len(split.images if isinstance(split, Images) else split.paths)
             if count != len(split.labels):

@@ -1,10 +1,10 @@
 """Image paths from the files, folders and patterns of the command line."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from inception_zoo.data.pictures import SUFFIXES
+from inception_zoo.data.finding import described, images_below, log_left_out
 from inception_zoo.errors import ZooError
 
 
@@ -30,19 +30,14 @@ def _expand(word: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(_below(path))
-        if not found:
-            raise ZooError(f"{word}: there is no image in this folder; supported are {', '.join(sorted(SUFFIXES))}")
-        return found
+        left_out: list[str] = []
+        below = images_below(path, left_out)
+        if not below:
+            only = f", only {described(left_out, path)}" if left_out else ""
+            raise ZooError(f"{word}: there is no image in this folder{only}")
+        log_left_out(left_out, path)
+        return [Path(entry.path) for entry in below]
     start = Path(path.anchor or ".")
     if found := sorted(file for file in start.glob(str(path.relative_to(start))) if file.is_file()):
         return found
     raise ZooError(f"{word}: no such file, folder or pattern")
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Yield every image below a folder, without hidden files and folders."""
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            yield path

@@ -19,6 +19,7 @@ from torch import Tensor
 from inception_zoo.config.allowed import DATA
 from inception_zoo.config.targets import targets_in
 from inception_zoo.data import ImageData
+from inception_zoo.data.layout import class_name
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Batch
@@ -134,9 +135,9 @@ def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
     Raises:
         ZooError: the folder does not exist or has no image, or a subfolder is not named after a class.
     """
-    classes = model.classes or [str(label) for label in range(model.plan.num_classes)]
+    classes = [class_name(name) for name in model.classes or map(str, range(model.plan.num_classes))]
     paths = find_images([str(folder)])
-    names = [path.relative_to(folder).parts[0] for path in paths]
+    names = [class_name(path.relative_to(folder).parts[0]) for path in paths]
     for path, name in zip(paths, names, strict=True):
         if name not in classes:
             some = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from inception_zoo.architecture.card import Card
+from inception_zoo.data.layout import class_name
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint
@@ -138,7 +139,7 @@ def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str
     if not saved or not classes:
         return
     for label, (theirs, ours) in enumerate(zip_longest(saved, classes, fillvalue="nothing")):
-        if theirs != ours:
+        if class_name(theirs) != class_name(ours):
             raise ZooError(f"ckpt={path}: label {label} is '{theirs}', but in the data it is '{ours}'; use the same data")
 
 
