@@ -354,7 +354,8 @@ HEAVY_MISTAKES = {
     "no such checkpoint": (["task=test", "ckpt=none.ckpt"], "ckpt=none.ckpt: none.ckpt does not exist"),
     "nothing to resume": (["ckpt=last"], "ckpt=last: there is no intact checkpoint in"),
     "a file that is no checkpoint": (["task=test", "ckpt=text.ckpt"], "ckpt=text.ckpt is not a readable checkpoint"),
-    "labels outside num_classes": (["data.num_classes=3"], "data.num_classes=3: digits has labels up to 9"),
+    "fewer classes than the data have": (["data.num_classes=3"], "data.num_classes=3: digits has 10 classes; set"),
+    "more classes than the data have": (["data.num_classes=12"], "(only model.num_classes may be larger)"),
     "a folder without the files": (
         ["data=fashion_mnist", "data.root=empty", "data.image_size=64"],
         "data.root=empty: no Fashion",

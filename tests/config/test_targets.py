@@ -8,6 +8,7 @@ import pytest
 from conftest import SMALL, lines
 from omegaconf import OmegaConf
 
+from inception_zoo import ZooError
 from inception_zoo.app import CONF
 from inception_zoo.config.allowed import LOGGING, TARGETS
 from inception_zoo.config.targets import (
@@ -97,6 +98,22 @@ def test_the_environment_alone_opens_the_door_and_for_exact_names(monkeypatch):
     assert refused_variables({VARIABLE: "os.system", "LD_PRELOAD": "x", "OMP_NUM_THREADS": "1"}) == [
         f"hydra.job.env_set.{name} is not allowed; set {name} in the environment" for name in (VARIABLE, "LD_PRELOAD")
     ]
+
+
+@pytest.mark.parametrize("name", ["my_parts.*", "my_parts", "my-parts.Mine", "my_parts.Mine.", "my_parts:Mine"])
+def test_what_is_not_a_full_name_in_the_environment_is_refused(name, monkeypatch):
+    monkeypatch.setenv(VARIABLE, f"mine.Best,{name}")
+    with pytest.raises(ZooError) as error:
+        refused_targets({"optimizer": {"_target_": "my_parts.Mine"}})
+    assert (
+        str(error.value)
+        == f"{VARIABLE}={name}: not a name such as my_parts.Mine; write each name in full, patterns do not work"
+    )
+
+
+def test_a_pattern_in_the_environment_ends_in_one_line(mistake):
+    done = mistake("data=digits", env={VARIABLE: "my_parts.*"}.items())
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {VARIABLE}=my_parts.*: ") and done.stderr.count("\n") == 1
 
 
 def test_block_functions_are_trusted_where_they_were_typed(monkeypatch):

@@ -214,7 +214,7 @@ def test_several_views_of_each_image(crops):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_classes": 9}, "data.num_classes=9: digits has labels up to 9; set data.num_classes=10"),
+        ({"num_classes": 9}, "data.num_classes=9: digits has 10 classes; set data.num_classes=10"),
         ({"in_channels": 3}, "data.in_channels=3: digits has 1 image channels; set data.in_channels=1"),
         ({"val_size": 1438}, "data.val_size=1438 must be from 1 to 1437"),
         ({"val_size": 0}, "data.val_size=0 must be from 1 to 1437"),

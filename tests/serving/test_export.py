@@ -309,6 +309,17 @@ def test_calibration_on_other_pictures_costs_more_than_these_tests_allow(trained
     assert accuracy["fp32"] - accuracy["int8"] > 0.1
 
 
+def test_a_folder_may_have_its_class_in_another_unicode_form(trained, tmp_path, monkeypatch):
+    folder, composed = "e\u0301", "\u00e9"  # é as two characters and as one
+    write_folder(tmp_path, 3)
+    first = min(path.name for path in tmp_path.iterdir())
+    (tmp_path / first).rename(tmp_path / folder)
+    for name in (folder, composed):
+        monkeypatch.setattr(trained[1], "classes", [name if each == first else each for each in CLASSES])
+        ((_, labels),) = quantize.folder_samples(tmp_path, trained[1], 3).test()
+        assert CLASSES.index(first) in labels.tolist() and len(labels) == 3
+
+
 def test_a_folder_with_what_is_no_class(trained, tmp_path):
     write_folder(tmp_path, 3)
     next(tmp_path.iterdir()).rename(tmp_path / "eleven")
