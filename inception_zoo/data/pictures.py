@@ -13,27 +13,11 @@ from inception_zoo.errors import ZooError
 
 # All of Pillow's formats for pictures, but not EPS, whose decoder starts Ghostscript, and not icons, which may contain an image
 # of another size than their header says. Common ones come first; AVIF comes last, because Pillow before 11.3 does not know it.
-SIGNED = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "PPM",
-    "WEBP",
-    "TIFF",
-    "JPEG2000",
-    "PSD",
-    "DDS",
-    "PCX",
-    "SGI",
-    "QOI",
-    "SUN",
-    "XBM",
-    "XPM",
-)
+COMMON = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
+SIGNED = (*COMMON, "JPEG2000", "PSD", "DDS", "PCX", "SGI", "QOI", "SUN", "XBM", "XPM")
 FORMATS = (*SIGNED, "DIB", "TGA", "AVIF")  # DIB and TGA have no signature: other files may look like them
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SUFFIXES += (".pbm", ".pnm", ".jp2", ".tga", ".avif")
+USUAL = "jpg jpeg jpe jfif mpo png bmp dib gif webp tif tiff ppm pgm pbm pnm jp2 tga avif"
+SUFFIXES = tuple(f".{suffix}" for suffix in USUAL.split())
 OBLONG = 100  # largest ratio of the sides; beyond it, resizing the shorter side could fill the memory
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 BYTES = 2**30  # largest file: twice the bytes of an image with 16 bits at PIL's limit of pixels
