@@ -17,6 +17,7 @@ from inception_zoo.weights.loading import fill, pretrain
 from inception_zoo.weights.mapping import recognize, slots, translate
 from inception_zoo.weights.matching import State, listed, matched
 from inception_zoo.weights.sources import is_name, network_of_name, published
+from inception_zoo.weights.undecided import check_twin
 
 
 def create_model(
@@ -65,30 +66,43 @@ def create_model(
     return model.compiled() if compile else model
 
 
-def load_model(source: str | Path, name: str | None = None, trust: bool = False) -> Inception:
+def load_model(
+    source: str | Path,
+    name: str | None = None,
+    trust: bool = False,
+    ema: bool | None = None,
+    transform_input: bool | None = None,
+) -> Inception:
     """Load a network and its weights, in evaluation mode.
 
     Args:
         source: Checkpoint, run folder, weights file in any layout, or published weights by name.
         name: Network; required if neither the file's card nor the layout of its weights identifies it.
         trust: Import and run a custom block function if the card names one.
+        ema: Averaged (True) or raw (False) weights, if a file has both; see `inception_zoo.load_weights`. None: a checkpoint
+            of this package gives the average; for other files this is an error.
+        transform_input: For a file in torchvision's layout, see `inception_zoo.load_weights`.
 
     Returns:
         The network. It maps images, float (N, in_channels, H, W), to logits (N, num_classes).
 
     Raises:
-        ZooError: The file is corrupt, its layout is unknown, or it needs a custom block function and `trust` is False.
+        ZooError: The file is corrupt, its layout is unknown, it does not decide `ema` or `transform_input`, or it needs a
+            custom block function and `trust` is False.
     """
     if is_name(str(source)):
+        for option, given in {"ema": ema, "transform_input": transform_input}.items():
+            if given is not None:
+                raise ZooError(f"{option}={given}: it is known for the published weights {source}; leave this option out")
         entry = published(str(source), name or network_of_name(str(source)))
         model = _network_of(read_weights(path := entry.download())[0], path, name)
         pretrain(model, source)
         return model.eval()
     path = resolve(source)
-    state, plain = read_weights(path)
+    state, plain, notes = read_weights(path, ema)
     if plain is None:
         model = _network_of(state, path, name)
-        fill(model, state, None, str(path), sha256(path))
+        fill(model, state, None, str(path), sha256(path), transform_input=transform_input, read=notes)
         return model.eval()
     card = Card.of(plain)
     card.check_code(path, trust)
@@ -96,7 +110,7 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
         shapes = create_model(**card.model)
     matched(shapes, state, translate(shapes, "native"), (), str(path), [])
     model = create_model(**card.model)
-    fill(model, state, card, str(path), None)
+    fill(model, state, card, str(path), None, transform_input=transform_input, read=notes)
     model.provenance = card.provenance  # where its training started; `fill` recorded this file
     return model.eval()
 
@@ -104,6 +118,8 @@ def load_model(source: str | Path, name: str | None = None, trust: bool = False)
 def _network_of(state: State, path: Path, name: str | None) -> Inception:
     """Create the network for weights without a card; classes, channels and auxiliary heads are those of the weights."""
     found = recognize(state)
+    if found:
+        check_twin(state, LAYOUTS[found[0]][found[1]], str(path))
     if not found and not name:
         raise ZooError(
             f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; if it is the native layout, give --model"

@@ -1,6 +1,6 @@
 """The preprocessing that a network expects. It is stored with the weights; training, predict and export apply it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any
@@ -63,11 +63,21 @@ def _is_list(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Stated:
-    """Preprocessing options of the user. They override the preprocessing of the file."""
+    """The user's options about a file: preprocessing, which overrides that of the file, and facts that it may leave open.
+
+    `ema` and `transform_input` are those of `inception_zoo.load_weights`.
+    """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    ema: bool | None = None
+    transform_input: bool | None = None
+
+    @property
+    def preprocesses(self) -> bool:
+        """True if an option of the preprocessing is given."""
+        return any(option is not None for option in (self.mean, self.std, self.image_size))
 
     def over(self, known: Preprocessing | None, usual: int, source: object) -> Preprocessing:
         """Return the preprocessing to use: the user's values, otherwise those of the file.
@@ -81,6 +91,9 @@ class Stated:
             ZooError: Neither the user nor the file gives the image size, or mean and std.
         """
         mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
+        if self.transform_input and known and (known.mean, known.std) == HALF and (self.mean or self.std):
+            # The network's own normalization is not folded into its weights; the options are those of the images before it.
+            mean, std = transformed(self.mean or IMAGENET[0], self.std or IMAGENET[1])
         if not (self.image_size or known or usual):
             raise ZooError(f"{source} does not state its image size; give --image-size")
         if mean is None or std is None:
@@ -90,5 +103,15 @@ class Stated:
         return Preprocessing(size, mean, std, shorter, known.interpolation if known else "bilinear")
 
 
+def transformed(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the one normalization that equals two: by `mean` and `std`, then by torchvision's `transform_input`.
+
+    The latter is x → (x · std_I + mean_I − 0.5) / 0.5, with ImageNet's mean_I and std_I.
+    """
+    rows = list(zip(mean, std, *IMAGENET, strict=False))  # the caller compares their number with that of the channels
+    return tuple(m - s * (mi - 0.5) / si for m, s, mi, si in rows), tuple(s * 0.5 / si for _, s, _, si in rows)
+
+
+NOTHING_STATED = Stated()
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of its training images, the most common choice
 HALF = (0.5,) * 3, (0.5,) * 3  # scales pixels to -1 to 1, the input of TensorFlow's models

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inception_zoo.architecture.preprocessing import HALF, IMAGENET, Preprocessing
+from inception_zoo.architecture.preprocessing import HALF, IMAGENET
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
-from inception_zoo.weights.files import read_weights, write_weights
+from inception_zoo.weights.files import read_weights, with_transform, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Names
 from inception_zoo.weights.loading import load_weights
-from inception_zoo.weights.normalization import fold_normalization, pads
 from inception_zoo.weights.saving import export_weights
 
 Maps = dict[str, Tensor]  # outputs by endpoint, `aux <endpoint>` and `logits`
@@ -215,19 +214,17 @@ def prove(name: str, images: int = 4) -> Proof:
         ) from None
     ours = create_model(pair.net, aux=pair.aux)
     weights = peer.weights()
-    load_weights(ours, weights)  # layout `auto`; raises ZooError unless every tensor is used
+    load_weights(ours, with_transform(weights, False))  # layout `auto`; raises ZooError unless every tensor is used
     again = export_weights(ours, pair.layout)
     round_trip = again.keys() == weights.keys() and all(torch.equal(again[key], weights[key]) for key in weights)
 
     x = torch.randn(images, 3, pair.size, pair.size)
     read = x
     if pair.transform_input:  # x has ImageNet's normalization; the peer changes it to mean 0.5, std 0.5
-        ours.preprocessing = Preprocessing(pair.size, *HALF, resize=pair.size)
-        if pads(ours):
+        load_weights(ours, with_transform(weights, True))
+        if ours.preprocessing and ours.preprocessing.mean == HALF[0]:  # not folded into the first convolution
             mean, std = (torch.tensor(values).view(-1, 1, 1) for values in IMAGENET)
             read = (x * std + mean - 0.5) / 0.5
-        else:
-            fold_normalization(ours, *IMAGENET)
     evaluation, training = (_compare(ours, peer, read, x, mode) for mode in (False, True))
 
     drawn = create_model(pair.net, aux=pair.aux)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inception_zoo.cli.option_types import MEAN, SIZE, STD, TRUST, stated
+from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
 
 
 def convert_weights(
@@ -18,6 +18,8 @@ def convert_weights(
     mean: MEAN = None,
     std: STD = None,
     image_size: SIZE = None,
+    ema: EMA = None,
+    transform_input: TRANSFORM = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     trust: TRUST = False,
 ) -> None:
@@ -25,4 +27,4 @@ def convert_weights(
     from inception_zoo.serving.convert import check_target, convert
 
     check_target(target, to, overwrite)
-    print(convert(source, target, to, name, stated(mean, std, image_size), trust))
+    print(convert(source, target, to, name, stated(mean, std, image_size, ema, transform_input), trust))

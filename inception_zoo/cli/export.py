@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from inception_zoo.cli.option_types import MEAN, SIZE, STD, TRUST, stated
+from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
 from inception_zoo.errors import ZooError
 
 
@@ -22,6 +22,8 @@ def export_network(
     mean: MEAN = None,
     std: STD = None,
     image_size: SIZE = None,
+    ema: EMA = None,
+    transform_input: TRANSFORM = None,
     trust: TRUST = False,
 ) -> None:
     """Export a network as one file, with its classes and preprocessing inside, and verify the file's outputs."""
@@ -36,7 +38,7 @@ def export_network(
         raise ZooError("--images and --data-root cannot be combined; leave one of them out")
     if int8 and no_fold:
         raise ZooError("--int8 and --no-fold cannot be combined, since int8 needs folded BatchNorms; leave --no-fold out")
-    classifier = open_classifier(network, trust, stated(mean, std, image_size))
+    classifier = open_classifier(network, trust, stated(mean, std, image_size, ema, transform_input))
     model = classifier.model
     if model is None:
         raise ZooError(f"{network} is already an exported network; give its checkpoint or weights")

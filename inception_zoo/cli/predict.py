@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inception_zoo.cli.option_types import MEAN, SIZE, STD, TRUST, stated
+from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
 
 
 def predict_images(
@@ -23,6 +23,8 @@ def predict_images(
     mean: MEAN = None,
     std: STD = None,
     image_size: SIZE = None,
+    ema: EMA = None,
+    transform_input: TRANSFORM = None,
     trust: TRUST = False,
 ) -> None:
     """Classify images. The exit status is 1 if an image could not be read (2 with --strict)."""
@@ -36,7 +38,7 @@ def predict_images(
     check_crops(crops)
     check_output(output)
     check_explain(network, explain, layer)
-    preprocessing = stated(mean, std, image_size)
+    preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths = find_images(images)
     classifier = open_classifier(network, trust, preprocessing)
     if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer):

@@ -80,11 +80,11 @@ def _of_conf(name: str, config_dir: Path | None) -> dict[str, Any]:
 
 
 def _of_file(path: str, overrides: Sequence[str], trust: bool) -> Named:
-    from inception_zoo.weights.files import read_weights  # torch
+    from inception_zoo.weights.files import read_card  # torch
 
     if overrides:
         raise ZooError(f"{path} is a saved network; remove the override '{overrides[0]}'")
-    plain = read_weights(path)[1]
+    plain = read_card(path)
     if plain is None:
         raise ZooError(f"{path} does not name its network; import it with `inception-zoo convert`")
     card = Card.of(plain)
@@ -103,9 +103,9 @@ def _of_table(name: str, choices: dict[str, Any]) -> Named:
     if is_name(source):
         entry = published(source, net.name)
         return Named(plan, Card({}, entry.classes, entry.preprocessing, entry.provenance))
-    from inception_zoo.weights.files import read_weights  # torch
+    from inception_zoo.weights.files import read_card  # torch
 
-    plain = read_weights(source)[1]
+    plain = read_card(source)
     card = Card.of(plain) if plain is not None else Card({}, provenance=Provenance(source, "not stated in the file"))
     if card.model and card.model["name"] != net.name:
         raise ZooError(f"weights={source} contains {card.model['name']}, not {net.name}")

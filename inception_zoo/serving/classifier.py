@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inception_zoo.architecture.card import Card
-from inception_zoo.architecture.preprocessing import Preprocessing, Stated
+from inception_zoo.architecture.preprocessing import NOTHING_STATED, Preprocessing, Stated
 from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.models import load_model
 from inception_zoo.network.inception import Inception
@@ -32,13 +32,13 @@ class Classifier:
     model: Inception | None  # None for ONNX
 
 
-def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None = None) -> Classifier:
+def open_classifier(path: str | Path, trust: bool = False, stated: Stated = NOTHING_STATED) -> Classifier:
     """Open a checkpoint, run folder, `.safetensors`, another library's weights, or `.onnx`.
 
     Args:
         path: the file or run folder.
         trust: allow a block function of the user's own, see `load_model`.
-        stated: preprocessing options; they override those of the file.
+        stated: facts about the file; those on preprocessing override the file's own.
 
     Raises:
         ZooError: the file cannot be read, its preprocessing is unknown, or `stated` does not fit the network.
@@ -49,13 +49,15 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated | None
         model, size = None, fixed or 0
         classes, channels, known = card.classes, card.model["in_channels"], card.preprocessing
         labels = card.model["num_classes"]
-        if stated and fixed and stated.image_size not in (None, fixed):
+        if (stated.ema, stated.transform_input) != (None, None):
+            raise ZooError(f"{path} is an exported network; leave --ema and --transform-input out")
+        if fixed and stated.image_size not in (None, fixed):
             raise ZooError(f"{path} takes images of {fixed} pixels only, not {stated.image_size}; leave --image-size out")
     else:
-        model = load_model(path, trust=trust)
+        model = load_model(path, None, trust, stated.ema, stated.transform_input)
         logits, classes, channels, known = _evaluated(model), model.classes, model.plan.in_channels, model.preprocessing
         labels, size = model.plan.num_classes, model.plan.net.image_size
-    known = (stated or Stated()).over(known, size, path)
+    known = stated.over(known, size, path)
     if model:
         model.plan.shapes(known.image_size)  # raises ZooError with the name of the endpoint if the images are too small
     if len(known.mean) != channels:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from inception_zoo.architecture.preprocessing import Stated
+from inception_zoo.architecture.preprocessing import NOTHING_STATED, Stated
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import load_model
 from inception_zoo.weights.files import KERAS, TORCH, sha256, write_weights
@@ -39,7 +39,12 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
 
 
 def convert(
-    source: str, target: Path, to: str = "native", name: str | None = None, stated: Stated | None = None, trust: bool = False
+    source: str,
+    target: Path,
+    to: str = "native",
+    name: str | None = None,
+    stated: Stated = NOTHING_STATED,
+    trust: bool = False,
 ) -> str:
     """Read weights and write them in another layout.
 
@@ -48,7 +53,7 @@ def convert(
         target: file to write; its suffix selects the format.
         to: layout to write.
         name: network, if `source` does not name it.
-        stated: preprocessing options, stored in a native file.
+        stated: facts about `source`; those on preprocessing are stored in a native file.
         trust: allow a block function of the user's own, see `load_model`.
 
     Returns:
@@ -57,8 +62,8 @@ def convert(
     Raises:
         ZooError: `source` cannot be read, does not fit the layout, or `stated` cannot be stored.
     """
-    model = load_model(source, name, trust)
-    if stated and stated != Stated():
+    model = load_model(source, name, trust, stated.ema, stated.transform_input)
+    if stated.preprocesses:
         if to != "native":
             raise ZooError(f"--to {to}: this layout cannot store --mean, --std and --image-size; they are for --to native")
         model.preprocessing = stated.over(model.preprocessing, model.plan.net.image_size, source)

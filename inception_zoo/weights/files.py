@@ -5,9 +5,10 @@ import json
 import logging
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -18,11 +19,16 @@ from inception_zoo.architecture.choices import EXAMPLE
 from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.runs.results import evaluated_checkpoint
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.weights.entries import CONVERT, chosen
 
 log = logging.getLogger(__name__)
 TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
 METADATA = "inception_zoo"  # key of the card: JSON in safetensors' metadata, a mapping in a checkpoint
+TRANSFORM = "transform_input"  # attribute of a state dict, and key in safetensors' metadata: JSON
+# State of Keras's training, beside the weights, and the name of a model's layers in files of Keras 2:
+KERAS_TRAINING = re.compile(r"(optimizer|optimizer_weights|metrics|compile_metrics)/|.*/seed_generator/")
+KERAS_2 = "_layer_checkpoint_dependencies/"
 PARTS = 100_000  # most entries of a zip file: ten times those of the largest network's checkpoint
 
 
@@ -53,29 +59,81 @@ def resolve(path: str | Path) -> Path:
     return path
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+class Weights(NamedTuple):
+    """The weights of a file, see `read_weights`."""
+
+    state: dict[str, Tensor]
+    card: dict[str, Any] | None
+    notes: list[str]
+
+
+def read_weights(path: str | Path, ema: bool | None = None) -> Weights:
     """Read the tensors and the card of a weight file.
 
     Pickles are read with ``weights_only=True``, whatever the environment sets. A pickle that would run code is refused.
 
     Args:
         path: a weight file or a run folder, see `resolve`.
+        ema: of a file with raw weights and their average, read the average (True) or the raw ones (False). None: of a
+            checkpoint of this package, read the average, with which it was validated.
 
     Returns:
         Tensors by the file's keys, each with the file's shape and dtype, on the CPU; Keras's convolution and fully connected
-        weights are transposed to torch's order of axes. And the card in plain containers, or None if the file has no card.
+        weights are transposed to torch's order of axes. The card in plain containers, or None if the file has no card. And
+        notes on what was chosen and what was left out.
 
     Raises:
-        ZooError: the file does not exist, is not in a weight format, is damaged, or would run code.
+        ZooError: the file does not exist, is not in a weight format, is damaged, or would run code; or it has several sets of
+            weights, and `ema` does not decide.
     """
     path = resolve(path)
+    content, card, ignored = _read(path, ema)
+    if card:  # a checkpoint or a safetensors file of this package
+        state, notes = _own(content, str(path), ema)
+        transform = None
+    else:
+        entry, notes = chosen(content, str(path), ema)
+        state, transform = entry.state, stated_transform(entry.holder)
+    for key, value in state.items():
+        if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            wrong = f"'{key}' has shape {tuple(value.shape)}, but fewer values are stored"
+            raise ZooError(f"{path}: {wrong}; save it again from contiguous tensors")
+    if not state:
+        raise ZooError(f"{path} contains no weights")
+    return Weights(state if transform is None else with_transform(state, transform), card, notes + ignored)
+
+
+def read_card(path: str | Path) -> dict[str, Any] | None:
+    """Return the card of a weight file or run folder in plain containers; None if it has none.
+
+    Raises:
+        ZooError: see `read_weights`; which weights to take is not asked.
+    """
+    return _read(resolve(path), ema=False)[1]
+
+
+def with_transform(state: Mapping[str, Tensor], transform_input: bool) -> dict[str, Tensor]:
+    """Return the state dict with a statement whether its network normalizes images again; `torch.save` keeps it."""
+    stated = OrderedDict(state)
+    vars(stated)[TRANSFORM] = transform_input
+    return stated
+
+
+def stated_transform(state: object) -> bool | None:
+    """Return the statement that `with_transform` made; None if there is none."""
+    stated = getattr(state, TRANSFORM, None)
+    return stated if isinstance(stated, bool) else None
+
+
+def _read(path: Path, ema: bool | None) -> tuple[Mapping[Any, Any], dict[str, Any] | None, list[str]]:
+    """Return the content of a file, its card, and notes on what is ignored."""
     try:
         if path.suffix == ".safetensors":
-            state, card = _read_safetensors(path)
-        elif path.suffix in KERAS:
-            state, card = _read_keras(path), None
-        else:
-            state, card = _read_torch(path)
+            return *_read_safetensors(path), []
+        if path.suffix in KERAS:
+            state, ignored = _read_keras(path, ema)
+            return state, None, ignored
+        content = load_pickle(path)
     except ZooError:
         raise
     except Exception as error:  # each library raises many types for a damaged file
@@ -83,16 +141,34 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | 
         raise ZooError(
             f"{path} cannot be read ({type(error).__name__}: {first[:200]}); it is damaged or contains more than weights"
         ) from None
-    if not state:
-        raise ZooError(f"{path} contains no weights")
-    return state, card
+    if not isinstance(content, Mapping):
+        raise ZooError(f"{path} contains a {type(content).__name__}, not a mapping of names to tensors")
+    return content, content.get(METADATA), []
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is not a mapping
-    return state, json.loads(metadata[METADATA]) if METADATA in metadata else None
+    transform = {"true": True, "false": False}.get(metadata.get(TRANSFORM, ""))
+    card = json.loads(metadata[METADATA]) if METADATA in metadata else None
+    return state if transform is None else with_transform(state, transform), card
+
+
+def _own(content: Mapping[Any, Any], path: str, ema: bool | None) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the network of a file of this package, and a note if it also has its average."""
+    if "state_dict" not in content:  # safetensors
+        if ema:
+            raise ZooError(f"ema=True: {path} contains no averaged weights; leave --ema out")
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}, []
+    raw = content.get("current_model_state")  # Lightning stores the average as `state_dict`
+    if ema and raw is None:
+        raise ZooError(f"ema=True: {path} contains no averaged weights; leave --ema out")
+    taken = raw if ema is False and raw is not None else content["state_dict"]
+    notes = [f"read {'raw' if taken is raw else 'averaged'} weights"] if raw is not None else []
+    module = taken.items() if isinstance(taken, Mapping) else ()  # the LightningModule, whose `model` is the network
+    names = {key: value for key, value in module if str(key).startswith("model.") and isinstance(value, Tensor)}
+    return {key.removeprefix("model."): value for key, value in names.items()}, notes
 
 
 def load_pickle(path: Path, mmap: bool = False) -> Any:
@@ -141,32 +217,25 @@ def _check_zip(path: Path) -> None:
         raise ZooError(f"{path} was not written by torch: {fault}; save it again with torch.save")
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    content = load_pickle(path)
-    if not isinstance(content, Mapping):
-        raise ZooError(f"{path} contains a {type(content).__name__}, not a mapping of names to tensors")
-    card = content.get(METADATA)
-    state = next(
-        (content[key] for key in ("state_dict", "model", "model_state_dict") if isinstance(content.get(key), Mapping)), content
-    )
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    for key, value in state.items():
-        if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            wrong = f"'{key}' has shape {tuple(value.shape)}, but fewer values are stored"
-            raise ZooError(f"{path}: {wrong}; save it again from contiguous tensors")
-    if card:  # a checkpoint of the zoo's LightningModule, whose `model` is the network
-        state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-    return state, card
+def _read_keras(path: Path, ema: bool | None) -> tuple[dict[str, Tensor], list[str]]:
+    """Read Keras 3's `.weights.h5`, or the older format of Keras's published files; both give Keras 3's keys.
 
-
-def _read_keras(path: Path) -> dict[str, Tensor]:
-    """Read Keras 3's `.weights.h5`, or the older format of Keras's published files; both give Keras 3's keys."""
+    The state of a training (optimizer, metrics, random generators) is ignored, with a note.
+    """
     h5py = _h5py()
     with h5py.File(path) as file:
+        found: dict[str, Any] = {}
+        file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        training = {name: match[0].split("/")[-2] for name in found if (match := KERAS_TRAINING.match(name))}
+        if ema is not False and any(name.endswith("_average") for name in training):
+            choice = "give --no-ema for the weights without it (in Python ema=False)"
+            raise ZooError(f"{path} has an average (EMA) in the state of its optimizer, which is not read; {choice}; {CONVERT}")
         root = file.get("model_weights", file)
         arrays = _by_depth(root) if "layer_names" in root.attrs else {}
-        if not arrays:
-            file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        listed = {data.name for data in arrays.values()}
+        arrays |= {name: data for name, data in found.items() if name not in training and data.name not in listed}
+        if not any(name.startswith("layers/") for name in arrays):
+            arrays = {re.sub(f"^{KERAS_2}", "layers/", name): data for name, data in arrays.items()}
         claimed, size = sum(data.nbytes for data in arrays.values()), path.stat().st_size
         if claimed > 2**24 and claimed > 100 * size:
             raise ZooError(f"{path}: its arrays claim {claimed:,} bytes, but the file has {size:,}")
@@ -176,7 +245,9 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
             if data.nbytes > 2**20 and data.nbytes > 100 * data.id.get_storage_size():
                 raise ZooError(f"{path}: '{name}' claims {data.nbytes:,} bytes, but stores {data.id.get_storage_size():,}")
         state = {name: torch.from_numpy(data[()]) for name, data in arrays.items() if data.shape}
-    return {name: _axes(tensor, (3, 2, 0, 1)) for name, tensor in state.items()}
+    groups = ", ".join(sorted(set(training.values())))
+    notes = [f"the state of the training is ignored ({len(training)} arrays: {groups})"] if training else []
+    return {name: _axes(tensor, (3, 2, 0, 1)) for name, tensor in state.items()}, notes
 
 
 def _by_depth(root: Any) -> dict[str, Any]:
@@ -220,16 +291,18 @@ def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = No
     Raises:
         ZooError: the file cannot be written; an earlier file of this name is then unchanged.
     """
+    transform = stated_transform(state)
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with whole_file(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(state, temporary, metadata={"format": "pt"} | ({METADATA: card} if card else {}))
+            stated = {METADATA: card, TRANSFORM: None if transform is None else json.dumps(transform)}
+            save_file(state, temporary, metadata={"format": "pt"} | {key: text for key, text in stated.items() if text})
         elif path.suffix in KERAS:
             with _h5py().File(temporary, "w") as file:
                 for key, value in state.items():
                     file.create_dataset(key, data=_axes(value, (2, 3, 1, 0)).numpy())
         else:
-            torch.save(state, temporary)
+            torch.save(state if transform is None else with_transform(state, transform), temporary)
 
 
 def sha256(path: Path) -> str:

@@ -49,6 +49,16 @@ class Style:
     counted: bool = False  # names are numbers, relative to the first layer of the place
 
 
+class Twin(NamedTuple):
+    """Another library's network with the names and shapes of a layout, but with another computation."""
+
+    name: str
+    classes: int
+    differs: str
+    file: str  # in the name of the published file
+    sha256: str  # its first digits
+
+
 @dataclass(frozen=True)
 class Names:
     """The names of one network in a layout."""
@@ -59,6 +69,8 @@ class Names:
     style: Style = Style()
     bgr: bool = False  # the first convolution reads channels in BGR order
     normalized: Normalized | None = None  # mean and std, if all published weights of the network share them
+    transforms: bool = False  # the library's network may normalize images again (`transform_input`); its files do not say
+    twin: Twin | None = None  # without auxiliary heads
 
 
 # fmt: off
@@ -74,6 +86,7 @@ TORCHVISION_V1 = Names(
     },
     fc="fc",
     heads={f"inception_4{i}": Head(name, ["conv"], "fc2", hidden="fc1") for i, name in (("a", "aux1"), ("d", "aux2"))},
+    transforms=True,
 )
 A35 = ["branch1x1", "branch5x5_1 > branch5x5_2", "branch3x3dbl_1 > branch3x3dbl_2 > branch3x3dbl_3", "branch_pool"]
 C17 = [
@@ -96,8 +109,16 @@ V3_PLACES = {
     **{f"mixed_7{i}": Place(f"Mixed_7{i}", E8) for i in "bc"},
 }
 V3_HEADS = {"mixed_6e": Head("AuxLogits", ["conv0 > conv1"], "fc")}
-TORCHVISION_V3 = Names({**V3_PLACES, "pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}, fc="fc", heads=V3_HEADS)
-TIMM_V3 = Names({**V3_PLACES, "pool_3a": Place("Pool1"), "pool_5a": Place("Pool2")}, fc="fc", heads=V3_HEADS)
+FID = Twin(
+    "FID's Inception-v3 in pytorch-fid and torch-fidelity", 1008,
+    "its average pools leave padded zeros out and mixed_7c has a max pool",
+    file="inception-2015-12-05", sha256="6726825d",
+)
+TORCHVISION_V3 = Names(
+    {**V3_PLACES, "pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}, fc="fc", heads=V3_HEADS,
+    transforms=True, twin=FID,
+)
+TIMM_V3 = Names({**V3_PLACES, "pool_3a": Place("Pool1"), "pool_5a": Place("Pool2")}, fc="fc", heads=V3_HEADS, twin=FID)
 
 # Inception-v4 and Inception-ResNet-v2 in timm, whose names come from Cadene's library
 A = ["branch0", "branch1.0 > branch1.1", "branch2.0 > branch2.1 > branch2.2", "branch3.1"]

@@ -7,20 +7,29 @@ from pathlib import Path
 
 from inception_zoo.architecture.card import Card, Provenance
 from inception_zoo.architecture.choices import ADAPT
-from inception_zoo.architecture.preprocessing import IMAGENET, Preprocessing, usual_resize
+from inception_zoo.architecture.preprocessing import HALF, IMAGENET, Preprocessing, usual_resize
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
-from inception_zoo.weights.files import read_weights, resolve, sha256
+from inception_zoo.weights.entries import chosen
+from inception_zoo.weights.files import read_weights, resolve, sha256, stated_transform, with_transform
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.mapping import names_of, recognize, translate
 from inception_zoo.weights.matching import State, differences, listed, matched, other_blocks
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
 from inception_zoo.weights.sources import is_name, published
+from inception_zoo.weights.undecided import check_twin, transform_input_of
 
 log = logging.getLogger(__name__)
 
 
-def load_weights(model: Inception, weights: State | str | Path, layout: str = "auto", adapt: Sequence[str] = ()) -> Provenance:
+def load_weights(
+    model: Inception,
+    weights: State | str | Path,
+    layout: str = "auto",
+    adapt: Sequence[str] = (),
+    ema: bool | None = None,
+    transform_input: bool | None = None,
+) -> Provenance:
     """Copy weights from a state dict or a file into `model`.
 
     Loading is strict: each tensor of the network needs a tensor in the weights, and the reverse. Name allowed differences
@@ -36,25 +45,35 @@ def load_weights(model: Inception, weights: State | str | Path, layout: str = "a
     The function also sets `model.preprocessing`, `model.classes` and `model.provenance` from the file's card. Without a
     card, the preprocessing is that of the layout, if all weights published in it share one.
 
+    Facts that the weights do not decide are not assumed: without `ema` or `transform_input`, the function then raises.
+
     Args:
         model: a network of the zoo; changed in place.
         weights: tensors by key, with the shapes and dtypes of the layout; or the path of a `.safetensors`, `.pth`, `.ckpt`
             or Keras `.h5` file, or of a run folder.
         layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, or `auto`, which recognizes the layout.
         adapt: any of `head`, `input`, `aux` and `blocks`.
+        ema: if the weights are there twice, raw and averaged over the training: True takes the average, False the raw ones.
+        transform_input: for weights in torchvision's layout: True if torchvision's network was built with it, as its
+            pretrained networks are. Such a network normalizes images again, after ImageNet's mean and std. This is folded
+            into the first convolution where that is exact; otherwise `model.preprocessing` has mean 0.5 and std 0.5 instead.
 
     Returns:
-        The origin of the weights, and notes on what was adapted.
+        The origin of the weights, and notes on what was read and adapted.
 
     Raises:
-        ZooError: the weights do not fit; lists all keys that are missing, unexpected or mismatched. `model` is unchanged.
+        ZooError: the weights do not fit; lists all keys that are missing, unexpected or mismatched. Or the weights do not
+            decide a fact, and no argument states it. `model` is unchanged.
     """
     if isinstance(weights, Mapping):
-        return fill(model, weights, None, "the state dict", None, layout, adapt)
+        entry, notes = chosen(weights, "the state dict", ema)
+        stated = stated_transform(entry.holder)
+        state = entry.state if stated is None else with_transform(entry.state, stated)
+        return fill(model, state, None, "the state dict", None, layout, adapt, transform_input, notes)
     path = resolve(weights)
-    state, plain = read_weights(path)
+    state, plain, notes = read_weights(path, ema)
     card = Card.of(plain) if plain is not None else None
-    return fill(model, state, card, str(path), sha256(path), layout, adapt)
+    return fill(model, state, card, str(path), sha256(path), layout, adapt, transform_input, notes)
 
 
 def fill(
@@ -65,6 +84,8 @@ def fill(
     digest: str | None,
     layout: str = "auto",
     adapt: Sequence[str] = (),
+    transform_input: bool | None = None,
+    read: Sequence[str] = (),
 ) -> Provenance:
     """Copy weights that were already read into `model`; otherwise as `load_weights`.
 
@@ -76,22 +97,29 @@ def fill(
         digest: SHA-256 of the file.
         layout: see `load_weights`.
         adapt: see `load_weights`.
+        transform_input: see `load_weights`.
+        read: notes on what was read from the file.
 
     Returns:
-        The origin of the weights, and notes on what was adapted.
+        The origin of the weights, and notes on what was read and adapted.
 
     Raises:
         ZooError: see `load_weights`.
     """
-    layout = _layout(model, weights, layout, card, source)
+    layout = _layout(model, weights, layout, card, source, digest)
     names = names_of(layout, model.plan.net.name) if layout != "native" else None
+    transforms = transform_input_of(weights, names, source, transform_input)
     preprocessing = card.preprocessing if card else None
-    if names and names.normalized:
+    if normalized := HALF if transforms else names and names.normalized:
         size = model.plan.net.image_size
-        preprocessing = Preprocessing(size, *names.normalized, resize=usual_resize(size))
-    notes = differences(model, card, layout, source)
+        preprocessing = Preprocessing(size, *normalized, resize=usual_resize(size))
+    notes = [*read, *differences(model, card, layout, source)]
     other = other_blocks(model, card)
     model.preprocessing = _copy(model, weights, layout, adapt, preprocessing, source, notes, other)
+    if transforms:
+        _expect_imagenet(model, notes)
+    elif names and names.transforms and transform_input is not None:
+        notes.append("used without transform_input")
     model.classes = list(card.classes) if card and card.classes and "head" not in adapt else None
     origin = asdict(card.provenance) if card and card.provenance else None
     model.provenance = Provenance(source, layout, digest, notes=notes, origin=origin)
@@ -119,21 +147,28 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) ->
     model.preprocessing = _copy(model, read_weights(path)[0], layout, adapt, entry.preprocessing, str(source), notes)
     model.classes = entry.classes if "head" not in adapt else None
     if entry.normalized_again:
-        if pads(model) or model.plan.in_channels != len(IMAGENET[0]):
-            notes.append("transform_input is replaced: images are normalized with mean 0.5 and std 0.5 instead")
-        else:
-            fold_normalization(model, *IMAGENET)
-            notes.append(f"transform_input is folded into {first_conv(model)}")
+        _expect_imagenet(model, notes)
     model.provenance = replace(entry.provenance, sha256=sha256(path), notes=notes)
     _log_notes(model.provenance)
 
 
-def _layout(model: Inception, weights: State, layout: str, card: Card | None, source: str) -> str:
+def _expect_imagenet(model: Inception, notes: list[str]) -> None:
+    """Fold torchvision's `transform_input`, from ImageNet's normalization to -1 … 1, where that is exact; add a note."""
+    if pads(model) or model.plan.in_channels != len(IMAGENET[0]):
+        notes.append("transform_input is replaced: images are normalized with mean 0.5 and std 0.5 instead")
+    else:
+        fold_normalization(model, *IMAGENET)
+        notes.append(f"transform_input is folded into {first_conv(model)}")
+
+
+def _layout(model: Inception, weights: State, layout: str, card: Card | None, source: str, digest: str | None) -> str:
     """Return the layout; raise ZooError if the weights are of another network or in an unknown layout."""
     net = model.plan.net.name
     if card and card.model["name"] != net:
         raise ZooError(f"{source} has weights of {card.model['name']}, not of {net}")
     if layout in LAYOUTS or layout == "native":
+        if net in LAYOUTS.get(layout, {}):
+            check_twin(weights, LAYOUTS[layout][net], source, digest, layout_given=True)
         return layout
     if layout != "auto":
         raise ZooError(f"layout={layout} is unknown; {did_you_mean(layout, ['native', *LAYOUTS, 'auto'])}")
@@ -142,6 +177,7 @@ def _layout(model: Inception, weights: State, layout: str, card: Card | None, so
     found = recognize(weights.keys())
     if not found:
         raise ZooError(f"{source}: unknown layout, with keys like {listed(sorted(weights), 3)}")
+    check_twin(weights, LAYOUTS[found[0]][found[1]], source, digest)
     if found[1] != net:
         raise ZooError(f"{source} has weights of {found[1]} in the layout of {found[0]}, not of {net}")
     return found[0]
@@ -162,6 +198,8 @@ def _copy(
         if part not in ADAPT:
             raise ZooError(f"adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
     values = matched(model, weights, translate(model, layout), adapt, f"{source} ({layout})", notes, other)
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in values.values() if value.is_floating_point()} - {"float32"}
+    notes += [f"stored as {', '.join(sorted(dtypes))}, used as float32"] if dtypes else []
     conv, channels = first_conv(model), model.plan.in_channels
     if (weight := values.get(f"{conv}.weight")) is not None:
         if layout != "native" and LAYOUTS[layout][model.plan.net.name].bgr:

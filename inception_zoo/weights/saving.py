@@ -8,7 +8,7 @@ from torch import Tensor
 from inception_zoo.architecture.card import Card, model_arguments
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
-from inception_zoo.weights.files import write_weights
+from inception_zoo.weights.files import with_transform, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Normalized
 from inception_zoo.weights.mapping import names_of, part_of, translate
 from inception_zoo.weights.matching import differences
@@ -29,7 +29,8 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
         layout: `native` (the zoo's names), `torchvision`, `timm`, `cadene` or `keras`.
 
     Returns:
-        Copies of the tensors by the layout's keys, with the shapes and dtypes of `model.state_dict()`.
+        Copies of the tensors by the layout's keys, with the shapes and dtypes of `model.state_dict()`. The attribute
+        `transform_input` of the dictionary is False: torchvision's network must be built without it. `torch.save` keeps it.
 
     Raises:
         ZooError: the layout does not have this network, or not with these swapped blocks or choices.
@@ -60,7 +61,7 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
     lost = sorted({part_of(key) for key in state if key not in keys})
     if lost:
         log.warning("layout=%s does not have %s: not exported", layout, ", ".join(lost))
-    return {theirs: state[key] for key, theirs in keys.items() if theirs is not None}
+    return with_transform({theirs: state[key] for key, theirs in keys.items() if theirs is not None}, False)
 
 
 def _normalize_as_theirs(model: Inception, state: Tensors, normalized: Normalized | None, layout: str) -> None:

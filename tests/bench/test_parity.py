@@ -58,7 +58,7 @@ def test_wrong_pooling_would_be_seen():
     torch.manual_seed(0)
     peer = peer_of(PAIRS["torchvision googlenet"])
     ours = create_model("googlenet_bn", blocks={"pool4": ["max/2"]}, dropout=0.0, aux=False)
-    load_weights(ours, peer.weights())
+    load_weights(ours, peer.weights(), transform_input=False)
     x = torch.randn(4, 3, 224, 224)
     with torch.no_grad():
         assert difference(ours.train().endpoints(x)["inception_5b"], peer(x, training=True)["inception_5b"]) > 1e-2

@@ -1,0 +1,73 @@
+"""Facts about a network that its file may leave open: they are read from the file, asked for, or the file is refused."""
+
+from pathlib import Path
+
+from inception_zoo.errors import ZooError
+from inception_zoo.weights.entries import CONVERT
+from inception_zoo.weights.files import stated_transform
+from inception_zoo.weights.layouts import Names
+from inception_zoo.weights.mapping import slots
+from inception_zoo.weights.matching import State
+
+
+def check_twin(weights: State, names: Names, source: str, digest: str | None = None, layout_given: bool = False) -> None:
+    """Refuse the weights of another network that has the same names and shapes, but computes something else.
+
+    Args:
+        weights: tensors by key in the names of a layout.
+        names: of the layout.
+        source: path of the file, or another name of the weights.
+        digest: SHA-256 of the file.
+        layout_given: the user named the layout; only a published file of the other network is refused then.
+
+    Raises:
+        ZooError: the weights are those of the other network, or nothing distinguishes them from it.
+    """
+    twin = names.twin
+    if twin is None or stated_transform(weights) is not None:  # an export of this package
+        return
+    layers = list(slots(names))
+    classes = weights.get(layers[-1].key(names.style, "weight") or "")
+    heads = any(slot.part.startswith("aux ") and slot.keys(names.style) & weights.keys() for slot in layers)
+    if classes is None or classes.ndim != 2 or len(classes) != twin.classes or heads:
+        return
+    what = f"{source} has the weights of {twin.name} ({twin.classes} classes, no auxiliary head)"
+    wrong = f"{twin.differs}, so inception_v3 would compute other logits from them; this network is not supported"
+    if (digest or "").startswith(twin.sha256) or twin.file in Path(source).name:
+        raise ZooError(f"{what}: {wrong}")
+    if not layout_given:
+        own = 'if they are of your own network, which only has as many classes, load them with layout="torchvision" in Python'
+        raise ZooError(f"{what}, or cannot be distinguished from them: {wrong}; {own}")
+
+
+def transform_input_of(weights: State, names: Names | None, source: str, given: bool | None) -> bool:
+    """Return True if the network of the weights normalizes images a second time (torchvision's `transform_input`).
+
+    Args:
+        weights: tensors by key in the names of a layout.
+        names: of the layout; None for the native one.
+        source: name of the weights for messages.
+        given: the user's answer; None if there is none.
+
+    Raises:
+        ZooError: nothing decides, or `given` contradicts what is known.
+    """
+    known = stated_transform(weights)
+    if names is None or not names.transforms:
+        known = False
+    else:
+        first = next(slots(names))
+        conv = weights.get(first.key(names.style, "conv.weight") or "")
+        if conv is not None and conv.ndim == 4 and conv.shape[1] != 3:  # it is defined for colour images only
+            known = False
+    if known is None and given is None:
+        yes = "--transform-input (torchvision's pretrained networks, and those fine-tuned from them)"
+        options = f"{yes} or --no-transform-input (others, such as timm's)"
+        raise ZooError(
+            f"{source} does not store if torchvision's network has transform_input=True; give {options}, in Python "
+            f"transform_input=True or transform_input=False; {CONVERT}"
+        )
+    if known is not None and given is not None and given != known:
+        does = "normalizes images again" if known else "does not normalize images again"
+        raise ZooError(f"transform_input={given}: the network of {source} {does}; leave --{'no-' * known}transform-input out")
+    return bool(known if given is None else given)
