@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +22,8 @@ SWAPPED = (
 CONVERT = "model.weights has no such option: run `inception-zoo convert` with it first"
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """A state dict of a checkpoint."""
 
     state: dict[str, Tensor]  # without prefixes that all keys share; empty if an average is not stored as a state dict
@@ -86,7 +88,7 @@ def _entries(content: Mapping[Any, Any]) -> dict[str, Entry]:
             todo += [(f"{path}.{key}" if path else key, v) for key, v in nested.items() if not key.startswith("optim")]
     for sign, average, raw in SWAPPED:
         if sign in content and {average, raw} <= found.keys():
-            found |= {average: found[average]._replace(average=True), raw: found[raw]._replace(average=False)}
+            found |= {average: replace(found[average], average=True), raw: replace(found[raw], average=False)}
     return found
 
 
