@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.conf import HydraConf
@@ -27,7 +28,7 @@ from inception_zoo.runs.results import CHECKPOINTS, best_of, is_interrupted, rec
 from inception_zoo.runs.sweeps import finish, quoted, resumed
 from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.system.renamed import with_new_names
-from inception_zoo.system.terminal import never_fail_to_print
+from inception_zoo.system.terminal import ending_signals, leave_lost_terminal, never_fail_to_print
 
 
 def main() -> None:
@@ -42,7 +43,8 @@ def main() -> None:
     never_fail_to_print()
     os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes on every error, and this module explains it
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until training installs its own handler
+    for number in ending_signals():  # until training installs its own handlers
+        signal.signal(number, _end)
     status = 1
     try:
         with one_line_errors():
@@ -94,6 +96,11 @@ class HydraJob:
 def _arrived() -> HydraJob:
     hydra_patches.install()
     return HydraJob()
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    leave_lost_terminal()
+    sys.exit(128 + number)
 
 
 @contextmanager

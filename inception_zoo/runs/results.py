@@ -17,6 +17,7 @@ from inception_zoo.runs.folders import claim, claim_first, keep, release
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.start_time import share, start_later
+from inception_zoo.system.terminal import is_closed_output
 
 RESULTS = "results.json"
 SWEEP = "sweep.json"  # in the folder of a sweep
@@ -154,6 +155,8 @@ def ending(error: BaseException | None) -> tuple[str, str | None]:
     """Return the final state of a run that ended with `error`, and the reason."""
     if error is None:
         return "finished", None
+    if is_closed_output(error):
+        return "interrupted", "the output was closed (broken pipe)"
     if isinstance(error, Pruned):
         return "pruned", str(error)
     if isinstance(error, Exception):

@@ -1,15 +1,25 @@
-"""Output in encodings that cannot represent every character, such as ASCII."""
+"""The terminal: encodings that cannot represent every character, such as ASCII, signals, and output that was closed."""
 
 import codecs
 import io
+import logging
+import os
+import signal
 import sys
 
 ASCII = {"•": "*", "–": "-", "—": "-", "×": "x", "→": "->", "…": "...", "±": "+-", "≥": ">=", "≤": "<="}
 HANDLER = "inception_zoo.ascii"
+ENDING = tuple(  # signals that ask a job to end; SIGHUP: the connection to the terminal was lost (not on Windows)
+    number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
+)
 
 
 def never_fail_to_print() -> None:
-    """Replace characters that the encoding of stdout or stderr lacks, instead of raising UnicodeEncodeError."""
+    """Replace characters that the encoding of stdout or stderr lacks, instead of raising UnicodeEncodeError.
+
+    A log line that cannot be printed, because the output was closed, is dropped without a traceback.
+    """
+    logging.raiseExceptions = False
     codecs.register_error(HANDLER, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
@@ -19,3 +29,26 @@ def never_fail_to_print() -> None:
 def _replace(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     return "".join(ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that end a job: `ENDING` without ignored ones, since `nohup` makes a program ignore SIGHUP."""
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def is_closed_output(error: BaseException | None) -> bool:
+    """Return whether an error was caused by a closed pipe, as in ``| head -1``. Rich raises SystemExit for it."""
+    while error and not isinstance(error, BrokenPipeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def leave_lost_terminal() -> None:
+    """Discard the output to a terminal that no longer exists, where writing would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(nowhere, stream)
+    os.close(nowhere)

@@ -25,6 +25,7 @@ from inception_zoo.data.stream import BEFORE
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import CHECKPOINTS
 from inception_zoo.system.atomic_files import link_or_copy, sweep_up
+from inception_zoo.system.terminal import ending_signals, leave_lost_terminal
 from inception_zoo.tracking.csv_logger import CSVLogger
 
 LAST, PREVIOUS, _ = CHECKPOINTS
@@ -38,9 +39,9 @@ class LastCheckpoint(Callback):
     It saves before the last step of each epoch (so that an interrupted validation loses one step only), at the end of the
     training, and at the intervals below. The preceding checkpoint stays as `previous.ckpt`.
 
-    After SIGTERM or SIGINT, the callback finishes the step, saves, and ends the program with exit status 143 or 130. After
-    SIGUSR2 from submitit, it finishes the step, saves, and calls submitit's handler, which queues the job again. All
-    processes save and end together.
+    After SIGTERM, SIGINT (Ctrl-C) or SIGHUP (a lost connection), the callback finishes the step, saves, and ends the program
+    with exit status 143, 130 or 129. After SIGUSR2 from submitit, it finishes the step, saves, and calls submitit's handler,
+    which queues the job again. All processes save and end together.
 
     Args:
         dirpath: folder of the checkpoints.
@@ -251,7 +252,7 @@ class LastCheckpoint(Callback):
 
     def _listen(self) -> None:
         """Replace Lightning's signal handlers, which save nothing. Lightning's teardown restores the original ones."""
-        signals = [signal.SIGTERM, signal.SIGINT]
+        signals = [signal.SIGINT, *ending_signals()]
         if REQUEUE and callable(signal.getsignal(REQUEUE)):  # submitit's handler, which queues the job again
             signals.append(REQUEUE)
         for number in signals:
@@ -261,6 +262,7 @@ class LastCheckpoint(Callback):
         if number == signal.SIGINT and self.signal is not None:
             raise KeyboardInterrupt  # a second Ctrl-C ends at once
         self.signal = number
+        leave_lost_terminal()
         name = signal.Signals(number).name
         if os.environ.get("LOCAL_RANK", "0") == "0":
             os.write(sys.stderr.fileno(), f"\n{name}: finishing this step and saving before exit\n".encode())

@@ -85,12 +85,12 @@ class Classifier(L.LightningModule):
         figures = {"loss": losses["logits"].detach(), **{f"top{k}": soft_accuracy(logits, labels, k) for k in (1, 5)}}
         for key, figure in figures.items():
             self.train_metrics[key].update(figure, weight=len(labels))
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_recent_loss()
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
 
-    def _log_recent_loss(self) -> None:
-        """Log `train/loss_step`, the mean loss since it was last logged, of this process."""
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log `train/loss_step` every `log_every_n_steps` steps: the mean loss since the last time, of this process."""
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
         total = _sums(self.train_metrics["loss"])
         loss, weight = (total - self._logged.to(total.device)).tolist()
         self._logged, self.recent_loss = total, loss / weight if weight else loss

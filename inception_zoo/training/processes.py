@@ -23,9 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import REASON, flattened, record_failure
 from inception_zoo.runs.sweeps import quoted
+from inception_zoo.system.terminal import ENDING
 
 PATIENCE = 15  # seconds that rank 0 may wait for a failed rank
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses after a signal, which ends all ranks
+STOPPED = tuple(128 + number for number in (signal.SIGINT, *ENDING))  # exit statuses after a signal, which ends all ranks
 _ranks: list["Rank"] = []  # ranks of the current job, without rank 0
 
 
