@@ -46,11 +46,20 @@ def out_size(row: Row, size: Size) -> Size:
 def _op_size(op: Op, size: Size) -> Size:
     if isinstance(op, Lrn):
         return size
-    spare = [n + 2 * p - k for n, p, k in zip(size, padding(op), op.kernel, strict=True)]
-    if min(spare) < 0:
+    sizes = [_axis_size(op, n, p, k) for n, p, k in zip(size, padding(op), op.kernel, strict=True)]
+    if min(sizes) < 1:
         raise ZooError(f"the {size[0]}x{size[1]} grid is smaller than the kernel of '{op}'")
-    round_up = op.stride - 1 if op.edge == "c" else 0
-    return (spare[0] + round_up) // op.stride + 1, (spare[1] + round_up) // op.stride + 1
+    return sizes[0], sizes[1]
+
+
+def _axis_size(op: Conv | Pool, n: int, p: int, k: int) -> int:
+    """Return the number of windows of size `k` along an axis of size `n` with padding `p`; below 1 if none fits.
+
+    In ceil mode, the last window may extend beyond the grid, but it starts inside, as in PyTorch.
+    """
+    if op.edge == "c":
+        return min((n - k + op.stride - 1) // op.stride, (n - 1) // op.stride) + 1
+    return (n + 2 * p - k) // op.stride + 1
 
 
 def has_stride(row: Row) -> bool:

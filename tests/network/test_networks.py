@@ -227,6 +227,8 @@ def test_the_minimum_input_is_exact(name, stem):
     with torch.device("meta"):
         model = create_model(name, stem=stem).eval()
         model(torch.empty(1, 3, smallest, smallest))
+        with pytest.raises(RuntimeError):
+            model(torch.empty(1, 3, smallest - 1, smallest - 1))
     with pytest.raises(ZooError, match=f"{name}, .*(smaller than the kernel|different sizes)"):
         plan.shapes(smallest - 1)
 

@@ -8,14 +8,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from inception_zoo.errors import ZooError
 from inception_zoo.network import kernels
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def recording(module: nn.Module) -> bool:
-    """Return True if a backward pass may follow; False under torch.compile, export and tracing, which need plain modules."""
-    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+def recording(module: nn.Module, x: Any) -> bool:
+    """Return True if a backward pass of `module`, called with `x`, may follow.
+
+    False under torch.compile, export, tracing, torch.fx (where `x` is a proxy) and torch.func, which need plain modules.
+    """
+    usual = module.training and torch.is_grad_enabled() and isinstance(x, Tensor)
+    transformed = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return usual and not transformed
 
 
 def trained_by(train: Callable[[Any, Tensor], Tensor]) -> Callable[[type[M]], type[M]]:
@@ -33,12 +39,46 @@ def trained_by(train: Callable[[Any, Tensor], Tensor]) -> Callable[[type[M]], ty
 
         @wraps(plain)
         def forward(self: Any, x: Tensor) -> Tensor:
-            return train(self, x) if recording(self) else plain(self, x)
+            return train(self, x) if recording(self, x) else plain(self, x)
 
         cls.forward, cls.plain, cls.lean = forward, plain, False
         return cls
 
     return decorate
+
+
+class _Refuse(torch.autograd.Function):
+    """Identity of gradients whose own derivative is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return views of the gradients (of any shape); `anchor` makes them differentiable."""
+        return tuple(g if g is None else g.view_as(g) for g in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise ZooError(
+            f"{kernels.SWITCH}=1, model.memory=lean or minimal: training has first derivatives only; "
+            f"set {kernels.SWITCH}=0 and model.memory=plain for a gradient penalty"
+        )
+
+
+def first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute a `backward` of an autograd function without recording it; a second derivative through it raises a ZooError.
+
+    PyTorch's `once_differentiable` lets the second derivative pass as zero if the incoming gradient does not require one.
+    """
+
+    @wraps(backward)
+    def wrapped(ctx: Any, *gradients: Tensor) -> Any:
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():  # unless create_graph=True
+            return found
+        anchor = torch.zeros((), requires_grad=True)
+        return _Refuse.apply(anchor, *found) if isinstance(found, tuple) else _Refuse.apply(anchor, found)[0]
+
+    return wrapped
 
 
 def by_kernels(x: Tensor) -> bool:
@@ -56,4 +96,5 @@ def dtype_of(x: Tensor) -> torch.dtype:
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Return a context that computes in the dtype of `x` (any shape), even inside an autocast region."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known and torch.is_autocast_enabled(device) else nullcontext()

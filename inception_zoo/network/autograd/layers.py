@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from inception_zoo.network.autograd.dispatch import by_kernels, without_autocast
 from inception_zoo.network.autograd.pools import Pool, has_kernel, windows
 from inception_zoo.network.autograd.recipes import Recompute, annotate, recipe_of, rerun
-from inception_zoo.network.autograd.segments import same_statistics
+from inception_zoo.network.autograd.snapshot import Snapshot
 from inception_zoo.network.autograd.sums import add
 from inception_zoo.network.autograd.units import Unit, run_units, spans
 
 PARTS = {"conv", "norm", "act"}  # of a convolution unit
+REPEATABLE = {kind.__module__ for kind in (nn.ReLU, nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)}
 
 
 def convolve(unit: Any, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
@@ -32,7 +33,7 @@ def convolve(unit: Any, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
     norm, act = (getattr(unit, name, None) for name in ("norm", "act"))
     if takes_kernels(x, unit):
         return run_units(x, [Unit(unit.conv, norm, act is not None, pool)], unit.lean)[0]
-    if not unit.lean or is_changed(unit) or isinstance(norm, nn.SyncBatchNorm):  # SyncBatchNorm would synchronize again
+    if not unit.lean or is_changed(unit) or not (is_repeatable(norm) and is_repeatable(act)):
         return unit.plain(x)
     (c,) = run_units(x, [Unit(unit.conv)], unit.lean)
     if norm is None and isinstance(act, nn.ReLU):  # ReLU saves only its output
@@ -41,8 +42,7 @@ def convolve(unit: Any, x: Tensor, pool: nn.AvgPool2d | None = None) -> Tensor:
     if norm is None and act is None:
         return c
     parameters = list(unit.parameters())[sum(1 for _ in unit.conv.parameters()) :]
-    finish = partial(_finish, unit)
-    return rerun(c, finish, same_statistics(unit)(finish), parameters)
+    return rerun(c, partial(_finish, unit), parameters, Snapshot(unit))
 
 
 def _finish(unit: nn.Sequential, c: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def pooled(pool: Any, x: Tensor) -> Tensor:
     """Return ``pool(x)`` of a `MaxPool` or `AvgPool`: (N, C, H, W) → (N, C, H', W')."""
     if has_kernel(pool, x):
         return Pool.apply(x, pool)
-    return rerun(x, pool.plain, pool.plain) if pool.lean else pool.plain(x)
+    return rerun(x, pool.plain) if pool.lean else pool.plain(x)
 
 
 def run_steps(steps: Iterable[nn.Module], x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def concatenated(parts: Sequence[Tensor], lean: bool) -> Tensor:
 
 def residual(block: Any, x: Tensor) -> Tensor:
     """Return ``act(shortcut(x) + scale * project(concat(x)))`` of a `ResidualBlock`: (N, C, H, W) → (N, K, H, W)."""
-    if not is_plain_sum(block):
+    if not (block.lean or by_kernels(x)) or not is_plain_sum(block):
         return block.plain(x)
     joined = block.concat(x)
     return add(block.shortcut(x), joined, block.project, block.scale, isinstance(block.act, nn.ReLU), block.lean)
@@ -159,6 +159,12 @@ def is_changed(unit: nn.Module) -> bool:
     """Return True if `unit` is not a `ConvUnit`, or a user has replaced or added a layer or a hook in it."""
     known = hasattr(unit, "lean") and _is_plain(unit._modules.get("conv")) and unit._modules.keys() <= PARTS
     return not known or any(map(is_hooked, (unit, *unit.children())))
+
+
+def is_repeatable(layer: nn.Module | None) -> bool:
+    """Return True for PyTorch's normalizations and activations that give the same again: no draws, no communication."""
+    known = layer is None or type(layer).__module__ in REPEATABLE
+    return known and not isinstance(layer, nn.RReLU | nn.SyncBatchNorm)
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from inception_zoo.network import kernels
-from inception_zoo.network.autograd.dispatch import by_kernels
+from inception_zoo.network.autograd.dispatch import by_kernels, first_derivative
 
 AnyPool = nn.MaxPool2d | nn.AvgPool2d
 
@@ -33,7 +32,7 @@ class Pool(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> Any:
         """Map the gradient of y (N, C, H', W') to the gradient of x (N, C, H, W)."""
         if isinstance(ctx.pool, nn.AvgPool2d):

@@ -4,14 +4,18 @@
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from inception_zoo.network.autograd.dispatch import first_derivative
 
 Function = Callable[[Tensor], Tensor]
+State = AbstractContextManager[Any]
 
 
 class Recompute:
@@ -102,50 +106,51 @@ class SavedInput:
         return self.recompute.serve(*saved) if self.recompute else saved[0]
 
 
-def rerun(x: Tensor, first: Function, again: Function, parameters: Sequence[Tensor] = ()) -> Tensor:
-    """Return ``first(x)`` with a recipe; save only `x`, or the tensors of its recipe, for the backward pass.
+def rerun(x: Tensor, run: Function, parameters: Sequence[Tensor] = (), state: State | None = None) -> Tensor:
+    """Return ``run(x)`` with a recipe; save only `x`, or the tensors of its recipe, for the backward pass.
 
     Args:
         x: Feature maps (N, C, H, W).
-        first: Any differentiable function of `x` and `parameters`.
-        again: The same function without side effects, for the backward pass.
+        run: Any differentiable function of `x` and `parameters`.
         parameters: The other tensors that receive a gradient.
+        state: The state of the modules in `run`, if they have any.
 
     Returns:
-        A tensor with the shape of ``first(x)``.
+        A tensor with the shape of ``run(x)``.
     """
+    state = state or nullcontext()
     recipe = recipe_of(x)
     saved, before = (recipe.saved, recipe.recompute) if recipe else ((x,), lambda x: x)
 
     def recompute(*saved: Tensor) -> Tensor:
-        with torch.no_grad():
-            return again(before(*saved))
+        with torch.no_grad(), state:
+            return run(before(*saved))
 
-    return annotate(_Rerun.apply(x, SavedInput.of(x), first, again, *parameters), saved, recompute)
+    return annotate(_Rerun.apply(x, SavedInput.of(x), run, state, *parameters), saved, recompute)
 
 
 class _Rerun(torch.autograd.Function):
-    """``y = first(x)``.
+    """``y = run(x)``.
 
     Saves for backward: `x`, or the tensors of its recipe, and the parameters. Recomputes: `x` if it has a recipe, then
-    ``y = again(x)`` with gradients enabled, which autograd differentiates.
+    ``y = run(x)`` in the same `state`, with gradients enabled, which autograd differentiates.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, source: SavedInput, first: Function, again: Function, *parameters: Tensor) -> Tensor:
-        """Map feature maps (N, C, H, W) to ``first(x)``, of any shape."""
-        ctx.source, ctx.again = source, again
+    def forward(ctx: Any, x: Tensor, source: SavedInput, run: Function, state: State, *parameters: Tensor) -> Tensor:
+        """Map feature maps (N, C, H, W) to ``run(x)``, of any shape."""
+        ctx.source, ctx.run, ctx.state = source, run, state
         source.save(ctx, x, *parameters)
-        return first(x)
+        return run(x)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> Any:
         """Map the gradient of y to the gradients of x (N, C, H, W) and of each parameter."""
         saved, parameters = ctx.source.load(ctx)
         x = ctx.source.restore(saved).detach().requires_grad_()
-        trainable = [p for p in parameters if p.requires_grad]
-        with torch.enable_grad():
-            gx, *found = torch.autograd.grad(ctx.again(x), [x, *trainable], g)
+        needed = ctx.needs_input_grad[4:]
+        with torch.enable_grad(), ctx.state:
+            gx, *found = torch.autograd.grad(ctx.run(x), [x, *compress(parameters, needed)], g)
         gradients = iter(found)
-        return gx, None, None, None, *(next(gradients) if p.requires_grad else None for p in parameters)
+        return gx, None, None, None, *(next(gradients) if each else None for each in needed)

@@ -1,12 +1,12 @@
 """Segments of the network, which `memory=minimal` recomputes in the backward pass."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from inception_zoo.architecture.cost import convolutions
@@ -14,6 +14,7 @@ from inception_zoo.architecture.geometry import Size
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.network.autograd.dispatch import recording
 from inception_zoo.network.autograd.recipes import forget
+from inception_zoo.network.autograd.snapshot import Snapshot
 
 
 def run_segments(model: Any, x: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -26,11 +27,11 @@ def run_segments(model: Any, x: Tensor) -> Iterator[tuple[str, Tensor]]:
     Yields:
         The endpoint, and its feature maps (N, C, H', W').
     """
-    if model.memory != "minimal" or not recording(model):
+    if model.memory != "minimal" or not recording(model, x):
         yield from model.run_blocks(x)
         return
     for names in segments(model.plan, (x.shape[-2], x.shape[-1])):
-        x = segment(nn.Sequential(*map(model.get_submodule, names)), x)
+        x = segment(nn.Sequential(OrderedDict((name, model.get_submodule(name)) for name in names)), x)
         yield names[-1], x
 
 
@@ -79,18 +80,5 @@ class _SaveInput(torch.autograd.Function):
 
 def segment(run: nn.Module, x: Tensor) -> Tensor:
     """Return ``run(x)``, feature maps (N, K, H', W'), for `x` (N, C, H, W); save only `x` and recompute the rest."""
-    y = checkpoint(run, _SaveInput.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), same_statistics(run)))
+    y = checkpoint(run, _SaveInput.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), Snapshot(run)))
     return forget(y)  # its recipe would keep tensors that are to be recomputed
-
-
-@contextmanager
-def same_statistics(run: nn.Module) -> Iterator[None]:
-    """Discard updates of running statistics while `run` is recomputed: they already include this batch."""
-    buffers = [(norm._buffers, dict(norm._buffers)) for norm in run.modules() if isinstance(norm, _BatchNorm)]
-    for own, known in buffers:
-        own.update({name: None if each is None else each.clone() for name, each in known.items()})
-    try:
-        yield
-    finally:
-        for own, known in buffers:
-            own.update(known)

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from inception_zoo.network import kernels
-from inception_zoo.network.autograd.dispatch import dtype_of, without_autocast
+from inception_zoo.network.autograd.dispatch import dtype_of, first_derivative, without_autocast
 from inception_zoo.network.autograd.recipes import Recompute, SavedInput, annotate, recipe_of
 from inception_zoo.network.autograd.units import channels_last, convolution_backward, gradient_for
 
@@ -81,13 +80,13 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, joined: Tensor, addition: _Addition, *parameters: Tensor) -> Tensor:
         """Map x (N, K, H, W) and joined (N, C, H, W) to y (N, K, H, W)."""
-        ctx.addition = addition
+        ctx.addition, ctx.parameters = addition, parameters
         y = addition(x, joined, parameters)
         addition.source.save(ctx, joined, parameters[0], *(addition.sums.take(y) if addition.relu else ()))
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> Any:
         """Map the gradient of y (N, K, H, W) to the gradients of x, joined, w and b."""
         addition = ctx.addition
@@ -96,8 +95,9 @@ class _Add(torch.autograd.Function):
         if addition.relu:
             g = torch.ops.aten.threshold_backward(g, addition.sums.restore(saved_sums), 0)
         joined = addition.source.restore(saved)
-        (w,), own = addition.scaled([weight], joined.dtype), (addition.project.weight, addition.project.bias)
-        needed = ctx.needs_input_grad[1], *(p is not None and p.requires_grad for p in own)
+        (w,) = addition.scaled([weight], joined.dtype)
+        _, need_joined, _, *need_parameters = ctx.needs_input_grad
+        needed = need_joined, need_parameters[0], any(need_parameters[1:])
         g_joined, *found = convolution_backward(g.to(w.dtype), joined, w, addition.project, needed)
-        parts = (gradient_for(p, each, addition.scale) for p, each in zip(own, found, strict=True) if p is not None)
+        parts = (gradient_for(p, each, addition.scale) for p, each in zip(ctx.parameters, found, strict=False))
         return g, g_joined, None, *parts

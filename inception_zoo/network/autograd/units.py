@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from inception_zoo.network import kernels
-from inception_zoo.network.autograd.dispatch import dtype_of, without_autocast
+from inception_zoo.network.autograd.dispatch import dtype_of, first_derivative, without_autocast
 from inception_zoo.network.autograd.pools import pool_arguments
 from inception_zoo.network.autograd.recipes import SavedInput, annotate
 
@@ -85,10 +84,10 @@ class _Convolve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *_: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *parameters: Tensor | None) -> tuple[Tensor, ...]:
         """Map x (N, C, H, W) to (c,) without normalization, otherwise to each unit's y (N, K_u, H', W'), c, each ``affine``."""
         first = units[0]
-        ctx.units, ctx.source = units, source
+        ctx.units, ctx.source, ctx.parameters = units, source, parameters
         ctx.set_materialize_grads(False)  # saves memory: otherwise zeros of the size of `c`, never read
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
@@ -110,7 +109,7 @@ class _Convolve(torch.autograd.Function):
         return *outputs, c, *affines
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Map the gradients of the outputs to those of x, and of weight, bias, gamma and beta of each unit."""
         units, source = ctx.units, ctx.source
@@ -120,18 +119,19 @@ class _Convolve(torch.autograd.Function):
         if rest:
             c, *affines = rest
             g = torch.empty_like(c)
-            own = zip(_split(c, units, 1), _split(g, units, 1), strict=True)
-            for each, affine, u, (of_c, of_g) in zip(gradients, affines, units, own, strict=False):
+            parts = zip(_split(c, units, 1), _split(g, units, 1), strict=True)
+            for each, affine, u, (of_c, of_g) in zip(gradients, affines, units, parts, strict=False):
                 each = torch.zeros_like(of_c) if each is None else each
                 norms.append(kernels.batch_norm_backward(each, of_c, affine, u.relu, of_g))
         g = g.to(w.dtype)
         if first.pool is not None:
             g = kernels.average_pool_backward(g, *pool_arguments(first.pool, g.shape))
-        gx, gw, gb = convolution_backward(g, source.restore(saved), w, first.conv, _needed(ctx, units))
+        gx, gw, gb = convolution_backward(g, source.restore(saved), w, first.conv, _needed(ctx))
         found: list[Tensor | None] = []
-        for index, (u, of_w, of_b) in enumerate(zip(units, _split(gw, units, 0), _split(gb, units, 0), strict=True)):
-            found += gradient_for(u.conv.weight, of_w), gradient_for(u.conv.bias, of_b)
-            found += [each.to(u.norm.weight.dtype) for each in norms[index]] if norms else []
+        own = iter(ctx.parameters)  # not those of the modules: they may be others by now, as in torch.func.functional_call
+        for index, (of_w, of_b) in enumerate(zip(_split(gw, units, 0), _split(gb, units, 0), strict=True)):
+            found += gradient_for(next(own), of_w), gradient_for(next(own), of_b)
+            found += [each.to(next(own).dtype) for each in norms[index]] if norms else []
         return gx, None, None, *found
 
 
@@ -165,10 +165,10 @@ def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
     return w
 
 
-def _needed(ctx: Any, units: Sequence[Unit]) -> tuple[bool, bool, bool]:
+def _needed(ctx: Any) -> tuple[bool, bool, bool]:
     """Return True for each gradient that is needed: of the input, the weights, the biases."""
-    biases = [u.conv.bias for u in units if u.conv.bias is not None]
-    return ctx.needs_input_grad[0], any(u.conv.weight.requires_grad for u in units), any(b.requires_grad for b in biases)
+    (of_x, _, _, *others), each = ctx.needs_input_grad, len(ctx.parameters) // len(ctx.units)
+    return of_x, any(others[::each]), any(others[1::each])
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -202,10 +202,11 @@ def convolution_backward(
     gw = gb = None
     if product or matrix:
         rows = _rows(g)
-        if need_b:  # takes a quarter of the time of `sum`
-            gb = (rows.new_ones(1, len(rows)) @ rows)[0]
-        if product:
-            gw = (rows.t() @ _windows(x, conv)).unflatten(1, (*conv.kernel_size, -1)).permute(0, 3, 1, 2)
+        with without_autocast(g):  # of a user who calls `backward` inside a region
+            if need_b:  # takes a quarter of the time of `sum`
+                gb = (rows.new_ones(1, len(rows)) @ rows)[0]
+            if product:
+                gw = (rows.t() @ _windows(x, conv)).unflatten(1, (*conv.kernel_size, -1)).permute(0, 3, 1, 2)
     mask = [need_x, need_w and gw is None, need_b and gb is None]
     if any(mask):
         bias, args = [w.shape[0]] if mask[2] else None, (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)

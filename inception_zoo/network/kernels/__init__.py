@@ -191,8 +191,10 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Ten
 
 
 def _in_float(numbers: Tensor | None) -> Tensor | None:
-    """Return `numbers` in fp32; no copy if they are fp32 already."""
-    return numbers if numbers is None or numbers.dtype == torch.float32 else numbers.detach().float()
+    """Return `numbers` (C) in fp32, contiguous as the kernels read them; no copy if they are so already."""
+    if numbers is None or (numbers.dtype == torch.float32 and numbers.is_contiguous()):
+        return numbers
+    return numbers.detach().float().contiguous()
 
 
 def normalize(x: Tensor, affine: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:
