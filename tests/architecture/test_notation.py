@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from inception_zoo.architecture.geometry import out_channels, out_size, scale_width
@@ -68,6 +70,24 @@ def test_channels_of_chains_forks_and_pools():
 )
 def test_sizes(row, before, after):
     assert out_size(parse(row), (before, before)) == (after, after)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+def test_sizes_of_pools_are_those_of_pytorch(kind, stride):
+    """In ceil mode, a kernel may be larger than the grid, and a stride larger than the kernel drops the last window."""
+    from torch import nn, zeros
+
+    pool = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}[kind]
+    for kernel, ceil, side in itertools.product(range(1, 6), (False, True), range(1, 9)):
+        row = parse(f"{kind}{kernel}x{kernel}/{stride}{'c' if ceil else 'v'}")
+        try:
+            due = pool(kernel, stride, ceil_mode=ceil)(zeros(1, 1, side, side)).shape[-2:]
+        except RuntimeError:
+            with pytest.raises(ZooError, match="smaller than the kernel"):
+                out_size(row, (side, side))
+        else:
+            assert out_size(row, (side, side)) == due
 
 
 def test_a_grid_smaller_than_its_kernel_is_an_error():

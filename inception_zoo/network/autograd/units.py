@@ -84,7 +84,9 @@ class _Convolve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *parameters: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Map x (N, C, H, W) to (c,) without normalization, otherwise to each unit's y (N, K_u, H', W'), c, each ``affine``."""
         first = units[0]
         ctx.units, ctx.source, ctx.parameters = units, source, parameters
