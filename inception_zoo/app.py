@@ -24,9 +24,9 @@ from inception_zoo.config.targets import trust_words
 from inception_zoo.errors import say
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import discard
-from inception_zoo.runs.results import CHECKPOINTS, best_of, is_interrupted, recorded
+from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, quoted, resumed
-from inception_zoo.system.ranks import by_torchrun, is_first
+from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import ending_signals, leave_lost_terminal, never_fail_to_print
 
@@ -51,8 +51,8 @@ def main() -> None:
             trust_words(sys.argv[1:])
             sys.argv[1:] = resumed(sys.argv[1:])
             check_flags()
-            if by_torchrun() and not is_first():  # the ranks share a folder; only rank 0 writes to it
-                sys.argv += ["hydra.output_subdir=null", f"hydra.job.name=rank{os.environ['RANK']}"]
+            if not is_first() and REASON not in os.environ:  # the ranks share a folder; only rank 0 writes to it
+                sys.argv += ["hydra.output_subdir=null", f"hydra.job.name={process_name()}"]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(HydraJob())()
         status = 0
     except KeyboardInterrupt:

@@ -142,6 +142,7 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
         lambda value: isinstance(value, list) and list_of(whole(0)).fits(value) and 0 < len(value) == len(set(value)),
     ),
     "num_nodes": whole(1, 10**5),
+    "timeout_minutes": above(0),
     "max_epochs": COUNT,
     "max_steps": whole(-1),
     **{f"limit_{phase}_batches": BATCHES for phase in ("train", "val", "test", "predict")},

@@ -19,6 +19,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
 
 
+def process_name() -> str:
+    """Return a name for this process among the processes of a job, such as `rank1`, for its log file."""
+    names = {"RANK": "rank", "SLURM_PROCID": "rank", "NODE_RANK": "machine"}
+    return next(f"{word}{os.environ[name]}" for name, word in names.items() if name in os.environ)
+
+
 def by_torchrun() -> bool:
     """Return True if torchrun started this process. Then every rank composes the config itself."""
     return "TORCHELASTIC_RUN_ID" in os.environ

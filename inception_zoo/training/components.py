@@ -156,7 +156,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
 
 
 def _trainer(cfg: DictConfig, folder: Path, own: Mapping[str, Any]) -> Trainer:
-    node = cfg.trainer
+    node: Any = {key: value for key, value in OmegaConf.to_container(cfg.trainer).items() if key != "timeout_minutes"}  # type: ignore[union-attr]
     try:
         trainer: Trainer = build("trainer", node, **own)
     except ZooError as error:
@@ -167,10 +167,8 @@ def _trainer(cfg: DictConfig, folder: Path, own: Mapping[str, Any]) -> Trainer:
     ):  # Lightning would print its report to a log that is off
         profiler.dirpath, profiler.filename = profiler.dirpath or folder, PROFILE
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        name = re.sub("_(spawn|fork|notebook)", "", str(node.strategy))
-        raise ZooError(
-            f"trainer.strategy={node.strategy} trains in processes that cannot return the results; use trainer.strategy={name}"
-        )
+        name = re.sub("_(spawn|fork|notebook)", "", str(node["strategy"]))
+        raise ZooError(f"trainer.strategy={node['strategy']} loses the results of its processes; use trainer.strategy={name}")
     return trainer
 
 
@@ -184,6 +182,12 @@ def check_processes(trainer: Trainer, cfg: DictConfig) -> None:
     Raises:
         ZooError: it has started another number.
     """
+    by_hand = trainer.num_nodes > 1 and not by_torchrun() and "SLURM_NTASKS" not in os.environ
+    if by_hand and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]):
+        raise ZooError(
+            f"trainer.num_nodes={trainer.num_nodes}: set {', '.join(missing)} in the environment of every machine, or use "
+            "torchrun or SLURM; see docs/cluster.md"
+        )
     needed = trainer.num_devices * trainer.num_nodes
     started = int(os.environ["WORLD_SIZE"]) if by_torchrun() else trainer.world_size
     if started != needed:

@@ -31,6 +31,7 @@ from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import check_classes, check_fits, find_checkpoint, precision_of
 from inception_zoo.training.components import PROFILE, build_data, build_optimizer, build_trainer, pruner
+from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.processes import SameConfig, end_ranks
 from inception_zoo.training.summary import print_summary
@@ -77,11 +78,13 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
             say(position)
         cfg, ckpt = starting_point(cfg, folder, interrupted)
         job = build_job(cfg, folder, results, ckpt)
-        read_data(job)
-        begin(folder, results)
-        if cfg.task == "fit":
-            fit(job)
-        test(job)
+        with meeting(job.trainer, folder, cfg.trainer.get("timeout_minutes", MINUTES)) as wait_for_all:
+            read_data(job)
+            begin(folder, results)
+            wait_for_all()
+            if cfg.task == "fit":
+                fit(job)
+            test(job)
     if job.trainer.is_global_zero:
         print_summary(job.model.plan, job.cost, results, folder, job.ckpt)
 

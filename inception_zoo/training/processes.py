@@ -99,6 +99,12 @@ def _watch(ranks: list[Rank], folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def kill_ranks() -> None:
+    """Kill the ranks that this job started."""
+    for rank in _ranks:
+        rank.kill()
+
+
 def end_ranks(error: BaseException | None) -> BaseException | None:
     """Wait for the ranks that this job started. Terminate them if the job failed, or if they do not end in time.
 
