@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import prod
 
 from inception_zoo.architecture.notation import Conv, Lrn, Op, Pool, Row, show
 from inception_zoo.errors import ZooError
@@ -46,25 +47,29 @@ def out_size(row: Row, size: Size) -> Size:
 def _op_size(op: Op, size: Size) -> Size:
     if isinstance(op, Lrn):
         return size
-    sizes = [_axis_size(op, n, p, k) for n, p, k in zip(size, padding(op), op.kernel, strict=True)]
-    if min(sizes) < 1:
+    height, width = (_positions(op, n, k, p) for n, k, p in zip(size, op.kernel, padding(op), strict=True))
+    if min(height, width) < 1:
         raise ZooError(f"the {size[0]}x{size[1]} grid is smaller than the kernel of '{op}'")
-    return sizes[0], sizes[1]
+    return height, width
 
 
-def _axis_size(op: Conv | Pool, n: int, p: int, k: int) -> int:
-    """Return the number of windows of size `k` along an axis of size `n` with padding `p`; below 1 if none fits.
+def _positions(op: Conv | Pool, n: int, kernel: int, pad: int) -> int:
+    """Return the number of windows along an axis of `n` positions, with PyTorch's rules; below 1 if none fits.
 
-    In ceil mode, the last window may extend beyond the grid, but it starts inside, as in PyTorch.
+    In ceil mode the last window may reach over the edge, even the only one, but it must start on the grid.
     """
-    if op.edge == "c":
-        return min((n - k + op.stride - 1) // op.stride, (n - 1) // op.stride) + 1
-    return (n + 2 * p - k) // op.stride + 1
+    spare = n + 2 * pad - kernel
+    return min((spare + op.stride - 1) // op.stride, (n - 1) // op.stride) + 1 if op.edge == "c" else spare // op.stride + 1
 
 
 def has_stride(row: Row) -> bool:
     """Return True if any op of `row` has a stride above 1."""
     return any(not isinstance(op, Lrn) and op.stride > 1 for step in row for op in step)
+
+
+def stride_of(row: Row) -> int:
+    """Return the distance between two output positions of `row`, in input positions."""
+    return prod(next((op.stride for op in step if not isinstance(op, Lrn)), 1) for step in row)
 
 
 def receptive_field(rows: Iterable[Row], field: Field) -> Field:

@@ -3,18 +3,22 @@
 This file does not import torch: the command line checks a network in milliseconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from inception_zoo.architecture.choices import LOADING, VALID, Choices
-from inception_zoo.architecture.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled
+from inception_zoo.architecture.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled, stride_of
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.nets.table import Aux, Net, Residual
 from inception_zoo.architecture.notation import Lrn, Pool, Row, parse, show
 from inception_zoo.architecture.stems import with_stem
 from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS, find_variant, is_rows, variant_name
 from inception_zoo.errors import ZooError, check_whole
+
+MOST = 1024  # sides of images that are searched for the ones that fit
+LARGE = 1 << 20  # a grid that is larger than every kernel
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Block:
         return len(self.rows) > 1 or self.residual is not None or any(len(step) > 1 for row in self.rows for step in row)
 
     @property
+    def takes_any_grid(self) -> bool:
+        """True if the rows can be concatenated for every grid that is not too small for a kernel."""
+        grids = range(LARGE, LARGE + min(prod(map(stride_of, self.rows)), MOST))
+        return all(len({out_size(row, (n, n)) for row in self.rows}) == 1 for n in grids)
+
+    @property
     def kind(self) -> str:
         """`block` if the grid size stays, `reduction` if a stride reduces it, `valid` if only missing padding reduces it."""
         if all(out_size(row, (99, 99)) == (99, 99) for row in self.rows):
@@ -56,9 +66,6 @@ class Block:
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
             raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
-        if self.residual and set(sizes.values()) != {size}:
-            changing = next(row for row in self.rows if sizes[row] != size)
-            raise ZooError(f"a residual sum must keep the {size[0]}x{size[1]} grid, but row '{show(changing)}' changes it")
         return next(iter(sizes.values()))
 
 
@@ -87,9 +94,19 @@ class Plan:
         """Return endpoint → (channels, height, width) for images of `image_size` pixels.
 
         Raises:
-            ZooError: The images are too small.
+            ZooError: The images do not fit; the message names the endpoint and the sizes that fit.
         """
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = size = _pair(image_size)
+        try:
+            return self.walk(size)
+        except ZooError as error:
+            near = self.nearest(size)
+            hint = f"; the nearest is {near[0]}x{near[1]}" if self.fits(near) else ""
+            fit = f"heights and widths that fit: {self.sizes()}{hint}"
+            raise ZooError(f"images of {height}x{width} px do not fit ({error}); {fit}") from None
+
+    def walk(self, size: Size) -> dict[str, tuple[int, int, int]]:
+        """Return `shapes` for images of `size`; the error names the endpoint only."""
         shapes = {}
         for block in self.blocks:
             try:
@@ -99,16 +116,47 @@ class Plan:
             shapes[block.name] = (block.c_out, *size)
         return shapes
 
-    def min_image_size(self) -> int | None:
-        """Return the side of the smallest square image in pixels; None if no image up to 1024 px fits."""
-        return next((size for size in range(1, 1025) if self.fits(size)), None)
-
-    def fits(self, size: int) -> bool:
-        """Return True if the network accepts images of `size` x `size` pixels."""
+    def fits(self, image_size: int | Size) -> bool:
+        """Return True if the network accepts images of `image_size` pixels."""
         try:
-            return bool(self.shapes(size))
+            return bool(self.walk(_pair(image_size)))
         except ZooError:
             return False
+
+    def min_image_size(self) -> int | None:
+        """Return the side of the smallest square image in pixels; None if no image up to 1024 px fits."""
+        return next((size for size in range(1, MOST + 1) if self.fits(size)), None)
+
+    def sizes(self) -> str:
+        """Return the heights and widths that fit, such as `75 px or more`, or `31 to 38, 63 to 70, … px (every 32 px)`."""
+        least, period = self.min_image_size(), self.stride
+        if least is None:
+            return f"none up to {MOST} px"
+        if all(block.takes_any_grid for block in self.blocks):
+            return f"{least} px or more"
+        fitting = [size for size in range(least, least + 3 * period) if self.fits(size)]
+        starts, ends = ([size for size in fitting if size + step not in fitting] for step in (-1, 1))
+        runs = [f"{first} to {last}" if first < last else f"{first}" for first, last in zip(starts, ends, strict=True)]
+        return f"{', '.join(runs[:2])}, … px (every {period} px)"
+
+    @property
+    def stride(self) -> int:
+        """Distance between two positions of the last endpoint, in pixels, at most 1024. The sizes that fit repeat after it."""
+        return min(prod(stride_of(block.rows[0]) for block in self.blocks), MOST)
+
+    def nearest(self, size: Size) -> Size:
+        """Return the height and the width that fit and are nearest to `size`; (0, 0) if no image fits."""
+        least = self.min_image_size() or 0
+
+        def side(n: int, size_of: Callable[[int], Size]) -> int:
+            near = range(max(n - self.stride, least), max(n, least) + self.stride)
+            return min(filter(lambda each: self.fits(size_of(each)), near), key=lambda each: abs(each - n), default=least)
+
+        return side(size[0], lambda n: (n, least)), side(size[1], lambda n: (least, n))
+
+
+def _pair(size: int | Size) -> Size:
+    return (size, size) if isinstance(size, int) else size
 
 
 def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen: Any) -> Plan:
@@ -165,6 +213,9 @@ def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: 
     if choices.norm != "lrn":
         rows = [tuple(step for step in row if step != (Lrn(),)) for row in rows]
     block = replace(place, rows=tuple(filter(None, rows)), residual=residual)
+    if residual and block.kind != "block":  # PyTorch would broadcast rows of 1x1 to the grid
+        changing = next(row for row in block.rows if replace(block, rows=(row,)).kind != "block")
+        raise ZooError(f"a residual sum must keep the grid, but row '{show(changing)}' changes it")
     keeps = residual or not block.rows
     return replace(block, c_out=due if residual and residual.shortcut else block.c_in if keeps else block.joined)
 
@@ -268,14 +319,14 @@ def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> Non
     """
     plan = plan_of(model)
     try:
-        plan.shapes(image_size)
+        plan.walk((image_size, image_size))
     except ZooError as error:
         minimum = plan.min_image_size()
         if minimum is None:
             raise
         if image_size > minimum:
-            near = min(filter(plan.fits, range(minimum, 2 * image_size)), key=lambda size: abs(size - image_size))
-            raise ZooError(f"{key}={image_size} does not fit ({error}); use {near}") from None
+            near, _ = plan.nearest((image_size, image_size))
+            raise ZooError(f"{key}={image_size} does not fit ({error}); use {near}; sizes that fit: {plan.sizes()}") from None
         fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
         hint = f"; or set model.stem={fits[0]}" if fits else ""
         raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None

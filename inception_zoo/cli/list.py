@@ -32,9 +32,13 @@ def list_networks(as_json: JSON = False) -> None:
     for column in ("network", "error, %", "params, M", "+ aux, M", "mult-adds, G", "px", "min px"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for net in networks:
+        sizes = net["image_sizes"].values()
+        gaps = not all(each.endswith("or more") for each in sizes)
+        if gaps:
+            table.caption = f"{table.caption} * {net['name']}: only {' / '.join(sizes)}."
         aux = f"{net['params_with_aux'] / 1e6:.2f}" if net["aux"] else "–"
         costs = f"{net['params'] / 1e6:.2f}", aux, f"{net['macs'] / 1e9:.2f}"
-        smallest = "/".join(map(str, net["min_image_size"].values()))
+        smallest = "/".join(map(str, net["min_image_size"].values())) + (" *" if gaps else "")
         table.add_row(net["name"], net["error"], *costs, str(net["image_size"]), smallest)
     wide().print(table)
     table = Table(box=box.SIMPLE_HEAD, caption="for blocks.<endpoint, stage or all>", caption_justify="left", pad_edge=False)
@@ -47,6 +51,7 @@ def list_networks(as_json: JSON = False) -> None:
 
 def _summary(net: Net) -> dict[str, Any]:
     cost = plan_cost(make_plan(net, aux=False))
+    plans = {stem: make_plan(net, stem=stem) for stem in VALID["stem"]}
     return {
         "name": net.name,
         "aliases": [alias for alias, name in ALIASES.items() if name == net.name],
@@ -57,5 +62,6 @@ def _summary(net: Net) -> dict[str, Any]:
         "macs": cost.macs,
         "aux": list(net.aux),
         "image_size": net.image_size,
-        "min_image_size": {stem: make_plan(net, stem=stem).min_image_size() for stem in VALID["stem"]},
+        "min_image_size": {stem: plan.min_image_size() for stem, plan in plans.items()},
+        "image_sizes": {stem: plan.sizes() for stem, plan in plans.items()},
     }

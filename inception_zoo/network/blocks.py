@@ -52,6 +52,13 @@ class ConvUnit(nn.Sequential):
         if not linear:
             self.act = activation(plan)
 
+    def forward(self, x: Tensor) -> Tensor:
+        conv, *rest = self
+        x = autograd.convolve_narrow(conv, x, autograd.width_of(conv)) if isinstance(conv, nn.Conv2d) else conv(x)
+        for layer in rest:
+            x = layer(x)
+        return x
+
 
 @autograd.trained_by(autograd.pooled)
 class MaxPool(nn.MaxPool2d):

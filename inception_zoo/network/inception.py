@@ -14,6 +14,7 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.autograd import run_segments
 from inception_zoo.network.blocks import AuxHead, build_block
 from inception_zoo.network.initialization import initialize
+from inception_zoo.network.inputs import explained
 
 if TYPE_CHECKING:
     from inception_zoo.architecture.card import Provenance
@@ -52,12 +53,18 @@ class Inception(nn.Module):
         self.fc = nn.Linear(plan.blocks[-1].c_out, plan.num_classes)
         initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init)
 
+    @explained
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) for images (N, in_channels, H, W), in training and in evaluation."""
+        """Return logits (N, classes) for images (N, in_channels, H, W), in training and in evaluation.
+
+        Raises:
+            ZooError: The network cannot read `x`; the message names the sizes that fit. So do `outputs` and `endpoints`.
+        """
         for _, features in run_segments(self, x):
             x = features  # without a list, which would keep all feature maps in memory
         return self._classify(x)
 
+    @explained
     def outputs(self, x: Tensor) -> Outputs:
         """Return logits and auxiliary logits for images (N, in_channels, H, W), for the training loss."""
         aux, features = {}, x
@@ -66,6 +73,7 @@ class Inception(nn.Module):
                 aux[name] = self.aux[name](features)
         return Outputs(self._classify(features), aux)
 
+    @explained
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """Return feature maps (N, C, H', W') by endpoint, in order, for images (N, in_channels, H, W)."""
         return dict(self.run_blocks(x))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inception_zoo.network import kernels
+from inception_zoo.network.autograd.narrow import convolve_narrow, width_of
 from inception_zoo.network.autograd.pools import AnyPool, Pool, has_kernel
 from inception_zoo.network.blocks import ConvUnit, ResidualBlock
 from inception_zoo.network.inception import Inception
@@ -75,6 +76,7 @@ class OneCall(nn.Module):
         self.weight = conv.weight.detach() * scale
         self.bias = None if conv.bias is None else conv.bias.detach() * scale
         self.place = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self.width = width_of(conv)
         self.relu = relu
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -84,7 +86,8 @@ class OneCall(nn.Module):
         if other is not None:
             return kernels.convolve_and_add(x, other, weight, self.bias, self.place, self.relu)
         then = "relu" if self.relu else "none"
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.place, then, [], "")
+        run = torch.ops.mkldnn._convolution_pointwise
+        return convolve_narrow(lambda x: run(x, weight, self.bias, *self.place, then, [], ""), x, self.width)
 
 
 class Pooled(nn.Module):

@@ -8,11 +8,23 @@ Feature maps that can be recomputed have a recipe. A function that reads them sa
 feature maps. Loss and gradients are the same in every mode, up to rounding. On CPUs, `network.kernels` computes them.
 
 `dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools` and `sums` are autograd
-functions, `recipes` describes recomputation, and `segments` recomputes whole parts of the network.
+functions; `narrow` avoids convolutions that oneDNN computes wrongly. `recipes` describes recomputation, and `segments` recomputes whole parts of the network.
 """
 
 from inception_zoo.network.autograd.dispatch import recording, trained_by
 from inception_zoo.network.autograd.layers import convolve, pooled, residual, run_branches, run_steps
+from inception_zoo.network.autograd.narrow import convolve_narrow, width_of
 from inception_zoo.network.autograd.segments import run_segments
 
-__all__ = ["convolve", "pooled", "recording", "residual", "run_branches", "run_segments", "run_steps", "trained_by"]
+__all__ = [
+    "convolve",
+    "convolve_narrow",
+    "pooled",
+    "recording",
+    "residual",
+    "run_branches",
+    "run_segments",
+    "run_steps",
+    "trained_by",
+    "width_of",
+]

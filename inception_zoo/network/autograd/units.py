@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from inception_zoo.network import kernels
 from inception_zoo.network.autograd.dispatch import dtype_of, first_derivative, without_autocast
+from inception_zoo.network.autograd.narrow import convolve_narrow, is_narrow, width_of
 from inception_zoo.network.autograd.pools import pool_arguments
 from inception_zoo.network.autograd.recipes import SavedInput, annotate
 
@@ -94,7 +96,8 @@ class _Convolve(torch.autograd.Function):
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
         with without_autocast(x):
-            c = torch.conv2d(x, w, bias, first.conv.stride, first.conv.padding)
+            run = partial(torch.conv2d, weight=w, bias=bias, stride=first.conv.stride, padding=first.conv.padding)
+            c = convolve_narrow(run, x, width_of(first.conv))
         if first.pool is not None:
             c = kernels.average_pool(channels_last(c), *pool_arguments(first.pool, c.shape))
         if first.norm is None:
@@ -196,6 +199,9 @@ def convolution_backward(
     Returns:
         Gradients of x (N, C, H, W), w (K, C, kh, kw) and b (K).
     """
+    if is_narrow(x, *(width := width_of(conv))):  # two columns of outputs, as in the forward pass
+        gx, gw, gb = convolution_backward(F.pad(g, (0, 1)), F.pad(x, (0, width[1])), w, conv, needed)
+        return None if gx is None else channels_last(gx[..., : x.shape[-1]]), gw, gb
     need_x, need_w, need_b = needed
     matrix = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
     few, narrow = g.numel() <= FEW * g.shape[1], conv.in_channels <= NARROW
