@@ -19,7 +19,12 @@ def test_list_shows_the_published_figures(cli):
     assert done.returncode == 0
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["inception_v3"] == ["21.2", "/", "5.6", "23.83", "27.16", "5.71", "299", "75/39/21"]
-    assert rows["bn_inception"][3:6] == ["11.30", "–", "2.03"]
+    assert rows["bn_inception"][3:] == ["11.30", "–", "2.03", "224", "31/16/8", "*"]
+    words = " ".join(done.stdout.split())
+    assert (
+        "* bn_inception: only 31 to 38, 63 to 70, … px (every 32 px) / 16 to 19, 32 to 35, … px (every 16 px) / 8 to 9,"
+        in words
+    )
 
 
 def test_list_names_the_blocks_to_swap_in(cli):
@@ -35,7 +40,8 @@ def test_the_tables_of_networks_are_as_counted(cli):
         params, size = f"{net['params'] / 1e6:.2f} M", str(net["image_size"])
         aux = f"{net['params_with_aux'] / 1e6:.2f} M" if net["aux"] else "–"
         macs = f"{net['macs'] / 1e9:.2f} G"
-        assert guide[net["name"]][:5] == [net["error"], params, aux, macs, size]
+        smallest = " / ".join(map(str, net["min_image_size"].values()))
+        assert guide[net["name"]] == [net["error"], params, aux, macs, size, smallest]
         assert readme[net["name"]] == [net["error"].split(" / ")[0], params, macs, f"{size} px"]
 
 

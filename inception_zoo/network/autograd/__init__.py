@@ -8,7 +8,8 @@ Feature maps that can be recomputed have a recipe. A function that reads them sa
 feature maps. Loss and gradients are the same in every mode, up to rounding. On CPUs, `network.kernels` computes them.
 
 `dispatch` chooses between a module's own forward pass and the functions of `layers`. `units`, `pools` and `sums` are autograd
-functions; `narrow` avoids convolutions that oneDNN computes wrongly. `recipes` describes recomputation, and `segments` recomputes whole parts of the network.
+functions; `narrow` avoids convolutions that oneDNN computes wrongly. `recipes` describes recomputation, and `segments`
+recomputes whole parts of the network.
 """
 
 from inception_zoo.network.autograd.dispatch import recording, trained_by

@@ -16,13 +16,15 @@ from inception_zoo.network.autograd.dispatch import dtype_of
 
 HALF = (torch.bfloat16, torch.float16)
 Width = tuple[int, int, int]  # of a convolution: kernel, stride, padding, in columns
+ONE = 1, 1, 0
 
 
 def width_of(conv: nn.Conv2d) -> Width:
-    """Return kernel, stride and padding of `conv` in columns; kernel 1, which leaves `conv` alone, if it pads with copies."""
+    """Return kernel, stride and padding of `conv` in columns; `ONE`, which is never narrow, if nothing needs to change."""
+    if conv.stride[1] == 1 or conv.padding_mode != "zeros":
+        return ONE
     padding = 0 if isinstance(conv.padding, str) else conv.padding[1]  # a strided convolution may only be "valid"
-    kernel = conv.dilation[1] * (conv.kernel_size[1] - 1) + 1 if conv.padding_mode == "zeros" else 1
-    return kernel, conv.stride[1], padding
+    return conv.dilation[1] * (conv.kernel_size[1] - 1) + 1, conv.stride[1], padding
 
 
 def is_narrow(x: Tensor, kernel: int, stride: int, padding: int) -> bool:
