@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,12 @@ def quoted(folder: Path) -> str:
     if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
         return str(folder)
     return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _folders(asked: Mapping[str, Any]) -> list[str]:
+    """Return the names of the jobs' folders in sweep.json; older versions recorded their number."""
+    jobs = asked["jobs"]
+    return [str(number) for number in range(jobs)] if isinstance(jobs, int) else jobs
 
 
 def finish() -> int:
@@ -199,7 +205,7 @@ def progress(run_folder: Path) -> str | None:
     folder = run_folder.parent
     if not (folder / SWEEP).exists():
         return None
-    jobs = json.loads((folder / SWEEP).read_text())["jobs"]
+    jobs = _folders(json.loads((folder / SWEEP).read_text()))
     if run_folder.name not in jobs:
         return None
     begun = (folder / SWEEP).stat().st_mtime

@@ -33,7 +33,9 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        varies = self._enable_version_counter or any(key in (self.filename or "{epoch}") for key in ("{epoch", "{step"))
+        varies = options.get("enable_version_counter", True) or any(
+            key in (self.filename or "{epoch}") for key in ("{epoch", "{step")
+        )
         if self.save_top_k not in (0, 1) and not varies:
             raise ZooError(f"save_top_k={self.save_top_k} needs {{epoch}} or {{step}} in filename={self.filename}")
 

@@ -87,8 +87,9 @@ class Peers:
         self.signals.setblocking(False)
         theirs.setblocking(False)
         self._theirs, self._before = theirs, signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        for work in (self._talk, self._watch):
-            threading.Thread(target=work, daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+        threading.Thread(target=self._talk, daemon=True).start()
 
     def wait_until(self, state: str) -> None:
         """Wait, in Python, until all processes are in a state: `here`, or `ready` to train.
@@ -120,6 +121,9 @@ class Peers:
         """End the watch."""
         self.closed.set()
         signal.set_wakeup_fd(self._before)
+        self._watching.join()
+        self.signals.close()
+        self._theirs.close()
 
     def _talk(self) -> None:
         """Send and read heartbeats. This thread alone uses the connection, because it may block."""

@@ -21,7 +21,7 @@ from rich.console import Console
 from tools import commands
 
 from inception_zoo import ZooError
-from inception_zoo.runs.results import Pruned, is_interrupted, read_results, recorded
+from inception_zoo.runs.results import Pruned, begin, is_interrupted, read_results, recorded
 from inception_zoo.runs.sweepers import _distribution
 from inception_zoo.runs.sweeps import progress, quoted, resumed, sweep_table
 
@@ -268,6 +268,7 @@ def test_a_run_records_how_it_ends(tmp_path):
         (folder / "checkpoints/last.ckpt").touch()
         try:
             with recorded(folder, seed=3) as results:
+                begin(folder, results)
                 assert read_results(folder)["state"] == "running"
                 results["val/top1_best"] = 0.5
                 if error:
@@ -296,9 +297,10 @@ def test_the_table_fits_eighty_columns(monkeypatch):
         assert ("images/s" in text) == has_costs
 
 
-def test_where_a_sweep_is(tmp_path):
+@pytest.mark.parametrize("jobs", [["0", "1", "2", "3"], 4], ids=["folders", "older version"])
+def test_where_a_sweep_is(jobs, tmp_path):
     assert progress(tmp_path / "run") is None
-    (tmp_path / "sweep.json").write_text(json.dumps({"argv": [], "cwd": "", "jobs": 4}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"argv": [], "cwd": "", "jobs": jobs}))
     assert str(progress(tmp_path / "0")) == "job 1/4"
     for number, (state, best) in enumerate([("finished", 0.25), ("failed", 0.75)]):
         (tmp_path / str(number)).mkdir()

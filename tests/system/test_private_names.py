@@ -20,6 +20,7 @@ OURS = ("inception_zoo", "hydra_plugins")
 DOCUMENTED = {"os._exit"}  # public, although it starts with an underscore
 
 SUBPROCESS_LAUNCHER = "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher"
+SPAWN_LAUNCHER = "lightning.pytorch.strategies.launchers.multiprocessing._MultiProcessingLauncher"
 CSV_WRITER = "lightning.fabric.loggers.csv_logs._ExperimentWriter"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 MODULE = "torch.nn.Module"
@@ -46,6 +47,7 @@ USES = [
     ("tracking/wandb_logger.py", "lightning.pytorch.loggers.WandbLogger._wandb_init", "an option that W&B warns of is removed"),
     ("training/callbacks.py", "lightning.pytorch.callbacks.EMAWeightAveraging._average_model", "moved to the device"),
     ("training/components.py", SUBPROCESS_LAUNCHER, "recognized, to be replaced by `JobLauncher`"),
+    ("training/components.py", SPAWN_LAUNCHER, "recognized, to be refused: results stay in its processes"),
     ("training/components.py", "lightning.pytorch.strategies.DDPStrategy._ddp_kwargs", "gradient_as_bucket_view with `auto`"),
     ("training/components.py", "lightning.pytorch.strategies.DDPStrategy._launcher", "set to `JobLauncher`"),
     (
@@ -54,6 +56,7 @@ USES = [
         "corrected: a resumed run logs its rows under the right step",
     ),
     ("training/module.py", "lightning.pytorch.loops.fit_loop._FitLoop._data_source", "batches of an epoch, before set-up"),
+    ("training/machines.py", SUBPROCESS_LAUNCHER, "recognized: its process speaks for the ranks of its machine"),
     ("training/processes.py", SUBPROCESS_LAUNCHER, "base class of `JobLauncher`"),
     (
         "training/processes.py",

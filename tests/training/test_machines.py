@@ -72,12 +72,13 @@ def test_a_machine_alone_ends_after_the_time_limit_and_leaves_no_folder(machine,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_machine_that_waits_obeys_a_signal(machine, tmp_path):
     alone = machine(0)
     until = time.monotonic() + 60
-    while "precision" not in (tmp_path / "0.log").read_text() + str(time.monotonic() > until) * 9:
+    while "no logger" not in (tmp_path / "0.log").read_text() and time.monotonic() < until:
         time.sleep(0.1)
-    time.sleep(5)
+    time.sleep(5)  # it waits now
     alone.terminate()
     assert alone.wait(10) == 128 + signal.SIGTERM
 

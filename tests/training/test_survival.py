@@ -173,7 +173,8 @@ def test_a_training_does_not_begin_over_another(mistake, tmp_path):
     (tmp_path / "run/checkpoints/best.ckpt").write_text("dear")
     over = mistake(*SMALL, "hydra.run.dir=run")
     assert over.returncode == 2 and "already holds a run; resume it with ckpt=last" in lines(over.stderr)[-1]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"checkpoints", ".lock"}
+    assert (tmp_path / "run/checkpoints/best.ckpt").read_text() == "dear"
 
 
 def saved(folder, name, step):
