@@ -134,7 +134,7 @@ SPECIAL = {  # options of every node that Hydra instantiates
 BATCHES = whole(0) | Rule("a fraction from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1) | NULL
 TRAINER: Options = {  # options that this package reads; limits and intervals, which Lightning checks only after loading data
     "accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "devices": COUNT
+    "devices": whole(1, 4096)
     | Rule("-1 for all GPUs", lambda value: value == -1 and not isinstance(value, bool | float))
     | one_of("auto")
     | Rule(

@@ -148,9 +148,14 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     """Local response normalization, computed in fp32 in a network of bf16 or fp16: torch has no such kernel for CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled("cpu"):
-            return super().forward(x.float()).to(x.dtype)
-        return super().forward(x)
+        return _local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+
+@torch.fx.wrap
+def _local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled("cpu"):
+        return F.local_response_norm(x.float(), size, alpha, beta, k).to(x.dtype)
+    return F.local_response_norm(x, size, alpha, beta, k)
 
 
 def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:

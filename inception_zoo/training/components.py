@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -31,7 +32,6 @@ from inception_zoo.tracking.wandb_logger import identity
 from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
-from inception_zoo.training.trainer_errors import key_in
 
 NEED_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")  # callbacks that fail without a logger
 PROFILE = "profile"  # in the file name of a profiler's report
@@ -160,16 +160,26 @@ def _trainer(cfg: DictConfig, folder: Path, own: Mapping[str, Any]) -> Trainer:
     try:
         trainer: Trainer = build("trainer", node, **own)
     except ZooError as error:
-        raise ZooError(key_in(str(error), OmegaConf.to_container(cfg)) + str(error).removeprefix("trainer")) from error
+        raise ZooError(_refused_option(node, own) + str(error).removeprefix("trainer")) from error
     profiler = trainer.profiler  # type: ignore[attr-defined]
-    if (
-        not isinstance(profiler, PassThroughProfiler) and profiler.filename is None
-    ):  # Lightning would print its report to a log that is off
+    if not isinstance(profiler, Profiler):
+        raise ZooError(f"trainer.profiler={node['profiler']} must be simple, advanced, pytorch, or have a _target_")
+    if not isinstance(profiler, PassThroughProfiler) and profiler.filename is None:
+        # Lightning would print its report to a log that is off
         profiler.dirpath, profiler.filename = profiler.dirpath or folder, PROFILE
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         name = re.sub("_(spawn|fork|notebook)", "", str(node["strategy"]))
         raise ZooError(f"trainer.strategy={node['strategy']} loses the results of its processes; use trainer.strategy={name}")
     return trainer
+
+
+def _refused_option(node: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Return the option without which the Trainer can be built, with its value: not every message of Lightning names it."""
+    for key in reversed([key for key in node if key != "_target_"]):
+        with suppress(ZooError):
+            build("trainer", {name: value for name, value in node.items() if name != key}, **own)
+            return f"trainer.{key}={node[key]}"
+    return "trainer"
 
 
 def check_processes(trainer: Trainer, cfg: DictConfig) -> None:

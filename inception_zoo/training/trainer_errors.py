@@ -28,16 +28,11 @@ def naming_the_key(config: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:
         if not _is_of_lightning(error):
             raise
-        raise ZooError(f"{key_in(str(error), config)}: {one_line(error)}") from error
+        raise ZooError(f"{_key(str(error), config)}: {one_line(error)}") from error
 
 
-def key_in(message: str, config: Any) -> str:
-    """Return the config key that a message of Lightning is about, with its value.
-
-    Args:
-        message: of the error.
-        config: the config as plain containers.
-    """
+def _key(message: str, config: Mapping[str, Any]) -> str:
+    """Return the config key that a message of Lightning is about, with its value."""
     words = set(re.findall(r"\w+", message))
     for name, node in config["callbacks"].items():
         if node["_target_"].rpartition(".")[2] in words:
