@@ -18,7 +18,7 @@ def results(folder):
 
 
 def figures(folder):
-    return {key: value for key, value in results(folder).items() if key.startswith("test/")}
+    return {key: value for key, value in results(folder).items() if key.startswith(("test/", "test_raw/"))}
 
 
 def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, image_tree):
