@@ -23,9 +23,9 @@ from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain
 from inception_zoo.config.targets import trust_words
 from inception_zoo.errors import say
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.folders import discard
+from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
-from inception_zoo.runs.sweeps import finish, quoted, resumed
+from inception_zoo.runs.sweeps import finish, resumed
 from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import ending_signals, leave_lost_terminal, never_fail_to_print

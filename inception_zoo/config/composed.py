@@ -19,7 +19,6 @@ from inception_zoo.config.unknown_keys import wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import claim_folder
 from inception_zoo.system.atomic_files import check_folder
-from inception_zoo.system.ranks import is_first
 from inception_zoo.system.renamed import with_new_names
 
 
@@ -54,8 +53,7 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
         else:
             checks.append(lambda: raise_all(wrong_overrides(keys=False)))  # report them now, not when their job starts
         _run_all(checks, cfg)
-        if is_first():
-            claim_folder(cfg, key)  # before Hydra writes to it
+        claim_folder(cfg, key)  # before Hydra writes to it
     finally:
         instance.cfg = before
         OmegaConf.set_readonly(node, False)

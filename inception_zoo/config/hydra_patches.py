@@ -6,6 +6,7 @@ tests/system/test_private_names.py checks that the patched names still exist.
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from inception_zoo.config.targets import refused_logging
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
-from inception_zoo.system.start_time import start_time
+from inception_zoo.system.ranks import agreed
 
 
 @cache
@@ -55,7 +56,13 @@ def install() -> None:
 def _add_resolvers() -> None:
     OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
     OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
-    OmegaConf.register_new_resolver("zoo.now", lambda layout: start_time().strftime(layout), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
+
+
+@cache
+def _start() -> datetime:
+    """Return the start time of this command, the same in all processes of a job."""
+    return datetime.fromisoformat(agreed("start", datetime.now().isoformat()))
 
 
 def _fill_store() -> None:

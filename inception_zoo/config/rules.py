@@ -144,7 +144,7 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
     "num_nodes": whole(1, 10**5),
     "timeout_minutes": above(0),
     "max_epochs": COUNT,
-    "max_steps": whole(-1),
+    "max_steps": COUNT | one_of(-1),
     **{f"limit_{phase}_batches": BATCHES for phase in ("train", "val", "test", "predict")},
     "overfit_batches": BATCHES,
     "val_check_interval": COUNT | above(0, most=1) | NAME | MAPPING | NULL,

@@ -53,11 +53,12 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
         return found
     known = keys_of(loader, chosen)
     added = [override.key_or_group for override in others if override.is_add() or override.is_force_add()]
-    return found + [
-        unknown_key(override.key_or_group, known)
-        for override in others
-        if override.key_or_group not in known and not any(f"{override.key_or_group}.".startswith(f"{key}.") for key in added)
-    ]
+    for override in others:
+        key = override.key_or_group
+        is_new = key not in known and not any(f"{key}.".startswith(f"{new}.") for new in added)
+        if key in known if override.is_add() else is_new:
+            found.append(unknown_key(key, known))
+    return found
 
 
 def keys_of(loader: Any, chosen: Sequence[str] = ()) -> list[str]:

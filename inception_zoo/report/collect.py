@@ -142,7 +142,9 @@ def read_run(folder: Path, name: str) -> Run:
     figures = {short: _number(results, key, folder) for key, short in FIGURES.items()}
     best = _number(results, "val/top1_best", folder)
     reached = [value for value in curves.get("val/top1", ([], []))[1] if value is not None]
-    figures["val"] = best if best is not None else max(reached, default=_number(results, "val/top1", folder))
+    if best is None and results.get("monitor", "val/top1") == "val/top1":  # else it is not the checkpoint's value
+        best = max(reached, default=_number(results, "val/top1", folder))
+    figures["val"] = best
     seed = results.get("seed", flat.get("seed", ""))
     return Run(
         folder=folder,

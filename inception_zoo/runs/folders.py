@@ -1,7 +1,7 @@
 """Folders of runs and sweeps. One process claims a folder before anything is written, and removes it if nothing was started."""
 
+import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,29 +43,41 @@ def release(folder: Path) -> None:
         lock.release()
 
 
-def claim_first(folder: Callable[[], Path], key: str, rename: Callable[[], None] | None) -> None:
-    """Claim the folder of this command.
+def claim_first(folder: Path, key: str) -> None:
+    """Claim the folder of this command, and create it if necessary.
 
     Args:
-        folder: function that returns the folder.
+        folder: named by the user.
         key: config key of the folder, for messages.
-        rename: function that changes the name that `folder` returns, for a new folder; None: the folder may exist.
 
     Raises:
-        ZooError: another process has locked the folder, or it cannot be written.
+        ZooError: another process has locked it, or it cannot be written.
     """
-    try:
-        while not (is_new := _create(place := folder().resolve())) and rename:
-            rename()
-    except OSError as error:
-        raise ZooError(f"{key}={folder()} cannot be written: {error.strerror}") from None
-    try:
-        claim(place, key)
-    except ZooError:
-        keep()  # the other process has it
-        raise
-    if not is_new:
-        keep()
+    made = _create(folder.resolve(), key)
+    claim(folder, key)
+    _new.extend(made)
+
+
+def claim_new(folder: Path, key: str) -> Path:
+    """Create and claim a new folder for this command: `folder`, or if it exists, `folder` with a number at the end.
+
+    Args:
+        folder: proposed name.
+        key: config key of the folder, for messages.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ZooError: it cannot be written.
+    """
+    found, number = folder, 1
+    while found.resolve() not in (made := _create(found.resolve(), key)):
+        number += 1
+        found = folder.with_name(f"{folder.name}_{number}")
+    _new.extend(made)
+    claim(found, key)
+    return found
 
 
 def keep() -> None:
@@ -78,20 +90,32 @@ def discard() -> None:
     if not _new:
         return
     *parents, folder = _new
-    release(folder)
     shutil.rmtree(folder, ignore_errors=True)
+    release(folder)
     for parent in reversed(parents):
         with suppress(OSError):  # another command uses it
             parent.rmdir()
     keep()
 
 
-def _create(folder: Path) -> bool:
-    """Create a folder and its parents. Return whether the folder is new: of several processes, one creates it."""
-    is_new = False
-    for place in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
-        with suppress(FileExistsError):  # another process created it just now
+def _create(folder: Path, key: str) -> list[Path]:
+    """Create a folder and its parents; return those that are new. Of several processes, one creates a folder."""
+    made: list[Path] = []
+    while not folder.is_dir():
+        place = next(place for place in (folder, *folder.parents) if place.parent.is_dir())
+        try:
             place.mkdir()
-            _new.append(place)
-            is_new = place == folder
-    return is_new
+            made.append(place)
+        except (FileExistsError, FileNotFoundError):  # another process created or removed a folder just now
+            if place.is_file():
+                raise ZooError(f"{key}={folder} cannot be created: {place} is a file") from None
+        except OSError as error:
+            raise ZooError(f"{key}={folder} cannot be written: {error.strerror}") from None
+    return made
+
+
+def quoted(folder: Path) -> str:
+    """Return a path as the value of a Hydra override, quoted unless it is absolute without special characters."""
+    if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
+        return str(folder)
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"

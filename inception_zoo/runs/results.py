@@ -9,14 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.folders import claim, claim_first, keep, release
+from inception_zoo.runs.folders import claim, claim_first, claim_new, keep, quoted, release
 from inception_zoo.system.atomic_files import whole_file
-from inception_zoo.system.ranks import is_first
-from inception_zoo.system.start_time import share, start_later
+from inception_zoo.system.ranks import agreed, is_first
 from inception_zoo.system.terminal import is_closed_output
 
 RESULTS = "results.json"
@@ -64,7 +63,8 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
         results["minutes"] = minutes_of(results)
         if writes:
             if begun or before.get("state") not in DONE:
-                _write(folder, results if begun else {**before, **results})
+                outcome = {key: results[key] for key in ("state", "reason")}
+                _write(folder, results if begun else {**results, **before, **outcome})
             release(folder)
         elif place := os.environ.get(REASON):
             Path(place).write_text(results["reason"] or "")
@@ -95,31 +95,49 @@ def best_key(results: Mapping[str, Any]) -> str:
 
 
 def evaluated_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint that a run tested, and by default its best one; None if there is no such file."""
-    path = folder / (read_results(folder).get("tested") or "checkpoints/best.ckpt")
-    return path if path.is_file() else None
+    """Return the checkpoint that a run tested, or its best one if it was not tested; None without such a checkpoint.
+
+    Raises:
+        ZooError: the tested checkpoint was deleted.
+    """
+    tested = read_results(folder).get("tested", "")
+    path = folder / (tested or "checkpoints/best.ckpt")
+    if tested and not path.is_file():
+        raise ZooError(f"{path} is missing, the checkpoint that the run tested (results.json); name another file")
+    return path if tested is not None and path.is_file() else None
 
 
 def claim_folder(cfg: DictConfig, kind: str) -> None:
-    """Claim the folder of this command. A name with the start time is made unique; a folder named by the user may exist.
+    """Claim the folder of this command. A default name is made unique; a folder named on the command line may exist.
 
     Args:
-        cfg: the composed config.
+        cfg: the composed config; receives the name.
         kind: `run`, or `sweep`.
 
     Raises:
         ZooError: the folder is used by a running job, or by another run or sweep; or it cannot be written.
     """
-    node = cfg.hydra[kind]
-    is_timed = "zoo.now" in str(OmegaConf.to_container(node, resolve=False)["dir"])  # type: ignore[call-overload,index]
+    key, hydra = f"hydra.{kind}.dir", cfg.hydra
+    folder = Path(str(hydra[kind].dir))
+    is_named = any(word.startswith(f"{key}=") for word in hydra.overrides.hydra)
+    if is_named or not _is_timed(hydra[kind]):
+        if is_first():
+            claim_first(folder, key)
+            _check_unused(folder, kind, cfg)
+        return
+    unique = Path(agreed(key, str(claim_new(folder, key)) if is_first() else ""))
+    if unique != folder and str(unique):  # a job of a sweep composes its config again
+        with read_write(hydra), open_dict(hydra):
+            hydra[kind].dir = str(unique)
+            hydra.overrides.hydra.append(f"{key}={quoted(unique)}")
 
-    def rename() -> None:
-        start_later()
-        OmegaConf.clear_cache(cfg)
 
-    claim_first(lambda: Path(str(node.dir)), f"hydra.{kind}.dir", rename if is_timed else None)
-    share()
-    folder = Path(str(node.dir))
+def _is_timed(node: DictConfig) -> bool:
+    """Return whether a folder is named by the time, as `conf/config.yaml` does."""
+    return "zoo.now" in str(OmegaConf.to_container(node, resolve=False)["dir"])  # type: ignore[call-overload,index]
+
+
+def _check_unused(folder: Path, kind: str, cfg: DictConfig) -> None:
     if kind == "run":
         check_free(folder, cfg.task, cfg.ckpt)
     elif (folder / ".hydra").is_dir():
@@ -140,7 +158,7 @@ def check_free(folder: Path, task: str, ckpt: str | None) -> None:
     if (folder / SWEEP).exists():
         raise ZooError(f"hydra.run.dir={folder} already holds a sweep; set another folder")
     own = ckpt == "last" or (ckpt is not None and Path(ckpt).resolve().is_relative_to(folder.resolve()))
-    saved = any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
+    saved = any(folder.glob("checkpoints/*.ckpt"))
     if (saved or read_results(folder).get("state") in DONE) and not (task == "fit" and own):
         resume = "resume it with ckpt=last, delete it, or " if task == "fit" else ""
         raise ZooError(f"hydra.run.dir={folder} already holds a run; {resume}set another folder")

@@ -37,7 +37,7 @@ def objective(callbacks: Mapping[str, Any]) -> Objective:
     Raises:
         ZooError: it does not monitor a validation metric.
     """
-    checkpoints = (node for node in callbacks.values() if node["_target_"].endswith(("BestCheckpoint", "ModelCheckpoint")))
+    checkpoints = (node for node in callbacks.values() if "dirpath" in node and "monitor" in node)
     node: Mapping[str, Any] = next(checkpoints, {})
     found = Objective(str(node.get("monitor")), node.get("mode", "min"))
     if not found.metric.startswith("val/") or found.mode not in DIRECTIONS:
@@ -76,11 +76,13 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Object
         study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, direction=direction, load_if_exists=True)
     except (SQLAlchemyError, OSError, ImportError) as error:
         raise ZooError(f"hydra.sweeper.storage={redacted(sweeper['storage'])}: {reason_of(error)}") from None
-    if (other := study.direction.name.lower()) != direction:  # a study that exists keeps its direction
+    known = study.user_attrs.get("metric", objective.metric if not study.trials else "val/top1")  # older studies: val/top1
+    if (other := study.direction.name.lower()) != direction or known != objective.metric:
         raise ZooError(
-            f"callbacks.best.mode={objective.mode}: the study in {redacted(sweeper['storage']) or sweep_folder} has the "
-            f"direction {other}; start another sweep"
+            f"callbacks.best.monitor={objective.metric} with mode={objective.mode}: the study in "
+            f"{redacted(sweeper['storage']) or sweep_folder} has to {other.removesuffix('e')}e {known}; start another sweep"
         )
+    study.set_user_attr("metric", objective.metric)
     if searching:
         options = dict(sweeper["sampler_options"])
         if options.get("seed") is not None:

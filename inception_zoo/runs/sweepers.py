@@ -1,26 +1,30 @@
 """The sweepers: a resumable grid, block changes by stage, and Optuna. `hydra_plugins` registers them with Hydra."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.redaction import redacted, save_redacted
+from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import DONE, best_of, read_results
-from inception_zoo.runs.sweeps import begin, quoted, words_of
+from inception_zoo.runs.sweeps import begin, words_of
 from inception_zoo.system.ranks import by_torchrun
 
+log = logging.getLogger(__name__)
 NUMBER = "${hydra:job.num}"  # default of hydra.sweep.subdir
 
 
@@ -77,8 +81,7 @@ class GridSweeper(BasicSweeper):
         given = _subdir(self.config)
         if given == NUMBER:
             return [str(number) for number in range(len(jobs))]
-        load = self.hydra_context.config_loader.load_sweep_config
-        names = [str(load(self.config, list(job)).hydra.sweep.subdir) for job in jobs]
+        names = [self._name(number, job) for number, job in enumerate(jobs)]
         wrong = [name for name in names if names.count(name) > 1 or "/" in name]
         if wrong:
             raise ZooError(
@@ -86,6 +89,18 @@ class GridSweeper(BasicSweeper):
                 f"job number, set 'hydra.sweep.subdir={NUMBER}'"
             )
         return names
+
+    def _name(self, number: int, job: Sequence[str]) -> str:
+        """Return the value of `hydra.sweep.subdir` for a job, as the job itself will see it."""
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))  # type: ignore[union-attr,arg-type]
+        with read_write(cfg.hydra), open_dict(cfg.hydra):
+            cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)
+        before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
+        try:
+            HydraConfig.instance().set_config(cfg)
+            return str(cfg.hydra.sweep.subdir)
+        finally:
+            HydraConfig.instance().cfg = before
 
     def combinations(self, overrides: list[Override]) -> list[list[str]]:
         """Return the overrides of every job."""
@@ -181,26 +196,27 @@ class OptunaSweeper(Sweeper):
             raise ZooError(
                 "hydra/sweeper=optuna has no search space; set several values for a key: 'optimizer.lr=interval(1e-4,1e-1)'"
             )
-        if varied := [key for key in space if key.split(".")[0] == "callbacks"]:
-            raise ZooError(f"{varied[0]}: the trials are compared by callbacks.best; give this key one value")
+        if varied := [key for key in space if key in ("callbacks.best.monitor", "callbacks.best.mode")]:
+            raise ZooError(f"{varied[0]}: the trials are compared by this metric; give the key one value")
         folder = Path(self.conf.hydra.sweep.dir)
         if (subdir := _subdir(self.conf)) != NUMBER:
             raise ZooError(f"hydra.sweep.subdir={subdir}: the folders of trials have their numbers; set '{NUMBER}'")
         callbacks: Any = OmegaConf.to_container(self.context.config_loader.load_sweep_config(self.conf, fixed).callbacks)
-        study = open_study(self.node, folder, objective(callbacks), searching=True)
+        goal = objective(callbacks)
+        study = open_study(self.node, folder, goal, searching=True)
         save_redacted(self.conf, folder / "multirun.yaml")
         begin(folder, [str(number) for number in range(self.n_trials)], fails_again=False)
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             found = read_results(folder / str(trial.number))
             if found.get("state") in DONE:  # the sweep was interrupted before it reported the result
-                self._tell(study, trial.number, found)
+                self._tell(study, goal, trial.number, found)
         while batch := list(self._next(study, space)):
             jobs = [
                 [*fixed, *_words(trial.params), _place(str(trial.number)), f"sweep.trial={trial.number}"] for trial in batch
             ]
             self.launch(jobs, initial_job_idx=batch[0].number)
             for trial in batch:
-                self._tell(study, trial.number, read_results(folder / str(trial.number)))
+                self._tell(study, goal, trial.number, read_results(folder / str(trial.number)))
 
     def _next(self, study: Any, space: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the trials to run next: interrupted ones first, then new ones."""
@@ -212,10 +228,13 @@ class OptunaSweeper(Sweeper):
         for _ in range(min(self.n_jobs - len(running), self.n_trials - len(trials))):
             yield study.ask(dict(space))
 
-    def _tell(self, study: Any, number: int, results: Mapping[str, Any]) -> None:
+    def _tell(self, study: Any, goal: Any, number: int, results: Mapping[str, Any]) -> None:
         from optuna.trial import TrialState
 
         value, state = best_of(results), results.get("state")
+        if value is not None and (other := results.get("monitor")) not in (None, goal.metric):
+            log.warning("trial %d selected its checkpoint by %s, not by %s; it does not count", number, other, goal.metric)
+            value = None
         if state == "finished" and value is not None:
             study.tell(number, value)
         else:

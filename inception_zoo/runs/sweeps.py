@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shlex
 import sys
 import time
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
-from inception_zoo.runs.folders import keep
+from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
 from inception_zoo.system.ranks import is_first
 
@@ -84,13 +83,6 @@ def resumed(words: Sequence[str]) -> list[str]:
     # argparse requires that all overrides are adjacent
     first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
     return [*words[:first], f"hydra.sweep.dir={quoted(folder)}", *words[first:]]
-
-
-def quoted(folder: Path) -> str:
-    """Return a path as the value of a Hydra override, quoted unless it is absolute without special characters."""
-    if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
-        return str(folder)
-    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _folders(asked: Mapping[str, Any]) -> list[str]:
@@ -212,9 +204,12 @@ def progress(run_folder: Path) -> str | None:
     others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]
     done = {path: found for path in others if (found := read_results(path.parent)).get("state") in DONE}
     parts = [f"job {jobs.index(run_folder.name) + 1}/{len(jobs)}"]
-    if known := [(found, value) for found in done.values() if (value := best_of(found)) is not None]:
-        lowest = known[0][0].get("mode") == "min"
-        parts.append(f"best val {(min if lowest else max)(value for _, value in known):.4f}")
+    known = {(found.get("monitor", "val/top1"), found.get("mode")) for found in done.values() if best_of(found) is not None}
+    if len(known) == 1:  # else the values cannot be compared
+        ((name, mode),) = known
+        values = [value for found in done.values() if (value := best_of(found)) is not None]
+        best = min(values) if mode == "min" else max(values)
+        parts.append(f"best {'val' if name == 'val/top1' else name} {best:.4f}")
     if lately := sum(path.stat().st_mtime > begun for path in done):  # ended since the sweep was started or resumed
         left = (time.time() - begun) / 60 / lately * (len(jobs) - len(done))
         parts.append(f"{left:.0f} min left" if left >= 1 else "<1 min left")

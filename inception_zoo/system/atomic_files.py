@@ -1,7 +1,6 @@
 """Atomic file writes: a file is complete or unchanged, even after a crash, a full disk or a power failure."""
 
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -32,16 +31,6 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def link_or_copy(path: Path, name: Path) -> None:
-    """Give a file a second name, replacing the file that has this name; copy it where hard links are not possible."""
-    with whole_file(name) as temporary:
-        temporary.unlink()
-        try:
-            temporary.hardlink_to(path)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(path, temporary)
 
 
 def sweep_up(folder: Path, name: str) -> None:

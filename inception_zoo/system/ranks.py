@@ -21,7 +21,7 @@ def local_rank() -> int:
 
 def process_name() -> str:
     """Return a name for this process among the processes of a job, such as `rank1`, for its log file."""
-    names = {"RANK": "rank", "SLURM_PROCID": "rank", "NODE_RANK": "machine"}
+    names = {"RANK": "rank", "SLURM_PROCID": "rank", "NODE_RANK": "machine", "LOCAL_RANK": "rank"}
     return next(f"{word}{os.environ[name]}" for name, word in names.items() if name in os.environ)
 
 

@@ -4,6 +4,7 @@ import codecs
 import io
 import logging
 import os
+import select
 import signal
 import sys
 
@@ -37,10 +38,17 @@ def ending_signals() -> list[signal.Signals]:
 
 
 def is_closed_output(error: BaseException | None) -> bool:
-    """Return whether an error was caused by a closed pipe, as in ``| head -1``. Rich raises SystemExit for it."""
-    while error and not isinstance(error, BrokenPipeError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    """Return whether an error was caused by a closed output, as in ``| head -1``. Rich raises SystemExit for it."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, BrokenPipeError) and any(map(_is_broken_pipe, (1, 2)))
+
+
+def _is_broken_pipe(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    states = select.poll()
+    states.register(descriptor, 0)
+    return any(state & select.POLLERR for _, state in states.poll(0))
 
 
 def leave_lost_terminal() -> None:

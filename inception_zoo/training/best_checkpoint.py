@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from inception_zoo.errors import ZooError
-from inception_zoo.system.atomic_files import link_or_copy
-from inception_zoo.system.ranks import is_first
-from inception_zoo.training.atomic_checkpoints import read_checkpoint
+from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
 
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 warn = rank_zero_only(logging.getLogger(__name__).warning)
@@ -33,64 +33,63 @@ class BestCheckpoint(ModelCheckpoint):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        varies = options.get("enable_version_counter", True) or any(
-            key in (self.filename or "{epoch}") for key in ("{epoch", "{step")
-        )
+        varies = "{step" in (self.filename or "{step}") or options.get("enable_version_counter", True)
         if self.save_top_k not in (0, 1) and not varies:
-            raise ZooError(f"save_top_k={self.save_top_k} needs {{epoch}} or {{step}} in filename={self.filename}")
+            raise ZooError(f"save_top_k={self.save_top_k} needs {{step}} in filename={self.filename}")
 
     @property
     def state_key(self) -> str:
         return super().state_key.replace(type(self).__qualname__, "ModelCheckpoint")  # as in checkpoints of older versions
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._run_folder = Path(trainer.default_root_dir)
+
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        paths = {name: self._relative(state[name]) for name in PATHS}
-        best = {self._relative(path): score for path, score in self.best_k_models.items()}
-        return {**state, **paths, "best_k_models": best, "dirpath": ""}
+        state, folder = super().state_dict(), str(self.dirpath)
+        paths = {name: state[name] and os.path.relpath(state[name], folder) for name in PATHS}
+        best = {os.path.relpath(path, folder): score for path, score in self.best_k_models.items()}
+        return {**state, **paths, "best_k_models": best, "dirpath": os.path.relpath(folder, self._run_folder)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._resumed = Path(str(trainer.ckpt_path)).parent
+        self._resumed = Path(str(trainer.ckpt_path))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        was = state_dict["dirpath"] or "."  # absolute in checkpoints of older versions
+        """Find the best checkpoints so far in this run's folder, or copy them from the folder of the resumed run."""
+        stored = state_dict["dirpath"] or "."
+        is_old = Path(stored).is_absolute()  # checkpoints of older versions hold absolute paths
+        source = self._resumed.parent if is_old else self._resumed.parents[1] / stored
+        folder = Path(str(self.dirpath))
 
-        def here(path: str) -> str:
-            return path and str(self._folder / os.path.relpath(path, was))
+        def found(path: str) -> str:
+            name = os.path.relpath(path, stored) if is_old else path
+            return str(folder / name) if path and _is_brought(source / name, folder / name) else ""
 
-        state = {**state_dict, **{name: here(state_dict[name]) for name in PATHS}, "dirpath": self.dirpath}
-        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        scores = {path: self._score(path, score) for path, score in scores.items() if self._bring(path)}
+        scores = {found(path): score for path, score in state_dict["best_k_models"].items()}
+        scores = {path: self._score(path, score) for path, score in scores.items() if path}
+        state = {**state_dict, "dirpath": self.dirpath, "best_k_models": scores, "last_model_path": ""}
+        state["best_model_path"] = "" if self.monitor else found(state_dict["best_model_path"])
+        state["best_model_score"] = None
         if scores:
             ranked = sorted(scores, key=lambda path: float(scores[path]), reverse=self.mode == "max")
             state |= {"best_model_path": ranked[0], "best_model_score": scores[ranked[0]]}
             state |= {"kth_best_model_path": ranked[-1], "kth_value": scores[ranked[-1]]}
-        elif self.monitor or not self._bring(state["best_model_path"]):
-            state |= {"best_model_path": "", "best_model_score": None}
-        super().load_state_dict({**state, "best_k_models": scores})
-
-    @property
-    def _folder(self) -> Path:
-        return Path(str(self.dirpath))
-
-    def _relative(self, path: str) -> str:
-        return path and os.path.relpath(path, self._folder)
-
-    def _bring(self, path: str) -> bool:
-        """Return whether a checkpoint is in this run's folder, or beside the resumed checkpoint: it is then copied."""
-        there = self._resumed / self._relative(path)
-        if not path or Path(path).is_file():
-            return bool(path)
-        if not there.is_file():
-            warn("%s is missing, the best checkpoint so far; the best one of the later epochs will be selected", there)
-            return False
-        if is_first():
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(there, Path(path))
-        return True
+        super().load_state_dict(state)
 
     def _score(self, path: str, known: Tensor) -> Tensor:
         """Return the score that a checkpoint file states itself: the file may be newer than the resumed state."""
-        file = Path(path) if Path(path).is_file() else self._resumed / self._relative(path)
-        own = read_checkpoint(file).get("callbacks", {}).get(self.state_key, {}).get("current_score")
+        own = read_checkpoint(Path(path)).get("callbacks", {}).get(self.state_key, {}).get("current_score")
         return known if own is None else own
+
+
+def _is_brought(there: Path, here: Path) -> bool:
+    """Return whether a checkpoint is at `here`, or could be copied from `there`; warn if it is missing or damaged."""
+    if here.is_file() and is_whole(here):
+        return True
+    if not (there.is_file() and is_whole(there)):
+        warn("%s is missing or damaged, the best checkpoint so far; the best later one will be selected", there)
+        return False
+    here.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(here) as temporary:
+        shutil.copyfile(there, temporary)
+    return True

@@ -1,7 +1,7 @@
 """Selection of the checkpoint for a job, and the check that it matches the job."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -153,12 +153,23 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
     keys = ["seed", *losses, *network, *chosen, *(f"trainer.{key}" for key in steps), "callbacks.ema"]
     if config["scheduler"]["_target_"].endswith("one_cycle"):  # the schedule depends on it
         keys.append("trainer.max_epochs")
+    if all("best" in (c.get("callbacks") or {}) for c in (saved, config)):  # another metric would replace best.ckpt
+        keys += ["callbacks.best.monitor", "callbacks.best.mode"]
     for key in keys:
         if key in FREE:
             continue
-        group, _, name = key.partition(".")
-        was, now = (c.get(group, {}).get(name) if name else c.get(group) for c in (saved, config))
+        was, now = (_at(c, key) for c in (saved, config))
         if was != now and (isinstance(was, dict) or isinstance(now, dict)):
-            raise ZooError(f"ckpt={path} was trained with another {key}; use the {group} options of the checkpoint")
+            raise ZooError(
+                f"ckpt={path} was trained with another {key}; use the {key.partition('.')[0]} options of the checkpoint"
+            )
         if was != now:
             raise ZooError(f"ckpt={path} was trained with {key}={was}, this job has {key}={now}; set {key}={was} to resume")
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; None if it is missing."""
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.strategies import DDPStrategy
@@ -30,6 +31,7 @@ from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
 from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
+from inception_zoo.training.best_checkpoint import BestCheckpoint
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
 
@@ -137,14 +139,25 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     nodes = {name: node for name, node in cfg.callbacks.items() if cfg.logger or not node._target_.endswith(NEED_LOGGER)}
     if left_out := cfg.callbacks.keys() - nodes.keys():
         say(f"no logger: left out callbacks.{', callbacks.'.join(sorted(left_out))}")
-    callbacks = [*callbacks, *(build(f"callbacks.{name}", node) for name, node in nodes.items())]
+    own = {name: build(f"callbacks.{name}", node) for name, node in nodes.items()}
+    if foreign := [
+        name for name, each in own.items() if isinstance(each, ModelCheckpoint) and not isinstance(each, BestCheckpoint)
+    ]:
+        base = f"{BestCheckpoint.__module__}.{BestCheckpoint.__name__}"
+        raise ZooError(f"callbacks.{foreign[0]}: its state would hold absolute paths; derive the class from {base}")
+    callbacks = [*callbacks, *own.values()]
     check_wandb(cfg.logger)
     loggers = [build(f"logger.{name}", node, **identity(node, cfg, HydraConfig.get())) for name, node in cfg.logger.items()]
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         callbacks.append(Tracking(results))
     # The DataModule distributes the images itself: Lightning's sampler would repeat some of them in an evaluation.
-    own = {"callbacks": callbacks, "logger": loggers, "plugins": [AtomicCheckpointIO()], "use_distributed_sampler": False}
-    trainer = _trainer(cfg, folder, own)
+    fixed: dict[str, Any] = {
+        "callbacks": callbacks,
+        "logger": loggers,
+        "plugins": [AtomicCheckpointIO()],
+        "use_distributed_sampler": False,
+    }
+    trainer = _trainer(cfg, folder, fixed)
     if isinstance(trainer.strategy, DDPStrategy):  # set here: `strategy=auto` takes no options
         trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
     launcher = trainer.strategy.launcher

@@ -22,7 +22,7 @@ from inception_zoo.data import ImageData
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_code, ending
+from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_code, ending, read_results
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
 from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
@@ -58,6 +58,7 @@ class Job:
     trainer: Trainer
     pruning: list[Any]  # callback of Optuna, if the job is one of its trials
     saved_classes: Sequence[str] | None  # class names of the checkpoint, by label
+    earlier: dict[str, Any]  # results.json of the run that is resumed
 
 
 def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> None:
@@ -84,7 +85,9 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
             wait_for_all()
             if cfg.task == "fit":
                 fit(job)
-            test(job)
+            tables = test(job)
+        if job.trainer.is_global_zero:
+            write_outcome(job, tables)
     if job.trainer.is_global_zero:
         print_summary(job.model.plan, job.cost, results, folder, job.ckpt)
 
@@ -162,7 +165,8 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     check_monitors(config)
     check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
     saved_classes = card.classes if card else None
-    return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes)
+    earlier = read_results(ckpt.parents[1]) if ckpt else {}
+    return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes, earlier)
 
 
 def read_data(job: Job) -> None:
@@ -193,7 +197,8 @@ def fit(job: Job) -> None:
     if trainer.is_global_zero:
         for report in job.folder.glob(f"fit-{PROFILE}*.txt"):
             print(report.read_text())
-    results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    results |= metrics or {key: value for key, value in job.earlier.items() if key.startswith(("train/", "val/"))}
     best, job.ckpt = trainer.checkpoint_callback, None  # the first ModelCheckpoint
     if isinstance(best, ModelCheckpoint) and best.monitor:
         results |= {"monitor": best.monitor, "mode": best.mode}
@@ -203,13 +208,16 @@ def fit(job: Job) -> None:
         raise Pruned(reason)
 
 
-def test(job: Job) -> None:
-    """Test `job.ckpt`, or the current weights without one. Write tables, pictures and, after a fit, the tested weights.
+def test(job: Job) -> dict[str, Any] | None:
+    """Test `job.ckpt`, or the current weights without one.
 
     If the checkpoint's weights are an average, the raw weights are tested, too, as `test_raw`. Lightning does not load the
     weights here: after a training, its EMAWeightAveraging would replace the average by the raw weights.
+
+    Returns:
+        The results of `Evaluation.tables`; None if `trainer.limit_test_batches` is 0.
     """
-    module, trainer, data = job.module, job.trainer, job.data
+    module = job.module
     job.results["tested"] = None
     if job.ckpt:
         folder, path = job.folder.resolve(), job.ckpt.resolve()
@@ -222,17 +230,22 @@ def test(job: Job) -> None:
             module.test_name = "test"
         module.load_state_dict(checkpoint["state_dict"])
     job.results |= _tested(job)
-    if trainer.is_global_zero and job.config["task"] == "fit":
-        save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
-    if trainer.limit_test_batches == 0:
+    if job.trainer.limit_test_batches == 0:
         say("trainer.limit_test_batches=0: no test")
-        return
+        return None
     assert module.test.tables is not None
-    tables = module.test.tables.compute()
-    if trainer.is_global_zero:
-        names = [*(data.classes or []), *map(str, range(len(data.classes or []), job.model.plan.num_classes))]
-        write_tables(job.folder, names, **tables, preprocessing=data.preprocessing)
-        log_folder(job.folder, job.results, trainer.global_step)
+    return module.test.tables.compute()
+
+
+def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:
+    """Write the tested weights, after a fit, and the tables and pictures of the test. Rank 0 calls it."""
+    if job.config["task"] == "fit":
+        save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
+    if tables is None:
+        return
+    names = [*(job.data.classes or []), *map(str, range(len(job.data.classes or []), job.model.plan.num_classes))]
+    write_tables(job.folder, names, **tables, preprocessing=job.data.preprocessing)
+    log_folder(job.folder, job.results, job.trainer.global_step)
 
 
 def _tested(job: Job) -> dict[str, Any]:

@@ -7,6 +7,7 @@ therefore gives the same results as an uninterrupted run.
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from torch import Tensor
 from inception_zoo.data.stream import BEFORE
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import CHECKPOINTS
-from inception_zoo.system.atomic_files import link_or_copy, sweep_up
+from inception_zoo.system.atomic_files import sweep_up, whole_file
 from inception_zoo.system.terminal import ending_signals, leave_lost_terminal
 from inception_zoo.tracking.csv_logger import CSVLogger
 
@@ -156,7 +157,7 @@ class LastCheckpoint(Callback):
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero and self.is_whole:
-            link_or_copy(self.last, self.previous)
+            _link(self.last, self.previous)
         trainer.save_checkpoint(self.last)
         self.is_whole, self.saved_step, self.saved_at = True, trainer.global_step, time.monotonic()
 
@@ -278,3 +279,13 @@ class LastCheckpoint(Callback):
 
 def _finite(module: LightningModule) -> bool:
     return bool(torch.stack([weights.isfinite().all() for weights in module.parameters()]).all())
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name; replace the file that has this name."""
+    with whole_file(name) as temporary:
+        temporary.unlink()
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)

@@ -23,6 +23,7 @@ from torch.distributed import TCPStore
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.runs.results import record_failure
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.terminal import ENDING
 from inception_zoo.training.processes import kill_ranks
 
 MINUTES = 5.0  # default of trainer.timeout_minutes
@@ -148,11 +149,13 @@ class Peers:
 
     def _watch(self) -> None:
         """End this process if a peer is unreachable for too long, or after a signal while one is unreachable."""
-        reported, number = 0.0, 0
+        reported, number, now = 0.0, 0, time.monotonic()
         while not self.closed.wait(1):
             with suppress(BlockingIOError):
-                number = next((each for each in self.signals.recv(64) if each in (signal.SIGINT, signal.SIGTERM)), number)
-            now = time.monotonic()
+                number = next((each for each in self.signals.recv(64) if each in (signal.SIGINT, *ENDING)), number)
+            last, now = now, time.monotonic()
+            if now - last > BEAT + 1:  # this process was stopped, for example by Ctrl-Z, and perhaps the others, too
+                self.seen = dict.fromkeys(self.seen, now)
             silent = [rank for rank, seen in self.seen.items() if now - seen > SILENT]
             if not silent or not self.met:
                 continue

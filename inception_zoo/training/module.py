@@ -211,7 +211,7 @@ class Classifier(L.LightningModule):
 
 def _sums(metric: MeanMetric) -> Tensor:
     """Return the weighted sum of a metric's values, and the sum of the weights."""
-    return torch.stack([metric.mean_value, metric.weight]).double()
+    return torch.stack([metric.mean_value, metric.weight])
 
 
 def _on_cpu(state: Mapping[str, Any]) -> dict[str, Tensor]:

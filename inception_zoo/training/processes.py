@@ -21,8 +21,8 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.errors import ZooError
+from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import REASON, flattened, record_failure
-from inception_zoo.runs.sweeps import quoted
 from inception_zoo.system.terminal import ENDING
 
 PATIENCE = 15  # seconds that rank 0 may wait for a failed rank

@@ -35,7 +35,7 @@ def _key(message: str, config: Mapping[str, Any]) -> str:
     """Return the config key that a message of Lightning is about, with its value."""
     words = set(re.findall(r"\w+", message))
     for name, node in config["callbacks"].items():
-        if node["_target_"].rpartition(".")[2] in words:
+        if {node["_target_"].rpartition(".")[2].replace("BestCheckpoint", "ModelCheckpoint")} & words:
             return f"callbacks.{name}"
     options = [key for key in signature(Trainer).parameters if key in words]
     given = [key for key in options if key in config["trainer"]]
@@ -47,10 +47,13 @@ def _key(message: str, config: Mapping[str, Any]) -> str:
 
 def _is_of_lightning(error: Exception) -> bool:
     """Return whether code of Lightning raised an error, not code that it called."""
-    place = error.__traceback__
-    while place and place.tb_next:
+    names, place = [], error.__traceback__
+    while place:
+        names.append(place.tb_frame.f_globals.get("__name__", ""))
         place = place.tb_next
-    return place is not None and place.tb_frame.f_globals.get("__name__", "").startswith("lightning.")
+    if isinstance(error, TypeError | ValueError | AttributeError):  # also where torch refuses the value that it was given
+        names = [name for name in names if not name.startswith("torch.")]
+    return names[-1].startswith("lightning.")
 
 
 def check_monitors(config: Mapping[str, Any]) -> None:
@@ -70,6 +73,8 @@ def check_monitors(config: Mapping[str, Any]) -> None:
         for name, metric in watching.items()
         if str(metric).startswith("val/")
     )
+    if config["sweep"]["trial"] is not None:
+        raise ZooError("trainer.limit_val_batches=0 turns off the validation by which a search compares its trials; remove it")
 
 
 def check_limits(config: Mapping[str, Any], data: ImageData) -> None:
@@ -94,6 +99,9 @@ def check_limits(config: Mapping[str, Any], data: ImageData) -> None:
             counts[phase] = int(limit * count)
         elif limit is not None:
             counts[phase] = min(limit, count)
+    share = trainer.get("overfit_batches")
+    if isinstance(share, float) and 0 < share * counts["train"] < 1:
+        found.append(f"trainer.overfit_batches={share} of the {counts['train']} batches is less than one; set 1 or more")
     interval = trainer.get("val_check_interval")
     if type(interval) is int and trainer.get("check_val_every_n_epoch", 1) is not None and interval > counts["train"]:
         found.append(f"trainer.val_check_interval={interval} is more than the {counts['train']} batches of an epoch")

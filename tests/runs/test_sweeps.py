@@ -21,9 +21,10 @@ from rich.console import Console
 from tools import commands
 
 from inception_zoo import ZooError
+from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import Pruned, begin, is_interrupted, read_results, recorded
 from inception_zoo.runs.sweepers import _distribution
-from inception_zoo.runs.sweeps import progress, quoted, resumed, sweep_table
+from inception_zoo.runs.sweeps import progress, resumed, sweep_table
 
 BAD = """
 from lightning import Callback

@@ -379,7 +379,7 @@ def test_options_are_checked_before_the_network_is_read(call, options, message, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image-size", "5"], "googlenet, stem"),
+        (["--image-size", "5"], "googlenet, grid14 pool3"),
         (["--mean", "0.5", "--std", "0.5"], "reads 3 channels"),
         (["--mean", "nan,0,0"], "must be numbers"),
         (["--explain", "out", "--layer", "inception_5c"], "did you mean 'inception_5"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL, lines
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tools import commands
 
 from inception_zoo import ZooError
@@ -22,11 +22,22 @@ def forget():
 
 
 def test_commands_of_one_second_get_folders_of_their_own(tmp_path):
-    for expected in range(3):
-        names = list(range(2, -1, -1))  # the next name is the last one
-        folders.claim_first(lambda names=names: tmp_path / f"day/{names[-1]}", "hydra.run.dir", names.pop)
+    for name in ("run", "run_2", "run_3"):
+        assert folders.claim_new(tmp_path / "day/run", "hydra.run.dir") == tmp_path / "day" / name
         folders.keep()
-        assert sorted(int(path.name) for path in (tmp_path / "day").iterdir()) == list(range(expected + 1))
+
+
+def test_a_folder_is_discarded_with_its_parents_unless_it_was_there_or_is_kept(tmp_path):
+    folders.claim_first(tmp_path / "a/b/run", "hydra.run.dir")
+    (tmp_path / "a/b/run/inception_zoo.log").touch()
+    folders.discard()
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "there").mkdir()
+    folders.claim_first(tmp_path / "there", "hydra.run.dir")
+    folders.claim_first(tmp_path / "kept", "hydra.run.dir")
+    folders.keep()
+    folders.discard()
+    assert (tmp_path / "there").is_dir() and (tmp_path / "kept").is_dir()
 
 
 def test_jobs_that_start_together_by_default_do_not_meet(tmp_path):
@@ -46,7 +57,7 @@ def test_every_spelling_of_a_folder_is_one_folder(tmp_path, monkeypatch):
         with recorded(Path(spelling)):
             folders.claim(Path("run"))  # `recorded` released it at its end
         folders.claim(Path(spelling))
-    with pytest.raises(Exception), FileLock(tmp_path / "run/.lock", timeout=0):  # noqa: B017
+    with pytest.raises(Timeout), FileLock(tmp_path / "run/.lock", timeout=0):
         pass
 
 
@@ -116,3 +127,24 @@ def test_the_folder_of_a_job_is_named_as_the_experiment_says(zoo, tmp_path):
     assert again.returncode == 0 and "job 2/2" not in again.stdout + again.stderr
     shared = zoo("-m", *words, "label_smoothing=0,0.1", *SMALL)
     assert shared.returncode == 2 and "must give each job a folder of its own, but gives '2'" in shared.stderr
+
+
+def test_a_default_sweep_folder_is_unique_for_its_jobs_too(zoo, tmp_path):
+    words = ["-m", "seed=1,2", *SMALL, "logger=none", "hydra/sweeper=grid"]
+    script = "import inception_zoo.config.hydra_patches as p, datetime; p._start = lambda: datetime.datetime(2030, 1, 1); "
+    script += f"import sys; sys.argv = ['run.py', *{words!r}]; from inception_zoo.app import main; main()"
+    for _ in range(2):
+        done = zoo(script=("-c", script), fresh=True)
+        assert done.returncode == 0, done.stderr
+    found = {path.parent.name: path for path in tmp_path.glob("multirun/2030-01-01/*/sweep.json")}
+    assert sorted(found) == ["00-00-00", "00-00-00_2"]
+    for path in found.values():
+        assert [read_results(path.parent / job)["state"] for job in ("0", "1")] == ["finished", "finished"]
+
+
+def test_folders_named_by_the_job_itself(zoo, tmp_path):
+    done = zoo(
+        "-m", "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir='${hydra:job.num}_${seed}'", *SMALL, "logger=none"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [read_results(tmp_path / "sweep" / name)["seed"] for name in ("0_1", "1_2")] == [1, 2]
