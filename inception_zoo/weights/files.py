@@ -6,7 +6,7 @@ import logging
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ TRANSFORM = "transform_input"  # attribute of a state dict, and key in safetenso
 # State of Keras's training, beside the weights, and the name of a model's layers in files of Keras 2:
 KERAS_TRAINING = re.compile(r"(optimizer|optimizer_weights|metrics|compile_metrics)/|.*/seed_generator/")
 KERAS_2 = "_layer_checkpoint_dependencies/"
+KERAS_AVERAGE = re.compile(r"_average$|/average/")  # in the older formats, where the optimizer's arrays have names
 PARTS = 100_000  # most entries of a zip file: ten times those of the largest network's checkpoint
 
 
@@ -227,9 +228,11 @@ def _read_keras(path: Path, ema: bool | None) -> tuple[dict[str, Tensor], list[s
         found: dict[str, Any] = {}
         file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         training = {name: match[0].split("/")[-2] for name in found if (match := KERAS_TRAINING.match(name))}
-        if ema is not False and any(name.endswith("_average") for name in training):
-            choice = "give --no-ema for the weights without it (in Python ema=False)"
-            raise ZooError(f"{path} has an average (EMA) in the state of its optimizer, which is not read; {choice}; {CONVERT}")
+        named = any(KERAS_AVERAGE.search(name) for name in training)
+        if ema is not False and (named or _may_lead_with_average([found[name].shape for name in _numbered(training)])):
+            has = "has" if named else "may have"
+            choice = "which cannot be read; give --no-ema for the weights without it (in Python ema=False)"
+            raise ZooError(f"{path} {has} an average (EMA) in the state of its optimizer, {choice}; {CONVERT}")
         root = file.get("model_weights", file)
         arrays = _by_depth(root) if "layer_names" in root.attrs else {}
         listed = {data.name for data in arrays.values()}
@@ -248,6 +251,20 @@ def _read_keras(path: Path, ema: bool | None) -> tuple[dict[str, Tensor], list[s
     groups = ", ".join(sorted(set(training.values())))
     notes = [f"the state of the training is ignored ({len(training)} arrays: {groups})"] if training else []
     return {name: _axes(tensor, (3, 2, 0, 1)) for name, tensor in state.items()}, notes
+
+
+def _numbered(training: Iterable[str]) -> list[str]:
+    """Return the names of the optimizer's arrays in Keras 3's format, which numbers them, in order."""
+    return sorted((name for name in training if re.match(r"optimizer/.*\d$", name)), key=lambda name: (len(name), name))
+
+
+def _may_lead_with_average(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Return False if an optimizer's arrays cannot begin with the average, which has one array for each weight.
+
+    Arrays in pairs of one shape are the two of Adam for each weight. One array for each weight may be a momentum, too.
+    """
+    shapes = [shape for shape in shapes if shape]  # not counters and the learning rate
+    return bool(shapes) and shapes[::2] != shapes[1::2]
 
 
 def _by_depth(root: Any) -> dict[str, Any]:

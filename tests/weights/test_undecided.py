@@ -333,8 +333,19 @@ def test_a_file_of_keras_2_names_its_layers_otherwise(tmp_path):
     assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("use_ema", [False, True])
-def test_kerass_own_files_of_a_trained_network(use_ema, tmp_path):
+@pytest.mark.parametrize(
+    ("optimizer", "options", "asks"),
+    [
+        ("Adam", {}, False),
+        ("RMSprop", {}, True),  # one array for each weight, like an average
+        ("SGD", {}, False),
+        ("SGD", {"use_ema": True}, True),
+        ("SGD", {"use_ema": True, "momentum": 0.9}, True),
+        ("Adam", {"use_ema": True}, True),
+        ("Adam", {"use_ema": True, "amsgrad": True}, True),
+    ],
+)
+def test_kerass_own_files_of_a_trained_network(optimizer, options, asks, tmp_path):
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
 
@@ -349,15 +360,33 @@ def test_kerass_own_files_of_a_trained_network(use_ema, tmp_path):
             layers.Dense(2),
         ]
     )
-    network.compile(keras.optimizers.Adam(use_ema=use_ema), "mse", metrics=["mae"])
+    network.compile(getattr(keras.optimizers, optimizer)(**options), "mse", metrics=["mae"])
     network.train_on_batch(torch.rand(2, 8, 8, 3), torch.rand(2, 2))
     network.save_weights(tmp_path / "new.weights.h5")
-    new = read_weights(tmp_path / "new.weights.h5")
-    assert len(new.state) == 8 and new.notes[0].endswith("arrays: optimizer)")
     keras.src.legacy.saving.legacy_h5_format.save_model_to_hdf5(network, tmp_path / "old.h5")
-    if use_ema:
-        with pytest.raises(ZooError, match=r"has an average \(EMA\) in the state of its optimizer.*give --no-ema"):
-            read_weights(tmp_path / "old.h5")
-    old = read_weights(tmp_path / "old.h5", ema=False)
+    average = "use_ema" in options
+    for name, refused in (("new.weights.h5", asks), ("old.h5", average)):
+        has = r"has" if name == "old.h5" else "may have"
+        for ema in (None, True):
+            if refused:
+                with pytest.raises(
+                    ZooError, match=rf"{has} an average \(EMA\) in .* optimizer, which cannot be read; give --no-ema"
+                ):
+                    read_weights(tmp_path / name, ema)
+            elif ema:
+                with pytest.raises(ZooError, match="contains no averaged weights"):
+                    read_weights(tmp_path / name, ema)
+            else:
+                read_weights(tmp_path / name)
+    new, old = (read_weights(tmp_path / name, ema=False) for name in ("new.weights.h5", "old.h5"))
+    assert len(new.state) == 8 and new.notes[0].endswith("arrays: optimizer)")
     assert old.notes[0].endswith("arrays: optimizer_weights)")
     assert old.state.keys() == new.state.keys() and all(torch.equal(old.state[key], new.state[key]) for key in new.state)
+
+
+def test_the_average_of_keras_2_is_found(tmp_path):
+    write_weights(path := tmp_path / "w.h5", {"layers/dense/vars/0": torch.ones(2, 3)})
+    with_arrays(path, "optimizer_weights/SGD/average/dense/kernel:0")
+    with pytest.raises(ZooError, match=r"has an average \(EMA\)"):
+        read_weights(path)
+    assert read_weights(path, ema=False).state.keys() == {"layers/dense/vars/0"}
