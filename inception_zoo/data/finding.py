@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from inception_zoo.data.pictures import is_picture
@@ -58,19 +58,24 @@ def entries(folder: str | Path, left_out: list[str], strict: bool = False) -> li
     return found
 
 
-def log_left_out(left_out: Sequence[str], root: str | Path) -> None:
-    """Log the number and the first names of files that are not used.
+def log_found(images: Iterable[str], left_out: Sequence[str], root: str | Path) -> None:
+    """Log the number of images without a suffix, and the number and the first names of files that are not used.
 
     Args:
-        left_out: paths of the files.
-        root: folder that contains them.
+        images: paths of the images.
+        left_out: paths of the other files.
+        root: folder that contains both.
     """
-    if left_out and is_first():
+    if not is_first():
+        return
+    if unnamed := sum("." not in path.rpartition("/")[2] for path in images):
+        log.info("%s", printable(f"{root}: images without a suffix, known by their content: {unnamed:,}"))
+    if left_out:
         log.warning("%s", printable(f"{root}: left out {described(left_out, root)}"))
 
 
 def described(left_out: Sequence[str], root: str | Path) -> str:
-    """Return the number and the first names of files that are not images; the arguments are those of `log_left_out`."""
+    """Return the number and the first names of files that are not images; the arguments are those of `log_found`."""
     names = ", ".join(os.path.relpath(path, root) for path in left_out[:NAMED]) + (", …" if len(left_out) > NAMED else "")
     files = "1 file that is not an image" if len(left_out) == 1 else f"{len(left_out):,} files that are not images"
     return f"{files} in a supported format: {names}"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from inception_zoo.data.finding import Entry, described, entries, images_below, log_left_out
+from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
 from inception_zoo.data.layout import class_name, splits_folder
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files
@@ -69,7 +69,7 @@ def inspect(
         paths, states[split] = (np.concatenate(column) for column in zip(*found.values(), strict=True))
         counts = torch.tensor([len(paths) for paths, _ in found.values()])
         files[split] = Files(folder / split, paths, torch.arange(len(classes)).repeat_interleave(counts))
-    log_left_out(left_out, root)
+    log_found((path for split in files.values() for path in split.paths), left_out, root)
     _check(root, files, states)
     return classes, files
 

@@ -16,7 +16,7 @@ from inception_zoo.errors import ZooError
 COMMON = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 SIGNED = (*COMMON, "JPEG2000", "PSD", "DDS", "PCX", "SGI", "QOI", "SUN", "XBM", "XPM")
 FORMATS = (*SIGNED, "DIB", "TGA", "AVIF")  # DIB and TGA have no signature: other files may look like them
-USUAL = "jpg jpeg jpe jfif mpo png bmp dib gif webp tif tiff ppm pgm pbm pnm jp2 tga avif"
+USUAL = "jpg jpeg jpe jfif mpo png bmp dib gif webp tif tiff ppm pgm pbm pnm jp2 tga icb vda avif"
 SUFFIXES = tuple(f".{suffix}" for suffix in USUAL.split())
 OBLONG = 100  # largest ratio of the sides; beyond it, resizing the shorter side could fill the memory
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -24,14 +24,19 @@ BYTES = 2**30  # largest file: twice the bytes of an image with 16 bits at PIL's
 
 
 def is_picture(path: str) -> bool:
-    """Return True for an image file, as its suffix says, or otherwise its content. Damaged ones count, too.
+    """Return True for an image file: one with a usual suffix, even if it is damaged, or otherwise one with such content.
+
+    The suffix must be absent then, or be one of the format in the file. Copies (`a.jpg~`, `a.jpg.bak`), files of cameras that
+    begin like a TIFF (`a.nef`) and texts that begin like a PPM are not images.
 
     A look at the content takes 0.1 ms for a file on a local disk: 20,000 files took 1.7 s, and 0.02 s with a suffix.
     """
     if path.lower().endswith(SUFFIXES):
         return True
+    suffix = Path(path).suffix.lower()
+    of_suffix = Image.registered_extensions().get(suffix)
     try:
-        with Image.open(path, formats=(*SIGNED, "AVIF")):
+        with Image.open(path, formats=[kind for kind in (*SIGNED, "AVIF") if not suffix or kind == of_suffix]):
             return True
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from inception_zoo.data.finding import described, images_below, log_left_out
+from inception_zoo.data.finding import described, images_below, log_found
 from inception_zoo.errors import ZooError
 
 
@@ -35,7 +35,7 @@ def _expand(word: str) -> list[Path]:
         if not below:
             only = f", only {described(left_out, path)}" if left_out else ""
             raise ZooError(f"{word}: there is no image in this folder{only}")
-        log_left_out(left_out, path)
+        log_found((entry.name for entry in below), left_out, path)
         return [Path(entry.path) for entry in below]
     start = Path(path.anchor or ".")
     if found := sorted(file for file in start.glob(str(path.relative_to(start))) if file.is_file()):

@@ -22,13 +22,13 @@ from inception_zoo.data.stream import stream
 from inception_zoo.serving.images import find_images
 from inception_zoo.training.checkpoints import check_classes
 
-# file name: Pillow's format. The last ones have unknown suffixes or none: their content decides.
+# file name: Pillow's format. The last ones have unusual suffixes or none: their content decides.
 PICTURES = {
     **dict.fromkeys(("a.jpg", "b.JPEG", "c.jpe", "d.jfif"), "JPEG"),
     **{"e.png": "PNG", "f.apng": "PNG", "g.bmp": "BMP", "h.dib": "DIB", "i.gif": "GIF", "j.webp": "WEBP", "k.tif": "TIFF"},
     **{"l.ppm": "PPM", "m.pgm": "PPM", "n.pbm": "PPM", "o.tga": "TGA", "p.jp2": "JPEG2000", "q.mpo": "MPO", "r.pcx": "PCX"},
     **{"s.sgi": "SGI", "t.dds": "DDS", "u.j2k": "JPEG2000", "v.xbm": "XBM"},
-    **{"no suffix": "JPEG", "photo.jpg.bak": "PNG", "photo.2024": "WEBP"},
+    **{"t.icb": "TGA", "t.vda": "TGA", "no suffix": "JPEG", "another": "MPO"},
 }
 if features.check("avif"):
     PICTURES |= {"w.avif": "AVIF", "w.avifs": "AVIF"}
@@ -40,6 +40,12 @@ OTHERS = {
     "z.npy": b"\x93NUMPY\1\0" + bytes(100),
     "zeros": bytes(1000),
     "zero bytes": b"",
+    "notes.txt": b"P3 10 20 30 40\n",
+}
+# Images whose suffix does not say so, which another program left, or reads: Pillow's format
+UNNAMED = {
+    **dict.fromkeys(("0.png~", "0.jpg.bak", "0.jpg.part", "0.thm", "photo.2024", "0.psd"), "JPEG"),
+    **dict.fromkeys(("0.nef", "0.dng", "0.CR2"), "TIFF"),
 }
 HIDDEN = (".DS_Store", "._a.jpg", "Thumbs.db", "desktop.ini")
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -72,6 +78,8 @@ def mixed(tmp_path):
         picture(root / "train/cat" / ("more" if number % 2 else "") / name, kind)
     for name, content in OTHERS.items():
         (root / "train/cat" / name).write_bytes(content)
+    for name, kind in UNNAMED.items():
+        picture(root / "train/cat" / name, kind)
     for name in HIDDEN:
         (root / "train/cat" / name).write_bytes(b"hidden")
     return root
@@ -89,14 +97,17 @@ def message(call, *arguments):
 
 
 def test_training_reads_what_pillow_reads_and_names_the_rest(mixed, caplog):
+    caplog.set_level(logging.INFO, "inception_zoo.data.finding")
     data = imagefolder(str(mixed))
     assert names(data.train.paths[data.train.labels == 0]) == sorted(["0.png", *PICTURES])
     for path in data.train.paths:
         for channels in (1, 3):
             assert read_image(data.train.root / str(path), channels).shape == (channels, 12, 10)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    expected = ", ".join(f"train/cat/{name}" for name in sorted(OTHERS))
-    assert warning == f"{mixed}: left out {len(OTHERS)} files that are not images in a supported format: {expected}"
+    left_out = sorted([*OTHERS, *UNNAMED])
+    expected = ", ".join(f"train/cat/{name}" for name in left_out[: finding.NAMED])
+    assert warning == f"{mixed}: left out {len(left_out)} files that are not images in a supported format: {expected}, …"
+    assert f"{mixed}: images without a suffix, known by their content: 2" in caplog.messages
 
 
 def test_prediction_and_calibration_find_the_same_files(mixed, caplog):
@@ -104,7 +115,7 @@ def test_prediction_and_calibration_find_the_same_files(mixed, caplog):
     assert found == [mixed / "train" / str(path) for path in imagefolder(str(mixed)).train.paths]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings[0].startswith(
-        f"{mixed}/train: left out {len(OTHERS)} files that are not images in a supported format: cat/"
+        f"{mixed}/train: left out {len(OTHERS) + len(UNNAMED)} files that are not images in a supported format: cat/"
     )
 
 
@@ -158,9 +169,10 @@ def test_a_damaged_image_is_an_error_with_any_suffix(tmp_path):
 
 
 def test_a_bomb_without_a_suffix_is_an_image(tmp_path, monkeypatch):
-    picture(tmp_path / "bomb")
+    for name in ("bomb", "bomb.psd", "bomb.nef"):
+        picture(tmp_path / name, "TIFF")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # the picture has 120 pixels, more than twice as many
-    assert is_picture(str(tmp_path / "bomb"))
+    assert [is_picture(str(tmp_path / name)) for name in ("bomb", "bomb.psd", "bomb.nef")] == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe.jpg"])
