@@ -79,20 +79,20 @@ class Stated:
         """True if an option of the preprocessing is given."""
         return any(option is not None for option in (self.mean, self.std, self.image_size))
 
-    def over(self, known: Preprocessing | None, usual: int, source: object) -> Preprocessing:
+    def over(self, known: Preprocessing | None, usual: int, source: object, again: bool = False) -> Preprocessing:
         """Return the preprocessing to use: the user's values, otherwise those of the file.
 
         Args:
             known: Preprocessing of the file, if it has one.
             usual: Image size in pixels if the user and the file give none; 0 if unknown.
             source: The file, for the message.
+            again: The file's network normalizes images a second time, and its own preprocessing is both in one.
 
         Raises:
             ZooError: Neither the user nor the file gives the image size, or mean and std.
         """
         mean, std = self.mean or (known.mean if known else None), self.std or (known.std if known else None)
-        if self.transform_input and known and (known.mean, known.std) == HALF and (self.mean or self.std):
-            # The network's own normalization is not folded into its weights; the options are those of the images before it.
+        if again and (self.mean or self.std):  # the options are those of the images before the second one
             mean, std = transformed(self.mean or IMAGENET[0], self.std or IMAGENET[1])
         if not (self.image_size or known or usual):
             raise ZooError(f"{source} does not state its image size; give --image-size")

@@ -18,6 +18,7 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import open_onnx, run_onnx
 from inception_zoo.serving.folding import fuse
 from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.loading import normalizes_again
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated = NOTH
         model = load_model(path, None, trust, stated.ema, stated.transform_input)
         logits, classes, channels, known = _evaluated(model), model.classes, model.plan.in_channels, model.preprocessing
         labels, size = model.plan.num_classes, model.plan.net.image_size
-    known = stated.over(known, size, path)
+    known = stated.over(known, size, path, model is not None and normalizes_again(model, path))
     if model:
         model.plan.shapes(known.image_size)  # raises ZooError with the name of the endpoint if the images are too small
     if len(known.mean) != channels:

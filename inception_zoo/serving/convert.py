@@ -6,6 +6,7 @@ from inception_zoo.architecture.preprocessing import NOTHING_STATED, Stated
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import load_model
 from inception_zoo.weights.files import KERAS, TORCH, sha256, write_weights
+from inception_zoo.weights.loading import normalizes_again
 from inception_zoo.weights.saving import NAMES, card_of, export_weights
 
 
@@ -66,7 +67,8 @@ def convert(
     if stated.preprocesses:
         if to != "native":
             raise ZooError(f"--to {to}: this layout cannot store --mean, --std and --image-size; they are for --to native")
-        model.preprocessing = stated.over(model.preprocessing, model.plan.net.image_size, source)
+        again = normalizes_again(model, source)
+        model.preprocessing = stated.over(model.preprocessing, model.plan.net.image_size, source, again)
         if len(model.preprocessing.mean) != model.plan.in_channels:
             given = f"--mean and --std have {len(model.preprocessing.mean)} numbers"
             raise ZooError(f"{given}, but {model.plan.net.name} reads {model.plan.in_channels} channels in {source}")

@@ -20,6 +20,7 @@ from inception_zoo.weights.sources import is_name, published
 from inception_zoo.weights.undecided import check_twin, transform_input_of
 
 log = logging.getLogger(__name__)
+REPLACED = "transform_input is replaced: images are normalized with mean 0.5 and std 0.5 instead"
 
 
 def load_weights(
@@ -108,7 +109,7 @@ def fill(
     """
     layout = _layout(model, weights, layout, card, source, digest)
     names = names_of(layout, model.plan.net.name) if layout != "native" else None
-    transforms = transform_input_of(weights, names, source, transform_input)
+    transforms = transform_input_of(weights, names, source, transform_input, digest)
     preprocessing = card.preprocessing if card else None
     if normalized := HALF if transforms else names and names.normalized:
         size = model.plan.net.image_size
@@ -155,10 +156,16 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) ->
 def _expect_imagenet(model: Inception, notes: list[str]) -> None:
     """Fold torchvision's `transform_input`, from ImageNet's normalization to -1 … 1, where that is exact; add a note."""
     if pads(model) or model.plan.in_channels != len(IMAGENET[0]):
-        notes.append("transform_input is replaced: images are normalized with mean 0.5 and std 0.5 instead")
+        notes.append(REPLACED)
     else:
         fold_normalization(model, *IMAGENET)
         notes.append(f"transform_input is folded into {first_conv(model)}")
+
+
+def normalizes_again(model: Inception, source: str | Path) -> bool:
+    """Return True if `source` is torchvision's network whose second normalization is in `model.preprocessing`, not in weights."""
+    origin = model.provenance
+    return origin is not None and origin.source == str(Path(source)) and REPLACED in origin.notes
 
 
 def _layout(model: Inception, weights: State, layout: str, card: Card | None, source: str, digest: str | None) -> str:

@@ -9,6 +9,9 @@ from inception_zoo.weights.layouts import Names
 from inception_zoo.weights.mapping import slots
 from inception_zoo.weights.matching import State
 
+# First digits of the SHA-256 of torchvision's published Inception-v3 and GoogLeNet, whose networks have transform_input:
+PRETRAINED = ("0cc3c7bd", "1378be20")
+
 
 def check_twin(weights: State, names: Names, source: str, digest: str | None = None, layout_given: bool = False) -> None:
     """Refuse the weights of another network that has the same names and shapes, but computes something else.
@@ -27,20 +30,21 @@ def check_twin(weights: State, names: Names, source: str, digest: str | None = N
     if twin is None or stated_transform(weights) is not None:  # an export of this package
         return
     layers = list(slots(names))
-    classes = weights.get(layers[-1].key(names.style, "weight") or "")
+    fc = weights.get(layers[-1].key(names.style, "weight") or "")
     heads = any(slot.part.startswith("aux ") and slot.keys(names.style) & weights.keys() for slot in layers)
-    if classes is None or classes.ndim != 2 or len(classes) != twin.classes or heads:
+    if heads or (fc is not None and fc.shape[:1] != (twin.classes,)):
         return
-    what = f"{source} has the weights of {twin.name} ({twin.classes} classes, no auxiliary head)"
+    classes = "no classifier" if fc is None else f"{twin.classes} classes"
+    what = f"{source} has the weights of {twin.name} ({classes}, no auxiliary head)"
     wrong = f"{twin.differs}, so inception_v3 would compute other logits from them; this network is not supported"
     if (digest or "").startswith(twin.sha256) or twin.file in Path(source).name:
         raise ZooError(f"{what}: {wrong}")
     if not layout_given:
-        own = 'if they are of your own network, which only has as many classes, load them with layout="torchvision" in Python'
+        own = 'if they are of your own network, load them with layout="torchvision" in Python'
         raise ZooError(f"{what}, or cannot be distinguished from them: {wrong}; {own}")
 
 
-def transform_input_of(weights: State, names: Names | None, source: str, given: bool | None) -> bool:
+def transform_input_of(weights: State, names: Names | None, source: str, given: bool | None, digest: str | None = None) -> bool:
     """Return True if the network of the weights normalizes images a second time (torchvision's `transform_input`).
 
     Args:
@@ -48,6 +52,7 @@ def transform_input_of(weights: State, names: Names | None, source: str, given: 
         names: of the layout; None for the native one.
         source: name of the weights for messages.
         given: the user's answer; None if there is none.
+        digest: SHA-256 of the file.
 
     Raises:
         ZooError: nothing decides, or `given` contradicts what is known.
@@ -60,9 +65,11 @@ def transform_input_of(weights: State, names: Names | None, source: str, given: 
         conv = weights.get(first.key(names.style, "conv.weight") or "")
         if conv is not None and conv.ndim == 4 and conv.shape[1] != 3:  # it is defined for colour images only
             known = False
+    if (digest or "").startswith(PRETRAINED):
+        known = True
     if known is None and given is None:
         yes = "--transform-input (torchvision's pretrained networks, and those fine-tuned from them)"
-        options = f"{yes} or --no-transform-input (others, such as timm's)"
+        options = f"{yes} or --no-transform-input (others, such as timm's, and files that older versions of this package wrote)"
         raise ZooError(
             f"{source} does not store if torchvision's network has transform_input=True; give {options}, in Python "
             f"transform_input=True or transform_input=False; {CONVERT}"

@@ -13,7 +13,9 @@ from inception_zoo.bench.parity import _randomize, difference
 from inception_zoo.cli.main import app
 from inception_zoo.config.overrides import networks_of
 from inception_zoo.serving.classifier import open_classifier
-from inception_zoo.weights.files import METADATA, read_weights, write_weights
+from inception_zoo.serving.convert import convert
+from inception_zoo.weights import sources, undecided
+from inception_zoo.weights.files import METADATA, read_weights, sha256, write_weights
 from inception_zoo.weights.saving import card_of
 
 SMALL = {"num_classes": 7, "width": 0.25, "aux": False}
@@ -103,6 +105,34 @@ def test_a_layout_decides_transform_input(tmp_path):
         load_model("torchvision:IMAGENET1K_V1", "inception_v3", transform_input=False)
 
 
+def test_older_exports_are_named(fine_tuned):
+    with pytest.raises(ZooError, match=r"--no-transform-input \(others, .* files that older versions of this package wrote\)"):
+        load_model(fine_tuned[1])
+
+
+def test_the_digests_are_those_of_torchvisions_files():
+    files = [getattr(torchvision.models, name).IMAGENET1K_V1.url for name in sources.TORCHVISION.values()]
+    assert sorted(undecided.PRETRAINED) == sorted(file.rpartition("-")[2].removesuffix(".pth") for file in files)
+
+
+@pytest.mark.parametrize("given", [None, True])
+def test_torchvisions_published_files_are_known(fine_tuned, given, tmp_path, monkeypatch):
+    network, _ = fine_tuned
+    torch.save(network.state_dict(), path := tmp_path / "renamed.pth")
+    monkeypatch.setattr(undecided, "PRETRAINED", (sha256(path)[:8],))
+    pixels = torch.rand(1, 3, 128, 128)
+    for options in ((None, None), IMAGENET, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))):
+        stated = Stated(*options, transform_input=given)
+        convert(f"{tmp_path}/./renamed.pth", tmp_path / f"{options[0]}.safetensors", stated=stated)
+        expected = network(normalized(pixels, *(options if options[0] else IMAGENET)))
+        for classifier in (open_classifier(path, stated=stated), open_classifier(tmp_path / f"{options[0]}.safetensors")):
+            known = classifier.preprocessing
+            with torch.no_grad():
+                assert difference(classifier.model(normalized(pixels, known.mean, known.std)), expected) < 1e-5
+    with pytest.raises(ZooError, match="transform_input=False: .* normalizes images again; leave --no-transform-input out"):
+        load_model(path, transform_input=False)
+
+
 # FID's network
 
 
@@ -125,6 +155,25 @@ def test_fids_network_is_refused(tmp_path):
     load_weights(model, tmp_path / "unknown.pth", "torchvision", transform_input=False)
     with pytest.raises(ZooError, match=r"not supported$"):  # its name leaves no doubt
         load_weights(model, tmp_path / "pt_inception-2015-12-05-6726825d.pth", "torchvision", transform_input=False)
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "timm"])
+def test_fids_network_without_its_classifier_is_refused(layout, tmp_path):
+    model = create_model("inception_v3", 10, width=0.25, aux=False)
+    state = {key: value for key, value in export_weights(model, layout).items() if not key.startswith("fc.")}
+    torch.save(state, tmp_path / "features.pth")
+    for load in (
+        lambda: create_model("inception_v3", 10, width=0.25, aux=False, weights=tmp_path / "features.pth", adapt=["head"]),
+        lambda: load_weights(model, state, adapt=["head"]),
+        lambda: load_weights(model, state, adapt=["head"], transform_input=False),
+    ):
+        with pytest.raises(ZooError, match=r"FID's .* \(no classifier, no auxiliary head\), or cannot be distinguished"):
+            load()
+    given = {} if layout == "timm" else {"transform_input": False}
+    load_weights(model, tmp_path / "features.pth", layout, adapt=["head"], **given)
+    wide = {**state, "fc.weight": torch.ones(1008, 2, 1, 1)}  # adapt=["head"] takes any classifier
+    with pytest.raises(ZooError, match=r"FID's .* \(1008 classes, no auxiliary head\), or cannot be distinguished"):
+        load_weights(model, wide, adapt=["head"])
 
 
 def test_other_networks_with_1008_classes_are_not_fids():
