@@ -163,7 +163,7 @@ def _expect_imagenet(model: Inception, notes: list[str]) -> None:
 
 
 def normalizes_again(model: Inception, source: str | Path) -> bool:
-    """Return True if `source` is torchvision's network whose second normalization is in `model.preprocessing`, not in weights."""
+    """Return True if the model was loaded from `source`, and its preprocessing replaces torchvision's `transform_input`."""
     origin = model.provenance
     return origin is not None and origin.source == str(Path(source)) and REPLACED in origin.notes
 
