@@ -173,9 +173,9 @@ class Source:
             ZooError: there is another number of classes or channels, or another number of labels than images.
         """
         if self.classes and (count := len(self.classes)) != num_classes:
-            only = " (only model.num_classes may be larger)" if num_classes > count else ""
+            larger = f", and model.num_classes={num_classes} for a larger network" if num_classes > count else ""
             raise ZooError(
-                f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}{only}"
+                f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}{larger}"
             )
         splits = {"training": self.train, "validation": self.val, "test": self.test}
         for name, split in splits.items():

@@ -1,6 +1,7 @@
 """The state dict to load, among all that a training saved in one file."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,8 @@ from inception_zoo.errors import ZooError
 
 # Names of the network in a checkpoint:
 USUAL = ("state_dict", "model", "model_state_dict", "module", "network", "net")
-AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow)(?:[._]|$)", re.IGNORECASE)
+AVERAGE = {"ema", "swa", "avg", "average", "averaged", "shadow", "polyak"}  # words in its name
+OPTIMIZER = {"optim", "optimizer", "optimizers", "optimiser"}  # likewise; it may have averages of gradients
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "online_model.")  # DDP, torch.compile, Lightning modules, EMA wrappers
 COUNTERS = {"n_averaged", "initted", "step", "steps", "num_updates"}  # of averages, beside their tensors
 # Two libraries store the average as the network, and the raw weights under another name: (sign of it, average, raw).
@@ -26,9 +28,10 @@ CONVERT = "model.weights has no such option: run `inception-zoo convert` with it
 class Entry:
     """A state dict of a checkpoint."""
 
-    state: dict[str, Tensor]  # without prefixes that all keys share; empty if an average is not stored as a state dict
+    state: dict[str, Tensor]  # without prefixes that all keys share
     average: bool
     holder: object = None  # the mapping in the file, which may state more about its tensors
+    named: bool = True  # False: its keys are not those of a state dict, as in a list of parameters
 
 
 def chosen(content: Mapping[Any, Any], source: str, ema: bool | None) -> tuple[Entry, list[str]]:
@@ -43,10 +46,10 @@ def chosen(content: Mapping[Any, Any], source: str, ema: bool | None) -> tuple[E
         ZooError: the content does not decide, or does not have what `ema` asks for.
     """
     entries = _entries(content)
-    raws = [name for name, entry in entries.items() if not entry.average]
+    raws = [name for name, entry in entries.items() if entry.named and not entry.average]
     raw = next((name for name in USUAL if name in raws), raws[0] if len(raws) == 1 else None)
     rivals = [name for name in raws if raw is None or name in USUAL or _alike(entries[name], entries[raw])]
-    averages = [name for name, entry in entries.items() if entry.average and (raw is None or _alike(entry, entries[raw]))]
+    averages = _averages(entries, raw)
     if len(rivals) > 1 and not (ema and len(averages) == 1):
         raise ZooError(f"{source} contains several state dicts: {_quoted(rivals)}; save the right one alone in a file")
     if raw is not None and averages and ema is None:
@@ -61,12 +64,27 @@ def chosen(content: Mapping[Any, Any], source: str, ema: bool | None) -> tuple[E
         return Entry({key: value for key, value in content.items() if isinstance(value, Tensor)}, False, content), []
     if entries[name].average and len(averages) > 1:
         raise ZooError(f"{source} contains several averages: {_quoted(averages)}; save the right one alone in a file")
-    if not entries[name].state:
-        raise ZooError(f"ema=True: {source} has its average in {_quoted([name])} without names of tensors; give --no-ema")
-    left = [other for other in entries if other != name]
+    keys = entries[raw if raw is not None else name].state.keys()
+    if not entries[name].named or not keys & entries[name].state.keys():
+        fix = "save it as a state dict" if raw is None else "give --no-ema"
+        raise ZooError(f"{source} has its average in {_quoted([name])} without the network's names of tensors; {fix}")
+    left = [other for other, entry in entries.items() if other != name and (entry.named or other in averages)]
     kind = ", averaged weights" if entries[name].average else ", raw weights" if averages else ""
     notes = [f"read {_quoted([name])}{kind}"] if name or left else []
     return entries[name], notes + ([f"not read: {_quoted(left)}"] if left else [])
+
+
+def _averages(entries: Mapping[str, Entry], raw: str | None) -> list[str]:
+    """Return the averages of the network.
+
+    Tensors without its names are one if they are like the raw or the averaged state dict. Their own name should say so;
+    under another name they count if there is no better candidate.
+    """
+    named = [name for name, entry in entries.items() if entry.named and entry.average]
+    named = [name for name in named if raw is None or _alike(entries[name], entries[raw])]
+    network = raw if raw is not None else next(iter(named), None)
+    others = [n for n, e in entries.items() if not e.named and (e.average if network is None else _alike(e, entries[network]))]
+    return named + [name for name in others if entries[name].average] or others
 
 
 def _entries(content: Mapping[Any, Any]) -> dict[str, Entry]:
@@ -80,12 +98,12 @@ def _entries(content: Mapping[Any, Any]) -> dict[str, Entry]:
         named = {key: value for key, value in tensors.items() if isinstance(key, str)}
         if any("." in key for key in named) or (named and path in USUAL):
             found |= _split(path, named, node)
-        elif AVERAGE.search(path) and any(value.ndim for value in tensors.values()):
-            found[path] = Entry({}, True)
+        elif arrays := {str(key): value for key, value in tensors.items() if value.ndim}:
+            found[path] = Entry(arrays, _has(AVERAGE, path), named=False)
         if isinstance(node, Mapping) and id(node) not in entered:
             entered.add(id(node))
             nested = {str(key): value for key, value in node.items() if isinstance(value, Mapping | list | tuple)}
-            todo += [(f"{path}.{key}" if path else key, v) for key, v in nested.items() if not key.startswith("optim")]
+            todo += [(f"{path}.{key}" if path else key, v) for key, v in nested.items() if not _has(OPTIMIZER, key)]
     for sign, average, raw in SWAPPED:
         if sign in content and {average, raw} <= found.keys():
             found |= {average: replace(found[average], average=True), raw: replace(found[raw], average=False)}
@@ -97,10 +115,10 @@ def _split(path: str, tensors: dict[str, Tensor], holder: object) -> dict[str, E
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in _unwrapped(tensors).items():
         first, _, rest = key.partition(".")
-        is_average = bool(rest and AVERAGE.search(first))
+        is_average = bool(rest) and _has(AVERAGE, first)
         parts.setdefault(first if is_average else "", {})[rest if is_average else key] = value
     paths = {part: ".".join(filter(None, (path, part))) for part in parts}
-    return {paths[part]: Entry(_unwrapped(state), bool(AVERAGE.search(paths[part])), holder) for part, state in parts.items()}
+    return {paths[part]: Entry(_unwrapped(state), _has(AVERAGE, paths[part]), holder) for part, state in parts.items()}
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,9 +129,19 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def _has(words: set[str], name: str) -> bool:
+    """Return True if one of the words is in a name such as `model_ema`, `modelEMA` or `EMAModel`."""
+    return any(word.lower() in words for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))
+
+
 def _alike(one: Entry, other: Entry) -> bool:
-    """Return True for two state dicts of one network; an average without names may be of any."""
-    return not one.state or 2 * len(one.state.keys() & other.state.keys()) > min(len(one.state), len(other.state))
+    """Return True if `one` has the network of the state dict `other`, raw or averaged: by its names, or else by its shapes."""
+    if one.named and 2 * len(one.state.keys() & other.state.keys()) > min(len(one.state), len(other.state)):
+        return True
+    values, all_values = (sum(value.numel() for value in entry.state.values()) for entry in (one, other))
+    shapes, all_shapes = (Counter(value.shape for value in entry.state.values()) for entry in (one, other))
+    is_flat = one.average and not one.named  # an average may be one vector
+    return 2 * values >= all_values and (is_flat or shapes <= all_shapes)
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -355,7 +355,7 @@ HEAVY_MISTAKES = {
     "nothing to resume": (["ckpt=last"], "ckpt=last: there is no intact checkpoint in"),
     "a file that is no checkpoint": (["task=test", "ckpt=text.ckpt"], "ckpt=text.ckpt is not a readable checkpoint"),
     "fewer classes than the data have": (["data.num_classes=3"], "data.num_classes=3: digits has 10 classes; set"),
-    "more classes than the data have": (["data.num_classes=12"], "(only model.num_classes may be larger)"),
+    "more classes than the data have": (["data.num_classes=12"], "set data.num_classes=10, and model.num_classes=12 for"),
     "a folder without the files": (
         ["data=fashion_mnist", "data.root=empty", "data.image_size=64"],
         "data.root=empty: no Fashion",

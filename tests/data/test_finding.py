@@ -253,7 +253,7 @@ def test_a_class_with_other_capitals_is_named(tmp_path):
     assert imagefolder(str(root)).classes == ["A", "Cat", "a", "cat", "dog"]
 
 
-@pytest.mark.parametrize(("count", "hint"), [(10, " (only model.num_classes may be larger)"), (2, "")])
+@pytest.mark.parametrize(("count", "hint"), [(10, ", and model.num_classes=10 for a larger network"), (2, "")])
 def test_another_number_of_classes_is_refused(count, hint, tmp_path):
     source = imagefolder(str(tree(tmp_path / "data", "a", "b", "c")))
     expected = f"data.num_classes={count}: imagefolder has 3 classes; set data.num_classes=3{hint}"

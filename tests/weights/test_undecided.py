@@ -215,12 +215,17 @@ def content(case, raw, average):
         "two modules": {"state_dict": under("model.", raw) | under("model_ema.module.", average)},
         "at the top": raw | under("model_ema.", average),
         "a wrapper": {"step": torch.tensor(1)} | under("online_model.", raw) | under("ema_model.", average),
+        "modelEMA": {"model": raw, "modelEMA": average},
+        "emaModel": {"model": raw, "emaModel": under("module.", average)},
+        "EMAModel": {"model": raw, "EMAModel": average},
+        "a callback": {"state_dict": raw, "callbacks": {"WeightEMA": {"state": average}}},
+        "polyak": {"model": raw, "polyak-0.99": average},
     }[case]  # fmt: skip
 
 
 CASES = [
     "timm", "torchvision", "ema", "ema_state_dict", "deeper", "MMEngine", "Lightning", "Lightning's SWA", "two modules",
-    "at the top", "a wrapper",
+    "at the top", "a wrapper", "modelEMA", "emaModel", "EMAModel", "a callback", "polyak",
 ]  # fmt: skip
 
 
@@ -248,15 +253,62 @@ def test_averages_in_safetensors_are_asked_for(states, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda raw, _: {"avg_loss": {"hist": torch.ones(9)}},
+        lambda raw, _: {"meters": {"avg": [torch.ones(9)], "ema": {0: torch.ones(9)}}},
+        lambda raw, average: {"ema_optimizer": {"exp_avg": average, "shadow": list(average.values())}},
+        lambda raw, average: {"optimizer_states": [{"state": {"ema": average}}], "generatorOptimizer": {"ema": average}},
+        lambda raw, average: {"batches": list(torch.ones(len(raw), 3)), "queue": [torch.ones(2_000_000)]},
+    ],
+)
+def test_what_is_not_an_average_is_not_asked_for(states, saved):
+    for ema in (None, False):
+        state = {"state_dict": states[0]} | saved(*states)
+        assert load_weights(create_model("googlenet_bn", **SMALL), state, ema=ema, transform_input=False).notes[1:] == [
+            "used without transform_input"
+        ]
+    with pytest.raises(ZooError, match=r"ema=True: .* contains no averaged weights"):
+        load_weights(create_model("googlenet_bn", **SMALL), {"state_dict": states[0]} | saved(*states), ema=True)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda parameters, _: {"polyak_params": parameters},
+        lambda parameters, _: {"target": parameters},  # whatever its name is
+        lambda parameters, _: {"smooth": dict(enumerate(parameters))},
+        lambda parameters, _: {"ema": {"flat": torch.cat([value.flatten() for value in parameters])}},
+        lambda _, average: {"model_ema": {key.replace(".", ""): value for key, value in average.items()}},
+        lambda _, average: {f"model_ema.{key.replace('.', '')}": value for key, value in average.items()},
+    ],
+)
+def test_an_average_without_names_is_asked_for(states, saved, tmp_path):
+    raw, average = states
+    parameters = [value for key, value in average.items() if key.rpartition(".")[2] in ("weight", "bias")]
+    both = {"state_dict": raw} | saved(parameters, average)
+    torch.save(both, tmp_path / "both.pth")
+    with pytest.raises(ZooError, match="give --ema or --no-ema"):
+        read_weights(tmp_path / "both.pth")
+    with pytest.raises(ZooError, match="without the network's names of tensors; give --no-ema"):
+        read_weights(tmp_path / "both.pth", ema=True)
+    assert torch.equal(read_weights(tmp_path / "both.pth", ema=False).state["conv1.conv.weight"], raw["conv1.conv.weight"])
+
+
 def refused(raw, average):
     listed = {"model": raw, "ema": {"decay": 0.9, "shadow_params": list(average.values())}}
     return {
-        "a list": (listed, True, "average in 'ema.shadow_params' without names of tensors; give --no-ema"),
+        "a list": (listed, True, "average in 'ema.shadow_params' without the network's names of tensors; give --no-ema"),
+        "a list alone": (
+            {"ema": listed["ema"]}, None, "average in 'ema.shadow_params' without .* names of tensors; save it as a state dict",
+        ),
         "a list, unasked": (listed, None, "averaged ones .'ema.shadow_params'.; give --ema or --no-ema"),
         "no average": ({"model": raw}, True, "ema=True: .* contains no averaged weights; leave --ema out"),
         "no raw": ({"state_dict_ema": average}, False, "ema=False: .* contains averaged weights only"),
         "two names": ({"state_dict": raw, "module": average}, None, "several state dicts: 'state_dict', 'module'"),
         "two networks": ({"model": raw, "net": {"a.b": raw["fc.bias"]}}, None, "several state dicts: 'model', 'net'"),
+        "a twin with other names": ({"model": raw, "slow": under("backbone.", average)}, None, "state dicts: 'model', 'slow'"),
         "an unknown twin": ({"model": raw, "teacher": average}, False, "several state dicts: 'model', 'teacher'"),
         "unknown names": ({"g": raw, "d": {"a.b": raw["fc.bias"]}}, None, "several state dicts: 'g', 'd'"),
         "two averages": ({"model": raw, "ema": average, "swa": raw}, True, "several averages: 'ema', 'swa'"),
@@ -288,6 +340,10 @@ def test_one_state_dict_is_found_under_any_name(states, tmp_path):
     assert read_weights(tmp_path / "w.pth", ema=False).state.keys() == raw.keys()
     torch.save({"state_dict_ema": average}, tmp_path / "w.pth")  # the only one
     assert read_weights(tmp_path / "w.pth").notes == ["read 'state_dict_ema', averaged weights"]
+    torch.save({"state_dict_ema": average, "avg_loss": {"hist": torch.ones(9)}}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").notes == ["read 'state_dict_ema', averaged weights"]
+    torch.save({"model": raw, "ema": average, "gradients": list(raw.values())}, tmp_path / "w.pth")
+    assert torch.equal(read_weights(tmp_path / "w.pth", ema=True).state["conv1.conv.weight"], average["conv1.conv.weight"])
 
 
 def test_a_checkpoint_of_this_package_gives_its_average(tmp_path):
