@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad, functional
 from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from inception_zoo import ZooError, create_model
 from inception_zoo.architecture.choices import MEMORY
@@ -265,17 +267,116 @@ def test_gradient_penalty(name, monkeypatch):
     assert_equal(found, penalty(torch.fx.symbolic_trace(model), x), 1e-10)
 
 
-@pytest.mark.parametrize("path", [pytest.param("kernels", marks=needs_kernels), *RECOMPUTING])
-@pytest.mark.parametrize("name", ["googlenet_bn", "inception_resnet_v2_slim"])
-def test_a_second_derivative_is_refused(path, name):
-    """Also if the incoming gradient does not require one: PyTorch would silently take the second derivative for zero."""
-    memory = "plain" if path == "kernels" else path
-    model, x = built(memory, torch.float32 if path == "kernels" else torch.float64, name), images(torch.float32)
-    x = x.to(model.fc.weight.dtype).requires_grad_()
-    y = model.get_submodule(model.plan.blocks[0].name)(x)
-    (gx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(ZooError, match=r"INCEPTION_ZOO_KERNELS=0 and model\.memory=plain for a gradient penalty"):
-        gx.square().sum().backward()
+def _penalized(step):
+    """Return a function of a network and images: ``step(loss, parameters)`` for a loss with a gradient penalty."""
+
+    def run(model, x):
+        x = x.clone().requires_grad_()
+        y, weights = model(x), list(model.parameters())
+        (gx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return step(F.cross_entropy(y, torch.arange(len(x))) + gx.square().sum(), weights) or [p.grad for p in weights]
+
+    return run
+
+
+def _along(x):
+    """Return a direction for images: not a constant, which a network with BatchNorm does not see."""
+    return torch.linspace(-1, 1, x.numel()).sin().view_as(x).to(x)
+
+
+def _of_loss(product):
+    """Return a function of a network and images: the ``product`` of the Hessian of a loss and a direction of the images."""
+    return lambda model, x: product(lambda x: model(x).square().sum(), x, _along(x))[1]
+
+
+def _of_step(derivative, result=lambda y: y, **options):
+    """Return a function of a network and images: the ``derivative`` by the length of a step along a direction."""
+    return lambda model, x: derivative(lambda s: result(model(x + s * _along(x))), torch.zeros(1).to(x), **options)
+
+
+BEYOND = {  # more than a first derivative of a loss; each returns tensors
+    "grad": _penalized(lambda loss, weights: torch.autograd.grad(loss, weights)),
+    "backward": _penalized(lambda loss, weights: loss.backward()),
+    "backward of inputs": _penalized(lambda loss, weights: loss.backward(inputs=weights)),
+    "hvp": _of_loss(functional.hvp),
+    "vhp": _of_loss(functional.vhp),
+    "jvp": lambda model, x: functional.jvp(model, x, _along(x))[1],
+    "hessian": _of_step(functional.hessian, lambda y: y.square().sum()),
+    "vectorize": _of_step(functional.jacobian, vectorize=True),
+    "batched": lambda model, x: torch.autograd.grad(
+        model(x)[0], [*model.parameters()], torch.eye(10).to(x), is_grads_batched=True
+    ),
+}
+NETWORKS = "googlenet", "googlenet_bn", "inception_resnet_v1"
+
+
+@pytest.mark.parametrize("way", BEYOND)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [pytest.param("kernels", marks=needs_kernels), "float64"], indirect=True)
+def test_more_than_a_first_derivative_is_right_or_refused(way, name, dtype):
+    """Never silently zero. Without the kernels, `plain` gives that of PyTorch's own modules."""
+    refused = r"^(create_graph|is_grads_batched)=True: .*; set INCEPTION_ZOO_KERNELS=0 and model\.memory=plain$"
+    model = built("plain", dtype, name, aux=False)
+    for memory in RECOMPUTING if dtype == torch.float64 else MEMORY:
+        model.remember(memory)
+        with pytest.raises(ZooError, match=refused):
+            BEYOND[way](model, images(dtype))
+        assert all(p.grad is None for p in model.parameters())
+    if dtype == torch.float64:
+        model.remember("plain")
+        found, due = (
+            BEYOND[way](each, images(dtype)) for each in (model, torch.fx.symbolic_trace(built(name=name, aux=False)))
+        )
+        torch.testing.assert_close(found, due, rtol=1e-9, atol=1e-9)
+        assert max(each.abs().max() for each in found) > 1e-6
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_a_first_derivative_that_also_needs_the_graph_of_the_head(memory, dtype):
+    """`create_graph=True` for the classifier only: the blocks still give first derivatives."""
+    found = []
+    for mode in ("plain", memory):
+        model = built(mode, dtype, aux=False)
+        (g,) = torch.autograd.grad(loss_of(model, images(dtype)), model.fc.weight, create_graph=True)
+        g.square().sum().backward()
+        found.append(take(model))
+    assert len(found[0]) > 100
+    assert_equal(found[1], found[0], 1e-12 if dtype == torch.float64 else 1e-3)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("memory", MEMORY)
+def test_a_checkpoint_of_the_whole_network(memory, reentrant, dtype):
+    """Its recomputation enables gradients inside the backward pass, which is still a first derivative."""
+    found = []
+    for checkpointed in (False, True):
+        model, x = built(memory, dtype, aux=False), images(dtype).requires_grad_()
+        y = checkpoint(model, x, use_reentrant=reentrant) if checkpointed else model(x)
+        F.cross_entropy(y, torch.arange(4)).backward()
+        found.append(take(model))
+    assert_equal(found[1], found[0], 1e-12 if dtype == torch.float64 else 1e-3)
+
+
+def test_evaluation_asks_for_no_transform(monkeypatch):
+    model, x = built().eval(), images(torch.float64)
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: pytest.fail("asked"))
+    assert model(x).requires_grad
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_mode(memory, name, dtype):
+    """Forward-mode AD runs plain modules: tangents agree with the reverse mode. A tangent for a gradient is refused."""
+    model, x = built(memory, dtype, name, aux=False), images(dtype)
+    with forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(model(forward_ad.make_dual(x, _along(x)))).tangent
+    x = x.clone().requires_grad_()
+    y = model(x)
+    (gx,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    torch.testing.assert_close(slope.sum(), (gx * _along(x)).sum(), rtol=1e-9 if dtype == torch.float64 else 1e-2, atol=1e-3)
+    if memory != "plain" or (dtype == torch.float32 and kernels.library()):
+        with forward_ad.dual_level(), pytest.raises((ZooError, CheckpointError)):
+            torch.autograd.grad(y, x, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
 
 
 @pytest.mark.parametrize(

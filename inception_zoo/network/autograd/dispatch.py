@@ -1,12 +1,13 @@
 """Choose between a module's own forward pass and a function of the training path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from inception_zoo.errors import ZooError
 from inception_zoo.network import kernels
@@ -17,11 +18,13 @@ M = TypeVar("M", bound=nn.Module)
 def recording(module: nn.Module, x: Any) -> bool:
     """Return True if a backward pass of `module`, called with `x`, may follow.
 
-    False under torch.compile, export, tracing, torch.fx (where `x` is a proxy) and torch.func, which need plain modules.
+    False under torch.compile, export, tracing, torch.fx (where `x` is a proxy), torch.func and forward-mode AD: they need plain
+    modules.
     """
-    usual = module.training and torch.is_grad_enabled() and isinstance(x, Tensor)
-    transformed = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    return usual and not transformed
+    if not (module.training and torch.is_grad_enabled() and isinstance(x, Tensor)):
+        return False
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (compiled or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def trained_by(train: Callable[[Any, Tensor], Tensor]) -> Callable[[type[M]], type[M]]:
@@ -47,38 +50,33 @@ def trained_by(train: Callable[[Any, Tensor], Tensor]) -> Callable[[type[M]], ty
     return decorate
 
 
-class _Refuse(torch.autograd.Function):
-    """Identity of gradients whose own derivative is an error."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return views of the gradients (of any shape); `anchor` makes them differentiable."""
-        return tuple(g if g is None else g.view_as(g) for g in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise ZooError(
-            f"{kernels.SWITCH}=1, model.memory=lean or minimal: training has first derivatives only; "
-            f"set {kernels.SWITCH}=0 and model.memory=plain for a gradient penalty"
-        )
-
-
 def first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Compute a `backward` of an autograd function without recording it; a second derivative through it raises a ZooError.
+    """Compute a `backward` of an autograd function without recording it; raise a ZooError if more than that is asked for.
 
     PyTorch's `once_differentiable` lets the second derivative pass as zero if the incoming gradient does not require one.
     """
 
     @wraps(backward)
-    def wrapped(ctx: Any, *gradients: Tensor) -> Any:
+    def wrapped(ctx: Any, *gradients: Tensor | None) -> Any:
+        if asked := _beyond(gradients):
+            raise ZooError(
+                f"{asked}: {kernels.SWITCH}=1 and model.memory=lean or minimal give first derivatives only, one at a time; "
+                f"set {kernels.SWITCH}=0 and model.memory=plain"
+            )
         with torch.no_grad():
-            found = backward(ctx, *gradients)
-        if not torch.is_grad_enabled():  # unless create_graph=True
-            return found
-        anchor = torch.zeros((), requires_grad=True)
-        return _Refuse.apply(anchor, *found) if isinstance(found, tuple) else _Refuse.apply(anchor, found)[0]
+            return backward(ctx, *gradients)
 
     return wrapped
+
+
+def _beyond(gradients: Sequence[Tensor | None]) -> str | None:
+    """Return what the caller of a backward pass asks for beyond a first derivative; `gradients` have any shape."""
+    if torch.is_grad_enabled():  # autograd enables them in a backward pass only for this
+        return "create_graph=True"
+    if forward_ad._current_level >= 0:
+        return "torch.autograd.forward_ad"
+    batched = any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
+    return "is_grads_batched=True" if batched or torch._C._are_functorch_transforms_active() else None
 
 
 def by_kernels(x: Tensor) -> bool:
