@@ -54,7 +54,7 @@ class ConvUnit(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, *rest = self
-        x = autograd.convolve_narrow(conv, x, autograd.width_of(conv)) if isinstance(conv, nn.Conv2d) else conv(x)
+        x = autograd.convolve_narrow(conv, x, autograd.width_of(conv))
         for layer in rest:
             x = layer(x)
         return x

@@ -1,6 +1,7 @@
 """Fold and fuse a network for evaluation: the same logits from fewer and cheaper operations."""
 
 from copy import deepcopy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ def fold(model: Inception) -> Inception:
     """
     folded = deepcopy(model).eval()
     for unit in list(folded.modules()):
-        if isinstance(unit, ConvUnit) and isinstance(norm := getattr(unit, "norm", None), nn.BatchNorm2d):
-            assert isinstance(unit.conv, nn.Conv2d)
+        if not isinstance(unit, ConvUnit) or type(unit.conv) is not nn.Conv2d:  # a subclass may compute in its own way
+            continue
+        if isinstance(norm := getattr(unit, "norm", None), nn.BatchNorm2d):
             unit.conv = fuse_conv_bn_eval(unit.conv, norm)
             del unit.norm
     for row in list(folded.modules()):
@@ -49,8 +51,12 @@ def _pool_later(row: nn.Sequential, i: int) -> None:
     if not (isinstance(pool, nn.AvgPool2d) and pool.stride == 1 and isinstance(unit, ConvUnit)):
         return
     conv = unit.conv
-    assert isinstance(conv, nn.Conv2d)
-    if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.out_channels <= conv.in_channels:
+    if (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == (1, 1)
+        and conv.stride == (1, 1)
+        and conv.out_channels <= conv.in_channels
+    ):
         layers = {name: layer for name, layer in unit.named_children() if name != "conv"}
         if conv.bias is not None:
             # Add the bias after the pool: at the border the pool averages padded zeros too, which would shrink the bias.
@@ -127,10 +133,15 @@ def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
     return fused
 
 
+def _is_ordinary(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return True for a convolution with zero padding, given as numbers; a subclass may pad in its own way."""
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
 def _fuse(parent: nn.Module) -> None:
     children = list(parent.named_children())
     for (name, child), (after, follower) in zip(children, [*children[1:], ("", None)], strict=False):
-        if isinstance(child, nn.Conv2d):
+        if _is_ordinary(child):
             relu = isinstance(follower, nn.ReLU)
             setattr(parent, name, OneCall(child, relu))
             if relu:
@@ -139,7 +150,7 @@ def _fuse(parent: nn.Module) -> None:
         if isinstance(child, nn.MaxPool2d | nn.AvgPool2d):
             setattr(parent, name, Pooled(child))
             continue
-        if isinstance(child, ResidualBlock):
+        if isinstance(child, ResidualBlock) and _is_ordinary(child.project):
             child = Sum(child)
             setattr(parent, name, child)
         _fuse(child)

@@ -4,6 +4,8 @@ The convolutions are compared with fp32. On a CPU with AMX, the cases with one c
 without the rule of `network.autograd.narrow`. `AsOnAmx` gives every other CPU that fault.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -152,3 +154,48 @@ def test_only_narrow_calls_change():
     assert not autograd.narrow.is_narrow(torch.empty(1, 8, 9, 2, dtype=HALF, device="meta"), *autograd.width_of(conv))
     circular = nn.Conv2d(8, 8, 3, 2, 1, padding_mode="circular")
     assert not autograd.narrow.is_narrow(torch.empty(1, 8, 9, 2, dtype=HALF), *autograd.width_of(circular))
+
+
+class Same(nn.Conv2d):
+    """A convolution that pads in its own `forward`, as timm's `Conv2dSame` does."""
+
+    def forward(self, x):
+        wanted = [
+            max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(x.shape[2:], self.stride, self.kernel_size, strict=True)
+        ]
+        (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in wanted)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, self.bias, self.stride)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("lean", [False, True], ids=["plain", "lean"])
+def test_a_layer_that_pads_in_its_own_forward(lean, training):
+    """Two columns of outputs for a grid of 16x4, where an ordinary convolution gives one."""
+    unit = create_model("inception_v3", 5, width=0.125).mixed_7a[0][-1].train(training)
+    unit.conv, unit.lean = Same(unit.conv.in_channels, unit.conv.out_channels, 3, 2, bias=False), lean
+    x = torch.randn(2, unit.conv.in_channels, 16, 4)
+    due, found = unit(x), unit.to(HALF)(x.to(HALF))
+    assert found.shape == due.shape == (2, unit.conv.out_channels, 8, 2)
+    torch.testing.assert_close(found.float(), due, rtol=0.1, atol=0.1)
+
+
+def test_a_convolution_with_a_parametrization_is_narrow():
+    unit = create_model("inception_v3", 5, width=0.125).mixed_7a[0][-1].eval()
+    nn.utils.parametrizations.weight_norm(unit.conv)
+    assert type(unit.conv) is not nn.Conv2d
+    with AsOnAmx(), torch.no_grad():
+        found = unit.to(HALF)(torch.randn(2, unit.conv.in_channels, 16, 4).to(HALF))
+    assert found.shape[2:] == (7, 1) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF] if kernels.in_one_call(HALF) else [torch.float32])
+def test_a_served_network_keeps_layers_of_ones_own(dtype):
+    model = create_model("inception_resnet_v1", 5, width=0.125, stem="small").eval()
+    units = [unit for unit in model.modules() if isinstance(unit, ConvUnit) and unit.conv.kernel_size == (3, 3)]
+    layers = Same, partial(nn.Conv2d, padding="same"), partial(nn.Conv2d, padding=1, padding_mode="circular")
+    for unit, layer in zip(units, layers, strict=False):
+        unit.conv = layer(unit.conv.in_channels, unit.conv.out_channels, 3, bias=False)
+    x = torch.randn(2, 3, 48, 48).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        found, due = fuse(model, dtype)(x.to(dtype)), model(x)
+    torch.testing.assert_close(found.float(), due, rtol=0.1, atol=(0.1 if dtype == HALF else 1e-4) * due.std().item())

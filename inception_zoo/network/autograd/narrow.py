@@ -19,9 +19,13 @@ Width = tuple[int, int, int]  # of a convolution: kernel, stride, padding, in co
 ONE = 1, 1, 0
 
 
-def width_of(conv: nn.Conv2d) -> Width:
-    """Return kernel, stride and padding of `conv` in columns; `ONE`, which is never narrow, if nothing needs to change."""
-    if conv.stride[1] == 1 or conv.padding_mode != "zeros":
+def width_of(conv: nn.Module) -> Width:
+    """Return kernel, stride and padding of `conv` in columns; `ONE`, which is never narrow, if nothing needs to change.
+
+    A subclass with its own `forward` may pad `x` in another way, as timm's `Conv2dSame` does: it is left alone.
+    """
+    own = type(conv).forward is nn.Conv2d.forward  # also with a parametrization, which changes the class
+    if not isinstance(conv, nn.Conv2d) or not own or conv.stride[1] == 1 or conv.padding_mode != "zeros":
         return ONE
     padding = 0 if isinstance(conv.padding, str) else conv.padding[1]  # a strided convolution may only be "valid"
     return conv.dilation[1] * (conv.kernel_size[1] - 1) + 1, conv.stride[1], padding
