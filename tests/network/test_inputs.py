@@ -68,6 +68,64 @@ def test_one_value_per_channel_in_training():
     assert model(torch.zeros(2, 3, 75, 75)).shape == model.eval()(torch.zeros(2, 3, 75, 75)).shape
 
 
+@pytest.mark.parametrize("memory", ["plain", "lean", "minimal"])
+def test_one_value_per_channel_in_an_auxiliary_head(memory):
+    model = create_model("inception_v3", 5, width=0.125, memory=memory)
+    with pytest.raises(ZooError, match=r"x.shape=\(1, 3, 139, 139\): one value per channel is too few"):
+        model.outputs(torch.zeros(1, 3, 139, 139))
+    assert model(torch.zeros(1, 3, 139, 139)).shape == (1, 5)
+
+
+class Fail(nn.Module):
+    """A layer of a user."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+def _four_channels(model):
+    model.conv1[0][0].conv = nn.Conv2d(4, model.conv1[0][0].conv.out_channels, 7, 1, 3)
+
+
+def _a_hook(model):
+    model.inception_3a.register_forward_hook(
+        lambda layer, args, y: Fail(ValueError("Expected more than 1 value per channel"))(y)
+    )
+
+
+OTHERS = {  # name: (change of the network, images, start of the error that stays as it is)
+    "a layer of one's own": (lambda model: setattr(model, "pool", Fail(RuntimeError("mine"))), 2, "mine"),
+    "one's own type": (lambda model: setattr(model, "pool", Fail(TypeError("mine"))), 2, "mine"),
+    "a hook": (_a_hook, 1, "Expected more than 1 value per channel"),
+    "memory": (lambda model: setattr(model, "pool", nn.AdaptiveAvgPool2d(2**24)), 2, ".*alloc"),
+    "a classifier": (lambda model: setattr(model, "fc", nn.Linear(3, 5)), 2, "mat1 and mat2 shapes"),
+    "group norm": (lambda model: None, 1, "Expected more than 1 value per channel"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_an_error_with_another_cause_stays_as_it_is(case):
+    """The network reads four channels and half the size of the plan: the first layer was replaced."""
+    change, count, message = OTHERS[case]
+    model = create_model("bn_inception", 5, width=0.125, norm="group" if case == "group norm" else "batch")
+    _four_channels(model)
+    change(model)
+    with pytest.raises((RuntimeError, ValueError, TypeError), match=message) as error:
+        model(torch.zeros(count, 4, 16, 16))
+    assert error.type is not ZooError
+
+
+def test_the_channels_are_those_of_the_first_convolution(small):
+    model = create_model("bn_inception", 5, width=0.125).eval()
+    _four_channels(model)
+    with pytest.raises(ZooError, match=r"reads images \(N, 4, height, width\); create the network with in_channels=3"):
+        model(torch.zeros(2, 3, 32, 32))
+
+
 def test_another_error_stays_as_it_is(small, monkeypatch):
     model = small["inception_v3"]
     monkeypatch.setattr(model.mixed_6b, "forward", lambda x: 1 / 0)
