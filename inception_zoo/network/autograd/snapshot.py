@@ -61,4 +61,6 @@ class Snapshot:
 
 
 def _copy(value: Any) -> Any:
-    return {**value} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    return {**value} if value else {}  # most are empty: a third of the time
