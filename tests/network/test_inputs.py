@@ -144,10 +144,12 @@ def test_no_images_and_other_dtypes_that_work(small):
             model(torch.zeros(2, 3, 96, 96, dtype=torch.float64))
 
 
-def test_a_replaced_layer_decides_what_fits():
-    model = create_model("bn_inception", 5, width=0.125).eval()
-    model.conv1[0][0].conv = nn.Conv2d(4, model.conv1[0][0].conv.out_channels, 7, 1, 3)
-    assert model(torch.zeros(2, 4, 32, 32)).shape == (2, 5)
+@pytest.mark.parametrize("mode", ["evaluation", "plain", "lean", "minimal"])
+def test_a_replaced_layer_decides_what_fits(mode):
+    model = create_model("bn_inception", 5, width=0.125, memory=mode if mode != "evaluation" else "plain")
+    _four_channels(model.train(mode != "evaluation"))
+    for size in (16, 32):
+        assert model(torch.zeros(2, 4, size, size)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("name", ["bn_inception", "googlenet_bn"])

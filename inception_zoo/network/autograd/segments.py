@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from inception_zoo.architecture.cost import convolutions
 from inception_zoo.architecture.geometry import Size
 from inception_zoo.architecture.plan import Plan
+from inception_zoo.errors import ZooError
 from inception_zoo.network.autograd.dispatch import recording
 from inception_zoo.network.autograd.recipes import forget
 from inception_zoo.network.autograd.snapshot import Snapshot
@@ -30,7 +31,11 @@ def run_segments(model: Any, x: Tensor) -> Iterator[tuple[str, Tensor]]:
     if model.memory != "minimal" or not recording(model, x):
         yield from model.run_blocks(x)
         return
-    for names in segments(model.plan, (x.shape[-2], x.shape[-1])):
+    try:
+        groups = segments(model.plan, (x.shape[-2], x.shape[-1]))
+    except ZooError:  # the plan's grids do not fit; those of layers that a user has replaced may
+        groups = [[block.name] for block in model.plan.blocks]
+    for names in groups:
         x = segment(nn.Sequential(OrderedDict((name, model.get_submodule(name)) for name in names)), x)
         yield names[-1], x
 
