@@ -311,7 +311,7 @@ NETWORKS = "googlenet", "googlenet_bn", "inception_resnet_v1"
 
 
 @pytest.mark.parametrize("way", BEYOND)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["googlenet_bn", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[::2])])
 @pytest.mark.parametrize("dtype", [pytest.param("kernels", marks=needs_kernels), "float64"], indirect=True)
 def test_more_than_a_first_derivative_is_right_or_refused(way, name, dtype):
     """Never silently zero. Without the kernels, `plain` gives that of PyTorch's own modules."""

@@ -129,6 +129,7 @@ def test_the_folder_of_a_job_is_named_as_the_experiment_says(zoo, tmp_path):
     assert shared.returncode == 2 and "must give each job a folder of its own, but gives '2'" in shared.stderr
 
 
+@pytest.mark.slow
 def test_a_default_sweep_folder_is_unique_for_its_jobs_too(zoo, tmp_path):
     words = ["-m", "seed=1,2", *SMALL, "logger=none", "hydra/sweeper=grid"]
     script = "import inception_zoo.config.hydra_patches as p, datetime; p._start = lambda: datetime.datetime(2030, 1, 1); "
@@ -142,6 +143,7 @@ def test_a_default_sweep_folder_is_unique_for_its_jobs_too(zoo, tmp_path):
         assert [read_results(path.parent / job)["state"] for job in ("0", "1")] == ["finished", "finished"]
 
 
+@pytest.mark.slow
 def test_folders_named_by_the_job_itself(zoo, tmp_path):
     done = zoo(
         "-m", "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir='${hydra:job.num}_${seed}'", *SMALL, "logger=none"

@@ -43,7 +43,7 @@ def test_a_moved_run_keeps_its_best_checkpoint(run, zoo):
     assert results["minutes"] - results["earlier_minutes"] > 0 and results["earlier_minutes"] > first / 2
 
 
-@pytest.mark.parametrize("epochs", [1, 2], ids=["no more epochs", "one more epoch"])
+@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["no more epochs", "one more epoch"])
 def test_a_run_resumed_in_another_folder_brings_its_best_checkpoint(run, epochs, zoo, tmp_path):
     done = zoo(*SMALL, f"trainer.max_epochs={epochs}", "ckpt=moved", "hydra.run.dir=new")
     assert done.returncode == 0, done.stderr
@@ -53,6 +53,7 @@ def test_a_run_resumed_in_another_folder_brings_its_best_checkpoint(run, epochs,
     assert (tmp_path / "new/checkpoints/best.ckpt").read_bytes() == (run / "checkpoints/best.ckpt").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"PK")], ids=["missing", "damaged"])
 def test_a_missing_or_damaged_best_checkpoint_is_reported(damage, run, zoo, tmp_path):
     damage(run / "checkpoints/best.ckpt")
@@ -118,6 +119,7 @@ def test_another_metric_is_not_resumed(run, zoo):
     assert other.returncode == 2 and "set callbacks.best.monitor=val/top1 to resume" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_of_its_own_for_the_best_checkpoint(zoo, tmp_path):
     words = [*SMALL, "logger=none", "callbacks.best.dirpath='${hydra:runtime.output_dir}/best'"]
     first = zoo(*words, "hydra.run.dir=first")

@@ -55,6 +55,7 @@ def machine(tmp_path):
         log.close()
 
 
+@pytest.mark.slow
 def test_machines_train_together_and_wait_for_one_that_reads_its_data(machine, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW.format(seconds=12))
     words = ["data.source._target_=slow.source", "trainer.timeout_minutes=0.1"]  # 6 seconds
