@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
 
@@ -28,14 +27,14 @@ class BestCheckpoint(ModelCheckpoint):
         **options: see Lightning's ModelCheckpoint.
 
     Raises:
-        ZooError: several checkpoints would get the same file name.
+        ValueError: several checkpoints would get the same file name.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         varies = "{step" in (self.filename or "{step}") or options.get("enable_version_counter", True)
         if self.save_top_k not in (0, 1) and not varies:
-            raise ZooError(f"save_top_k={self.save_top_k} needs {{step}} in filename={self.filename}")
+            raise ValueError(f"save_top_k={self.save_top_k} needs {{step}} in filename={self.filename}")
 
     @property
     def state_key(self) -> str:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import SMALL
 
-from inception_zoo import ZooError
 from inception_zoo.runs.results import best_of, evaluated_checkpoint, read_results
 from inception_zoo.training.best_checkpoint import BestCheckpoint
 
@@ -97,7 +96,7 @@ def test_the_record_names_what_was_monitored_and_tested(zoo, cli, tmp_path):
 
 @pytest.mark.parametrize("options", [{"save_top_k": 3}, {"save_top_k": -1}])
 def test_checkpoints_that_would_share_a_file_are_refused(options, tmp_path):
-    with pytest.raises(ZooError, match=r"save_top_k=-?\d needs \{step\} in filename=best"):
+    with pytest.raises(ValueError, match=r"save_top_k=-?\d needs \{step\} in filename=best"):
         BestCheckpoint(dirpath=tmp_path, filename="best", monitor="val/top1", enable_version_counter=False, **options)
     BestCheckpoint(dirpath=tmp_path, filename="{step}", monitor="val/top1", enable_version_counter=False, **options)
 
