@@ -164,9 +164,9 @@ def check_free(folder: Path, task: str, ckpt: str | None) -> None:
         raise ZooError(f"hydra.run.dir={folder} already holds a run; {resume}set another folder")
 
 
-def record_failure(folder: Path, reason: str) -> None:
-    """Record the failure of a job that is about to be killed."""
-    _write(folder, {**read_results(folder), "state": "failed", "reason": reason})
+def record_end(folder: Path, reason: str, state: str = "failed") -> None:
+    """Record the end of a job that is about to be killed."""
+    _write(folder, {**read_results(folder), "state": state, "reason": reason})
 
 
 def ending(error: BaseException | None) -> tuple[str, str | None]:

@@ -21,7 +21,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from torch.distributed import TCPStore
 
 from inception_zoo.errors import ZooError, one_line
-from inception_zoo.runs.results import record_failure
+from inception_zoo.runs.results import record_end
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.terminal import ENDING
 from inception_zoo.training.processes import kill_ranks
@@ -173,7 +173,7 @@ class Peers:
         """End the process at once: its main thread may wait in C++ for ever."""
         log.error(f"{reason}; resume from the last checkpoint")
         if is_first():
-            record_failure(self.folder, reason)
+            record_end(self.folder, reason, "interrupted" if status > 128 else "failed")
         kill_ranks()
         os._exit(status)
 

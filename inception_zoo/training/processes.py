@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.folders import quoted
-from inception_zoo.runs.results import REASON, flattened, record_failure
+from inception_zoo.runs.results import REASON, flattened, record_end
 from inception_zoo.system.terminal import ENDING
 
 PATIENCE = 15  # seconds that rank 0 may wait for a failed rank
@@ -93,7 +93,7 @@ def _watch(ranks: list[Rank], folder: Path) -> None:
     time.sleep(PATIENCE)
     if ranks[0] in _ranks:
         print(f"error: {faults[0]}; rank 0 waited {PATIENCE} s for it", file=sys.stderr)
-        record_failure(folder, faults[0])
+        record_end(folder, faults[0])
         for rank in ranks:
             rank.kill()
         os.kill(os.getpid(), signal.SIGKILL)
