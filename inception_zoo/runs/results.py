@@ -125,11 +125,11 @@ def claim_folder(cfg: DictConfig, kind: str) -> None:
             claim_first(folder, key)
             _check_unused(folder, kind, cfg)
         return
-    unique = Path(agreed(key, str(claim_new(folder, key)) if is_first() else ""))
-    if unique != folder and str(unique):  # a job of a sweep composes its config again
+    unique = agreed(key, str(claim_new(folder, key)) if is_first() else str(folder))
+    if unique != str(folder):
         with read_write(hydra), open_dict(hydra):
-            hydra[kind].dir = str(unique)
-            hydra.overrides.hydra.append(f"{key}={quoted(unique)}")
+            hydra[kind].dir = unique
+            hydra.overrides.hydra.append(f"{key}={quoted(Path(unique))}")  # a job of a sweep composes its config again
 
 
 def _is_timed(node: DictConfig) -> bool:
