@@ -38,9 +38,10 @@ def ending_signals() -> list[signal.Signals]:
 
 
 def is_closed_output(error: BaseException | None) -> bool:
-    """Return whether an error was caused by a closed output, as in ``| head -1``. Rich raises SystemExit for it."""
-    cause = error.__context__ if isinstance(error, SystemExit) else error
-    return isinstance(cause, BrokenPipeError) and any(map(_is_broken_pipe, (1, 2)))
+    """Return whether an error was caused by a closed output, as in ``| head -1``."""
+    if isinstance(error, SystemExit):  # Rich raises it, and redirects stdout
+        return isinstance(error.__context__, BrokenPipeError)
+    return isinstance(error, BrokenPipeError) and any(map(_is_broken_pipe, (1, 2)))
 
 
 def _is_broken_pipe(descriptor: int) -> bool:

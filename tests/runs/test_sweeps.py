@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from rich.console import Console
 from tools import commands
@@ -23,6 +24,7 @@ from tools import commands
 from inception_zoo import ZooError
 from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import Pruned, begin, is_interrupted, read_results, recorded
+from inception_zoo.runs.study import Objective, objective, open_study
 from inception_zoo.runs.sweepers import _distribution
 from inception_zoo.runs.sweeps import progress, resumed, sweep_table
 
@@ -311,3 +313,21 @@ def test_where_a_sweep_is(jobs, tmp_path):
     assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500, 30 min left"
     os.utime(tmp_path / "0/results.json", (0, 0))  # older than the resumed sweep
     assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500"
+
+
+def test_a_search_optimizes_what_selects_the_best_checkpoint(tmp_path):
+    options = {"sampler": "TPESampler", "sampler_options": {}, "pruner": "NopPruner", "pruner_options": {}}
+    options |= {"storage": None, "study_name": None}
+    best = {"dirpath": "checkpoints", "monitor": "val/loss", "mode": "min"}
+    stop = {"monitor": "val/top1", "mode": "max"}  # not a checkpoint
+    goal = objective({"stop": stop, "best": best})
+    assert goal == ("val/loss", "min")
+    assert open_study(options, tmp_path, goal).direction == StudyDirection.MINIMIZE
+    assert open_study(options, tmp_path, goal, searching=True).direction == StudyDirection.MINIMIZE
+    for other in (Objective("val/top1", "max"), Objective("val/ece", "min")):
+        with pytest.raises(ZooError, match="has to minimize val/loss; start another sweep"):
+            open_study(options, tmp_path, other)
+    with pytest.raises(
+        ZooError, match=r"callbacks\.best\.monitor=train/loss with mode=min: a search needs a validation metric"
+    ):
+        objective({"best": {**best, "monitor": "train/loss"}})
