@@ -80,7 +80,7 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Object
     if (other := study.direction.name.lower()) != direction or known != objective.metric:
         raise ZooError(
             f"callbacks.best.monitor={objective.metric} with mode={objective.mode}: the study in "
-            f"{redacted(sweeper['storage']) or sweep_folder} has to {other.removesuffix('e')}e {known}; start another sweep"
+            f"{redacted(sweeper['storage']) or sweep_folder} has to {other} {known}; start another sweep"
         )
     study.set_user_attr("metric", objective.metric)
     if searching:

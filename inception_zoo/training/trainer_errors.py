@@ -35,7 +35,7 @@ def _key(message: str, config: Mapping[str, Any]) -> str:
     """Return the config key that a message of Lightning is about, with its value."""
     words = set(re.findall(r"\w+", message))
     for name, node in config["callbacks"].items():
-        if {node["_target_"].rpartition(".")[2].replace("BestCheckpoint", "ModelCheckpoint")} & words:
+        if node["_target_"].rpartition(".")[2].replace("BestCheckpoint", "ModelCheckpoint") in words:
             return f"callbacks.{name}"
     options = [key for key in signature(Trainer).parameters if key in words]
     given = [key for key in options if key in config["trainer"]]

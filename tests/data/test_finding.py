@@ -1,4 +1,4 @@
-"""Which files are images, everywhere: what Pillow reads is used, everything else is counted and named."""
+"""Search for images: all commands use the files that Pillow reads, and count and name the others."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What may happen between forward and backward, and transforms of a training network: the gradients stay those of PyTorch."""
+"""Transforms, and changes between forward and backward: the gradients equal those of PyTorch, or the change is refused."""
 
 import pytest
 import torch

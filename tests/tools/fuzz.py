@@ -42,7 +42,7 @@ from inception_zoo.config.composed import check_composed
 from inception_zoo.config.explain import check_flags, one_line_errors
 from inception_zoo.config.targets import trust_words
 from inception_zoo.errors import ZooError
-from inception_zoo.runs import results as runs
+from inception_zoo.runs import folders
 from inception_zoo.weights.files import METADATA, write_weights
 from inception_zoo.weights.saving import card_of, export_weights, save_model
 
@@ -112,8 +112,9 @@ def any_words_make_a_config_or_lines_that_say_why(overrides):
         except SystemExit as end:
             assert end.code == 2
         finally:
-            for claimed in list(runs._claimed):
-                runs.release(claimed)
+            for claimed in list(folders._claimed):
+                folders.release(claimed)
+            folders.keep()
     lines = said.getvalue().splitlines()
     assert lines and all(line.startswith("error: ") and line.isprintable() for line in lines), lines
 
