@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
-from inception_zoo.config.targets import trust_words
+from inception_zoo.config.targets import VARIABLE, trust_words
 from inception_zoo.errors import say
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import discard, quoted
@@ -48,7 +48,8 @@ def main() -> None:
     status = 1
     try:
         with one_line_errors():
-            trust_words(sys.argv[1:])
+            program = ("python", "run.py") if Path(sys.argv[0]).name == "run.py" else ("inception-zoo", "run")
+            trust_words(sys.argv[1:], *program)
             sys.argv[1:] = resumed(sys.argv[1:])
             check_flags()
             if not is_first() and REASON not in os.environ:  # the ranks share a folder; only rank 0 writes to it
@@ -60,7 +61,8 @@ def main() -> None:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:
-        ended = finish()
+        trusted = os.environ.get(VARIABLE)  # sweep.json does not make a name trusted
+        ended = finish(f"{VARIABLE}={trusted} " if trusted else "")
         discard()
     sys.exit(status or ended)
 

@@ -1,10 +1,12 @@
 """The exception for invalid user input, the checks that raise it, and the hints in its messages."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
 from math import inf
+from pathlib import Path
 from typing import Any, NoReturn
 
 from inception_zoo.redaction import redacted
@@ -81,6 +83,38 @@ def check_installed(package: str, extra: str, purpose: str) -> None:
     """
     if find_spec(package) is None:
         raise ZooError(f"{purpose} needs the package {package}: pip install 'inception-zoo[{extra}]'")
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """Import a class or function by its path, such as ``my_parts.MyAdam``.
+
+    Raises:
+        ZooError: The module is not found or fails, or has no such class or function. The message does not repeat the path.
+    """
+    *modules, last = path.split(".")
+    names = [last]
+    while modules:
+        module = ".".join(modules)
+        try:
+            found: Any = import_module(module)
+            break
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise ZooError(f"module {module} imports '{error.name}', which is not installed; install it") from None
+            names.insert(0, modules.pop())
+        except Exception as error:  # the module itself may raise anything
+            raise ZooError(f"module {module} fails with {type(error).__name__}: {one_line(error)}") from None
+    else:
+        raise ZooError(f"no module '{names[0]}' in {Path.cwd()} or among the installed packages; start in the module's folder")
+    for name in names:
+        if not hasattr(found, name):
+            valid = [each for each, value in getattr(found, "__dict__", {}).items() if callable(value) and each[0] != "_"]
+            hint = f"did you mean '{near}'?" if (near := nearest(name, valid)) else f"it has {shown(', '.join(valid))}"
+            raise ZooError(f"{getattr(found, '__name__', found)} has no '{name}'; {hint}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ZooError("not a class or function; name one")
+    return found
 
 
 def unreadable(override: str) -> str:

@@ -6,13 +6,12 @@ At the paper's channels, each function returns the paper's block. At other chann
 """
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from inception_zoo.architecture.geometry import split
 from inception_zoo.architecture.nets.table import Residual
 from inception_zoo.architecture.reductions import REDUCTIONS
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, did_you_mean, imported
 
 Variant = Callable[[int, int, Any], Sequence[str] | Residual]
 
@@ -97,13 +96,9 @@ def find_variant(name: str) -> Variant:
     known = BLOCKS | REDUCTIONS
     if name in known:
         return known[name]
-    path, _, function = name.rpartition(".")
-    if not path:
+    if "." not in name:
         raise ZooError(f"variant '{name}' is unknown; {did_you_mean(name, known)}")
     try:
-        found = getattr(import_module(path), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ZooError(f"variant '{name}' cannot be imported ({error}); it must be the import path of a function") from None
-    if not callable(found):
-        raise ZooError(f"variant '{name}' is not a function; it must be (channels in, channels out, level) → rows")
-    return found
+        return imported(name)
+    except ZooError as error:
+        raise ZooError(f"variant '{name}' cannot be imported: {error}") from None

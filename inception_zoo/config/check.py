@@ -9,7 +9,7 @@ from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
-from inception_zoo.config.targets import children, refused_blocks, refused_logging, refused_targets, refused_variables
+from inception_zoo.config.targets import children, refused_logging, refused_targets, refused_variables
 from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
 
@@ -25,7 +25,7 @@ def check(cfg: Mapping[str, Any]) -> None:
     """
     empty = [group for group in GROUPS if not isinstance(cfg.get(group), Mapping)]
     raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options; see --help" for group in empty)
-    found = refused_targets(cfg) + refused_blocks(cfg["model"].get("blocks")) + list(_references(cfg))
+    found = refused_targets(cfg) + list(_references(cfg))
     found += [f"{key} is missing; do not remove it from the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
     found += [text for key, rule in KEYS.items() for text in _mistake(cfg, key, rule)]
     known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
@@ -246,7 +246,7 @@ def _check_memory(cfg: Mapping[str, Any]) -> None:
 
 
 CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
-    (("model.name",), _check_model),
+    (("model.name", "model.blocks"), _check_model),  # not with a block that is refused: it would be imported
     (("task", "ckpt"), _check_task),
     (("data",), lambda cfg: raise_all(_about_data(cfg["data"]))),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),

@@ -1,5 +1,6 @@
 """Checks of the composed config, before anything in it is called and before a folder is created."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check, check_hydra
 from inception_zoo.config.explain import one_line_errors
-from inception_zoo.config.targets import refused_targets, refused_variables
+from inception_zoo.config.targets import refused_targets, refused_variables, refused_words, trust_words
 from inception_zoo.config.unknown_keys import wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import claim_folder
@@ -51,7 +52,8 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
             job = plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
             checks.append(lambda: check_job(with_new_names(job), node, cfg))
         else:
-            checks.append(lambda: raise_all(wrong_overrides(keys=False)))  # report them now, not when their job starts
+            # report them now, not when their job starts
+            checks += [lambda: raise_all(wrong_overrides(keys=False)), lambda: raise_all(refused_words(sys.argv[1:]))]
         _run_all(checks, cfg)
         claim_folder(cfg, key)  # before Hydra writes to it
     finally:
@@ -121,6 +123,7 @@ def composed(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """
     hydra_patches.install()
     with one_line_errors(list(overrides)):
+        trust_words(overrides)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", list(overrides))
         groups = with_new_names({key: plain(cfg[key]) for key in ("data", "augmentation", "model")})

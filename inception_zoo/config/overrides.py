@@ -10,7 +10,7 @@ from inception_zoo.architecture.choices import LOADING, check_loading
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
 from inception_zoo.architecture.plan import Plan, make_plan, plan_of
 from inception_zoo.config import CONF
-from inception_zoo.config.targets import refused_blocks
+from inception_zoo.config.targets import refused_targets
 from inception_zoo.errors import ZooError, raise_all, unreadable
 from inception_zoo.weights.sources import is_name, published
 
@@ -75,7 +75,7 @@ def _of_conf(name: str, config_dir: Path | None) -> dict[str, Any]:
     with one_line_errors([f"model={name}"]):
         composed = loader.load_configuration("config", [f"model={name}"], RunMode.RUN)
     node: Any = OmegaConf.to_container(composed.model, resolve=True)
-    raise_all(refused_blocks(node.get("blocks")))  # a function named in the file would be called
+    raise_all(refused_targets({"model": node}))  # a function named in the file would be called
     return {key: value for key, value in node.items() if value is not None and key not in ("num_classes", "in_channels")}
 
 

@@ -1,20 +1,27 @@
 """Checks of the names that an untrusted config would import or call. Importing this module is fast.
 
 Hydra imports and calls every `_target_`, Python's logging every `class` and `()`, and a block can be the path of a function.
-The user allows more names in the environment, which no config can set: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``.
+The user allows more names by typing them, or in the environment: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``. Files
+(configs, checkpoints, saved overrides) can do neither.
 """
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shlex
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_zoo.config.allowed import LOGGING, TARGETS
-from inception_zoo.errors import ZooError, nearest, shown
+from inception_zoo.errors import ZooError, imported, nearest, shown
+from inception_zoo.redaction import redacted
+from inception_zoo.system.renamed import MOVED
 
 VARIABLE = "INCEPTION_ZOO_TARGETS"
+COMMAND = "INCEPTION_ZOO_COMMAND"  # the command line as typed, without secrets, for messages; set by `trust_words`
+AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 _PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # path of a function, in an override
-_BLOCK = re.compile(r"\+{0,2}model\.blocks\b[^=]*=")
+_TYPED = re.compile(r"(?:^\+{0,2}model\.blocks\b[^=]*|_target_)=(.*)|_target_['\"]?\s*:([^,}]*)", re.DOTALL)
 _FOR_OTHERS = re.compile(r"INCEPTION_ZOO_|PYTHON|LD_|DYLD_|PATH$")  # variables that allow a config to run code
 
 
@@ -26,11 +33,30 @@ def own() -> set[str]:
     return names
 
 
-def trust_words(words: Sequence[str]) -> None:
-    """Allow the block functions in `words`, the command line of the user, in this process and in its child processes."""
-    typed = [path for word in words if (block := _BLOCK.match(word)) for path in _PATH.findall(word[block.end() :])]
-    if typed:
-        os.environ[VARIABLE] = ",".join(sorted(own().union(typed)))
+def trust_words(words: Sequence[str], *program: str) -> None:
+    """Allow the targets and block functions in `words`, in this process and in its child processes.
+
+    Args:
+        words: The overrides as the user typed them, never those of a file.
+        program: The command before them, for messages; none: `inception-zoo` with this process's arguments.
+    """
+    if program:
+        os.environ[COMMAND] = shlex.join(redacted([*program, *words]))
+    if AGENT not in os.environ and (typed := {name for _, name in _typed(words)} - TARGETS.keys()):
+        os.environ[VARIABLE] = ",".join(sorted(own() | typed))
+
+
+def refused_words(words: Sequence[str]) -> list[str]:
+    """Return an error message for each target in overrides that is not allowed or cannot be imported."""
+    return _mistakes((key, MOVED.get(name, name)) for key, name in _typed(words))
+
+
+def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the key of the override and the name, for each target or block function in overrides."""
+    for word in words:
+        for found in _TYPED.finditer(re.sub(r"\$\{[^}]*\}", "", word)):
+            for name in _PATH.findall(found[1] or found[2] or ""):
+                yield word.partition("=")[0].lstrip("+"), name
 
 
 def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -42,26 +68,32 @@ def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from targets_in(child, inner)
 
 
-def refused_targets(config: Mapping[str, Any], key: str = "") -> list[str]:
-    """Return an error message for each `_target_` that is not on the allow-list.
+def refused_targets(config: Mapping[str, Any], key: str = "", valid: Collection[str] = TARGETS.keys()) -> list[str]:
+    """Return an error message for each `_target_` and block function that is not allowed or cannot be imported.
 
     Args:
         config: Plain containers, with every value resolved.
         key: Key of `config`, for the messages.
+        valid: The allow-list.
     """
-    allowed, found = TARGETS.keys() | own(), targets_in(config, key)
-    return [_refusal(at, target, TARGETS) for at, target in found if not isinstance(target, str) or target not in allowed]
+    blocks = dict(children(config.get("model"))).get("blocks")
+    functions = [(f"model.blocks.{name}", each) for name, each in children(blocks) if isinstance(each, str) and "." in each]
+    return _mistakes([*targets_in(config, key), *functions], valid)
 
 
-def refused_blocks(blocks: Any, key: str = "model.blocks") -> list[str]:
-    """Return an error message for each block that is the path of a function and not allowed."""
-    pairs = blocks.items() if isinstance(blocks, Mapping) else ()
-    return [
-        f"{key}.{name}={choice} is a function that is not on the allow-list; give it on the command line, "
-        f"or, if you trust it, set the environment variable {VARIABLE}={choice}"
-        for name, choice in pairs
-        if isinstance(choice, str) and "." in choice and choice not in own()
-    ]
+def _mistakes(targets: Iterable[tuple[str, Any]], valid: Collection[str] = TARGETS.keys()) -> list[str]:
+    """Return the error messages for pairs of key and target."""
+    targets, trusted, found = list(targets), own(), []
+    refused = {name for _, name in targets if isinstance(name, str) and name not in {*valid, *trusted}}
+    for key, target in targets:
+        if not isinstance(target, str) or target in refused:
+            found.append(_refusal(key, target, valid, trusted | refused))
+        elif target not in valid:
+            try:
+                imported(target)
+            except ZooError as error:
+                found.append(f"{key}={target}: {error}")
+    return found
 
 
 def refused_logging(node: Any, key: str) -> list[str]:
@@ -73,7 +105,7 @@ def refused_logging(node: Any, key: str) -> list[str]:
         if (called or (isinstance(child, str) and "://" in child.partition(" ")[0])) and (
             not isinstance(child, str) or child not in LOGGING | own()
         ):
-            found.append(_refusal(inner, child, LOGGING))
+            found.append(_refusal(inner, child, LOGGING, own() | {str(child)}))
         found += refused_logging(child, inner)
     return found
 
@@ -92,8 +124,13 @@ def children(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
 
 
-def _refusal(key: str, target: Any, valid: Collection[str]) -> str:
+def _refusal(key: str, target: Any, valid: Collection[str], names: set[str]) -> str:
     near = nearest(target, valid) if isinstance(target, str) else None
-    meant = f"; did you mean '{near}'?" if near else ""
-    door = f"; if you trust it, set the environment variable {VARIABLE}={target}" if isinstance(target, str) and target else ""
-    return f"{key}={shown(target)} is not on the allow-list{meant}{door}"
+    message = f"{key}={shown(target)} is not on the allow-list{f'; did you mean {near!r}?' if near else ''}"
+    if not isinstance(target, str) or not _PATH.fullmatch(target):
+        return message
+    command = os.environ.get(COMMAND) or shlex.join(redacted(["inception-zoo", *sys.argv[1:]]))
+    if AGENT in os.environ:
+        command = f"wandb agent {os.environ[AGENT]}"
+    allowed = ",".join(sorted(filter(_PATH.fullmatch, names)))
+    return f"{message}; if you trust it, allow its exact name: {VARIABLE}={allowed} {command}"

@@ -46,7 +46,9 @@ class RayLauncher(Launcher):
         if not ray.is_initialized():  # a search launches several times; Ray stops when this process ends
             self._start()
         job = ray.remote(_run)
-        common = ray.put((self.context, self.function, self.config, Singleton.get_state(), Path.cwd()))
+        # the workers of a running cluster have another environment
+        variables = {name: value for name, value in os.environ.items() if name.startswith("INCEPTION_ZOO_")}
+        common = ray.put((self.context, self.function, self.config, Singleton.get_state(), Path.cwd(), variables))
         started = []
         for number, words in enumerate(job_overrides, start=initial_job_idx):
             log.info(f"\t#{number} : {' '.join(filter_overrides(words))}")
@@ -75,10 +77,11 @@ def _result(reference: Any) -> JobReturn:
         return JobReturn(status=JobStatus.FAILED, _return_value=error)
 
 
-def _run(common: tuple[HydraContext, TaskFunction, DictConfig, dict, Path], number: int, words: list[str]) -> JobReturn:
+def _run(common: tuple[HydraContext, TaskFunction, DictConfig, dict, Path, dict], number: int, words: list[str]) -> JobReturn:
     """Run one job in a Ray worker, which may have started in another folder than the sweep."""
-    context, function, config, state, folder = common
+    context, function, config, state, folder, variables = common
     os.chdir(folder)
+    os.environ |= variables
     sys.path.append(str(folder))  # the user's own modules
     Singleton.set_state(state)
     setup_globals()

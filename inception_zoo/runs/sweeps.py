@@ -91,8 +91,11 @@ def _folders(asked: Mapping[str, Any]) -> list[str]:
     return [str(number) for number in range(jobs)] if isinstance(jobs, int) else jobs
 
 
-def finish() -> int:
+def finish(prefix: str = "") -> int:
     """Print and write the tables of the sweep that this process has run, if any.
+
+    Args:
+        prefix: start of the command that resumes the sweep: the variables that it needs.
 
     Returns:
         The exit status: 1 if a job did not finish, else 0.
@@ -112,7 +115,7 @@ def finish() -> int:
     left = len(asked["jobs"]) - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
-        how = f"; resume with: python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
+        how = f"; resume with: {prefix}python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
         print(f"{left} of {len(asked['jobs'])} jobs did not finish{how}", file=sys.stderr)
     print(f"sweep folder: {folder}")
     return int(left > 0)

@@ -17,13 +17,13 @@ from rich.table import Table
 from torch import Tensor
 
 from inception_zoo.config.allowed import DATA
-from inception_zoo.config.targets import targets_in
+from inception_zoo.config.targets import refused_targets
 from inception_zoo.data import ImageData
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.source import Batch
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, raise_all
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
@@ -114,9 +114,7 @@ def _data_config(path: Path) -> dict[str, Any]:
         found = parameters.get("data") if isinstance(parameters, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
-    for _, target in targets_in(found):
-        if target not in DATA:
-            raise ZooError(f"{path}: its data would run '{target}', which is not on the allow-list; valid: {', '.join(DATA)}")
+    raise_all(f"{path}: {message}" for message in refused_targets({"data": found}, valid=DATA))
     if "${" in str(found):  # would be resolved here, for example from an environment variable
         raise ZooError(f"{path}: its data contain '${{', which is not allowed in a checkpoint; give --images FOLDER")
     return dict(found)

@@ -223,7 +223,11 @@ def test_a_residual_block_by_hand():
         ("inception_v3", {"drop_path": 1}, "drop_path=1 must be a number from 0 to below 1"),
         ("inception_resnet_v1", {"residual_scale": -0.1}, "residual_scale=-0.1 must be a number above 0"),
         ("inception_v3", {"blocks": {"mixed_6b": "no_such_module.block"}}, "variant 'no_such_module.block' cannot be imported"),
-        ("inception_v3", {"blocks": {"mixed_6b": "sys.maxsize"}}, "variant 'sys.maxsize' is not a function"),
+        (
+            "inception_v3",
+            {"blocks": {"mixed_6b": "sys.maxsize"}},
+            "variant 'sys.maxsize' cannot be imported: not a class or function",
+        ),
     ],
 )
 def test_a_wrong_swap_names_stage_and_row(name, choices, message):

@@ -24,7 +24,8 @@ WITHOUT_TORCH = [
     ("trainer.device=2", "unknown config key 'trainer.device'; did you mean 'trainer.devices'?"),
     ("model=inception_v33", "model=inception_v33 is unknown; did you mean 'inception_v3'?"),
     ("data.image_size=28", "is below the minimum of 31 px"),
-    ("optimizer._target_=torch.load", "optimizer._target_=torch.load is not on the allow-list"),
+    ("optimizer._target_=my_parts.Adam", "optimizer._target_=my_parts.Adam: no module 'my_parts' in /"),
+    ("-m optimizer._target_=os.Adam,os.path.exists", "optimizer._target_=os.Adam: os has no 'Adam'; "),
     ("-m seed=1,2 model=inceptoin_v3", "model=inceptoin_v3 is unknown; did you mean 'inception_v3'?"),
 ]
 
@@ -190,7 +191,7 @@ VALUES = {
 }
 
 COMMANDS = {  # as typed in a shell
-    "model.blocks.all=nowhere.block": ["variant 'nowhere.block' cannot be imported"],
+    "model.blocks.all=nowhere.block": ["model.blocks.all=nowhere.block: no module 'nowhere' in /"],
     "augmentation.transforms=[]": ["augmentation.transforms=[]: "],
     "task=tets": ["did you mean 'test'?"],
     "modle=inception_v3": ["unknown config key 'modle'; did you mean 'model'?"],

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import sys
 from importlib import import_module
 
 import pytest
@@ -12,12 +13,14 @@ from inception_zoo import ZooError
 from inception_zoo.app import CONF
 from inception_zoo.config.allowed import LOGGING, TARGETS
 from inception_zoo.config.targets import (
+    AGENT,
+    COMMAND,
     VARIABLE,
     own,
-    refused_blocks,
     refused_logging,
     refused_targets,
     refused_variables,
+    refused_words,
     targets_in,
     trust_words,
 )
@@ -79,22 +82,50 @@ def test_what_is_not_allowed_is_refused_at_any_depth(target):
         assert "_target_=" in message and "is not on the allow-list" in message and "\n" not in message
 
 
-def test_the_message_names_the_key_the_near_name_and_the_door():
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """Create the modules `my_parts`, which has a class, and `torn`, which fails; nothing is trusted."""
+    (tmp_path / "my_parts.py").write_text("class MyAdam:\n    class Inner: ...\n    size = 3\n\ndef rows(): ...\n")
+    (tmp_path / "torn.py").write_text("import not_installed_here\n")
+    (tmp_path / "shut.py").write_text("raise OSError('closed')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_parts", "torn", "shut"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in (AGENT, COMMAND, VARIABLE):
+        monkeypatch.setenv(name, "")  # restored after the test, also where a test sets it
+    monkeypatch.delenv(AGENT)
+
+
+def test_the_message_names_the_key_the_near_name_and_the_whole_command(parts, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/inception-zoo", "data", "show", "--config-dir", "my conf"])
     config = {"callbacks": {"best": [{"_target_": "lightning.pytorch.callbacks.ModelChekpoint"}]}}
     near = "lightning.pytorch.callbacks.ModelCheckpoint"
-    door = f"if you trust it, set the environment variable {VARIABLE}=lightning.pytorch.callbacks.ModelChekpoint"
     assert refused_targets(config) == [
         "callbacks.best.0._target_=lightning.pytorch.callbacks.ModelChekpoint is not on the allow-list; "
-        f"did you mean '{near}'?; {door}"
+        f"did you mean '{near}'?; if you trust it, allow its exact name: {VARIABLE}=lightning.pytorch.callbacks.ModelChekpoint "
+        "inception-zoo data show --config-dir 'my conf'"
     ]
 
 
-def test_the_environment_alone_opens_the_door_and_for_exact_names(monkeypatch):
-    config = {"optimizer": {"_target_": "mine.Best"}, "callbacks": {"x": {"_target_": "mine.Best.other"}}}
-    monkeypatch.setenv(VARIABLE, " mine.Best, mine.rows ")
+def test_the_command_has_all_names_that_it_needs_and_no_secret(parts, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "my_parts.MyAdam")
+    trust_words(["ckpt=last", "+logger.w.api_key=abcdefghi", "hydra.run.dir='a b'"], "python", "run.py")
+    config = {"optimizer": {"_target_": "new.One"}, "model": {"blocks": {"grid8": "new.two", "grid7": "residual"}}}
+    command = """python run.py ckpt=last '+logger.w.api_key=***' 'hydra.run.dir='"'"'a b'"'"''"""
+    door = f"; if you trust it, allow its exact name: {VARIABLE}=my_parts.MyAdam,new.One,new.two {command}"
+    assert refused_targets(config) == [
+        f"optimizer._target_=new.One is not on the allow-list{door}",
+        f"model.blocks.grid8=new.two is not on the allow-list{door}",
+    ]
+
+
+def test_the_environment_allows_exact_names_and_a_config_cannot_set_it(parts, monkeypatch):
+    config = {"optimizer": {"_target_": "my_parts.MyAdam"}, "callbacks": {"x": {"_target_": "my_parts.MyAdam.Inner"}}}
+    monkeypatch.setenv(VARIABLE, " my_parts.MyAdam, my_parts.rows ")
     (message,) = refused_targets(config)
-    assert message.startswith("callbacks.x._target_=mine.Best.other is not on the allow-list")
-    assert refused_blocks({"all": "mine.rows", "grid7": "residual", "grid8": ["1x1 8"]}) == []
+    assert message.startswith("callbacks.x._target_=my_parts.MyAdam.Inner is not on the allow-list")
+    assert refused_targets({"model": {"blocks": {"all": "my_parts.rows", "grid7": "residual", "grid8": ["1x1 8"]}}}) == []
     assert refused_variables({VARIABLE: "os.system", "LD_PRELOAD": "x", "OMP_NUM_THREADS": "1"}) == [
         f"hydra.job.env_set.{name} is not allowed; set {name} in the environment" for name in (VARIABLE, "LD_PRELOAD")
     ]
@@ -116,15 +147,73 @@ def test_a_pattern_in_the_environment_ends_in_one_line(mistake):
     assert done.returncode == 2 and done.stderr.startswith(f"error: {VARIABLE}=my_parts.*: ") and done.stderr.count("\n") == 1
 
 
-def test_block_functions_are_trusted_where_they_were_typed(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "")
-    words = ["model.blocks.grid8=my.one", "+model.blocks={all: my.two, x: {rows: ['1x1 8'], scale: 0.2}}", "ckpt=my.three"]
-    trust_words([*words, "model.blocks.all=residual,my.pack.four", "optimizer._target_=my.five", "-m"])
-    assert own() == {"my.one", "my.two", "my.pack.four"}
-    (message,) = refused_blocks({"grid7": "my.one", "grid8": "os.system"})
-    assert message.startswith(
-        "model.blocks.grid8=os.system is a function that is not on the allow-list; give it on the command line"
-    )
+# An override → the names that typing it allows
+TYPED = {
+    "optimizer._target_=my_parts.MyAdam": {"my_parts.MyAdam"},
+    "+callbacks.mine._target_=my_parts.rows": {"my_parts.rows"},
+    "+callbacks.mine={_target_: my_parts.rows, name: not.this}": {"my_parts.rows"},
+    "++callbacks.mine={'_target_':'my_parts.rows',inner:{_target_:my_parts.MyAdam.Inner}}": {
+        "my_parts.rows",
+        "my_parts.MyAdam.Inner",
+    },
+    "+trainer.plugins=[{_target_: a.B}, {x: [{_target_: c.D}]}]": {"a.B", "c.D"},
+    "optimizer._target_=a.B,choice(c.D,torch.optim.SGD)": {"a.B", "c.D"},
+    "+callbacks.mine={_target_: a.B},{_target_: c.D}": {"a.B", "c.D"},
+    "model.blocks.grid8=my_parts.rows": {"my_parts.rows"},
+    "+model.blocks={all: my.two, x: {rows: ['1x1 8'], scale: 0.2}}": {"my.two"},
+    "model.blocks.all=residual,my.pack.four": {"my.pack.four"},
+    "optimizer._target_=${oc.env:NAME}": set(),
+    "ckpt=my.three": set(),
+    "logger.wandb.notes=my.three": set(),
+    "-m": set(),
+}
+
+
+@pytest.mark.parametrize("word", TYPED)
+def test_what_was_typed_is_trusted(word, parts, monkeypatch):
+    trust_words([word])
+    assert own() == TYPED[word]
+
+
+@pytest.mark.parametrize("word", TYPED)
+def test_what_an_agent_of_wandb_runs_was_not_typed(word, parts, monkeypatch):
+    monkeypatch.setenv(AGENT, "abc123")
+    trust_words([word], "python", "run.py")
+    messages = refused_words([word])
+    assert own() == set() and len(messages) == len(TYPED[word])
+    assert all(message.endswith(f"{VARIABLE}={','.join(sorted(TYPED[word]))} wandb agent abc123") for message in messages)
+
+
+def test_the_words_of_a_sweep_to_resume_are_not_typed(parts, tmp_path, mistake):
+    sweep = tmp_path / "my sweep"
+    sweep.mkdir()
+    words = ["-m", "seed=1,2", "optimizer._target_=my_parts.MyAdam", "model.blocks.all=my_parts.rows", *SMALL]
+    asked = {"argv": words, "cwd": str(tmp_path), "jobs": ["0", "1"], "fails_again": True}
+    (sweep / "sweep.json").write_text(json.dumps(asked))
+    done = mistake("-m", f"sweep.resume={sweep}")
+    first, second = lines(done.stderr)
+    command = f"{VARIABLE}=my_parts.MyAdam,my_parts.rows inception-zoo run -m 'sweep.resume={sweep}'"
+    assert done.returncode == 2 and first.startswith("error: optimizer._target_=my_parts.MyAdam is not on the allow-list; ")
+    assert first.endswith(command) and second.endswith(command) and [path.name for path in sweep.iterdir()] == ["sweep.json"]
+
+
+UNFOUND = {
+    "my_prts.MyAdam": "no module 'my_prts' in {folder} or among the installed packages; start in the module's folder",
+    "my_parts.MyAdm": "my_parts has no 'MyAdm'; did you mean 'MyAdam'?",
+    "my_parts.Strange": "my_parts has no 'Strange'; it has MyAdam, rows",
+    "my_parts.MyAdam.Outer": "MyAdam has no 'Outer'; it has Inner",
+    "my_parts.MyAdam.size": "not a class or function; name one",
+    "torn.Thing": "module torn imports 'not_installed_here', which is not installed; install it",
+    "shut.Thing": "module shut fails with OSError: closed",
+}
+
+
+@pytest.mark.parametrize("name", UNFOUND)
+def test_a_typed_name_that_cannot_be_imported_is_one_line(name, parts, tmp_path):
+    message = UNFOUND[name].format(folder=tmp_path)
+    trust_words([f"optimizer._target_={name}"])
+    assert refused_targets({"optimizer": {"_target_": name}}) == [f"optimizer._target_={name}: {message}"]
+    assert refused_words(["-m", f"+model.blocks.all=residual,{name}"]) == [f"model.blocks.all={name}: {message}"]
 
 
 def test_logging_may_name_handlers_and_streams_only():
@@ -135,8 +224,7 @@ def test_logging_may_name_handlers_and_streams_only():
     for value in ("ext://os.environ", "cfg://handlers", "ext://sys.stdout.write"):
         assert refused_logging({"handlers": {"a": {"stream": [value]}}}, "hydra.job_logging")
     assert refused_logging(fine, "hydra.job_logging") == [
-        "hydra.job_logging.handlers.a.filename=a://b c is not on the allow-list; if you trust it, set the environment variable "
-        "INCEPTION_ZOO_TARGETS=a://b c"
+        "hydra.job_logging.handlers.a.filename=a://b c is not on the allow-list"
     ]
 
 
@@ -151,7 +239,7 @@ HIDDEN_CALLS = {
     "Hydra's launcher": "hydra: {mode: MULTIRUN, launcher: {_target_: os.mkdir}}",
     "Hydra's sweeper": "hydra: {mode: MULTIRUN, sweeper: {_target_: os.mkdir}}",
     "Hydra's logging": "hydra: {job_logging: {handlers: {console: {class: os.mkdir, path: ran, formatter: null}}}}",
-    "a block": "model: {blocks: {inception_3a: os.mkdir}}",
+    "a block": "model: {blocks: {inception_3a: evil.block}}",
     "the environment": f"hydra: {{job: {{env_set: {{INCEPTION_ZOO_TARGETS: os.mkdir}}}}}}\noptimizer: {EVIL}",
 }
 
@@ -159,6 +247,7 @@ HIDDEN_CALLS = {
 @pytest.mark.parametrize("case", HIDDEN_CALLS)
 def test_a_strangers_config_has_nothing_called(case, mistake, tmp_path):
     (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "evil.py").write_text("open('ran', 'w')\n")  # even an import would run it
     (tmp_path / "conf/experiment/stranger.yaml").write_text(f"# @package _global_\n{HIDDEN_CALLS[case]}\n")
     before = set(tmp_path.rglob("*"))
     done = mistake("--config-dir", "conf", "experiment=stranger", *SMALL)
@@ -192,10 +281,14 @@ def test_a_job_of_a_sweep_may_not_log_by_what_it_likes(mistake, tmp_path):
     assert not list(tmp_path.rglob("ran"))
 
 
-def test_a_callback_of_ones_own_comes_in_by_the_door(mistake, tmp_path):
+def test_a_callback_of_ones_own_is_typed_or_allowed(mistake, tmp_path):
     (tmp_path / "my_parts.py").write_text("def fail():\n    raise ValueError('called')\n")
-    words = [*SMALL, "+callbacks.mine._target_=my_parts.fail", "logger=csv"]
-    closed = mistake(*words)
-    assert closed.returncode == 2 and f"if you trust it, set the environment variable {VARIABLE}=my_parts.fail" in closed.stderr
-    opened = mistake(*words, env={VARIABLE: "my_parts.fail"}.items())
-    assert opened.returncode == 2 and "error: callbacks.mine: " in opened.stderr and "called" in opened.stderr
+    (tmp_path / "conf/callbacks").mkdir(parents=True)
+    (tmp_path / "conf/callbacks/mine.yaml").write_text("defaults: [default]\nmine: {_target_: my_parts.fail}\n")
+    filed = ["--config-dir", "conf", "callbacks=mine", *SMALL, "logger=csv"]
+    closed = mistake(*filed)
+    assert closed.returncode == 2 and f"{VARIABLE}=my_parts.fail inception-zoo run --config-dir conf" in closed.stderr
+    allowed = mistake(*filed, env={VARIABLE: "my_parts.fail"}.items())
+    typed = mistake(*SMALL, "logger=csv", "+callbacks.mine._target_=my_parts.fail")
+    for opened in (allowed, typed):
+        assert opened.returncode == 2 and "error: callbacks.mine: " in opened.stderr and "called" in opened.stderr

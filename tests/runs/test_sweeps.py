@@ -81,7 +81,10 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
     exits = [record["exit"] for job in range(2) for record in wandb_records(sweep / str(job)) if "exit" in record]
     assert [record.get("exit_code", 0) for record in exits] == [1, 0]
     assert "failed: RuntimeError: two are unlucky" in " ".join(done.stdout[done.stdout.rindex(" job ") :].split())
-    assert "1 of 2 jobs did not finish; resume with: python run.py -m sweep.resume=sweep" in done.stderr
+    assert (
+        "1 of 2 jobs did not finish; resume with: INCEPTION_ZOO_TARGETS=bad.Bad python run.py -m sweep.resume=sweep"
+        in done.stderr
+    )
     assert processes_of(tmp_path) == [] and not list(tmp_path.glob("inception_zoo_*"))
 
     (tmp_path / "bad.py").write_text(BAD.replace("world_size == 2", "world_size == 4"))

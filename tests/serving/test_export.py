@@ -351,10 +351,16 @@ def test_a_drop_of_accuracy_is_said_aloud():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": {"_target_": "os.system", "_args_": ["touch ran"]}}, "its data would run 'os.system', which is not on"),
-        ({"_target_": "os.system"}, "'os.system'"),
-        ({"mean": [{"_target_": "builtins.eval", "_args_": ["1"]}]}, "'builtins.eval'"),
-        ({"source": {"_target_": "inception_zoo.data.digits.load_digits"}}, "'inception_zoo.data.digits.load_digits'"),
+        (
+            {"source": {"_target_": "os.system", "_args_": ["touch ran"]}},
+            "data.source._target_=os.system is not on the allow-list",
+        ),
+        ({"_target_": "os.system"}, "data._target_=os.system is not on"),
+        ({"mean": [{"_target_": "builtins.eval", "_args_": ["1"]}]}, "data.mean.0._target_=builtins.eval is not on"),
+        (
+            {"source": {"_target_": "inception_zoo.data.digits.load_digits"}},
+            "data.source._target_=inception_zoo.data.digits.load_digits is not on",
+        ),
         ({"source": None}, "has no record of the data that it was trained on; give --images FOLDER"),
         ({"seeed": 2}, "its data cannot be built"),
         ({"root": "s3://a-strangers/bucket"}, "its data are at s3://a-strangers/bucket, which a checkpoint must not choose"),
