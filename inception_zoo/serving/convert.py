@@ -5,7 +5,8 @@ from pathlib import Path
 from inception_zoo.architecture.preprocessing import NOTHING_STATED, Stated
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import load_model
-from inception_zoo.weights.files import KERAS, TORCH, sha256, write_weights
+from inception_zoo.weights.files import sha256, write_weights
+from inception_zoo.weights.kinds import KERAS, TORCH
 from inception_zoo.weights.loading import normalizes_again
 from inception_zoo.weights.saving import NAMES, card_of, export_weights
 

@@ -17,7 +17,8 @@ from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving import folding
 from inception_zoo.system.atomic_files import whole_file
-from inception_zoo.weights.files import METADATA, SUFFIXES
+from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.kinds import SUFFIXES
 from inception_zoo.weights.saving import card_of
 
 if TYPE_CHECKING:

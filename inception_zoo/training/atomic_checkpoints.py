@@ -10,6 +10,7 @@ from lightning.fabric.plugins import CheckpointIO
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import is_whole_zip, whole_file
 from inception_zoo.weights.files import load_pickle
+from inception_zoo.weights.kinds import KERAS, reason_of
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -76,14 +77,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; its tensors are memory-mapped.
 
     Raises:
-        ZooError: the file is damaged, or loading it would run code.
+        ZooError: the file is damaged, loading it would run code, or it holds weights only.
     """
     try:
-        return load_pickle(path, mmap=True)
-    except ZooError:
-        raise
+        content = {} if path.suffix in (".safetensors", *KERAS) else load_pickle(path, mmap=True)
+    except ZooError as error:
+        raise ZooError(f"ckpt={error}") from None
     except Exception as error:  # torch raises errors of many types for damaged files
-        raise ZooError(f"ckpt={path} is not a readable checkpoint ({type(error).__name__})") from None
+        damaged = f"is not a readable checkpoint ({type(error).__name__})"
+        raise ZooError(f"ckpt={path} {reason_of(error) or damaged}") from None
+    if "state_dict" not in content:
+        raise ZooError(f"ckpt={path} is not the checkpoint of a run; if it has weights, start from them: model.weights={path}")
+    return content
 
 
 def is_whole(path: Path) -> bool:

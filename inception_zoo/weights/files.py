@@ -1,5 +1,6 @@
 """Weight files in safetensors, PyTorch and Keras formats, read without running code from the file."""
 
+import argparse
 import hashlib
 import json
 import logging
@@ -20,10 +21,9 @@ from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.runs.results import evaluated_checkpoint
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.weights.entries import CONVERT, chosen
+from inception_zoo.weights.kinds import AGAIN, ALONE, KERAS, SUFFIXES, check_kind, reason_of
 
 log = logging.getLogger(__name__)
-TORCH, KERAS = (".ckpt", ".pth", ".pt", ".bin"), (".h5", ".hdf5")
-SUFFIXES = (".safetensors", *TORCH, *KERAS)
 METADATA = "inception_zoo"  # key of the card: JSON in safetensors' metadata, a mapping in a checkpoint
 TRANSFORM = "transform_input"  # attribute of a state dict, and key in safetensors' metadata: JSON
 # State of Keras's training, beside the weights, and the name of a model's layers in files of Keras 2:
@@ -55,7 +55,8 @@ def resolve(path: str | Path) -> Path:
         raise ZooError(f"{path} is a URL, and URLs are not supported; download the file and pass its path")
     if not path.is_file():
         raise ZooError(f"{path} does not exist; pass a weight file, a run folder, or a name such as {EXAMPLE}")
-    if path.suffix not in SUFFIXES:
+    check_kind(path)
+    if not path.name.endswith(SUFFIXES):
         raise ZooError(f"{path}: '{path.suffix}' is not a supported weight format; valid: {', '.join(SUFFIXES)}")
     return path
 
@@ -139,9 +140,8 @@ def _read(path: Path, ema: bool | None) -> tuple[Mapping[Any, Any], dict[str, An
         raise
     except Exception as error:  # each library raises many types for a damaged file
         first = one_line(error).split(". ")[0]
-        raise ZooError(
-            f"{path} cannot be read ({type(error).__name__}: {first[:200]}); it is damaged or contains more than weights"
-        ) from None
+        damaged = f"cannot be read ({type(error).__name__}: {first[:200]}); it is damaged or incomplete: {AGAIN}"
+        raise ZooError(f"{path} {reason_of(error) or damaged}") from None
     if not isinstance(content, Mapping):
         raise ZooError(f"{path} contains a {type(content).__name__}, not a mapping of names to tensors")
     return content, content.get(METADATA), []
@@ -183,16 +183,19 @@ def load_pickle(path: Path, mmap: bool = False) -> Any:
         mmap: map tensors from the file instead of reading them into memory.
 
     Returns:
-        The unpickled object: tensors on the CPU in plain containers.
+        The unpickled object: tensors on the CPU in plain containers. A Namespace is allowed, too: the training scripts of
+        torchvision and timm save their command line in it.
 
     Raises:
-        ZooError: a zip file was not written by torch; such a file could fill the memory.
+        ZooError: the file is of another kind, or a zip file that torch did not write; such a file could fill the memory.
         Exception: torch raises many types for a damaged file and for one that would run code.
     """
+    check_kind(path)
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
             _check_zip(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # it only holds values
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _check_zip(path: Path) -> None:
@@ -201,11 +204,13 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             parts, comment = archive.infolist(), archive.comment
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ZooError(f"{path} is damaged ({one_line(error)})") from None
+        raise ZooError(f"{path} is damaged or incomplete ({one_line(error)}); {AGAIN}") from None
     packed = next((part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED), None)
     names = [part.filename for part in parts]
     outside = next((name for name in names if name[:1] == "/" or ".." in re.split(r"[/\\]", name)), None)
     faults = {
+        "it is a TorchScript program": any(name.endswith("/constants.pkl") for name in names),
+        "it is a program of torch.export": any(name.endswith("/archive_format") for name in names),
         f"it has {len(parts):,} entries": len(parts) > PARTS,
         f"its entry '{packed}' is compressed": packed is not None,
         f"its entry '{outside}' has a path outside of the archive": outside is not None,
@@ -215,7 +220,7 @@ def _check_zip(path: Path) -> None:
         "it ends with a comment": bool(comment),
     }
     if fault := next((fault for fault, found in faults.items() if found), None):
-        raise ZooError(f"{path} was not written by torch: {fault}; save it again with torch.save")
+        raise ZooError(f"{path} is not a file of torch.save: {fault}; {ALONE}")
 
 
 def _read_keras(path: Path, ema: bool | None) -> tuple[dict[str, Tensor], list[str]]:

@@ -1,6 +1,7 @@
 """Facts that a weights file leaves open: each is read from the file, asked for by name, or the file is refused."""
 
 import os
+from argparse import Namespace
 
 import pytest
 import torch
@@ -344,6 +345,40 @@ def test_one_state_dict_is_found_under_any_name(states, tmp_path):
     assert read_weights(tmp_path / "w.pth").notes == ["read 'state_dict_ema', averaged weights"]
     torch.save({"model": raw, "ema": average, "gradients": list(raw.values())}, tmp_path / "w.pth")
     assert torch.equal(read_weights(tmp_path / "w.pth", ema=True).state["conv1.conv.weight"], average["conv1.conv.weight"])
+
+
+ARGUMENTS = Namespace(lr=0.1, data_path="/data", opt_betas=None, cuts=[0.5])  # the command line of a training script
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("reference.pth", lambda raw: {"model": raw, "optimizer": {"state": {}}, "epoch": 3, "args": ARGUMENTS}),
+        ("model_best.pth.tar", lambda raw: {"arch": "googlenet", "state_dict": raw, "args": ARGUMENTS, "version": 2}),
+        ("lit.ckpt", lambda raw: {"state_dict": under("net.", raw), "hyper_parameters": ARGUMENTS, "loops": {}}),
+    ],
+)
+def test_the_checkpoints_of_training_scripts_are_read(states, name, saved, tmp_path):
+    torch.save(saved(states[0]), tmp_path / name)
+    model = create_model("googlenet_bn", **SMALL)
+    load_weights(model, tmp_path / name, transform_input=False)
+    assert torch.equal(model.state_dict()[FIRST], states[0]["conv1.conv.weight"])
+    torch.save(saved(states[0]) | {"model_ema": states[1]}, tmp_path / name)
+    with pytest.raises(ZooError, match="give --ema or --no-ema"):
+        load_weights(model, tmp_path / name, transform_input=False)
+    assert Namespace not in torch.serialization.get_safe_globals()  # only while the file is read
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "backbone.", "module._orig_mod.", "model.backbone."]
+)
+def test_a_prefix_of_all_names_is_removed_and_logged(states, prefix, caplog):
+    model = create_model("googlenet_bn", **SMALL)
+    load_weights(model, under(prefix, states[0]), transform_input=False)
+    assert torch.equal(model.state_dict()[FIRST], states[0]["conv1.conv.weight"])
+    assert f"prefix '{prefix}' of its names of tensors removed" in caplog.text
+    with pytest.raises(ZooError, match="unknown layout"):  # not a prefix of all names
+        load_weights(model, under(prefix, states[0]) | {"head.weight": torch.ones(1)}, transform_input=False)
 
 
 def test_a_checkpoint_of_this_package_gives_its_average(tmp_path):

@@ -12,6 +12,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from argparse import Namespace
 from contextlib import contextmanager
 
 import h5py
@@ -26,6 +27,7 @@ from inception_zoo.data.fashion_mnist import FILES, fashion_mnist
 from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError
 from inception_zoo.report.page import write_report
+from inception_zoo.training.atomic_checkpoints import read_checkpoint
 from inception_zoo.weights.files import read_weights
 
 CALM = 2**30  # bytes: memory limit for reading a bad file of a few KB
@@ -96,18 +98,47 @@ def crowd(root):
 
 
 W = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+W1 = torch.ones(1)
+PAGES = (b"<!DOCTYPE html><html>404</html>", b"\n <html lang=en>")
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 DEEP = b'{"__metadata__":{"inception_zoo":"' + b"[" * 50_000 + b'"},"w":' + json.dumps(W).encode() + b"}"
 WEIGHTS = {  # suffix and case → bytes, fragment of the error message
-    ".pth code": (saved({"state_dict": Evil()}), "cannot be read"),
-    ".ckpt code beside tensors": (saved({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": Evil()}), "cannot be read"),
-    ".pt code, without a zip": (saved({"w": Evil()}, _use_new_zipfile_serialization=False), "cannot be read"),
+    ".pth code": (saved({"state_dict": Evil()}), "contains a posix.system"),
+    ".ckpt code beside tensors": (saved({"state_dict": {"w": W1}, "hyper_parameters": Evil()}), "contains a posix.system"),
+    ".pth code in a command line": (saved({"model": {"a.w": W1}, "args": Namespace(a=Evil())}), "contains a posix.system"),
+    ".pt code, without a zip": (saved({"w": Evil()}, _use_new_zipfile_serialization=False), "contains a posix.system"),
     ".bin code, a bare pickle": (pickle.dumps(Evil()), "cannot be read"),
-    ".pth code, in tar": (tarred(), "cannot be read"),
+    ".pth code, in tar": (tarred(), "is a tar archive; unpack it"),
     ".pth code, in a zip of another name": (zipped(("a/data.pkl", pickle.dumps(Evil())), ("a/version", "3")), "cannot be read"),
-    ".pt TorchScript": (scripted(), "is compressed"),
-    ".pth cut short": (saved({"w": torch.ones(100)})[:-300], "is damaged"),
-    ".pth empty": (b"", "cannot be read"),
-    ".pth a web page": (b"<!DOCTYPE html><html>404</html>", "cannot be read"),
+    ".pth a whole module": (
+        saved(torch.nn.Sequential()),
+        "contains a torch.nn.modules.container.Sequential, as after torch.save(model), and is not read because it can run "
+        "code; save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')",
+    ),
+    ".pt TorchScript": (scripted(), "it is a TorchScript program; save the weights alone"),
+    ".pt torch.export": (
+        zipped(("a/archive_format", "pt2"), ("a/byteorder", "little")),
+        "it is a program of torch.export; save",
+    ),
+    ".pth ONNX": (b"\x08\x0a\x12\x07pytorch", "is an ONNX file; give the weights from which it was exported"),
+    ".onnx ONNX": (b"\x08\x08:\x80\x01\x0a", "is an ONNX file; give the weights from which it was exported"),
+    ".pth cut short": (saved({"w": torch.ones(100)})[:-300], "is damaged or incomplete (File is not a zip file); download or"),
+    ".pt cut short, without a zip": (
+        saved({"w": torch.ones(100)}, _use_new_zipfile_serialization=False)[:-300],
+        "it is damaged or incomplete: download or copy it again",
+    ),
+    ".safetensors cut short": (tensors({"w": {**W, "shape": [9], "data_offsets": [0, 36]}}, bytes(4)), "damaged or incomplete"),
+    **{f"{suffix} empty": (b"", "is empty; download or copy it again") for suffix in (".pth", ".safetensors", ".h5")},
+    **{f"{suffix} a web page": (PAGES[0], "is a web page") for suffix in (".pth", ".safetensors", ".h5")},
+    ".bin a web page without a type": (PAGES[1], "is a web page, not weights; download the file that the page links to"),
+    **{f"{suffix} Git LFS": (LFS, "is a Git LFS pointer, not the weights; run `git lfs pull`") for suffix in (".bin", ".h5")},
+    ".pth gzip": (gzip.compress(b"weights"), "is compressed; decompress it first"),
+    ".pth safetensors": (
+        tensors({"w": W}, bytes(4)),
+        "has the content of a .safetensors file; rename it to weights.safetensors",
+    ),
+    ".pth Keras": (keras(crowd), "has the content of a .h5 file; rename it to weights.h5"),
+    ".safetensors torch": (saved({"a.w": W1}), "has the content of a .pth file; rename it to weights.pth"),
     ".pth a list": (saved([torch.ones(1)]), "contains a list, not a mapping of names to tensors"),
     ".pth without tensors": (saved({"w": 1}), "contains no weights"),
     ".pth a bomb of one part": (
@@ -165,7 +196,7 @@ def refused(path, message):
     """Expect a one-line ZooError that names the file and the reason, and no change to any file."""
     before = contents(path.parent)
     with pytest.raises(ZooError) as caught:
-        yield
+        yield caught
     said = str(caught.value)
     assert message in said and str(path) in said and "\n" not in said and len(said) < 600
     assert contents(path.parent) == before
@@ -182,6 +213,30 @@ def test_weights(case, tmp_path):
     path.write_bytes(content)
     with refused(path, message):
         read_weights(path)
+
+
+CHECKPOINTS = {  # file name and content → fragment of the error message about `ckpt`
+    "model.safetensors": (
+        tensors({"w": W}, bytes(4)),
+        "is not the checkpoint of a run; if it has weights, start from them: model",
+    ),
+    "weights.pth": (saved({"a.w": W1}), "is not the checkpoint of a run; if it has weights, start from them: model.weights="),
+    "pointer.ckpt": (LFS, "is a Git LFS pointer"),
+    "module.ckpt": (
+        saved(torch.nn.Sequential()),
+        "contains a torch.nn.modules.container.Sequential, as after torch.save(model)",
+    ),
+    "text.ckpt": (b"text", "is not a readable checkpoint"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_files_that_are_not_checkpoints(name, tmp_path):
+    content, message = CHECKPOINTS[name]
+    (tmp_path / name).write_bytes(content)
+    with refused(tmp_path / name, message) as caught:
+        read_checkpoint(tmp_path / name)
+    assert str(caught.value).startswith(f"ckpt={tmp_path / name} ")
 
 
 def picture(kind, size=(8, 8), mode="RGB", **how):
@@ -470,9 +525,9 @@ COMMANDS = {  # case → arguments of `inception-zoo`, environment, fragment of 
         ADDRESS,
     ),
     "an address of an image": (["predict", "evil.ckpt", "http://127.0.0.1:9/a.png"], {}, "no such file, folder or pattern"),
-    "a checkpoint with code": (["predict", "evil.ckpt", "image.png"], {}, "evil.ckpt cannot be read"),
-    "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt cannot be read"),
-    "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt cannot be read"),
+    "a checkpoint with code": (["predict", "evil.ckpt", "image.png"], {}, "evil.ckpt contains a posix.system"),
+    "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt contains a posix.system"),
+    "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt contains a posix.system"),
     "no ONNX": (["predict", "text.onnx", "image.png"], {}, "text.onnx is not a readable ONNX file"),
     "an address to train from": (["run", *SMALL, "model.weights=http://127.0.0.1:9/a.pth"], {}, "a.pth does not exist"),
     "an address to test": (
@@ -480,8 +535,8 @@ COMMANDS = {  # case → arguments of `inception-zoo`, environment, fragment of 
         {},
         "ckpt=http://127.0.0.1:9/a.ckpt",
     ),
-    "code to train from": (["run", *SMALL, "model.weights=evil.ckpt"], {}, "evil.ckpt cannot be read"),
-    "code to go on from": (["run", *SMALL, "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt"),
+    "code to train from": (["run", *SMALL, "model.weights=evil.ckpt"], {}, "evil.ckpt contains a posix.system"),
+    "code to go on from": (["run", *SMALL, "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt contains a posix.system"),
     "a key that is none": (
         ["run", *SMALL, "logger.wandb.offline=false"],
         {"WANDB_API_KEY": "short"},

@@ -1,0 +1,39 @@
+"""Formats of weight files, and other files that are given as weights by mistake: what each of them is, and what to do."""
+
+import re
+from pathlib import Path
+
+from inception_zoo.errors import ZooError
+
+TORCH, KERAS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar"), (".h5", ".hdf5")
+SUFFIXES = (".safetensors", *TORCH, *KERAS)
+AGAIN = "download or copy it again"
+ALONE = "save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')"
+KINDS = {  # first bytes of a file → the suffixes of its format, or what else it is and what to do
+    rb"\x89HDF\r\n": KERAS,
+    rb"PK\x03\x04|\x80[\x02-\x05]": TORCH,
+    rb".{6}\0\0\{": (".safetensors",),
+    rb"\Z": f"is empty; {AGAIN}",
+    rb"version https://git-lfs": "is a Git LFS pointer, not the weights; run `git lfs pull` in its folder, or download them",
+    rb"\s*<(!doctype|html|head|\?xml)": "is a web page, not weights; download the file that the page links to",
+    rb"\x1f\x8b|BZh|\xfd7zXZ": "is compressed; decompress it first",
+    rb".{257}ustar": "is a tar archive; unpack it, and give the weight file in it",
+    rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]": "is an ONNX file; give the weights from which it was exported",
+}
+
+
+def check_kind(path: Path) -> None:
+    """Raise ZooError if the first bytes of a file show that it has no weights, or that it has the suffix of another format."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    kind = next((kind for first, kind in KINDS.items() if re.match(first, head, re.DOTALL | re.IGNORECASE)), SUFFIXES)
+    if isinstance(kind, str):
+        raise ZooError(f"{path} {kind}")
+    if path.name.endswith(SUFFIXES) and not path.name.endswith(kind):
+        raise ZooError(f"{path} has the content of a {kind[0]} file; rename it to {path.with_suffix(kind[0]).name}")
+
+
+def reason_of(error: Exception) -> str | None:
+    """Return why torch does not unpickle a file, if the reason is an object in it; else None."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found and f"contains a {found[1]}, as after torch.save(model), and is not read because it can run code; {ALONE}"
