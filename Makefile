@@ -6,6 +6,8 @@ MINUTES ?= 5
 JOBS ?= 2 # test processes, one thread each: more threads than cores would slow all of them down
 CANARY_TESTS ?= tests/architecture tests/config tests/network
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
+# Without the option, root is warned that the user _apt cannot write here.
+APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
 .PHONY: help docs docs-serve setup data browser run test test-slow test-faults fuzz check audit canary bench
@@ -21,12 +23,14 @@ setup: .venv/.installed ## create the environment in .venv with the versions in 
 	@touch $@
 
 data: setup ## download Fashion-MNIST to data/ (30 MB), or extract it from a Debian package
-	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) || $(MAKE) --no-print-directory data-from-debian
+	@echo "Fashion-MNIST: searching, else downloading 30 MB"
+	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) 2>/dev/null || $(MAKE) --no-print-directory data-from-debian || \
+		$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA) # says why, and what to do
 
 data-from-debian:
 	@echo "download failed; falling back to Debian's package dataset-fashion-mnist"
 	@mkdir -p $(DATA)/.debian
-	@cd $(DATA)/.debian && (apt-get -qq download dataset-fashion-mnist || (apt-get -qq update && apt-get -qq download dataset-fashion-mnist))
+	@cd $(DATA)/.debian && ($(APT) download dataset-fashion-mnist || ($(APT) update && $(APT) download dataset-fashion-mnist))
 	@dpkg -x $(DATA)/.debian/dataset-fashion-mnist*.deb $(DATA)/.debian && mv $(DATA)/.debian/$(DEBIAN_DATA)/*.gz $(DATA)/
 	@rm -r $(DATA)/.debian
 	@$(BIN)/python -m inception_zoo.data.fashion_mnist $(DATA)

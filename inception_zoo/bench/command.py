@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from inception_zoo.bench import tables
 from inception_zoo.bench.machine import provenance
 from inception_zoo.bench.options import Options
@@ -14,6 +12,7 @@ from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.sections import ON_DATA, USUAL, measure
 from inception_zoo.bench.targets import read_targets
 from inception_zoo.errors import ZooError
+from inception_zoo.system.terminal import console
 
 
 def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path | None, page: bool) -> None:
@@ -40,9 +39,9 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     options.cases()
     if options.are_usual and set(sections) & set(ON_DATA):
         options.fashion_mnist()
-    console = Console(width=max(Console().width, 128))
+    out = console(128)
     results.add(provenance(options.rounds))
-    console.print(tables.provenance_line(results.runs[-1]), highlight=False)
+    out.print(tables.provenance_line(results.runs[-1]), highlight=False)
     for section in sections:
         print(f"measuring {section} …", file=sys.stderr)
         measured = Results([results.runs[-1]])
@@ -60,18 +59,18 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
             if keep:
                 results.save(keep)
             if measured.figures:
-                console.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
+                out.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
     judged = list(tables.target_rows(targets, results.figures))
     if not set(USUAL) <= set(sections):
         judged = [row for row in judged if row[-1] != "not measured"]
     if judged:
-        console.print(tables.table("targets", tables.TARGET_COLUMNS, judged))
+        out.print(tables.table("targets", tables.TARGET_COLUMNS, judged))
     if before:
         ratios, warnings = compare(results, before)
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
-        console.print(tables.table("new / old", ("figure", "ratio"), rows))
+        out.print(tables.table("new / old", ("figure", "ratio"), rows))
     if keep and page:
         from inception_zoo.bench.summary import write_page
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from inception_zoo.bench.targets import Target
 from inception_zoo.bench.turns import Figure, Figures
@@ -66,7 +67,7 @@ def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
     for column in columns:
         made.add_column(column, justify="left" if column in ("figure", "contender", "target", "unit", "verdict") else "right")
     for row in every:
-        made.add_row(*(f"[{COLOURS[cell]}]{cell}" if cell in COLOURS else cell for cell in row))
+        made.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
     return made
 
 

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from inception_zoo.cli.console import wide
 from inception_zoo.cli.option_types import JSON, TRUST
 from inception_zoo.config.overrides import Named, networks_of
 from inception_zoo.describe.drawing import check_picture, draw_network
 from inception_zoo.describe.table import describe, diff_table, network_table, weights_table
 from inception_zoo.errors import ZooError
+from inception_zoo.system.terminal import console
 
 
 def describe_networks(
@@ -36,10 +36,11 @@ def describe_networks(
     if as_json:
         print(json.dumps(networks if diff else networks[0], indent=1))
     else:
-        wide().print(diff_table(*networks) if diff else network_table(networks[0]))
+        out = console(128, markup=True)
+        out.print(diff_table(*networks) if diff else network_table(networks[0], out.width))
         for network in networks:
             if network["weights"]:
-                wide().print(weights_table(network["weights"]))
+                out.print(weights_table(network["weights"]))
     if draw:
         draw_network(named[0].plan, networks[0]["image_size"], draw)
         print(f"picture: {draw}", file=sys.stderr)

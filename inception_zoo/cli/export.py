@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
 from inception_zoo.errors import ZooError
+from inception_zoo.system.terminal import console
 
 
 def export_network(
@@ -51,11 +51,11 @@ def export_network(
         else:
             samples = quantize.run_samples(network, model, calibration_images, data_root)
         result = quantize.export_int8(model, out, samples)
-        Console().print(export.file_table(model, out, result.difference))
-        Console().print(quantize.comparison(result, samples))
+        console().print(export.file_table(model, out, result.difference))
+        console().print(quantize.comparison(result, samples))
         if warning := quantize.warning(result):
             print(f"warning: {warning}", file=sys.stderr)
     else:
         write = export.export_onnx if out.suffix == ".onnx" else export.export_program
         difference = write(model, out, fold=not no_fold)
-        Console().print(export.file_table(model, out, difference))
+        console().print(export.file_table(model, out, difference))

@@ -13,8 +13,8 @@ from inception_zoo.architecture.nets.table import Net
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.reductions import REDUCTIONS
 from inception_zoo.architecture.variants import BLOCKS
-from inception_zoo.cli.console import wide
 from inception_zoo.cli.option_types import JSON
+from inception_zoo.system.terminal import console
 
 
 def list_networks(as_json: JSON = False) -> None:
@@ -28,9 +28,9 @@ def list_networks(as_json: JSON = False) -> None:
         "error: published top-1 / top-5 on ImageNet, single crop. params: for 1000 classes, without and with auxiliary heads. "
         "mult-adds: at the usual input of px pixels. min px: smallest input with stem=imagenet / medium / small."
     )
-    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
-    for column in ("network", "error, %", "params, M", "+ aux, M", "mult-adds, G", "px", "min px"):
-        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("network", "error\n%", "params\nM", "+ aux\nM", "mult-\nadds, G", "px", "min px"):
+        table.add_column(column, justify="left" if column == "network" else "right", overflow="fold")
     for net in networks:
         sizes = net["image_sizes"].values()
         gaps = not all(each.endswith("or more") for each in sizes)
@@ -38,15 +38,15 @@ def list_networks(as_json: JSON = False) -> None:
             table.caption = f"{table.caption} * {net['name']}: only {' / '.join(sizes)}."
         aux = f"{net['params_with_aux'] / 1e6:.2f}" if net["aux"] else "–"
         costs = f"{net['params'] / 1e6:.2f}", aux, f"{net['macs'] / 1e9:.2f}"
-        smallest = "/".join(map(str, net["min_image_size"].values())) + (" *" if gaps else "")
+        smallest = "/".join(map(str, net["min_image_size"].values())) + "*" * gaps
         table.add_row(net["name"], net["error"], *costs, str(net["image_size"]), smallest)
-    wide().print(table)
+    console(128).print(table)
     table = Table(box=box.SIMPLE_HEAD, caption="for blocks.<endpoint, stage or all>", caption_justify="left", pad_edge=False)
     table.add_column("variant", no_wrap=True)
     table.add_column("description")
     for name, doc in variants.items():
         table.add_row(name, doc)
-    wide().print(table)
+    console(128).print(table)
 
 
 def _summary(net: Net) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from inception_zoo.cli.console import wide
 from inception_zoo.cli.option_types import JSON
+from inception_zoo.system.terminal import console
 
 
 def prove_parity(
@@ -26,8 +27,8 @@ def prove_parity(
     for name in names or PAIRS:
         proofs[name] = proof = prove(name)
         worst = (f"{max(d.values()):.1e}" if d else "–" for d in (proof.evaluation, proof.training, proof.back))
-        table.add_row(name, PAIRS[name].net, "exact" if proof.round_trip else "[bold red]differs", *worst)
+        table.add_row(name, PAIRS[name].net, "exact" if proof.round_trip else Text("differs", "bold red"), *worst)
     if as_json:
         print(json.dumps({name: asdict(proof) for name, proof in proofs.items()}, indent=1))
     else:
-        wide().print(table)
+        console(128).print(table)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import Progress
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
@@ -18,6 +17,7 @@ from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.terminal import console
 
 SPLITS = ("train", "val", "test")
 LAYOUT = "train/CLASS/*.jpg, likewise val and test"
@@ -131,8 +131,8 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
         split, rows = chunk
         return [fault(files[split].root / str(path)) for path in files[split].paths[rows]]
 
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=count <= MANY or not console.is_terminal)
+    bar = console(stderr=True)
+    progress = Progress(console=bar, transient=True, disable=count <= MANY or not bar.is_terminal)
     try:  # threads: Pillow releases the GIL to decode, which is 90% of the work
         with progress, ThreadPoolExecutor(os.cpu_count()) as pool:
             task = progress.add_task("checking images", total=count)

@@ -13,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, check_installed, check_whole
+from inception_zoo.system.terminal import console
 
 SEED = 0  # of the order of the training images in the chunks
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -87,7 +87,7 @@ def _write(split: Files, folder: Path, size: int, workers: int) -> None:
     cache = Cache(str(folder), chunk_bytes=size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "An item was larger than the target chunk size")
-        items = track(_read(split, order, workers), folder.name, len(split), console=Console(stderr=True))
+        items = track(_read(split, order, workers), folder.name, len(split), console=console(stderr=True))
         for number, item in enumerate(items):
             cache[number] = item
         cache.done()

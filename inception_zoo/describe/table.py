@@ -88,23 +88,25 @@ def _residual(block: Block) -> dict[str, Any] | None:
     return {"scale": r.scale, "relu": r.relu, "shortcut": r.shortcut, "drop_path": r.drop_path}
 
 
-def network_table(network: dict[str, Any]) -> Table:
+def network_table(network: dict[str, Any], width: int) -> Table:
     """Return the table of one network, endpoint by endpoint.
 
     Args:
         network: result of `describe`.
+        width: columns of the output; from 100 on, there is room for the single convolutions.
     """
     caption = (
         "saved: memory per image that PyTorch's own operators save for the backward pass (fp32), without model.memory. "
-        "field: receptive field. one 3x3, one 5x5: parameters / multiply-adds of a single convolution with the same "
-        "channels, stride and grid. *: swapped block."
+        "field: receptive field. one 3x3, one 5x5 (from 100 columns on): parameters / multiply-adds of a single convolution "
+        "with the same channels, stride and grid. *: swapped block."
     )
     table = Table(title=_title(network), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     table.add_column("endpoint", no_wrap=True)
     table.add_column("output", no_wrap=True)
     table.add_column("rows", overflow="fold", ratio=1)
-    for column in ("params\nM", "mult-adds\nM", "saved\nMiB", "field\npx", "one 3x3\nM / M", "one 5x5\nM / M"):
+    kernels = (3, 5) if width >= 100 else ()
+    for column in ("params\nM", "mult-adds\nM", "saved\nMiB", "field\npx", *(f"one {k}x{k}\nM / M" for k in kernels)):
         table.add_column(column, justify="right", no_wrap=True)
     stage = network["endpoints"][0]["stage"]
     for endpoint, rows in _with_rows(network):
@@ -113,7 +115,7 @@ def network_table(network: dict[str, Any]) -> Table:
             table.add_section()
         height, width = endpoint["field"]
         field = f"{height}" if height == width else f"{height}x{width}"
-        convs = [f"{_millions(c)} / {c['macs'] / 1e6:,.0f}" if (c := endpoint.get(f"conv{k}x{k}")) else "" for k in (3, 5)]
+        convs = [f"{_millions(c)} / {c['macs'] / 1e6:,.0f}" if (c := endpoint.get(f"conv{k}x{k}")) else "" for k in kernels]
         table.add_row(_marked(endpoint), _grid(endpoint), rows, *_figures(endpoint), field, *convs)
     table.add_section()
     for tap, head in network["aux"].items():

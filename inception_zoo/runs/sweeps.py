@@ -17,6 +17,7 @@ from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.terminal import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,16 +103,14 @@ def finish(prefix: str = "") -> int:
     """
     if not _begun:
         return 0
-    from rich.console import Console
-
     folder = _begun.pop()
     asked = json.loads((folder / SWEEP).read_text())
     jobs = [job for job in jobs_of(folder) if job["job"] in asked["jobs"]]
     if not jobs:  # a mistake in the overrides, reported already
         return 1
     write_results(folder, jobs)
-    console = Console()
-    (console if console.is_terminal else Console(width=max(console.width, 140))).print(sweep_table(jobs))
+    out = console(140)
+    out.print(sweep_table(jobs, out.width))
     left = len(asked["jobs"]) - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
@@ -151,9 +150,14 @@ def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
-    """Return the result table of a sweep: network, block changes and overrides where they vary, results, and failures."""
-    from rich import box, get_console
+def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":
+    """Return the result table of a sweep: network, block changes and overrides where they vary, results, and failures.
+
+    Args:
+        jobs: result of `jobs_of`.
+        width: columns of the output. Overrides that do not fit beside the results share a column, with a line for each.
+    """
+    from rich import box
     from rich.table import Table
 
     models = [job.get("model") or job["overrides"].get("model", "") for job in jobs]
@@ -170,20 +174,27 @@ def sweep_table(jobs: Sequence[dict[str, Any]]) -> "Table":
     figures = {key: (name, "{:.4f}", 1) for key, name in best.items()} | COLUMNS
     always = (*best, "test/top1", "minutes")
     shown = [key for key in figures if len({job[key] for job in jobs if key in job}) > (key not in always)]
-    if get_console().width < NARROW:  # results.csv has all of them
+    if width < NARROW:  # results.csv has all of them
         shown = [key for key in shown if key in always]
+    words = list(zip(*columns.values(), strict=True)) or [()] * len(jobs)
+    states = [f"{job['state']}: {job['reason']}" if job.get("reason") else job["state"] for job in jobs]
     unusual = any(job["state"] != "finished" for job in jobs)
+    texts = [[job["job"] for job in jobs], *([name, *cells] for name, cells in zip(named, columns.values(), strict=True))]
+    needed = [max(map(len, each)) for each in texts] + [max(6, len(figures[key][0])) for key in shown] + [30] * unusual
+    if sum(needed) + 3 * len(needed) > width:
+        lines = [[f"{name}: {word}" for name, word in zip(named, row, strict=True) if word] for row in words]
+        words = [("\n".join([*line, *([state] * unusual)]),) for line, state in zip(lines, states, strict=True)]
+        named, unusual = ["overrides, state" if unusual else "overrides"], False
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("job", *named):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     for key in shown:
-        table.add_column(figures[key][0], justify="right", overflow="fold")
+        table.add_column(figures[key][0], justify="right", no_wrap=True)
     if unusual:
         table.add_column("state", overflow="fold", min_width=30)
-    for job, *words in zip(jobs, *columns.values(), strict=True):
+    for job, row, state in zip(jobs, words, states, strict=True):
         cells = [figures[key][1].format(job[key] / figures[key][2]) if key in job else "" for key in shown]
-        state = f"{job['state']}: {job['reason']}" if job.get("reason") else job["state"]
-        table.add_row(job["job"], *words, *cells, *([state] * unusual))
+        table.add_row(job["job"], *row, *cells, *([state] * unusual))
     return table
 
 

@@ -25,7 +25,8 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 def _expand(word: str) -> list[Path]:
     if word == "-":
-        return [Path(line.strip()) for line in sys.stdin if line.strip()]
+        # editors on Windows write the mark U+FEFF before the first path
+        return [Path(name) for line in sys.stdin if (name := line.removeprefix("\ufeff").strip())]
     path = Path(word)
     if path.is_file():
         return [path]

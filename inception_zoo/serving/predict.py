@@ -11,10 +11,8 @@ from typing import IO
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from inception_zoo.data.crops import views
@@ -23,6 +21,7 @@ from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.serving.classifier import Classifier
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.terminal import console
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,8 @@ def write_table(predictions: Iterator[Prediction], classes: Sequence[str], top: 
     for prediction in predictions:
         (label, probability), *others = prediction.top(top)
         runners_up = ", ".join(f"{classes[other]} {p:.3f}" for other, p in others)
-        table.add_row(Text(str(prediction.path)), Text(classes[label]), f"{probability:.3f}", Text(runners_up))
-    Console(file=file, width=max(Console().width, 100)).print(table)
+        table.add_row(str(prediction.path), classes[label], f"{probability:.3f}", runners_up)
+    console(100, file=file).print(table)
 
 
 WRITERS = {"table": write_table, "csv": write_csv, "jsonl": write_jsonl}
@@ -186,7 +185,7 @@ def report(
             pictures(prediction)
             yield prediction
 
-    bar = Console(stderr=True)
+    bar = console(stderr=True)
     predictions: Iterable[Prediction] = predict(classifier, paths, batch_size, crops, flip)
     if bar.is_terminal:
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)

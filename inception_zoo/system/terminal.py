@@ -1,4 +1,4 @@
-"""The terminal: encodings that cannot represent every character, such as ASCII, signals, and output that was closed."""
+"""The terminal: Rich's console, encodings that cannot represent every character, signals, and output that was closed."""
 
 import codecs
 import io
@@ -7,12 +7,34 @@ import os
 import select
 import signal
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ASCII = {"•": "*", "–": "-", "—": "-", "×": "x", "→": "->", "…": "...", "±": "+-", "≥": ">=", "≤": "<="}
 HANDLER = "inception_zoo.ascii"
 ENDING = tuple(  # signals that ask a job to end; SIGHUP: the connection to the terminal was lost (not on Windows)
     number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
+
+
+def console(least: int = 0, markup: bool = False, **options: Any) -> "Console":
+    """Return a Rich console that prints paths, names of classes and other text of users as it is.
+
+    Rich's own default takes `[x]` in a text for markup, and `:x:` for an emoji.
+
+    Args:
+        least: columns where the output is not a terminal, so that the rows of tables stay whole in a file.
+        markup: Rich's markup is wanted; text of users is escaped.
+        **options: of Rich's Console.
+    """
+    from rich.console import Console
+
+    made = Console(markup=markup, emoji=False, **options)
+    if not made.is_terminal:
+        made.width = max(made.width, least)
+    return made
 
 
 def never_fail_to_print() -> None:

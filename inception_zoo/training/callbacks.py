@@ -152,9 +152,9 @@ class ProgressBar(RichProgressBar):
         columns = super().configure_columns(trainer)
         if get_console().width < WIDE:  # the log has the state of the sweep, too
             for bar in (column for column in columns if isinstance(column, BarColumn)):
-                bar.bar_width = 10
+                bar.bar_width = max(4, min(10, get_console().width - 76))
             return columns
-        return [*columns, TextColumn(f"[dim]{self.sweep}")] if self.sweep else columns
+        return [*columns, TextColumn(self.sweep, style="dim", markup=False)] if self.sweep else columns
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}

@@ -277,7 +277,8 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
 def _quiet_libraries() -> None:
     """Silence duplicate messages, tips, and warnings without consequence."""
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print the same messages
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hides tips and progress notes
+    for name in ("lightning.pytorch", "lightning.fabric"):  # hides tips and notes on progress
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError for it
     warnings.filterwarnings("ignore", ".*not supported by the model summary")  # our summary prints fp32's size and says so
     warnings.filterwarnings("ignore", ".*LeafSpec")  # caused by Lightning

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from inception_zoo.architecture.cost import Cost
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.runs.results import best_key, minutes_of
+from inception_zoo.system.terminal import console
 
 TRAINED = ("train/loss", "train/top1", "val/loss", "val/top1")
 TESTED = ("test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1")
@@ -40,7 +40,7 @@ def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Pa
     table.add_row("time", f"{minutes_of(results):.1f} min")
     table.add_row("tested checkpoint", short(ckpt) if ckpt else "–")
     table.add_row("run folder", short(folder))
-    Console().print(table)
+    console().print(table)
 
 
 def short(path: Path) -> str:

@@ -14,14 +14,8 @@ from inception_zoo.errors import ZooError
 USUAL = ("state_dict", "model", "model_state_dict", "module", "network", "net")
 AVERAGE = {"ema", "swa", "avg", "average", "averaged", "shadow", "polyak"}  # words in its name
 OPTIMIZER = {"optim", "optimizer", "optimizers", "optimiser"}  # likewise; it may have averages of gradients
-WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "net.",
-    "backbone.",
-    "online_model.",
-)  # DDP, torch.compile, Lightning modules, EMA wrappers
+# Of DDP, torch.compile, Lightning modules and EMA wrappers:
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "online_model.")
 COUNTERS = {"n_averaged", "initted", "step", "steps", "num_updates"}  # of averages, beside their tensors
 # Two libraries store the average as the network, and the raw weights under another name: (sign of it, average, raw).
 SWAPPED = (
@@ -37,9 +31,8 @@ class Entry:
 
     state: dict[str, Tensor]  # without prefixes that all keys share
     average: bool
-    holder: object = None  # the mapping in the file, which may state more about its tensors
+    holder: Any = None  # the mapping in the file, which may state more about its tensors
     named: bool = True  # False: its keys are not those of a state dict, as in a list of parameters
-    prefix: str = ""  # removed from all keys
 
 
 def chosen(content: Mapping[Any, Any], source: str, ema: bool | None) -> tuple[Entry, list[str]]:
@@ -80,8 +73,10 @@ def chosen(content: Mapping[Any, Any], source: str, ema: bool | None) -> tuple[E
     kind = ", averaged weights" if entries[name].average else ", raw weights" if averages else ""
     notes = [f"read {_quoted([name])}{kind}"] if name or left else []
     notes += [f"not read: {_quoted(left)}"] if left else []
-    prefix = entries[name].prefix
-    return entries[name], notes + ([f"prefix '{prefix}' of its names of tensors removed"] if prefix else [])
+    first, value = next(iter(entries[name].state.items()), ("", None))
+    full = next((str(key) for key, each in entries[name].holder.items() if each is value and str(key).endswith(first)), first)
+    prefix = full.removesuffix(first)
+    return entries[name], notes + ([f"prefix {prefix!r} of its names of tensors removed"] if prefix else [])
 
 
 def _averages(entries: Mapping[str, Entry], raw: str | None) -> list[str]:
@@ -123,27 +118,20 @@ def _entries(content: Mapping[Any, Any]) -> dict[str, Entry]:
 def _split(path: str, tensors: dict[str, Tensor], holder: object) -> dict[str, Entry]:
     """Return a network, and an average that is a module beside it or around it, as entries of their own."""
     parts: dict[str, dict[str, Tensor]] = {}
-    outer, unwrapped = _unwrapped(tensors)
-    for key, value in unwrapped.items():
+    for key, value in _unwrapped(tensors).items():
         first, _, rest = key.partition(".")
         is_average = bool(rest) and _has(AVERAGE, first)
         parts.setdefault(first if is_average else "", {})[rest if is_average else key] = value
-    found = {}
-    for part, (inner, state) in ((part, _unwrapped(values)) for part, values in parts.items()):
-        name = ".".join(filter(None, (path, part)))
-        found[name] = Entry(state, _has(AVERAGE, name), holder, prefix=outer + f"{part}." * bool(part) + inner)
-    return found
+    paths = {part: ".".join(filter(None, (path, part))) for part in parts}
+    return {paths[part]: Entry(_unwrapped(state), _has(AVERAGE, paths[part]), holder) for part, state in parts.items()}
 
 
-def _unwrapped(state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Return the prefixes that all keys share because modules wrap the network, and the tensors without them.
-
-    Counters of averages are left out.
-    """
-    state, removed = {key: value for key, value in state.items() if key not in COUNTERS}, ""
-    while state and (prefix := next((each for each in WRAPPERS if all(key.startswith(each) for key in state)), "")):
-        state, removed = {key.removeprefix(prefix): value for key, value in state.items()}, removed + prefix
-    return removed, state
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove counters of averages, and each prefix that all keys share because a module wraps the network."""
+    state = {key: value for key, value in state.items() if key not in COUNTERS}
+    while state and (prefix := next((each for each in WRAPPERS if all(key.startswith(each) for key in state)), None)):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _has(words: set[str], name: str) -> bool:

@@ -16,8 +16,7 @@ KINDS = {  # first bytes of a file → the suffixes of its format, or what else 
     rb"\Z": f"is empty; {AGAIN}",
     rb"version https://git-lfs": "is a Git LFS pointer, not the weights; run `git lfs pull` in its folder, or download them",
     rb"\s*<(!doctype|html|head|\?xml)": "is a web page, not weights; download the file that the page links to",
-    rb"\x1f\x8b|BZh|\xfd7zXZ": "is compressed; decompress it first",
-    rb".{257}ustar": "is a tar archive; unpack it, and give the weight file in it",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar": "is an archive or compressed; unpack it, and give the weight file in it",
     rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]": "is an ONNX file; give the weights from which it was exported",
 }
 

@@ -19,7 +19,7 @@ def test_list_shows_the_published_figures(cli):
     assert done.returncode == 0
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["inception_v3"] == ["21.2", "/", "5.6", "23.83", "27.16", "5.71", "299", "75/39/21"]
-    assert rows["bn_inception"][3:] == ["11.30", "–", "2.03", "224", "31/16/8", "*"]
+    assert rows["bn_inception"][3:] == ["11.30", "–", "2.03", "224", "31/16/8*"]
     words = " ".join(done.stdout.split())
     assert (
         "* bn_inception: only 31 to 38, 63 to 70, … px (every 32 px) / 16 to 19, 32 to 35, … px (every 16 px) / 8 to 9,"

@@ -1,10 +1,13 @@
 import gzip
+import os
+import subprocess
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from torchvision.transforms import v2
 
 from inception_zoo import ZooError
@@ -91,6 +94,28 @@ def test_one_message_when_the_set_is_nowhere(tmp_path, monkeypatch):
     with pytest.raises(ZooError, match=r"data.root=.*no route to host.*make data.*apt-get install.*train-images") as error:
         fashion_mnist(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+PROGRAMS = {  # stand-ins for the programs that `make data` calls
+    "python": 'test -e "$3/images.gz" && echo "Fashion-MNIST: $3" || { echo "error: no network" >&2; exit 2; }',
+    "apt-get": "touch dataset-fashion-mnist_1.deb",
+    "dpkg": 'mkdir -p "$3/usr/share/datasets/fashion-mnist" && touch "$3/usr/share/datasets/fashion-mnist/images.gz"',
+}
+
+
+@pytest.mark.parametrize("has_package", [True, False])
+def test_make_data_reports_an_error_only_if_its_fallback_fails(has_package, tmp_path):
+    programs = PROGRAMS if has_package else PROGRAMS | {"apt-get": "exit 100"}
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    make = ["make", "-o", "setup", "data", f"BIN={tmp_path}", f"DATA={tmp_path / 'data'}"]
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(make, cwd=ROOT, env=path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode == 0) == has_package
+    assert ("error" in (done.stdout + done.stderr).lower()) != has_package
+    assert ("error: no network" in done.stderr) != has_package
+    assert (f"Fashion-MNIST: {tmp_path / 'data'}" in done.stdout) == has_package
 
 
 def test_digits():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from rich.console import Console
 from tools import commands
 
 from inception_zoo import ZooError
@@ -27,6 +27,7 @@ from inception_zoo.runs.results import Pruned, begin, is_interrupted, read_resul
 from inception_zoo.runs.study import Objective, objective, open_study
 from inception_zoo.runs.sweepers import _distribution
 from inception_zoo.runs.sweeps import progress, resumed, sweep_table
+from inception_zoo.system.terminal import console
 
 BAD = """
 from lightning import Callback
@@ -286,7 +287,7 @@ def test_a_run_records_how_it_ends(tmp_path):
         assert is_interrupted(folder) == (state in ("failed", "interrupted"))
 
 
-def test_the_table_fits_eighty_columns(monkeypatch):
+def test_the_table_fits_eighty_columns():
     results = {"val/top1_best": 0.5, "test/top1": 0.5, "minutes": 1.0}
     jobs = [
         {"job": str(n), "overrides": {"seed": str(n)}, "swapped": f"all=residual_expanded{n}", "state": "finished", **results}
@@ -294,13 +295,36 @@ def test_the_table_fits_eighty_columns(monkeypatch):
         for n in (1, 2)
     ]
     for width, has_costs in ((80, False), (120, True)):
-        console = Console(width=width)
-        monkeypatch.setattr("rich.get_console", lambda console=console: console)
-        with console.capture() as capture:
-            console.print(sweep_table(jobs))
-        text = capture.get()
+        text = printed(jobs, width)
         assert "all=residual_expanded2" in text and "test top-1" in text and "…" not in text
         assert ("images/s" in text) == has_costs
+
+
+def printed(jobs, width):
+    out = console(width=width)
+    with out.capture() as capture:
+        out.print(sweep_table(jobs, width))
+    return capture.get()
+
+
+def test_long_overrides_share_a_column_with_whole_figures():
+    results = {"val/top1_best": 0.7123, "test/top1": 0.7011, "minutes": 12.3, "parameters": 1e6, "state": "finished"}
+    root = "/home/me/[x]/" + "pictures/" * 7
+    reason = "trainer.max_epochs=0 must be a whole number of at least 1; leave it out for the default of the recipe"
+    jobs = [
+        {"job": str(n), "overrides": {"optimizer.lr": "0.001234567", "data.root": f"{root}{n}", "seed": str(n)}} | results
+        for n in range(2)
+    ]
+    failed = {"job": "2", "overrides": {"optimizer.lr": "9", "seed": "2"}, "state": "failed", "reason": reason}
+    for width in (80, 100):
+        text = printed([*jobs, failed], width)
+        assert "…" not in text and text.count("0.7123") == 2 and text.count("0.7011") == 2 and text.count("12.3") == 2
+        assert max(map(len, text.splitlines())) <= width
+        together = re.sub(r"\s", "", text)
+        assert f"root:{root}1" in together and "lr:0.001235" in together and "seed:2" in together
+        assert f"failed:{reason}".replace(" ", "") in together
+    table = printed(jobs, 160)  # there is room for a column of each
+    assert "root" in table.splitlines()[1] and "overrides" not in table
 
 
 @pytest.mark.parametrize("jobs", [["0", "1", "2", "3"], 4], ids=["folders", "older version"])

@@ -109,7 +109,7 @@ def test_words_are_files_folders_patterns_and_standard_input(photos, monkeypatch
     every = ["a[red].png", "b.png", "more/c.png"]
     assert list(map(str, find_images(["."]))) == every
     assert list(map(str, find_images(["b.png", "**/c.png", "a[red].png"]))) == ["b.png", "more/c.png", "a[red].png"]
-    monkeypatch.setattr("sys.stdin", iter(["b.png\n", "\n", "more/c.png\n"]))
+    monkeypatch.setattr("sys.stdin", iter(["\ufeffb.png\n", "\n", "more/c.png\n"]))
     assert list(map(str, find_images(["-"]))) == ["b.png", "more/c.png"]
 
 

@@ -108,7 +108,7 @@ WEIGHTS = {  # suffix and case → bytes, fragment of the error message
     ".pth code in a command line": (saved({"model": {"a.w": W1}, "args": Namespace(a=Evil())}), "contains a posix.system"),
     ".pt code, without a zip": (saved({"w": Evil()}, _use_new_zipfile_serialization=False), "contains a posix.system"),
     ".bin code, a bare pickle": (pickle.dumps(Evil()), "cannot be read"),
-    ".pth code, in tar": (tarred(), "is a tar archive; unpack it"),
+    ".pth code, in tar": (tarred(), "is an archive or compressed; unpack it"),
     ".pth code, in a zip of another name": (zipped(("a/data.pkl", pickle.dumps(Evil())), ("a/version", "3")), "cannot be read"),
     ".pth a whole module": (
         saved(torch.nn.Sequential()),
@@ -132,7 +132,7 @@ WEIGHTS = {  # suffix and case → bytes, fragment of the error message
     **{f"{suffix} a web page": (PAGES[0], "is a web page") for suffix in (".pth", ".safetensors", ".h5")},
     ".bin a web page without a type": (PAGES[1], "is a web page, not weights; download the file that the page links to"),
     **{f"{suffix} Git LFS": (LFS, "is a Git LFS pointer, not the weights; run `git lfs pull`") for suffix in (".bin", ".h5")},
-    ".pth gzip": (gzip.compress(b"weights"), "is compressed; decompress it first"),
+    ".pth gzip": (gzip.compress(b"weights"), "is an archive or compressed; unpack it"),
     ".pth safetensors": (
         tensors({"w": W}, bytes(4)),
         "has the content of a .safetensors file; rename it to weights.safetensors",
