@@ -120,6 +120,8 @@ def _check_block(choice: Any) -> None:
         for key in ("relu", "shortcut"):
             if not isinstance(choice.get(key, True), bool):
                 raise ZooError(f"{key}={choice[key]} must be true or false")
+    elif callable(choice) and not hasattr(choice, "__qualname__"):  # functools.partial: a card stores a path
+        raise ZooError("must be a function or a class, which has an import path; write a function that returns it")
     elif choice is not None and not callable(choice) and not is_rows(choice):
         raise ZooError("must be a variant or a list of rows, like ['1x1 64']")
 

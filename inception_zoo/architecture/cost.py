@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inception_zoo.architecture.geometry import Size, out_channels, out_size
+from inception_zoo.architecture.modules import measure
 from inception_zoo.architecture.nets.table import Aux
 from inception_zoo.architecture.notation import Conv, Row, parse
 from inception_zoo.architecture.plan import Block, Plan
@@ -44,7 +45,9 @@ def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
 
 
 def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
-    """Return the cost of one block whose input is a `grid` of height x width."""
+    """Return the cost of one block whose input is a `grid` of height x width; a user's module is run, see `modules.measure`."""
+    if block.module:
+        return Cost(*measure(block.module, block.c_in, grid))
     total = sum((_row_cost(plan, row, block.c_in, grid) for row in block.rows), Cost(0, 0))
     if block.residual:
         weights = block.joined * block.c_out

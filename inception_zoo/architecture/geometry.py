@@ -1,10 +1,10 @@
 """Channels, grid sizes and receptive fields after rows, and rows scaled by `width`. This file does not import torch."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from inception_zoo.architecture.notation import Conv, Lrn, Op, Pool, Row, show
+from inception_zoo.architecture.notation import Conv, Lrn, Module, Op, Pool, Row, show
 from inception_zoo.errors import ZooError
 
 Size = tuple[int, int]
@@ -26,7 +26,7 @@ def padding(op: Conv | Pool) -> Size:
 def out_channels(row: Row, c_in: int) -> int:
     """Return the output channels of `row`."""
     for step in row:
-        c_in = sum(op.width if isinstance(op, Conv) else c_in for op in step)
+        c_in = sum(op.width if isinstance(op, Conv | Module) else c_in for op in step)
     return c_in
 
 
@@ -72,8 +72,10 @@ def stride_of(row: Row) -> int:
     return prod(next((op.stride for op in step if not isinstance(op, Lrn)), 1) for step in row)
 
 
-def receptive_field(rows: Iterable[Row], field: Field) -> Field:
-    """Return the largest receptive field of the rows; that of their input is `field`."""
+def receptive_field(rows: Sequence[Row], field: Field | None) -> Field | None:
+    """Return the largest receptive field of the rows; that of their input is `field`. None: unknown, behind a user's module."""
+    if field is None or any(isinstance(op, Module) for row in rows for step in row for op in step):
+        return None
     fields = [_row_field(row, field) for row in rows]
     height, width = (max(sizes) for sizes in zip(*(f.size for f in fields), strict=True))
     return Field((height, width), fields[0].jump)

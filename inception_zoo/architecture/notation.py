@@ -11,7 +11,9 @@ A block is a list of rows; their outputs are concatenated over channels. This fi
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from inception_zoo.errors import ZooError
 
@@ -51,7 +53,21 @@ class Lrn:
         return "lrn"
 
 
-Op = Conv | Pool | Lrn
+@dataclass(frozen=True)
+class Module(Pool):
+    """A `torch.nn.Module` that a user's function builds; its output has the size of this pool. A row cannot contain it."""
+
+    name: str  # of its class
+    function: str
+    width: int = field(compare=False)  # output channels
+    place: str = field(compare=False)  # stage and endpoint, for messages
+    build: Callable[[], Any] = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Op = Conv | Pool | Lrn  # a `Module` is a `Pool`
 Step = tuple[Op, ...]
 Row = tuple[Step, ...]
 
@@ -96,7 +112,9 @@ def _op(token: str) -> Op:
     if channels and not int(channels):
         raise ZooError(f"token '{token}': a convolution needs at least 1 output channel")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):
-        raise ZooError(f"token '{token}': an even kernel cannot be padded to keep the size; add 'v'")
+        raise ZooError(
+            f"token '{token}': an even kernel cannot keep the size; use an odd kernel, or 'v' if the grid may shrink"
+        )
     step, edge = int(stride or 1), edge or ""
     return Pool(kind, kernel, step, edge) if kind else Conv(kernel, step, edge, int(channels))
 

@@ -10,15 +10,17 @@ from typing import Any
 
 from inception_zoo.architecture.choices import LOADING, VALID, Choices
 from inception_zoo.architecture.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled, stride_of
+from inception_zoo.architecture.modules import measure
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.nets.table import Aux, Net, Residual
-from inception_zoo.architecture.notation import Lrn, Pool, Row, parse, show
+from inception_zoo.architecture.notation import Lrn, Module, Row, parse, show
 from inception_zoo.architecture.stems import with_stem
-from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS, find_variant, is_rows, variant_name
+from inception_zoo.architecture.variants import REDUCTIONS, call_variant, pool_of, variant_name
 from inception_zoo.errors import ZooError, check_whole
 
 MOST = 1024  # sides of images that are searched for the ones that fit
 LARGE = 1 << 20  # a grid that is larger than every kernel
+KEEP = "a row keeps the grid with odd kernels, without stride and without 'v'"
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,17 @@ class Block:
         return sum(out_channels(row, self.c_in) for row in self.rows)
 
     @property
+    def module(self) -> Module | None:
+        """The module of a user's function, which is then the only op."""
+        op = self.rows[0][0][0] if self.rows else None
+        return op if isinstance(op, Module) else None
+
+    @property
     def has_branches(self) -> bool:
-        """True for several rows, a fork or a residual sum."""
-        return len(self.rows) > 1 or self.residual is not None or any(len(step) > 1 for row in self.rows for step in row)
+        """True for several rows, a fork, a residual sum or a module."""
+        return (
+            len(self.rows) > 1 or bool(self.module or self.residual) or any(len(step) > 1 for row in self.rows for step in row)
+        )
 
     @property
     def takes_any_grid(self) -> bool:
@@ -65,7 +75,7 @@ class Block:
         sizes = {row: out_size(row, size) for row in self.rows}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
-            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
+            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}; {KEEP}")
         return next(iter(sizes.values()))
 
 
@@ -100,6 +110,8 @@ class Plan:
         try:
             return self.walk(size)
         except ZooError as error:
+            if self.min_image_size() is None:  # the rows are wrong, not the images
+                raise
             near = self.nearest(size)
             hint = f"; the nearest is {near[0]}x{near[1]}" if self.fits(near) else ""
             fit = f"heights and widths that fit: {self.sizes()}{hint}"
@@ -115,6 +127,14 @@ class Plan:
                 raise ZooError(f"{self.net.name}, {block.stage} {block.name}: {error}") from None
             shapes[block.name] = (block.c_out, *size)
         return shapes
+
+    def run_modules(self, image_size: int | Size) -> None:
+        """Check the modules of the user's functions, see `modules.measure`, for images of `image_size` pixels that fit."""
+        grid = _pair(image_size)
+        for block in self.blocks:
+            if block.module:
+                measure(block.module, block.c_in, grid)
+            grid = block.out_size(grid)
 
     def fits(self, image_size: int | Size) -> bool:
         """Return True if the network accepts images of `image_size` pixels."""
@@ -197,7 +217,10 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
     if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
         raise ZooError(f"{net.name}: norm=lrn: no row of this network contains 'lrn'; use norm=none")
     heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
-    return Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
+    plan = Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
+    if any(block.module for block in blocks) and plan.fits(net.image_size):
+        plan.run_modules(net.image_size)
+    return plan
 
 
 def plan_of(model: Mapping[str, Any]) -> Plan:
@@ -215,7 +238,7 @@ def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: 
     block = replace(place, rows=tuple(filter(None, rows)), residual=residual)
     if residual and block.kind != "block":  # PyTorch would broadcast rows of 1x1 to the grid
         changing = next(row for row in block.rows if replace(block, rows=(row,)).kind != "block")
-        raise ZooError(f"a residual sum must keep the grid, but row '{show(changing)}' changes it")
+        raise ZooError(f"a residual sum must keep the grid, but row '{show(changing)}' changes it; {KEEP}")
     keeps = residual or not block.rows
     return replace(block, c_out=due if residual and residual.shortcut else block.c_in if keeps else block.joined)
 
@@ -244,44 +267,21 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
     elif not isinstance(choice, str) and not callable(choice):  # rows inside a residual block keep its sum and scale
         return _block(place, replace(own.residual, rows=choice) if own.residual else choice, choices)
     else:
-        spec = _call(choice, own, level)
+        spec = call_variant(choice, own, level)
+        if isinstance(spec, Module):
+            return replace(place, rows=(((spec,),),), residual=None)
         block = _block(place, spec, choices, due=own.c_out, width=1)  # `own.c_out` is scaled already
         if block.kind != own.kind:
             wrong = next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind)
-            what = "keep the grid" if own.kind == "block" else "halve the grid"
-            raise ZooError(f"a variant must {what} here, but row '{show(wrong)}' of '{variant_name(choice)}' does not")
+            what, how = ("keep", KEEP) if own.kind == "block" else ("halve", f"give it a stride, such as '{pool_of(own)}'")
+            row = f"row '{show(wrong)}' of '{variant_name(choice)}' does not"
+            raise ZooError(f"a variant must {what} the grid here, but {row}; {how}")
     if block.c_out != own.c_out:
         rows = ", ".join(f"'{show(row)}'" for row in block.rows)
         if block.residual:
             raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut=true; rows {rows}")
         raise ZooError(f"'{variant_name(choice)}' gives {block.c_out} channels instead of {own.c_out}; rows {rows}")
     return block
-
-
-def _call(choice: Any, own: Block, level: int) -> Sequence[str] | Residual:
-    """Call the variant with the arguments for the block `own`."""
-    name = variant_name(choice)
-    if own.kind == "valid":
-        raise ZooError(f"'{name}' cannot replace {own.name}, whose unpadded rows only trim the grid; give a list of rows")
-    valid, other = (list(REDUCTIONS), BLOCKS) if own.kind == "reduction" else (list(BLOCKS), REDUCTIONS)
-    if isinstance(choice, str) and choice in other:
-        does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
-        raise ZooError(f"'{choice}' cannot replace {own.name}, which {does}; valid: {', '.join(valid)}")
-    variant = find_variant(choice) if isinstance(choice, str) else choice
-    try:
-        spec = variant(own.c_in, own.c_out, _pool(own) if own.kind == "reduction" else max(level, 0))
-    except Exception as error:  # a user's function
-        raise ZooError(f"'{name}' failed with {type(error).__name__}: {error}") from error
-    if not isinstance(spec, Residual) and not is_rows(spec):
-        raise ZooError(f"'{name}' must return a list of rows or a Residual, not {spec!r}")
-    return spec
-
-
-def _pool(reduction: Block) -> str:
-    """Return the token of the reduction's pool; if it has none, of a max pool with the stride of its convolution."""
-    ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
-    pool = next((op for op in ops if isinstance(op, Pool)), None)
-    return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"
 
 
 def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) -> tuple[Block, ...]:
@@ -330,3 +330,4 @@ def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> Non
         fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
         hint = f"; or set model.stem={fits[0]}" if fits else ""
         raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
+    plan.run_modules(image_size)

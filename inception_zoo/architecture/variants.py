@@ -2,16 +2,23 @@
 
 At the paper's channels, each function returns the paper's block. At other channels, it splits them in the same shares;
 "split as 3a" names the block that has these shares. `level` is 0, 1 or 2: the first, second or third grid (28, 14, 7 or
-35, 17, 8). To use a function of your own with these arguments, give its import path, such as `my_blocks.squeeze`.
+35, 17, 8). To use a function of your own with these arguments, give its import path, such as `my_blocks.squeeze`. It may
+return a `torch.nn.Module` too.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from inception_zoo.architecture.geometry import split
+from inception_zoo.architecture.modules import is_module, on_meta
 from inception_zoo.architecture.nets.table import Residual
+from inception_zoo.architecture.notation import Lrn, Module, Pool, parse
 from inception_zoo.architecture.reductions import REDUCTIONS
-from inception_zoo.errors import ZooError, did_you_mean, imported
+from inception_zoo.errors import ZooError, did_you_mean, imported, one_line, shown
+
+if TYPE_CHECKING:
+    from inception_zoo.architecture.plan import Block
 
 Variant = Callable[[int, int, Any], Sequence[str] | Residual]
 
@@ -102,3 +109,40 @@ def find_variant(name: str) -> Variant:
         return imported(name)
     except ZooError as error:
         raise ZooError(f"variant '{name}' cannot be imported: {error}") from None
+
+
+def call_variant(choice: Any, own: "Block", level: int) -> Sequence[str] | Residual | Module:
+    """Call a variant with the arguments for the block `own`.
+
+    Raises:
+        ZooError: The variant does not fit the block, or the user's function fails or returns something else.
+    """
+    name = variant_name(choice)
+    if own.kind == "valid":
+        raise ZooError(f"'{name}' cannot replace {own.name}, whose unpadded rows only trim the grid; give a list of rows")
+    valid, other = (list(REDUCTIONS), BLOCKS) if own.kind == "reduction" else (list(BLOCKS), REDUCTIONS)
+    if isinstance(choice, str) and choice in other:
+        does = "keeps the grid" if own.kind == "block" else "is a grid reduction"
+        raise ZooError(f"'{choice}' cannot replace {own.name}, which {does}; valid: {', '.join(valid)}")
+    variant = find_variant(choice) if isinstance(choice, str) else choice
+    build = partial(variant, own.c_in, own.c_out, pool_of(own) if own.kind == "reduction" else max(level, 0))
+    try:
+        with on_meta():
+            spec = build()
+    except Exception as error:  # a user's function
+        raise ZooError(f"'{name}' failed with {type(error).__name__}: {one_line(error)}") from error
+    if is_module(spec):
+        ((pool,),) = parse(pool_of(own) if own.kind == "reduction" else "max")  # with the grid of `own`
+        place = f"{own.stage} {own.name}"
+        return Module(**vars(pool), name=type(spec).__name__, function=name, width=own.c_out, place=place, build=build)
+    if not isinstance(spec, Residual) and not is_rows(spec):
+        found = f"the class {spec.__name__}: return {spec.__name__}(…)" if isinstance(spec, type) else shown(spec)
+        raise ZooError(f"'{name}' must return a list of rows, a Residual or a torch.nn.Module, not {found}")
+    return spec
+
+
+def pool_of(reduction: "Block") -> str:
+    """Return the token of the reduction's pool; if it has none, of a max pool with the stride of its convolution."""
+    ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
+    pool = next((op for op in ops if isinstance(op, Pool)), None)
+    return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"

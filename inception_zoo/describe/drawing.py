@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_zoo.architecture.cost import plan_cost
-from inception_zoo.architecture.notation import Conv, Lrn, Op, show
+from inception_zoo.architecture.notation import Conv, Lrn, Module, Op, show
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.errors import ZooError
 
@@ -296,6 +296,8 @@ def _label(ops: Sequence[Op]) -> str:
     op = ops[0]
     if isinstance(op, Lrn):
         return "lrn"
+    if isinstance(op, Module):
+        return f"{op.name}\n{_list(o.width for o in ops if isinstance(o, Module))}"
     size = f"{op.kernel[0]}×{op.kernel[1]}"
     how = (f" /{op.stride}" if op.stride > 1 else "") + {"v": " V", "c": " ceil"}.get(op.edge, "")
     if isinstance(op, Conv):
@@ -319,6 +321,8 @@ def _names(blocks: Sequence[Block]) -> str:
 def _color(op: Op) -> str:
     if isinstance(op, Lrn):
         return "lrn"
+    if isinstance(op, Module):
+        return "plain"
     if not isinstance(op, Conv):
         return "pool"
     if op.kernel == (1, 1):

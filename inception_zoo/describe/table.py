@@ -19,8 +19,9 @@ def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str,
     """Return every figure of a network, as dicts, lists and numbers.
 
     `params` and `macs` are numbers of parameters and of multiply-adds per image. `saved` is the bytes per image that
-    autograd saves for the backward pass (fp32). `field` is the receptive field, height and width in pixels. For a block with
-    branches, `conv3x3` and `conv5x5` are the cost of a single convolution with the block's channels, stride and grid.
+    autograd saves for the backward pass (fp32). `field` is the receptive field, height and width in pixels; None behind a
+    user's module, which can have any. For a block with branches, `conv3x3` and `conv5x5` are the cost of a single convolution
+    with the block's channels, stride and grid.
 
     Args:
         plan: plan of the network.
@@ -29,8 +30,10 @@ def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str,
     """
     from inception_zoo.describe.saved_bytes import saved_activations  # torch
 
+    plan.run_modules(image_size)
     shapes, saved = plan.shapes(image_size), saved_activations(plan, image_size)
-    endpoints, grid, field = [], (image_size, image_size), Field()
+    endpoints, grid = [], (image_size, image_size)
+    field: Field | None = Field()
     for block in plan.blocks:
         channels, after = shapes[block.name][0], shapes[block.name][1:]
         field = receptive_field(block.rows, field)
@@ -44,7 +47,7 @@ def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str,
                 "residual": _residual(block),
                 **_cost(block_cost(plan, block, grid)),
                 "saved": saved[block.name],
-                "field": list(field.size),
+                "field": list(field.size) if field else None,
                 **({f"conv{k}x{k}": _cost(conv_cost(plan, block, k, after)) for k in (3, 5)} if block.has_branches else {}),
             }
         )
@@ -97,8 +100,8 @@ def network_table(network: dict[str, Any], width: int) -> Table:
     """
     caption = (
         "saved: memory per image that PyTorch's own operators save for the backward pass (fp32), without model.memory. "
-        "field: receptive field. one 3x3, one 5x5 (from 100 columns on): parameters / multiply-adds of a single convolution "
-        "with the same channels, stride and grid. *: swapped block."
+        "field: receptive field; ?: unknown behind a module of your own. one 3x3, one 5x5 (from 100 columns on): parameters / "
+        "multiply-adds of a single convolution with the same channels, stride and grid. *: swapped block."
     )
     table = Table(title=_title(network), caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
@@ -113,7 +116,7 @@ def network_table(network: dict[str, Any], width: int) -> Table:
         if endpoint["stage"] != stage:
             stage = endpoint["stage"]
             table.add_section()
-        height, width = endpoint["field"]
+        height, width = endpoint["field"] or ("?", "?")
         field = f"{height}" if height == width else f"{height}x{width}"
         convs = [f"{_millions(c)} / {c['macs'] / 1e6:,.0f}" if (c := endpoint.get(f"conv{k}x{k}")) else "" for k in kernels]
         table.add_row(_marked(endpoint), _grid(endpoint), rows, *_figures(endpoint), field, *convs)
@@ -176,7 +179,7 @@ def diff_table(a: dict[str, Any], b: dict[str, Any]) -> Table:
     for stage_a, stage_b in zip(*stages, strict=True):
         sides = [e for e in left if e[0]["stage"] == stage_a], [e for e in right if e[0]["stage"] == stage_b]
         for one, other in _aligned(*sides):
-            same = one and other and all(one[0][k] == other[0][k] for k in ("rows", "residual", "output"))
+            same = one and other and all(one[0][k] == other[0][k] for k in ("rows", "residual", "output", "macs"))
             table.add_row(*_side(one), *_side(other), style="dim" if same else None)
         table.add_section()
     for label, key, unit in (

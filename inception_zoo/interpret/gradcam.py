@@ -25,12 +25,12 @@ class Look:
 
 
 def check_endpoint(model: Inception, endpoint: str | None) -> str:
-    """Return the endpoint to explain: `endpoint`, or by default the last one with branches.
+    """Return the endpoint to explain: `endpoint`, or by default the last one with branches or with a user's module.
 
     Raises:
         ZooError: `endpoint` is unknown or has no branches, or no endpoint has branches.
     """
-    branched = [block.name for block in model.plan.blocks if block.has_branches and len(block.rows) > 1]
+    branched = [b.name for b in model.plan.blocks if b.module or (b.has_branches and len(b.rows) > 1)]
     if not branched:
         raise ZooError(f"{model.plan.net.name} has no block with branches to explain")
     if endpoint is not None and endpoint not in branched:
@@ -51,7 +51,7 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
         endpoint: The block, see `check_endpoint`.
 
     Returns:
-        The block, then its branches; each with `evidence` (h, w).
+        The block, then its branches, which a user's module does not have; each with `evidence` (h, w).
 
     Source:
         arXiv 1610.02391.
@@ -60,9 +60,10 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
 
     block = model.get_submodule(endpoint)
     concat = block.concat if isinstance(block, ResidualBlock) else block
-    assert isinstance(concat, Concat)
     rows = next(found.rows for found in model.plan.blocks if found.name == endpoint)
-    names, modules = ["whole block", *map(show, rows)], [block, *concat]
+    names, modules = ["whole block"], [block]
+    if isinstance(concat, Concat):  # not a user's module
+        names, modules = [*names, *map(show, rows)], [*modules, *concat]
     maps = []
     for module in modules:
         cam = LayerGradCam(model, module).attribute(image[None].requires_grad_(), target=label, relu_attributions=True)
@@ -94,7 +95,7 @@ def draw(
     figure = Figure(figsize=(2.1 * columns, 3.0), layout="constrained", dpi=150)
     above = f"{title}   ·   {model.plan.net.name} {endpoint}"
     figure.suptitle(above, fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
-    top = max(float(found.evidence.max()) for found in looks[1:]) or 1.0
+    top = max((float(found.evidence.max()) for found in looks[1:]), default=0.0) or 1.0
     for axes, found in zip(figure.subplots(1, columns), [None, *looks], strict=True):
         axes.axis("off")
         axes.imshow(shown)

@@ -180,7 +180,9 @@ def build_row(plan: Plan, row: Row, channels: int) -> Steps:
 
 
 def build_block(plan: Plan, block: Block) -> nn.Module:
-    """Build a block: the `Concat` of its rows, or a `ResidualBlock` that contains it."""
+    """Build a block: the `Concat` of its rows, a `ResidualBlock` that contains it, or the module of a user's function."""
+    if block.module:
+        return block.module.build()
     concat = Concat(build_row(plan, row, block.c_in) for row in block.rows)
     if block.residual is None:
         return concat

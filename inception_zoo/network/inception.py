@@ -51,7 +51,8 @@ class Inception(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(plan.choices.dropout or 0.0)
         self.fc = nn.Linear(plan.blocks[-1].c_out, plan.num_classes)
-        initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init)
+        own = [self.get_submodule(block.name) for block in plan.blocks if block.module]  # they keep their own initialization
+        initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init, own)
 
     @explained
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class Inception(nn.Module):
             raise ZooError(f"{self.plan.net.name}: memory={memory} is unknown; {did_you_mean(memory, MEMORY)}")
         self.memory = memory
         for module in self.modules():
-            if hasattr(module, "lean"):
+            if hasattr(type(module), "lean"):
                 module.lean = memory != "plain"  # type: ignore[assignment]
 
     def _classify(self, x: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
     for block, after in zip(plan.blocks, (*plan.blocks[1:], None), strict=True):
         convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
         given = sum(op.width * after[0] * after[1] for _, op, _, after in convs)
+        if block.module and block.stage != stem:  # unknown: a segment of its own
+            given = most + 1
         grid = shapes[block.name][1:]
         if block.residual:  # lean mode saves every other sum
             given += block.c_out * grid[0] * grid[1] // 2
