@@ -56,6 +56,7 @@ def install() -> None:
 def _add_resolvers() -> None:
     OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
     OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
+    OmegaConf.register_new_resolver("zoo.offline", lambda mode: mode in ("offline", "dryrun"), replace=True)  # of WANDB_MODE
     OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,21 @@ def lose(error: Exception) -> None:
     with suppress(Exception, SystemExit):  # it would exit with the status of the killed service
         wandb.teardown()
     module.unset_globals()
+
+
+def unharmed(method: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a method of a logger with `is_lost` and `lose`, so that an error ends its logging and not the training."""
+
+    @wraps(method)
+    def tried(self: Any, *args: Any, **more: Any) -> None:
+        if self.is_lost:
+            return
+        try:
+            method(self, *args, **more)
+        except Exception as error:
+            self.lose(error)
+
+    return tried
 
 
 def close(state: str, reason: str | None = None) -> None:

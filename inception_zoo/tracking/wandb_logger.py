@@ -1,7 +1,6 @@
 """W&B logger that cannot end a training, and the name, group and tags of a run in W&B."""
 
-from collections.abc import Callable
-from functools import wraps
+import os
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from omegaconf import DictConfig
 
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
-from inception_zoo.tracking.service import current_run, lose
+from inception_zoo.tracking.service import current_run, lose, unharmed
 
 UNTAGGED = ("ckpt=", "data.root=", "hydra.", "logger", "sweep.")  # overrides that do not describe what is trained
+OWN = {"id": "WANDB_RUN_ID", "tags": "WANDB_TAGS"}  # variables that W&B reads itself; the config reads the others
 TAG = 64  # maximum length that W&B allows, in characters
 
 
@@ -31,21 +31,6 @@ class Nowhere:
 
 
 NOWHERE = Nowhere()
-
-
-def _going_on(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a method of the logger, so that an error ends W&B logging and not the training."""
-
-    @wraps(method)
-    def tried(self: "WandbLogger", *args: Any, **more: Any) -> None:
-        if self.is_lost:
-            return
-        try:
-            method(self, *args, **more)
-        except Exception as error:
-            lose(error)
-
-    return tried
 
 
 class WandbLogger(loggers.WandbLogger):
@@ -65,6 +50,8 @@ class WandbLogger(loggers.WandbLogger):
             raise TypeError(f"unexpected keyword argument '{unknown[0]}'")
         super().__init__(save_dir=save_dir, settings=settings, **redacted(more))
         self._wandb_init.pop("anonymous", None)  # Lightning always sets it, and W&B warns about it
+
+    lose = staticmethod(lose)
 
     @property
     def is_lost(self) -> bool:
@@ -91,10 +78,10 @@ class WandbLogger(loggers.WandbLogger):
             self._experiment = NOWHERE  # type: ignore[assignment]
             return NOWHERE
 
-    log_metrics = _going_on(loggers.WandbLogger.log_metrics)
-    log_hyperparams = _going_on(loggers.WandbLogger.log_hyperparams)
-    after_save_checkpoint = _going_on(loggers.WandbLogger.after_save_checkpoint)
-    finalize = _going_on(loggers.WandbLogger.finalize)
+    log_metrics = unharmed(loggers.WandbLogger.log_metrics)
+    log_hyperparams = unharmed(loggers.WandbLogger.log_hyperparams)
+    after_save_checkpoint = unharmed(loggers.WandbLogger.after_save_checkpoint)
+    finalize = unharmed(loggers.WandbLogger.finalize)
 
 
 def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, Any]:
@@ -106,21 +93,26 @@ def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, A
         hydra: Hydra's config.
 
     Returns:
-        Arguments for the logger; an empty dict if it is not a W&B logger.
+        Arguments for the logger; an empty dict if it is not a logger of W&B or MLflow.
     """
-    if not node._target_.endswith(".WandbLogger"):
-        return {}
     in_sweep = hydra.mode == RunMode.MULTIRUN
     folder, model = Path(hydra.runtime.output_dir), cfg.model.name
+    name = f"{model}-{folder.name}" if in_sweep else model
+    if node._target_.endswith(".MLFlowLogger"):
+        return {} if node.get("run_name") else {"run_name": name}
+    if not node._target_.endswith(".WandbLogger"):
+        return {}
     words = [redacted(word) for word in hydra.overrides.task if not word.startswith(UNTAGGED)]
     known = {
         "id": _earlier(folder),
-        "name": f"{model}-{folder.name}" if in_sweep else model,
+        "name": name,
         "group": _sweep_of(folder) if in_sweep else None,
         "job_type": cfg.task,
         "tags": list(dict.fromkeys(word if len(word) <= TAG else f"{word[: TAG - 1]}…" for word in words)),
     }
-    return {key: value for key, value in known.items() if value and not node.get(key)}
+    if node.get("offline") is False and os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
+        known["mode"] = "online"  # as the config says
+    return {key: value for key, value in known.items() if value and not node.get(key) and not os.environ.get(OWN.get(key, ""))}
 
 
 def _earlier(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichModelSummary, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_summary.model_summary import get_human_readable_count
@@ -35,6 +36,20 @@ class EMA(EMAWeightAveraging):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's EarlyStopping for runs that are resumed.
+
+    A run that was stopped, and then interrupted in its test, trains no further epoch. With another patience it goes on.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        is_other = {"stopping_reason_message": None} if state_dict["patience"] != self.patience else {}
+        super().load_state_dict({**state_dict, **is_other, "patience": self.patience})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.stopping_reason_message is not None
 
 
 class ImagesPerSecond(Callback):

@@ -228,7 +228,7 @@ def check_wandb(loggers: DictConfig) -> None:
     Raises:
         ZooError: a logger is online without an API key, or W&B refuses the key.
     """
-    if any(node.get("offline") is False for node in loggers.values()):
+    if os.environ.get("WANDB_MODE") != "disabled" and any(node.get("offline") is False for node in loggers.values()):
         import wandb
 
         try:

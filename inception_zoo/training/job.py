@@ -204,6 +204,13 @@ def fit(job: Job) -> None:
         results |= {"monitor": best.monitor, "mode": best.mode}
         if best.best_model_score is not None:
             results[best_key(results)], job.ckpt = float(best.best_model_score), Path(best.best_model_path)
+    for stopper in trainer.early_stopping_callbacks:
+        if why := stopper.stopping_reason_message:
+            results |= {
+                "stopped_epoch": stopper.stopped_epoch,
+                "stopped_reason": why.removesuffix(" Signaling Trainer to stop."),
+            }
+            say(f"stopped early in epoch {stopper.stopped_epoch}: {results['stopped_reason']}")
     if reason := next((callback.reason for callback in job.pruning if callback.reason), None):
         raise Pruned(reason)
 

@@ -28,6 +28,7 @@ from inception_zoo.runs.results import CHECKPOINTS
 from inception_zoo.system.atomic_files import sweep_up, whole_file
 from inception_zoo.system.terminal import ending_signals, leave_lost_terminal
 from inception_zoo.tracking.csv_logger import CSVLogger
+from inception_zoo.tracking.tensorboard_logger import TensorBoardLogger
 
 LAST, PREVIOUS, _ = CHECKPOINTS
 REQUEUE = getattr(signal, "SIGUSR2", None)  # from submitit; Windows does not have it
@@ -87,7 +88,7 @@ class LastCheckpoint(Callback):
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
+            if isinstance(logger, CSVLogger | TensorBoardLogger):
                 logger.go_on(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -37,6 +37,8 @@ def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Pa
             table.add_row(key, f"{results[key]:.4f}")
     if "train/images_per_second" in results:
         table.add_row("training speed", f"{results['train/images_per_second']:,.0f} images/s")
+    if "stopped_epoch" in results:
+        table.add_row("stopped early", f"epoch {results['stopped_epoch']}: {results['stopped_reason']}")
     table.add_row("time", f"{minutes_of(results):.1f} min")
     table.add_row("tested checkpoint", short(ckpt) if ckpt else "–")
     table.add_row("run folder", short(folder))
