@@ -7,8 +7,9 @@ A config may be untrusted, and Hydra imports and calls every `_target_`. A targe
 from collections.abc import Mapping
 
 from inception_zoo.architecture.variants import BLOCKS
-from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SEED, SHARE
-from inception_zoo.config.rules import SIDE, TEXT, TRAINER, Options, Rule, above, from_to_below, list_of, number, one_of, whole
+from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SCHEDULER
+from inception_zoo.config.rules import SEED, SHARE, SIDE, TEXT, TRAINER, Options, Rule, above, from_to_below, list_of, number
+from inception_zoo.config.rules import one_of, whole
 
 MORE: Options = {...: ANY}
 NONE: Options = {}
@@ -49,6 +50,10 @@ RandomZoomOut Resize ScaleJitter TrivialAugmentWide
 _OF_TORCH = """
 Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD Muon NAdam RAdam RMSprop Rprop SGD
 """.split()
+_SCHEDULERS = """
+ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR MultiStepLR OneCycleLR
+PolynomialLR ReduceLROnPlateau StepLR
+""".split()
 _OF_TIMM = """
 AdaBelief Adafactor AdafactorBigVision AdamP Adan Adopt Lamb LaProp Lars Lion MADGRAD Mars Muon NAdamW RMSpropTF SGDP
 SGDW muon.Muon rmsprop_tf.RMSpropTF
@@ -75,6 +80,7 @@ TARGETS: Mapping[str, Options] = {
     **_within("torch.optim", *_OF_TORCH, rules=OPTIMIZER),
     **_within("timm.optim", *_OF_TIMM, rules=OPTIMIZER),
     "inception_zoo.training.muon.Muon": OPTIMIZER,
+    **_within("torch.optim.lr_scheduler", *_SCHEDULERS, rules=SCHEDULER),
     "inception_zoo.training.schedules.constant": NONE,
     "inception_zoo.training.schedules.cosine": {"warmup_epochs": number(0)},
     "inception_zoo.training.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},

@@ -191,8 +191,9 @@ OPTIMIZER: Options = {
     "nesterov": FLAG,
     ...: ANY,
 }
+SCHEDULER: Options = {"interval": one_of("step", "epoch"), "monitor": NAME, ...: ANY}  # options of Lightning
 # Rules of a group for every `_target_`: this package reads the keys, or the library checks them late or not at all.
-USUAL = {"trainer": TRAINER, "data": IMAGE_DATA, "optimizer": OPTIMIZER}
+USUAL = {"trainer": TRAINER, "data": IMAGE_DATA, "optimizer": OPTIMIZER, "scheduler": SCHEDULER}
 NEEDED = (
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "precision", "max_epochs")),
     *("trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "trainer.log_every_n_steps"),

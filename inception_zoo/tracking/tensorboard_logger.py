@@ -34,8 +34,9 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
         super().log_hyperparams(params)
         known = {key: value if isinstance(value, int | float) else str(value) for key, value in flattened(params).items()}
-        for summary in hparams(known, dict.fromkeys(SHOWN, 0.0)):
-            self.experiment._get_file_writer().add_summary(summary)
+        if writer := self.experiment.file_writer:  # None in the test after a training, which has logged the config
+            for summary in hparams(known, dict.fromkeys(SHOWN, 0.0)):
+                writer.add_summary(summary)
 
     @rank_zero_only
     def go_on(self, step: int) -> None:

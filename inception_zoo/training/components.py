@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.data import ImageData
-from inception_zoo.errors import ZooError, one_line
+from inception_zoo.errors import ZooError, imported, one_line
 from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
@@ -34,6 +34,7 @@ from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.best_checkpoint import BestCheckpoint
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
+from inception_zoo.training.schedules import OURS, scheduled
 
 NEED_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")  # callbacks that fail without a logger
 PROFILE = "profile"  # in the file name of a profiler's report
@@ -85,7 +86,7 @@ def check_keywords(group: str, call: partial) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     for key in call.keywords:
-        if key not in known:
+        if key not in known and (group != "scheduler" or key not in OURS):
             name = call.func.__name__
             hint = f"remove it with '~{group}.{key}' (a recipe may have set it)"
             raise ZooError(f"{group}.{key} is not an option of {name}; {hint}")
@@ -116,9 +117,20 @@ def build_optimizer(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[partial
     return optimizer, scheduler
 
 
+def leave_out_others(config: Mapping[str, Any]) -> None:
+    """Leave out the options of a preset where the command line names another class, which does not have them."""
+    words = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
+    for group in ("optimizer", "scheduler"):
+        node = config[group]
+        known = inspect.signature(imported(node["_target_"])).parameters if f"{group}._target_" in words else {}
+        if known and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+            for key in [key for key in node if key not in {*known, *OURS} and key[0] != "_" and f"{group}.{key}" not in words]:
+                say(f"{group}.{key}={node.pop(key)} left out: it is an option of the preset, not of {node['_target_']}")
+
+
 def _tried(group: str, call: partial, *args: Any, **more: Any) -> Any:
     try:
-        return call(*args, **more)
+        return scheduled(call, *args, **more) if group == "scheduler" else call(*args, **more)
     except Exception as error:  # libraries raise errors of many types
         given = ", ".join(f"{group}.{key}={value}" for key, value in call.keywords.items())
         raise ZooError(f"{group}: {one_line(error) or type(error).__name__} ({given})") from error

@@ -30,7 +30,7 @@ from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import check_classes, check_fits, find_checkpoint, precision_of
-from inception_zoo.training.components import PROFILE, build_data, build_optimizer, build_trainer, pruner
+from inception_zoo.training.components import PROFILE, build_data, build_optimizer, build_trainer, leave_out_others, pruner
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.processes import SameConfig, end_ranks
@@ -124,6 +124,7 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
             precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
         say(f"precision: {config['trainer']['precision']} ({why})")
+    leave_out_others(config)
     return OmegaConf.create(config), ckpt
 
 

@@ -92,8 +92,9 @@ class LastCheckpoint(Callback):
                 logger.go_on(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # In a resumed run, Lightning counts the steps for logging wrongly.
+        # In a resumed run, Lightning counts the steps for logging wrongly, and leaves out a step of ReduceLROnPlateau.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        trainer.fit_loop._restarting = False
         if batch_idx % trainer.accumulate_grad_batches:
             return  # a checkpoint would lose the accumulated gradients
         behind = trainer.global_step - self.saved_step
@@ -248,7 +249,8 @@ class LastCheckpoint(Callback):
             group |= options
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
-            scheduler.base_lrs = [rate * self.rate_factor for rate in scheduler.base_lrs]
+            if hasattr(scheduler, "base_lrs"):  # ReduceLROnPlateau has none: it reads the rates of the optimizer
+                scheduler.base_lrs = [rate * self.rate_factor for rate in scheduler.base_lrs]
 
     # Signals
 

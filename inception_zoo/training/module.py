@@ -17,6 +17,7 @@ from inception_zoo.data.source import Batch
 from inception_zoo.network.inception import Inception
 from inception_zoo.training.metrics import Evaluation, keep_exact, soft_accuracy
 from inception_zoo.training.optimizers import parameter_groups
+from inception_zoo.training.schedules import scheduled
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.saving import card_of
 
@@ -33,7 +34,7 @@ class Classifier(L.LightningModule):
     Args:
         model: the network.
         optimizer: function that maps parameter groups to an optimizer.
-        scheduler: function (optimizer, steps, epoch_steps) → scheduler, see `inception_zoo.training.schedules`.
+        scheduler: function (optimizer, steps, epoch_steps) → scheduler, or a class of torch; see `schedules.scheduled`.
         label_smoothing: at least 0 and below 1.
         config: the config of the job as plain containers; saved in checkpoints and sent to the loggers.
         layer_decay: learning rate of an endpoint divided by that of the next one, see `inception_zoo.training.optimizers`.
@@ -205,8 +206,11 @@ class Classifier(L.LightningModule):
         optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias))
         epoch_steps, most = self._steps_of_an_epoch(), self.trainer.max_steps
         steps = epoch_steps * max(1, self.trainer.max_epochs or 1)
-        scheduler = self.scheduler(optimizer, steps=steps if most == -1 else min(steps, most), epoch_steps=epoch_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        steps = steps if most == -1 else min(steps, most)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": scheduled(self.scheduler, optimizer, steps=steps, epoch_steps=epoch_steps),
+        }
 
 
 def _sums(metric: MeanMetric) -> Tensor:

@@ -1,9 +1,35 @@
 """Learning rate schedules. Each function returns a scheduler that is stepped once per optimizer step."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+OURS = ("interval", "monitor")  # options that are Lightning's, not those of a class of torch
+
+
+def scheduled(call: Callable[..., LRScheduler], optimizer: Optimizer, **known: int) -> dict[str, Any]:
+    """Return Lightning's `lr_scheduler` for a function of this module, or for a class such as torch's `StepLR`.
+
+    Args:
+        call: function (optimizer, steps, epoch_steps) → scheduler, stepped once per optimizer step; or a class without these
+            arguments, stepped once per epoch. As a partial function it may have the options `interval` (`step` or `epoch`)
+            and, for `ReduceLROnPlateau`, `monitor` (`val/loss`; with ``mode=max`` `val/top1`).
+        optimizer: the optimizer.
+        **known: `steps` and `epoch_steps`.
+    """
+    options = dict(getattr(call, "keywords", {}))
+    ours = {key: options.pop(key) for key in OURS if options.get(key)}
+    call = partial(getattr(call, "func", call), *getattr(call, "args", ()), **options)
+    given = {key: value for key, value in known.items() if key in signature(call).parameters}
+    scheduler = call(optimizer, **given)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        ours.setdefault("monitor", "val/loss" if scheduler.mode == "min" else "val/top1")
+    return {"scheduler": scheduler, "interval": "step" if given else "epoch", **ours}
 
 
 def one_cycle(
