@@ -30,7 +30,8 @@ def check(cfg: Mapping[str, Any]) -> None:
     found += [text for key, rule in KEYS.items() for text in _mistake(cfg, key, rule)]
     known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
     found += [unknown_key(key, sorted(known)) for key in cfg if key not in known]
-    found += [*_options_of(cfg), *_parts_of(cfg)]
+    own = tuple(f".monitor=val/{name} must" for name in cfg["metrics"])  # not a typing error, if similar to a known name
+    found += [text for text in (*_options_of(cfg), *_parts_of(cfg)) if not any(each in text for each in own)]
     if uncounted := _uncounted(cfg["data"]):
         found = [message for message in found if not message.startswith(("data.num_classes=0", "model.num_classes=0"))]
         found += [] if any(message.startswith("data.root") for message in found) else uncounted
@@ -126,7 +127,7 @@ def _options(key: str, node: Mapping[str, Any], rules: Options, name: str) -> It
 
 def _parts_of(cfg: Mapping[str, Any]) -> Iterator[str]:
     """Yield the errors in groups whose keys the user names freely, and in nodes that need a `_target_`."""
-    for group in ("callbacks", "logger"):
+    for group in ("callbacks", "logger", "metrics"):
         for name, node in cfg[group].items():
             if not CALLED.fits(node):
                 yield f"{group}.{name}={shown(node)} must have a _target_; remove it with '~{group}.{name}'"

@@ -123,7 +123,7 @@ KEYS = {
     "model.num_classes": whole(1, 10**7),
     "model.in_channels": whole(1, 1024),
 }
-GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger")
+GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger", "metrics")
 SPECIAL = {  # options of every node that Hydra instantiates
     "_target_": TEXT,
     "_partial_": FLAG,

@@ -24,6 +24,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torchmetrics import Metric
 
 from inception_zoo.data import ImageData
 from inception_zoo.errors import ZooError, imported, one_line
@@ -32,6 +33,7 @@ from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
 from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.best_checkpoint import BestCheckpoint
+from inception_zoo.training.metrics import EXACT, Evaluation
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
 from inception_zoo.training.schedules import OURS, scheduled
@@ -115,6 +117,30 @@ def build_optimizer(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[partial
     trial = _tried("optimizer", optimizer, [torch.nn.Parameter(torch.zeros(1, 1))])
     _tried("scheduler", scheduler, trial, steps=100, epoch_steps=10)
     return optimizer, scheduler
+
+
+def build_metrics(config: Mapping[str, Any], classes: int) -> dict[str, Metric]:
+    """Build the user's metrics by name, and test each on two images.
+
+    Args:
+        config: the final config as plain containers.
+        classes: number of classes of the network.
+
+    Raises:
+        ZooError: a name is taken, or a metric does not give a number for probabilities (N, classes) and labels (N,).
+    """
+    found = {name: build(f"metrics.{name}", node) for name, node in config["metrics"].items()}
+    known, labels = Evaluation(classes, tables=False).metrics, torch.arange(2)
+    for name, metric in found.items():
+        if name in known:
+            raise ZooError(f"metrics.{name}: the evaluation already has {name}; choose another name")
+        try:
+            trial = metric.clone()
+            trial.update(torch.eye(classes, dtype=EXACT)[labels], labels)
+            float(trial.compute())
+        except Exception as error:  # the user's code may raise anything
+            raise ZooError(f"metrics.{name}: {one_line(error)}; it must be a torchmetrics Metric with a number") from error
+    return found
 
 
 def leave_out_others(config: Mapping[str, Any]) -> None:

@@ -30,7 +30,15 @@ from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import check_classes, check_fits, find_checkpoint, precision_of
-from inception_zoo.training.components import PROFILE, build_data, build_optimizer, build_trainer, leave_out_others, pruner
+from inception_zoo.training.components import (
+    PROFILE,
+    build_data,
+    build_metrics,
+    build_optimizer,
+    build_trainer,
+    leave_out_others,
+    pruner,
+)
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.processes import SameConfig, end_ranks
@@ -89,7 +97,7 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
         if job.trainer.is_global_zero:
             write_outcome(job, tables)
     if job.trainer.is_global_zero:
-        print_summary(job.model.plan, job.cost, results, folder, job.ckpt)
+        print_summary(job.model.plan, job.cost, results, folder, job.ckpt, job.config["metrics"])
 
 
 def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[DictConfig, Path | None]:
@@ -160,7 +168,8 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     model.preprocessing = data.preprocessing
     parts = build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
-    module = Classifier(model, *parts, cfg.label_smoothing, redacted(config), *choices)
+    metrics = build_metrics(config, model.plan.num_classes)
+    module = Classifier(model, *parts, cfg.label_smoothing, redacted(config), *choices, metrics=metrics)
     pruning = pruner(cfg, folder)
     trainer = build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
     check_monitors(config)

@@ -1,5 +1,7 @@
 """Metrics of an evaluation. Every image counts once; no result depends on the order or on the number of processes."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -143,9 +145,10 @@ class Evaluation(nn.Module):
     Args:
         classes: number of classes.
         tables: compute the metrics that `write_tables` needs, too.
+        more: metrics of the user by name, which are copied. They get probabilities (N, classes) and labels (N,).
     """
 
-    def __init__(self, classes: int, tables: bool) -> None:
+    def __init__(self, classes: int, tables: bool, more: Mapping[str, Metric] | None = None) -> None:
         super().__init__()
         top5 = min(5, classes)
         self.loss = Mean()
@@ -155,6 +158,7 @@ class Evaluation(nn.Module):
                 "top5": MulticlassAccuracy(classes, top_k=top5, average="micro"),
                 "macro": MulticlassAccuracy(classes, average="macro"),
                 "ece": CalibrationError(),
+                **{name: metric.clone() for name, metric in (more or {}).items()},
             },
             compute_groups=False,
         )

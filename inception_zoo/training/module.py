@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from inception_zoo.data.source import Batch
 from inception_zoo.network.inception import Inception
@@ -40,6 +40,7 @@ class Classifier(L.LightningModule):
         layer_decay: learning rate of an endpoint divided by that of the next one, see `inception_zoo.training.optimizers`.
         aux_weight: loss weight of every auxiliary head; None: the weights of the network's table.
         decay_norm_and_bias: apply weight decay to BatchNorm and biases, too; False: to convolutions and matrices only.
+        metrics: more metrics of validation and test, by name; see `Evaluation`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Classifier(L.LightningModule):
         layer_decay: float = 1.0,
         aux_weight: float | None = None,
         decay_norm_and_bias: bool = True,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
@@ -61,7 +63,7 @@ class Classifier(L.LightningModule):
         self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
         self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in ("loss", "top1", "top5")})
         classes = model.plan.num_classes
-        self.val, self.test = Evaluation(classes, tables=False), Evaluation(classes, tables=True)
+        self.val, self.test = Evaluation(classes, tables=False, more=metrics), Evaluation(classes, tables=True, more=metrics)
         self.test_name = "test"  # metric prefix of the test
         self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
         self._logged = torch.zeros(2)  # sum of the losses of this epoch, and of their weights, when they were last logged
