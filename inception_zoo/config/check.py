@@ -8,7 +8,7 @@ from inception_zoo.architecture.choices import EXAMPLE, LOADING, Choices, loadin
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config.allowed import TARGETS
-from inception_zoo.config.rules import CALLED, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
+from inception_zoo.config.rules import CALLED, FAMILY, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
 from inception_zoo.config.targets import children, refused_logging, refused_targets, refused_variables
 from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
@@ -25,6 +25,8 @@ def check(cfg: Mapping[str, Any]) -> None:
     """
     empty = [group for group in GROUPS if not isinstance(cfg.get(group), Mapping)]
     raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options; see --help" for group in empty)
+    if "_target_" in cfg["model"]:
+        raise ZooError(unknown_key("model._target_", []))
     found = refused_targets(cfg) + list(_references(cfg))
     found += [f"{key} is missing; do not remove it from the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
     found += [text for key, rule in KEYS.items() for text in _mistake(cfg, key, rule)]
@@ -53,6 +55,8 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     """
     if key in keys:
         return f"'+{key}': the key is in the config already; write {key}=… without the '+'"
+    if key == "model._target_":
+        return f"{key}: model must be {FAMILY.words}"
     others = f"; to add another option of lightning.Trainer, write +{key}=…" if key.startswith("trainer.") else ""
     hint = did_you_mean(key, [each for each in keys if each.startswith("hydra.") == key.startswith("hydra.")])
     hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint

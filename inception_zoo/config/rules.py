@@ -107,6 +107,13 @@ COUNT = whole(1)
 SEED = whole(0, 2**32 - 1)
 SIDE = whole(1, 8192)  # pixels
 
+FAMILY = Rule(
+    "a network of the Inception family (see `inception-zoo list`); to train another one, write a LightningModule in Python and "
+    "use inception_zoo.data.ImageData, see docs/guides/extend.md",
+    lambda name: name in (*ZOO, *ALIASES),
+    (*ZOO, *ALIASES),
+)
+
 Options = Mapping[Any, Rule]  # rule by option of a class or function; `...`: it also has options that it checks itself
 KEYS = {
     "task": one_of("fit", "test"),
@@ -119,7 +126,7 @@ KEYS = {
     "layer_decay": above(0, most=1),
     "sweep.resume": TEXT | NULL,
     "sweep.trial": whole(0) | NULL,
-    "model.name": one_of(*ZOO, *ALIASES),
+    "model.name": FAMILY,
     "model.num_classes": whole(1, 10**7),
     "model.in_channels": whole(1, 1024),
 }

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from inception_zoo.config import hydra_patches
 from inception_zoo.config.check import unknown_key
+from inception_zoo.config.rules import FAMILY
 from inception_zoo.errors import did_you_mean, shown, unreadable
 
 SEVERAL = "%s has several values: add -m to sweep over them, or brackets to give a list"
@@ -47,7 +48,9 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
             if value in (None, "null"):
                 found.append(f"{key}=null is not an option; remove the group with '~{key}'")
             elif value not in options and not isinstance(value, list):
-                found.append(f"{key}={shown(value)} is unknown; {did_you_mean(value, sorted(options))}")
+                hint = did_you_mean(value, sorted(options))
+                other = key == "model" and hint.startswith("valid")
+                found.append(f"{key}={shown(value)} {f'must be {FAMILY.words}' if other else f'is unknown; {hint}'}")
         chosen += [f"{key}={value}" for value in values if isinstance(value, str) and value in options][:1]
     if not keys:
         return found
