@@ -11,6 +11,12 @@ from typing import Any, NoReturn
 
 from inception_zoo.redaction import redacted
 
+TREE = """
+  photos/               or      photos/
+  ├── cat/1.jpg                 ├── train/cat/1.jpg, train/dog/2.jpg, …
+  ├── cat/2.jpg                 ├── val/cat/3.jpg, …   (or valid, validation)
+  └── dog/3.jpg, …              └── test/cat/4.jpg, …"""  # the only text in messages with line breaks; it comes last
+
 
 class ZooError(ValueError):
     """Invalid user input. The message is one line: what is wrong, and what to do."""
@@ -128,9 +134,13 @@ def printable(text: str) -> str:
 
 
 def say(messages: Sequence[str]) -> None:
-    """Print each message as one line on stderr, without secrets; line breaks of the user's input are escaped."""
+    """Print each message as one line on stderr, without secrets; line breaks of the user's input are escaped.
+
+    `TREE` is printed as it is.
+    """
     for message in messages:
-        print(f"error: {printable(redacted(message))}", file=sys.stderr)
+        text, tree, _ = redacted(message).partition(TREE)
+        print(f"error: {printable(text)}{tree}", file=sys.stderr)
 
 
 def fail(*messages: str) -> NoReturn:

@@ -94,14 +94,14 @@ def _contests(data_root: str, root: Path) -> dict[str, Contest]:
         data_root: folder of Fashion-MNIST.
         root: empty folder for the photographs.
     """
-    fashion = ImageData(fashion_mnist, 10, 1, 96, 128, 5000, [0.0], [1.0], root=data_root)
+    fashion = ImageData(fashion_mnist, 10, 1, 96, 128, {"val": 5000}, [0.0], [1.0], root=data_root)
     fashion.setup()
     photographs(root / "images")
     optimize_folder(imagefolder(str(root / "images")), root / "chunks")
     augmentation = Augmentation(v2.RandomResizedCrop(299, antialias=True), {"flip": v2.RandomHorizontalFlip()})
     options: dict[str, Any] = {"workers": 0, "crop_pct": 299 / 342, "augmentation": augmentation, "eval_batch_size": BATCH}
-    folder = ImageData(imagefolder, 2, 3, 299, BATCH, 0, MEAN, STD, root=str(root / "images"), **options)
-    chunks = ImageData(stream, 2, 3, 299, BATCH, 0, MEAN, STD, root=str(root / "chunks"), **options)
+    folder = ImageData(imagefolder, 2, 3, 299, BATCH, {}, MEAN, STD, root=str(root / "images"), **options)
+    chunks = ImageData(stream, 2, 3, 299, BATCH, {}, MEAN, STD, root=str(root / "chunks"), **options)
     folder.setup()
     chunks.setup()
     floats = v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)

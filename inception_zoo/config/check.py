@@ -10,7 +10,7 @@ from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import CALLED, FAMILY, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
 from inception_zoo.config.targets import children, refused_logging, refused_targets, refused_variables
-from inception_zoo.errors import ZooError, did_you_mean, messages_of, nearest, raise_all, shown
+from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
 
 
@@ -174,8 +174,8 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
     if "root" not in data or data.get("num_classes") != 0:
         return []
     return [
-        f"data.root={shown(data['root'])}: no classes found; it must contain train/CLASS/*.jpg, or chunks made by "
-        "`inception-zoo data optimize` (for an address such as s3://…, set data.num_classes)"
+        f"data.root={shown(data['root'])}: no classes found; for an address such as s3://… or a Dataset of your own, set "
+        f"data.num_classes; image files belong in one of these layouts:{TREE}"
     ]
 
 

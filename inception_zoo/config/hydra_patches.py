@@ -14,12 +14,14 @@ from typing import Any
 import hydra._internal.hydra
 from hydra._internal import logging_config
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra._internal.utils import get_args_parser as get_args_parser
 from hydra.conf import HydraConf
 from hydra.core import utils
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, configure_log
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
@@ -33,6 +35,7 @@ from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
 from inception_zoo.system.ranks import agreed
+from inception_zoo.system.renamed import rename_keys, with_new_key
 
 
 @cache
@@ -49,8 +52,21 @@ def install() -> None:
     logging_config.configure_logging = configure_allowed  # checked at every use: each job of a sweep may have its own
     # Hydra copies its store for each group that it reads, 117 times for --help. The copies are not needed: loading copies, too.
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+    _accept_old_keys()
     _add_resolvers()
     _fill_store()
+
+
+def _accept_old_keys() -> None:
+    parse, load = OverridesParser.parse_overrides, ConfigRepository.load_config
+
+    def load_renamed(repository: ConfigRepository, config_path: str) -> Any:
+        if found := load(repository, config_path):
+            rename_keys(config_path, found.config)
+        return found
+
+    OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [with_new_key(word) for word in overrides])
+    ConfigRepository.load_config = load_renamed
 
 
 def _add_resolvers() -> None:

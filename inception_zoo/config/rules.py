@@ -105,6 +105,7 @@ PART = Rule("null or a mapping with a _target_", lambda value: value is None or 
 SHARE = number(0, 1)
 COUNT = whole(1)
 SEED = whole(0, 2**32 - 1)
+SIZE = COUNT | above(0, below=1) | NULL
 SIDE = whole(1, 8192)  # pixels
 
 FAMILY = Rule(
@@ -167,13 +168,17 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
 }
 IMAGE_DATA: Options = {
     "source": CALLED,
-    "root": Rule("a folder", NAME.fits),
+    "root": Rule("a folder", NAME.fits) | NULL,
     "num_classes": whole(2, 10**7),
     "in_channels": whole(1, 1024),
     "image_size": SIDE,
     "batch_size": whole(1, 10**7),
     "eval_batch_size": whole(1, 10**7),
-    "val_size": COUNT,
+    "split": Rule(
+        "a mapping of val and test, each a number of images, a fraction below 1 or null",
+        lambda value: isinstance(value, Mapping) and {*value} <= {"val", "test"} and all(map(SIZE.fits, value.values())),
+    ),
+    "on_bad_file": one_of("error", "skip"),
     "mean": list_of(number(-MOST)),
     "std": list_of(above(0)),
     "interpolation": one_of(*INTERPOLATIONS),

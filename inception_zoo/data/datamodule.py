@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, islice
 from operator import call
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,12 +19,17 @@ from torchvision.transforms.v2 import functional as T
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
+from inception_zoo.data.division import TABLE, Sizes, divide
+from inception_zoo.data.inspection import treat_bad
+from inception_zoo.data.own import load_source
 from inception_zoo.data.pixels import centre, normalize
 from inception_zoo.data.reading import Read
 from inception_zoo.data.samplers import InTurn, Order
 from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
+from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.ranks import is_first
 from inception_zoo.system.seeding import seed_all
 
 SHARES = 8  # evaluation has the same batches for any number of processes up to this one
@@ -41,7 +47,7 @@ class ImageData(L.LightningDataModule):
         in_channels: number of image channels of the network; checked against the source.
         image_size: side of the network's input in pixels.
         batch_size: global batch size of training, which is divided by the number of processes.
-        val_size: number of training images held out for validation, if the source has no validation split.
+        split: sizes of the splits `val` and `test` that are made where the source has none; see `divide`.
         mean: per channel, of pixels from 0 to 1.
         std: per channel, of pixels from 0 to 1.
         seed: of the validation split, the order of training and the augmentation.
@@ -56,6 +62,7 @@ class ImageData(L.LightningDataModule):
         per_class: number of training images of each class, chosen by `seed`. The default is all images.
         flip: probability of a mirror image, which the configs in `conf/augmentation` use; 0 if mirroring changes the class.
         augmentation: of training images. The default is none.
+        on_bad_file: `error`, or `skip` to leave out image files that cannot be read.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class ImageData(L.LightningDataModule):
         in_channels: int,
         image_size: int,
         batch_size: int,
-        val_size: int,
+        split: Sizes,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int = 0,
@@ -80,11 +87,12 @@ class ImageData(L.LightningDataModule):
         per_class: int | None = None,
         flip: float = 0.0,
         augmentation: Augmentation | None = None,
+        on_bad_file: str = "error",
     ) -> None:
         super().__init__()
         self.source, self.root, self.seed = source, root, seed
         self.num_classes, self.in_channels, self.image_size = num_classes, in_channels, image_size
-        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        self.batch_size, self.eval_batch_size, self.sizes = batch_size, eval_batch_size, split
         resize = round(image_size / crop_pct)
         self.preprocessing = Preprocessing(image_size, tuple(mean), tuple(std), resize, interpolation)
         self.crops, self.workers, self.progressive = crops, workers, dict(progressive or {})
@@ -92,7 +100,12 @@ class ImageData(L.LightningDataModule):
         self.augmentation = augmentation or Augmentation()
         self.augmentation.interpolate(interpolation)
         check_crops(crops)
+        self.on_bad_file = on_bad_file
+        self.folder: Path | None = None  # run folder, for the list of bad files
         self.splits: dict[str, Split] = {}
+        self.made: Mapping[str, float] = {}  # sizes of the splits that were made
+        self.table = ""  # content of split.csv
+        self.facts = ""  # what all processes must have read
         self.classes: list[str] | None = None  # names by label, set by `setup`
 
     def prepare_data(self) -> None:
@@ -102,16 +115,27 @@ class ImageData(L.LightningDataModule):
         """Read and check the source, once."""
         if self.splits:
             return
-        data = self.source() if self.root is None else self.source(self.root)
+        data = load_source(self.source, self.root)
+        treat_bad(data, self.on_bad_file, str(self.root), self.folder)
         if self.labels is not None:
             data = data.only(list(self.labels))
         data.check(self.num_classes, self.in_channels)
-        train, val = self._held_out(data)
-        train = self._few(train)
+        division = divide(data, self.sizes, self.seed, self.folder)
+        self.made, self.table = division.made, division.table
+        train = self._few(division.splits["train"])
         if self.batch_size > len(train):
             raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(train)} training images")
         self.classes = data.classes or None
-        self.splits = {"train": self._resized(train), "val": self._resized(val), "test": self._resized(data.test)}
+        self.splits = {name: self._resized(split) for name, split in {**division.splits, "train": train}.items()}
+        counts = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        self.facts = f"{counts}, without {list(data.bad)}"
+
+    def write_table(self, folder: Path) -> None:
+        """Write split.csv, if image files were divided."""
+        if self.table and is_first():
+            with whole_file(folder / TABLE) as temporary:
+                temporary.write_text(self.table, "utf-8", "surrogateescape")
+        self.table = ""  # one line for each image
 
     def check_batch(self, world_size: int) -> None:
         """Check that the training images can be augmented.
@@ -132,19 +156,6 @@ class ImageData(L.LightningDataModule):
         else:
             image = split.dataset(self.in_channels, call)[0][0]  # before augmentation
         self.augmentation.check(image, self.preprocessing, self.batch_size // world_size)
-
-    def _held_out(self, data: Source) -> tuple[Split, Split]:
-        if data.val is not None:
-            return data.train, data.val
-        train = data.train
-        if not isinstance(train, Images | Files):
-            raise ZooError(
-                f"data.root={self.root}: a stream needs a validation split; add `val` to the image folder, and pack it again"
-            )
-        if not 0 < self.val_size < len(train):
-            raise ZooError(f"data.val_size={self.val_size} must be from 1 to {len(train) - 1}")
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
-        return train[order[self.val_size :]], train[order[: self.val_size]]
 
     def _few(self, split: Split) -> Split:
         """Return the first `per_class` images of each class."""
@@ -195,8 +206,13 @@ class ImageData(L.LightningDataModule):
             return "unknown, because they are from a stream"
         rows = [row % len(split) for row in islice(self._order(epoch, batch), self.batch_size // self._world_size)]
         if isinstance(split, Files):
-            return ", ".join(str(split.paths[row]) for row in rows)
+            return ", ".join(self.source_of("train", row) for row in rows)
         return f"training images {', '.join(map(str, rows))}"
+
+    def source_of(self, name: str, row: int) -> str:
+        """Return the path of an image's file, or its number in the split."""
+        split = self.splits[name]
+        return str(split.root / str(split.paths[row])) if isinstance(split, Files) else str(row)
 
     @property
     def _training_view(self) -> View:

@@ -1,34 +1,32 @@
 """Data set of your own image files, in one folder for each class."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from inception_zoo.data.inspection import SPLITS, inspect
+from inception_zoo.data.inspection import inspect
+from inception_zoo.data.layout import SPLITS
 from inception_zoo.data.source import Source
-
-log = logging.getLogger(__name__)
 
 
 def imagefolder(root: str) -> Source:
-    """Read root/train/CLASS/**/image, and the same in `val`, `test` or both.
+    """Read root/CLASS/**/image; or root/train/CLASS/**/image, and the same in `val` (`valid`, `validation`) and `test`.
 
-    Classes have the names of their folders. Without `test`, the test uses `val`. Without `val`, the source has no validation
-    split, and `ImageData` holds out training images.
+    Classes have the names of their folders. A folder `train` decides which of the layouts it is. `ImageData` makes the
+    splits that are missing.
 
     Args:
-        root: folder that contains `train`.
+        root: folder of the images.
 
     Returns:
         The data set, whose splits are of the class `Files`.
 
     Raises:
-        ZooError: another layout, or images that cannot be read; see `inspect`.
+        ZooError: another layout; see `inspect`.
     """
     return from_folders("imagefolder", root)
 
 
-def from_folders(name: str, root: str, splits: Sequence[str] = SPLITS, solution: Mapping[str, str] | None = None) -> Source:
+def from_folders(name: str, root: str, splits: Collection[str] = SPLITS, solution: Mapping[str, str] | None = None) -> Source:
     """Return the result of `inspect` as a source.
 
     Args:
@@ -37,7 +35,5 @@ def from_folders(name: str, root: str, splits: Sequence[str] = SPLITS, solution:
         splits: see `inspect`.
         solution: see `inspect`.
     """
-    classes, found = inspect(Path(root), splits, solution)
-    if "test" not in found:
-        log.info("%s has no test split: testing on the validation split", name)
-    return Source(name, found["train"], found["test" if "test" in found else "val"], classes, found.get("val"))
+    classes, found, bad = inspect(Path(root), splits, solution)
+    return Source(name, found["train"], found.get("test"), classes, found.get("val"), bad)

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from inception_zoo.data.imagefolder import from_folders
-from inception_zoo.data.inspection import SPLITS
-from inception_zoo.data.layout import class_folders, splits_folder
+from inception_zoo.data.layout import SPLITS, class_folders, split_folders, splits_folder
 from inception_zoo.data.source import Source
 from inception_zoo.errors import ZooError
 
@@ -20,8 +19,6 @@ SOLUTION = "LOC_val_solution.csv"  # Kaggle's labels: ImageId,PredictionString; 
 
 def imagenet(root: str) -> Source:
     """Read root/train/n01440764/**/image and likewise `val`, or Kaggle's archive unpacked in `root`.
-
-    Without labelled test images, the test uses `val`.
 
     A class has the first of its WordNet words as its name ("tench") if `root` has one of the files in `NAMES`, and otherwise
     its id. Images of `val` that are not in class folders are labelled by Kaggle's LOC_val_solution.csv in `root`.
@@ -35,20 +32,20 @@ def imagenet(root: str) -> Source:
     Raises:
         ZooError: class folders that are not WordNet ids, images without labels, or an error of `inspect`.
     """
-    folder = splits_folder(Path(root))
-    for split in SPLITS:
-        if others := [name for name in class_folders(folder / split) if not ID.fullmatch(name)]:
-            raise ZooError(f"{folder / split / others[0]} is not an ImageNet class (n and 8 digits); set data=imagefolder")
-    flat = (folder / "val").is_dir() and not class_folders(folder / "val")
+    folders = split_folders(Path(root))
+    for folder in folders.values():
+        if others := [name for name in class_folders(folder) if not ID.fullmatch(name)]:
+            raise ZooError(f"{folder / others[0]} is not an ImageNet class (n and 8 digits); set data=imagefolder")
+    flat = "val" in folders and not class_folders(folders["val"])
     # The test images in Kaggle's archive have no labels.
-    splits = SPLITS if folder == Path(root) else SPLITS[:2]
+    splits = SPLITS if splits_folder(Path(root)) == Path(root) else ("train", "val")
     source = from_folders("imagenet", root, splits, _solution(Path(root)) if flat else None)
     return replace(source, classes=_unique(source.classes, _words(Path(root))))
 
 
 def is_imagenet(root: Path) -> bool:
     """Return True if the training folders are named by WordNet ids."""
-    names = class_folders(splits_folder(root) / "train")
+    names = class_folders(split_folders(root)["train"])
     return bool(names) and all(map(ID.fullmatch, names))
 
 
@@ -60,7 +57,7 @@ def _solution(root: Path) -> dict[str, str]:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     except FileNotFoundError:
         raise ZooError(
-            f"data.root={root}: the images in {splits_folder(root) / 'val'} are not in class folders; "
+            f"data.root={root}: the images in {split_folders(root)['val']} are not in class folders; "
             f"put Kaggle's {SOLUTION} into {root}, or sort them into class folders as in train"
         ) from None
     except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:

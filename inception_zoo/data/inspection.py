@@ -1,10 +1,12 @@
 """Checks of an image folder before training: first the layout, then each file once."""
 
 import hashlib
+import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,52 +14,52 @@ import torch
 from rich.progress import Progress
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
-from inception_zoo.data.layout import class_name, splits_folder
+from inception_zoo.data.layout import SPLITS, are_classes, class_folders, class_name, split_folders
 from inception_zoo.data.reading import fault
-from inception_zoo.data.source import Files
-from inception_zoo.errors import ZooError
+from inception_zoo.data.source import Files, Source
+from inception_zoo.errors import TREE, ZooError, printable
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.ranks import is_first
 from inception_zoo.system.terminal import console
 
-SPLITS = ("train", "val", "test")
-LAYOUT = "train/CLASS/*.jpg, likewise val and test"
 CHUNK = 256  # number of files that a thread checks at a time
 MANY = 500  # largest number of files without a progress bar
+BAD = "unreadable_images.txt"  # in the run folder: path and reason of each
 RULES = b"2"  # increase when `fault` detects more than before, so that all files are checked again
+
+log = logging.getLogger(__name__)
 
 Listed = dict[str, tuple[np.ndarray, np.ndarray]]  # by class: paths in the split's folder, and their states (see _state)
 
 
 def inspect(
-    root: Path, splits: Sequence[str] = SPLITS, solution: Mapping[str, str] | None = None
-) -> tuple[list[str], dict[str, Files]]:
-    """List the classes and the image files of a folder, and check that all images can be read.
+    root: Path, splits: Collection[str] = SPLITS, solution: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, Files], list[str]]:
+    """List the classes and the image files of a folder, and find the images that cannot be read.
 
     A file is decoded if it is new, if its size or modification time has changed, or if it could not be read the last time.
-    The user's cache folder has a list of the good files, and the bad files as text. If it cannot be written, all files are
-    decoded each time.
+    The user's cache folder has a list of the good files. If it cannot be written, all files are decoded each time.
 
     Args:
-        root: contains train/CLASS/**/image, and the same in `val`, `test` or both; or Kaggle's archive of ImageNet.
+        root: see `split_folders`; the images are in CLASS/**/image below these folders.
         splits: names of the splits to look for.
         solution: class of each image by file name without suffix, for a `val` folder without class folders.
 
     Returns:
-        The class names by label, in the order of training's sorted class folders; and the files of each split found.
+        The class names by label, in the order of training's sorted class folders; the readable files of each split; and
+        the path of each other image, with the reason.
 
     Raises:
-        ZooError: another layout, a split with other classes than training, or images that cannot be read.
+        ZooError: another layout, or a split with other classes than training.
     """
-    folder = splits_folder(root)
-    if not (folder / "train").is_dir():
-        raise ZooError(f"data.root={root}: there is no folder 'train' in it; images belong in {LAYOUT}")
+    folders = split_folders(root)
+    if not are_classes(class_folders(folders["train"])):
+        raise ZooError(
+            f"data.root={root}: {folders['train']} has no class folders; images belong in one of these layouts:{TREE}"
+        )
     left_out: list[str] = []
-    listed = {split: _list(folder / split, solution, left_out) for split in splits if (folder / split).is_dir()}
-    if listed.keys() == {"train"}:
-        raise ZooError(f"data.root={root}: a test split is needed; images belong in {folder / 'test'} or {folder / 'val'}")
+    listed = {split: _list(folders[split], split, solution, left_out) for split in splits if split in folders}
     classes = list(listed["train"])
-    if not classes:
-        raise ZooError(f"data.root={root}: {folder / 'train'} has no class folders; images belong in {LAYOUT}")
     for split, found in listed.items():
         if missing := [name for name in classes if name not in found]:
             near = next((f", only of '{name}'" for name in found if name.casefold() == missing[0].casefold()), "")
@@ -68,37 +70,37 @@ def inspect(
     for split, found in listed.items():
         paths, states[split] = (np.concatenate(column) for column in zip(*found.values(), strict=True))
         counts = torch.tensor([len(paths) for paths, _ in found.values()])
-        files[split] = Files(folder / split, paths, torch.arange(len(classes)).repeat_interleave(counts))
+        files[split] = Files(folders[split], paths, torch.arange(len(classes)).repeat_interleave(counts))
     log_found((path for split in files.values() for path in split.paths), left_out, root)
-    _check(root, files, states)
-    return classes, files
+    good, bad = _check(root, files, states)
+    return classes, {split: found[torch.from_numpy(good[split])] if bad else found for split, found in files.items()}, bad
 
 
-def _list(split: Path, solution: Mapping[str, str] | None, left_out: list[str]) -> Listed:
+def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out: list[str]) -> Listed:
     classes: Listed = {}
     loose: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries(split, left_out, strict=True):
+    for entry in entries(folder, left_out, strict=True):
         if entry.is_dir():
             if (name := class_name(entry.name)) in classes:
                 raise ZooError(
                     f"{entry.path}: another folder also has the name '{name}', in other Unicode characters; merge them"
                 )
             others: list[str] = []
-            classes[name] = _columns(split, images_below(entry.path, others, strict=True))
+            classes[name] = _columns(folder, images_below(entry.path, others, strict=True))
             if not len(classes[name][0]):
                 only = f" (only {described(others, entry.path)})" if others else ""
                 raise ZooError(f"{entry.path} has no images{only}; add some, or delete the folder")
             left_out += others
-        elif solution is None or split.name != "val":
-            unlabelled = "; a test split without labels is not supported" if split.name == "test" else ""
-            raise ZooError(f"{entry.path} is not in a class folder; images belong in {LAYOUT}{unlabelled}")
+        elif solution is None or split != "val":
+            unlabelled = "; a test split without labels is not supported" if split == "test" else ""
+            raise ZooError(f"{entry.path} is not in a class folder; move it into one{unlabelled}")
         elif (stem := Path(entry.name).stem) not in solution:
             raise ZooError(f"{entry.path} is not in a class folder, and its class is unknown; move it into one")
         else:
             loose[solution[stem]].append(entry)
     if both := classes.keys() & loose.keys():
-        raise ZooError(f"{split} has images of class '{min(both)}' both inside and outside of its folder; keep one of them")
-    classes |= {name: _columns(split, entries) for name, entries in loose.items()}
+        raise ZooError(f"{folder} has images of class '{min(both)}' both inside and outside of its folder; keep one of them")
+    classes |= {name: _columns(folder, entries) for name, entries in loose.items()}
     return dict(sorted(classes.items()))
 
 
@@ -119,9 +121,10 @@ def _state(split: str, path: str, entry: Entry) -> bytes:
     return hashlib.blake2b(os.fsencode(state), digest_size=8, key=RULES).digest()
 
 
-def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]) -> None:
-    report = _report(root)
-    known = _good_before(report)
+def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return which files of each split can be read, and the others' paths with reasons."""
+    cache = cached(root, ".good")
+    known = _good_before(cache)
     good = {split: np.isin(states[split], known) for split in files}
     unknown = {split: np.flatnonzero(~good[split]) for split in files}
     chunks = [(split, rows[i : i + CHUNK]) for split, rows in unknown.items() for i in range(0, len(rows), CHUNK)]
@@ -142,35 +145,53 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
                 bad += [f"{files[split].root / str(path)}: {reason}" for path, reason in named if reason]
                 progress.advance(task, len(rows))
     finally:  # an interrupted check can then be resumed
-        written = _write(report, np.concatenate([states[split][good[split]] for split in files]), bad)
-    if bad:
-        dots, where = ", …" if len(bad) > 3 else "", f"; full list: {report}" if written else ""
-        raise ZooError(
-            f"data.root={root}: {len(bad)} of {sum(map(len, files.values()))} images cannot be read; "
-            f"repair or delete them: {', '.join(bad[:3])}{dots}{where}"
-        )
+        with suppress(OSError, ZooError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(cache) as temporary:
+                np.concatenate([states[split][good[split]] for split in files]).tofile(temporary)
+    return good, bad
 
 
-def _report(root: Path) -> Path:
-    """Return the path of the text file of bad images. A binary file next to it has the states of good ones."""
+def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -> None:
+    """Treat the files that cannot be read: write a list of them, and then raise or log.
+
+    Args:
+        source: the data set.
+        how: `error`, or `skip` to go on without them.
+        root: folder of the data set.
+        folder: of the list; None: the user's cache folder.
+
+    Raises:
+        ZooError: there are such files, and `how` is `error`; or a class has no other images.
+    """
+    if not source.bad:
+        return
+    path, where = folder / BAD if folder else cached(Path(root), ".txt"), ""
+    if is_first():
+        with suppress(OSError, ZooError):
+            with whole_file(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in source.bad), "utf-8", "surrogateescape")
+            where = f"; full list: {path}"
+    splits = {name: split for name in SPLITS if isinstance(split := getattr(source, name), Files)}
+    count = f"{len(source.bad)} of {len(source.bad) + sum(map(len, splits.values()))} images cannot be read"
+    if how == "error":
+        named = ", ".join(source.bad[:3]) + (", …" if len(source.bad) > 3 else "")
+        raise ZooError(f"data.root={root}: {count}; repair or delete them, or set data.on_bad_file=skip: {named}{where}")
+    for name, split in splits.items():
+        if empty := [each for label, each in enumerate(source.classes) if not (split.labels == label).any()]:
+            raise ZooError(f"data.root={root}: no image of class '{empty[0]}' in {name} can be read; repair them{where}")
+    if is_first():
+        log.warning("%s", printable(f"data.on_bad_file=skip: {count}; they are left out{where}"))
+
+
+def cached(root: Path, suffix: str) -> Path:
+    """Return the path of a file about `root` in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (Path.home() may raise)
-    return Path(cache, "inception_zoo", f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.txt")
+    return Path(cache, "inception_zoo", f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}{suffix}")
 
 
-def _good_before(report: Path) -> np.ndarray:
+def _good_before(cache: Path) -> np.ndarray:
     try:
-        return np.fromfile(report.with_suffix(".good"), np.uint64)
+        return np.fromfile(cache, np.uint64)
     except OSError:
         return np.array([], np.uint64)
-
-
-def _write(report: Path, good: np.ndarray, bad: list[str]) -> bool:
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(report.with_suffix(".good")) as temporary:
-            good.tofile(temporary)
-        with whole_file(report) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in bad), encoding="utf-8", errors="surrogateescape")
-        return True
-    except (OSError, ZooError):
-        return False

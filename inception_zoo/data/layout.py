@@ -3,15 +3,42 @@
 import json
 import os
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
+
+from inception_zoo.errors import ZooError
 
 CLASSES = "classes.json"  # class names by label, in a data set in chunks
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of ImageNet
 
 
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # names of the splits' folders
+WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # a data set has other classes, too
+
+
 def splits_folder(root: Path) -> Path:
     """Return the folder that contains `train`: `root`, or the one in Kaggle's archive. Return `root` if neither does."""
     return root / KAGGLE if not (root / "train").is_dir() and (root / KAGGLE / "train").is_dir() else root
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split that exists. Without a folder `train`, it is `root` itself, as `train`.
+
+    Raises:
+        ZooError: two folders are the validation split.
+    """
+    folder = splits_folder(root)
+    if not (folder / "train").is_dir():
+        return {"train": folder}
+    found = {split: [folder / name for name in names if (folder / name).is_dir()] for split, names in SPLITS.items()}
+    if len(found["val"]) > 1:
+        raise ZooError(f"data.root={root}: has both {' and '.join(path.name for path in found['val'])}; keep one of them")
+    return {split: folders[0] for split, folders in found.items() if folders}
+
+
+def are_classes(names: Collection[str]) -> bool:
+    """Return True if there are folders, and not only such with the names of splits, such as `Train` and `Val`."""
+    return not {name.casefold() for name in names} <= WORDS
 
 
 def class_name(folder: str) -> str:
@@ -24,14 +51,17 @@ def class_folders(split: Path) -> list[str]:
     if not split.is_dir():
         return []
     with os.scandir(split) as entries:
-        return sorted(class_name(entry.name) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        seen = (entry for entry in entries if not entry.name.startswith("."))
+        return sorted(class_name(e.name) for e in seen if (Path(e.path).is_dir() if e.is_symlink() else e.is_dir()))
 
 
 def count_classes(root: str | None) -> int:
-    """Return the number of classes of a data set in chunks, or of class folders in the training split; 0 if there are none."""
+    """Return the number of classes of a data set in chunks, or of its class folders; 0 if there are none."""
     if not root:
         return 0
     try:
         return len(json.loads(Path(root, CLASSES).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
-        return len(class_folders(splits_folder(Path(root)) / "train"))
+        folder = splits_folder(Path(root))
+        names = class_folders(folder / "train" if (folder / "train").is_dir() else folder)
+        return len(names) if are_classes(names) else 0

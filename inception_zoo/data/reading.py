@@ -126,15 +126,16 @@ def decode_image(file: Path | BytesIO, channels: int, name: str, draw: Draw | No
         with checked(file) as image:
             part = draw(*upright_size(image)) if draw else None
             if part and (scale := reduce_jpeg(image, part.reduction)) > 1:
-                return _pixels(part.of_reduced(upright(image, mode), scale), channels)
+                return pixels_of(part.of_reduced(upright(image, mode), scale), channels)
             if not is_plain_jpeg(image, mode) or (pixels := _jpeg(file, channels)) is None:
-                pixels = _pixels(upright(image, mode), channels)
+                pixels = pixels_of(upright(image, mode), channels)
     except ZooError as error:
         raise ZooError(f"{name}: {error}") from None
     return part.of(pixels) if part else pixels
 
 
-def _pixels(picture: Image.Image, channels: int) -> Tensor:
+def pixels_of(picture: Image.Image, channels: int) -> Tensor:
+    """Return a decoded image as uint8 (channels, H, W)."""
     return torch.from_numpy(np.array(picture)).view(picture.height, picture.width, channels).permute(2, 0, 1)
 
 

@@ -1,10 +1,10 @@
 """Data sources: labelled images for training, validation and test, in memory, in files or in chunks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.images[index], self.labels[index])
 
@@ -90,7 +94,12 @@ class Files:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Files":
-        return Files(self.root, self.paths[index.numpy() if isinstance(index, Tensor) else index], self.labels[index])
+        rows = index.numpy() if isinstance(index, Tensor) else index
+        return replace(self, paths=self.paths[rows], labels=self.labels[index])
+
+    def read(self, row: int, channels: int) -> Read:
+        """Return the function that reads an image as uint8 (channels, H, W)."""
+        return partial(read_image, self.root / str(self.paths[row]), channels)
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
         return _Read(self, channels, view, seed)
@@ -120,20 +129,23 @@ class _Read(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         row = index % len(self)
-        read = partial(read_image, self.files.root / str(self.files.paths[row]), self.channels)
         seed_all(self.seed, index)
-        return self.view(read), self.files.labels[row]
+        return self.view(self.files.read(row, self.channels)), self.files.labels[row]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its splits and the class names by label, if any. Without `val`, `ImageData` holds out training images."""
+    """A data set: its splits and the class names by label, if any. `ImageData` makes the splits that are None.
+
+    `bad` has the paths of files that cannot be read, each with the reason; the splits are without them.
+    """
 
     name: str
     train: Split
-    test: Split
+    test: Split | None
     classes: list[str]
     val: Split | None = None
+    bad: Sequence[str] = ()
 
     def only(self, labels: Sequence[int]) -> "Source":
         """Return the images of some classes, with new labels 0, 1, … in the given order.
@@ -150,17 +162,19 @@ class Source:
         new = torch.full((len(self.classes),), -1)
         new[list(labels)] = torch.arange(len(labels))
 
-        def relabelled(split: Split) -> Split:
+        def relabelled(split: Split | None) -> Split | None:
+            if split is None:
+                return None
             if isinstance(split, Images):
                 kept = split[new[split.labels] >= 0]
                 return Images(kept.images, new[kept.labels])
             if isinstance(split, Files):
                 files = split[(new[split.labels] >= 0).nonzero().flatten()]
-                return Files(files.root, files.paths, new[files.labels])
+                return replace(files, labels=new[files.labels])
             raise ZooError(f"data.classes: classes cannot be selected from a {self.name}; remove data.classes")
 
-        val = None if self.val is None else relabelled(self.val)
-        return Source(self.name, relabelled(self.train), relabelled(self.test), [self.classes[i] for i in labels], val)
+        splits: dict[str, Any] = {name: relabelled(getattr(self, name)) for name in ("train", "val", "test")}
+        return replace(self, classes=[self.classes[i] for i in labels], **splits)
 
     def check(self, num_classes: int, in_channels: int) -> None:
         """Check that a network fits these images and labels.
@@ -189,10 +203,10 @@ class Source:
                 raise ZooError(
                     f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
                 )
-        if not isinstance(self.train, Images):
+        if (channels := getattr(self.train, "channels", None)) is None:
             if in_channels not in MODES:
                 raise ZooError(f"data.in_channels={in_channels}: image files are read as 1 or 3 channels")
-        elif (channels := self.train.images.shape[1]) != in_channels:
+        elif channels != in_channels:
             raise ZooError(
                 f"data.in_channels={in_channels}: {self.name} has {channels} image channels; set data.in_channels={channels}"
             )

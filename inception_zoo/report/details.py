@@ -84,7 +84,8 @@ def _worst(path: Path) -> list[dict[str, Any]]:
         if path.parent.resolve() not in picture.parents or not picture.is_file():
             raise ZooError(f"{path}, row {number}: image {row['picture']} is not in the run folder")
         shown = dict(zip(figures, map(_short, values), strict=True))
-        found.append({"label": row["label"], "predicted": row["predicted"], **shown, "picture": _data_uri(picture)})
+        words = {key: row.get(key, "") for key in ("label", "predicted", "image")}
+        found.append({**words, **shown, "picture": _data_uri(picture)})
     return found
 
 

@@ -28,6 +28,7 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.renamed import with_new_names
 from inception_zoo.weights.files import METADATA, load_pickle, resolve
 from inception_zoo.weights.saving import card_of
 
@@ -111,7 +112,7 @@ def _data_config(path: Path) -> dict[str, Any]:
     found: Any = None
     if path.suffix == ".ckpt":
         parameters = load_pickle(path, mmap=True).get("hyper_parameters")
-        found = parameters.get("data") if isinstance(parameters, Mapping) else None
+        found = with_new_names(parameters.get("data")) if isinstance(parameters, Mapping) else None
     if not isinstance(found, Mapping) or not isinstance(found.get("source"), Mapping):
         raise ZooError(f"{path} has no record of the data that it was trained on; give --images FOLDER to calibrate int8 on")
     raise_all(f"{path}: {message}" for message in refused_targets({"data": found}, valid=DATA))

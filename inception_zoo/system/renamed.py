@@ -1,10 +1,13 @@
-"""Import paths of config targets that are replaced by current ones.
+"""Import paths of config targets, and a key of the config, that are replaced by current ones.
 
 Configs, checkpoints and sweeps may contain an old path, or Lightning's class where this package has its own.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from omegaconf import OmegaConf
 
 MOVED = {
     "inception_zoo.callbacks.EMA": "inception_zoo.training.callbacks.EMA",
@@ -26,10 +29,30 @@ MOVED = {
 
 
 def with_new_names(config: Any) -> Any:
-    """Return a copy of plain containers in which every `_target_` has its current path."""
+    """Return a copy of plain containers in which every `_target_` and `data.val_size` has its current name."""
     if isinstance(config, Mapping):
-        return {key: _present(value) if key == "_target_" else with_new_names(value) for key, value in config.items()}
+        new = {key: _present(value) if key == "_target_" else with_new_names(value) for key, value in config.items()}
+        if "val_size" in new and new.get("_target_") == "inception_zoo.data.ImageData":
+            new["split"] = {"val": new.pop("val_size")}
+        return new
     return [with_new_names(each) for each in config] if isinstance(config, list) else config
+
+
+def with_new_key(override: str) -> str:
+    """Return an override with the current name of its key."""
+    return re.sub(r"^([+~]*)data\.val_size\b", r"\1data.split.val", override)
+
+
+def rename_keys(path: str, config: Any) -> None:
+    """Give the keys of a config file their current names, before it is merged with others.
+
+    Args:
+        path: of the file in the folder of configs, such as `data/mine`.
+        config: content of the file.
+    """
+    node = config if path.startswith("data/") else config.get("data")
+    if isinstance(node, Mapping) and "val_size" in node:
+        OmegaConf.update(node, "split.val", node.pop("val_size"))
 
 
 def _present(target: Any) -> Any:

@@ -67,7 +67,7 @@ def _worst(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
     import wandb
 
     pictures = (wandb.Image(str(folder / picture)) for picture, *_ in rows)
-    data = [[shown, *row[1:3], *map(_number, row[3:])] for shown, row in zip(pictures, rows, strict=True)]
+    data = [[shown, *row[1:3], *map(_number, row[3:6]), *row[6:]] for shown, row in zip(pictures, rows, strict=True)]
     return wandb.Table(header, data)
 
 

@@ -29,7 +29,7 @@ from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
-from inception_zoo.training.checkpoints import check_classes, check_fits, find_checkpoint, precision_of
+from inception_zoo.training.checkpoints import check_classes, check_fits, check_split, find_checkpoint, precision_of
 from inception_zoo.training.components import (
     PROFILE,
     build_data,
@@ -40,6 +40,7 @@ from inception_zoo.training.components import (
     pruner,
 )
 from inception_zoo.training.machines import MINUTES, meeting
+from inception_zoo.training.metrics import ROW
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.processes import SameConfig, end_ranks
 from inception_zoo.training.summary import print_summary
@@ -165,6 +166,7 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
             model.preprocessing = card.preprocessing
             config["data"] |= of_the_weights(model, config["data"])
     data = build_data(config)
+    data.folder = folder
     model.preprocessing = data.preprocessing
     parts = build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
@@ -188,6 +190,8 @@ def read_data(job: Job) -> None:
         check_limits(job.config, data)
         if job.ckpt:
             check_classes(job.ckpt, job.saved_classes, data.classes)
+            check_split(job.ckpt, job.config, data.made, data.table)
+        data.write_table(job.folder)
         names = data.classes or []
         model.classes = names if len(names) == model.plan.num_classes else None
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():
@@ -260,8 +264,9 @@ def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:
         save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
     if tables is None:
         return
+    worst = [job.data.source_of("test", int(row[ROW.index("image")])) for row in tables["worst"][0]]
     names = [*(job.data.classes or []), *map(str, range(len(job.data.classes or []), job.model.plan.num_classes))]
-    write_tables(job.folder, names, **tables, preprocessing=job.data.preprocessing)
+    write_tables(job.folder, names, **tables, sources=worst, preprocessing=job.data.preprocessing)
     log_folder(job.folder, job.results, job.trainer.global_step)
 
 

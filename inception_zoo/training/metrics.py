@@ -10,7 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
-ROW = ("loss", "batch", "label", "predicted", "probability", "probability_of_label")  # columns of `Worst.rows`
+ROW = ("loss", "image", "label", "predicted", "probability", "probability_of_label")  # columns of `Worst.rows`
 
 
 class Calibration(Metric):
@@ -83,19 +83,19 @@ class Worst(Metric):
         for name in ("rows", "pictures"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor, images: Tensor, batch: int) -> None:
-        """Add a batch; call in ascending order of the batch numbers.
+    def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor, images: Tensor, first: int) -> None:
+        """Add a batch; call in ascending order of the images.
 
         Args:
             probabilities: (N, classes).
             labels: (N,), int64.
             losses: (N,).
             images: (N, C, S, S), normalized.
-            batch: number of the batch in this process.
+            first: number of the first image in the split.
         """
         confidence, predicted = probabilities.max(1)
         known = probabilities.gather(1, labels[:, None])[:, 0]
-        columns = losses, torch.full_like(losses, batch), labels, predicted, confidence, known
+        columns = losses, torch.arange(first, first + len(losses), device=losses.device), labels, predicted, confidence, known
         rows = torch.stack([column.to(EXACT) for column in columns], 1)
         worst = _falling(losses)[: self.count]
         pictures = images[worst].float()
@@ -107,7 +107,7 @@ class Worst(Metric):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         rows, pictures = dim_zero_cat(self.rows), dim_zero_cat(self.pictures)  # concatenated by rank
-        order = rows[:, 1].sort(stable=True).indices  # rank r has every world_size-th batch
+        order = rows[:, 1].sort().indices  # in the order of the data
         order = order[_falling(rows[order, 0])][: self.count]
         return rows[order], pictures[order]
 
@@ -179,14 +179,14 @@ class Evaluation(nn.Module):
         """Metrics by name, without those of the tables."""
         return {"loss": self.loss, **dict(self.scores.items())}
 
-    def update(self, logits: Tensor, labels: Tensor, images: Tensor, batch: int) -> None:
+    def update(self, logits: Tensor, labels: Tensor, images: Tensor, first: int) -> None:
         """Add a batch.
 
         Args:
             logits: (N, classes), or (N, V, classes) for V views per image; the probabilities of the views are averaged.
             labels: (N,), int64.
             images: (N, C, S, S), or (N, V, C, S, S); the pictures show the first view.
-            batch: number of the batch in this process.
+            first: number of the first image in the split, for the tables.
         """
         likelihoods = logits.float().log_softmax(-1)
         if logits.dim() == 3:
@@ -198,7 +198,7 @@ class Evaluation(nn.Module):
         if self.tables is not None:
             losses = nn.functional.nll_loss(exact, labels, reduction="none")
             shown = images[:, 0] if images.dim() == 5 else images
-            self.tables.update(probabilities, labels, losses=losses, images=shown, batch=batch)
+            self.tables.update(probabilities, labels, losses=losses, images=shown, first=first)
 
 
 def soft_accuracy(logits: Tensor, targets: Tensor, k: int) -> Tensor:

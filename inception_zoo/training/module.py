@@ -120,10 +120,10 @@ class Classifier(L.LightningModule):
         self._log("val", self.val.metrics)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(self.val, batch, index)
+        self._evaluate(self.val, batch)
 
     def test_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(self.test, batch, index)
+        self._evaluate(self.test, batch, self.trainer.test_dataloaders.batch_sampler.starts[index])  # type: ignore[union-attr]
 
     def _keep_buffers(self) -> None:
         """Turn off DDP's broadcast of rank 0's buffers at each batch.
@@ -149,14 +149,14 @@ class Classifier(L.LightningModule):
         assert self.test.tables is not None
         self.test.tables.compute()  # cached by torchmetrics; ranks synchronize here, while the metrics are on their devices
 
-    def _evaluate(self, evaluation: Evaluation, batch: Batch, index: int) -> None:
+    def _evaluate(self, evaluation: Evaluation, batch: Batch, first: int = 0) -> None:
         images, labels = batch
         if images.dim() == 5:  # several views of each image
             each = self.model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
             logits = each.view(*images.shape[:2], -1)
         else:
             logits = self.model(images)
-        evaluation.update(logits, labels, images, index)
+        evaluation.update(logits, labels, images, first)
 
     def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
         """Log once per epoch: logging at each batch would take 1% of a short step."""

@@ -156,15 +156,16 @@ class SameConfig(Callback):
         if world_size == 1:
             return
         digests: list[Any] = [None] * world_size
-        torch.distributed.all_gather_object(digests, digest)
+        images = trainer.datamodule.facts  # type: ignore[attr-defined]  # a file may be unreadable on one machine only
+        torch.distributed.all_gather_object(digests, (digest, images))
         if len(set(digests)) == 1:
             return
         every: list[Any] = [None] * world_size
-        torch.distributed.all_gather_object(every, self.values)
+        torch.distributed.all_gather_object(every, {**self.values, "images": images})
         for rank, theirs in enumerate(every):
             for key in sorted(theirs.keys() | every[0].keys()):
                 if theirs.get(key) != every[0].get(key):
                     raise ZooError(
-                        f"the configs of the ranks differ: {key}={every[0].get(key)} on rank 0 and {theirs.get(key)} on rank "
-                        f"{rank}; start all of them with the same command"
+                        f"the configs or images of the ranks differ: {key}={every[0].get(key)} on rank 0 and "
+                        f"{theirs.get(key)} on rank {rank}; start all of them with the same command"
                     )

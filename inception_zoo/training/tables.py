@@ -14,6 +14,8 @@ from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.pixels import as_pictures
 from inception_zoo.training.metrics import ROW
 
+FIGURES = ("probability", "probability_of_label", "loss")
+
 
 def write_tables(
     folder: Path,
@@ -22,6 +24,7 @@ def write_tables(
     top5: Tensor,
     calibration: Tensor,
     worst: tuple[Tensor, Tensor],
+    sources: Sequence[str],
     preprocessing: Preprocessing | None = None,
 ) -> None:
     """Write the per-class table, the confusion matrix, the calibration table and the worst mistakes of a test.
@@ -36,6 +39,7 @@ def write_tables(
         top5: (classes,), top-5 accuracy.
         calibration: (3, bins), see `Calibration`.
         worst: table (K, 6) and normalized images (K, C, S, S), see `Worst`.
+        sources: path or number of each image in `worst`.
         preprocessing: normalization to undo in the pictures; None: pixels are from 0 to 1.
     """
     matrix = confusion.tolist()
@@ -57,24 +61,24 @@ def write_tables(
         for ends, images, pair in zip(pairwise(edges), calibration[0].tolist(), shares, strict=True)
     )
     _write(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], reliability)
-    _write_worst(folder, names, worst[0], as_pictures(worst[1], preprocessing))
+    _write_worst(folder, names, worst[0], as_pictures(worst[1], preprocessing), sources)
 
 
-def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Tensor) -> None:
+def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Tensor, sources: Sequence[str]) -> None:
     shutil.rmtree(folder / "worst", ignore_errors=True)  # from an earlier test
     (folder / "worst").mkdir()
     table = []
-    for number, (row, pixels) in enumerate(zip(rows.tolist(), pictures.numpy(), strict=True)):
+    for number, (row, pixels, source) in enumerate(zip(rows.tolist(), pictures.numpy(), sources, strict=True)):
         picture = f"worst/{number}.png"
         Image.fromarray(pixels).save(folder / picture)
         found = dict(zip(ROW, row, strict=True))
         who = [names[int(found[key])] for key in ("label", "predicted")]
-        table.append([picture, *who, *(f"{found[key]:.6g}" for key in ("probability", "probability_of_label", "loss"))])
-    _write(folder / "worst.csv", ["picture", "label", "predicted", "probability", "probability_of_label", "loss"], table)
+        table.append([picture, *who, *(f"{found[key]:.6g}" for key in FIGURES), source])
+    _write(folder / "worst.csv", ["picture", "label", "predicted", *FIGURES, "image"], table)
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -32,7 +32,7 @@ def data_module(source=digits, **changes):
         "in_channels": 1,
         "image_size": 8,
         "batch_size": 64,
-        "val_size": 200,
+        "split": {"val": 200},
         "mean": [0.3],
         "std": [0.4],
         "seed": 1,
@@ -148,11 +148,11 @@ def test_splits_are_disjoint_seeded_and_never_touch_the_test_set():
         module.setup()
         return sorted(module.splits[split].images[:, 0, 0, 0].tolist())
 
-    one = data_module(source, val_size=20, batch_size=32)
+    one = data_module(source, split={"val": 20}, batch_size=32)
     assert len(ids(one, "val")) == 20 and ids(one, "test") == list(range(80, 100))
     assert sorted(ids(one, "train") + ids(one, "val")) == list(range(80))
-    assert ids(data_module(source, val_size=20, batch_size=32), "val") == ids(one, "val")
-    assert ids(data_module(source, val_size=20, batch_size=32, seed=2), "val") != ids(one, "val")
+    assert ids(data_module(source, split={"val": 20}, batch_size=32), "val") == ids(one, "val")
+    assert ids(data_module(source, split={"val": 20}, batch_size=32, seed=2), "val") != ids(one, "val")
 
 
 def test_images_are_resized_once_and_normalized_per_batch():
@@ -183,7 +183,7 @@ def test_evaluation_deals_every_image_once_in_the_same_batches(count, size, worl
     split = Images(images, torch.arange(count) % 2)
     seen = []
     for rank in range(world_size):
-        module = data_module(lambda: Source("n", split, split, []), val_size=1, batch_size=1, eval_batch_size=size)
+        module = data_module(lambda: Source("n", split, split, []), split={"val": 1}, batch_size=1, eval_batch_size=size)
         module.setup()
         module.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
         batches = [batch[0][:, 0, 0, 0].tolist() for batch in module.test_dataloader()]
@@ -241,8 +241,7 @@ def test_several_views_of_each_image(crops):
     [
         ({"num_classes": 9}, "data.num_classes=9: digits has 10 classes; set data.num_classes=10"),
         ({"in_channels": 3}, "data.in_channels=3: digits has 1 image channels; set data.in_channels=1"),
-        ({"val_size": 1438}, "data.val_size=1438 must be from 1 to 1437"),
-        ({"val_size": 0}, "data.val_size=0 must be from 1 to 1437"),
+        ({"split": {"val": 1438}}, "data.split.val=1438 must be from 1 to 1437"),
     ],
 )
 def test_data_that_does_not_fit_the_network(changes, message):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import pickle
 import subprocess
@@ -24,9 +23,10 @@ from inception_zoo.data import Augmentation, inspection
 from inception_zoo.data.cifar import cifar10, cifar100
 from inception_zoo.data.imagefolder import imagefolder
 from inception_zoo.data.imagenet import imagenet
-from inception_zoo.data.inspection import inspect
+from inception_zoo.data.inspection import inspect, treat_bad
 from inception_zoo.data.layout import count_classes
 from inception_zoo.data.reading import _jpeg, fault, read_image
+from inception_zoo.errors import TREE
 
 
 def picture(path, mode="RGB", size=(12, 10), seed=0):
@@ -75,8 +75,15 @@ def decoded(monkeypatch):
 def message(call, *arguments):
     with pytest.raises(ZooError) as error:
         call(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    text = str(error.value)
+    assert "\n" not in text.removesuffix(TREE)
+    return text
+
+
+def read(root):
+    """Read an image folder as with data.on_bad_file=error, without a run folder."""
+    treat_bad(source := imagefolder(root), "error", root)
+    return source
 
 
 # Folders
@@ -95,18 +102,21 @@ def test_labels_count_the_sorted_folders_of_training(root):
     data.check(2, 3)
 
 
-def test_without_a_test_split_validation_is_the_test(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "inception_zoo.data.imagefolder"):
-        data = imagefolder(str(tree(tmp_path / "data", "train", "val")))
-    assert data.test is data.val and data.test.root.name == "val"
-    assert [record.getMessage() for record in caplog.records] == [
-        "imagefolder has no test split: testing on the validation split"
-    ]
-
-
-def test_without_a_validation_split_there_is_none(tmp_path):
-    data = imagefolder(str(tree(tmp_path / "data", "train", "test")))
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_split_without_a_folder_is_none(name, tmp_path):
+    data = imagefolder(str(tree(tmp_path / "data", "train", name)))
+    assert data.test is None and data.val.root.name == name
+    data = imagefolder(str(tree(tmp_path / "other", "train", "test")))
     assert data.val is None and data.test.root.name == "test"
+
+
+def test_class_folders_without_splits(tmp_path):
+    root = tree(tmp_path / "photos", ".", classes=("cat", "dog", "test"))
+    (root / "readme.txt").write_text("")
+    data = imagefolder(str(root))
+    assert data.classes == ["cat", "dog", "test"] and count_classes(str(root)) == 3
+    assert data.train.root == root and data.train.paths.tolist()[:3] == ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg"]
+    assert data.val is None and data.test is None
 
 
 def test_links_and_what_is_no_image_are_fine(root, tmp_path):
@@ -138,13 +148,14 @@ def test_names_that_are_no_text(root):
     (root / "train/cat/a.jpg").rename(root / "train/cat" / name)
     assert f"cat/{name}" in imagefolder(str(root)).train.paths
     (root / "train/cat" / name).write_bytes(b"")
-    assert "1 of 13 images" in message(imagefolder, str(root))
+    assert "1 of 13 images" in message(read, str(root))
 
 
 MISTAKES = {
-    "nothing": (lambda root: root.rename(root.parent / "moved"), "data.root=", "no folder 'train'", "train/CLASS/"),
-    "no classes": (lambda root: empty(root / "train"), "train has no class folders", "train/CLASS/"),
-    "only training": (lambda root: [empty(root / s).rmdir() for s in ("val", "test")], "a test split is needed", "val"),
+    "nothing": (lambda root: root.rename(root.parent / "moved"), "data.root=", "data has no class folders", TREE),
+    "no classes": (lambda root: empty(root / "train"), "train has no class folders", TREE),
+    "no training": (lambda root: (root / "train").rename(root / "Train"), "data has no class folders", TREE),
+    "two validations": (lambda root: (root / "valid").mkdir(), "has both val and valid; keep one of them"),
     "a hidden class": (lambda root: picture(root / "val/.ipynb_checkpoints/a.jpg"), "val/.ipynb_checkpoints is a hidden"),
     "a hidden folder": (lambda root: (root / "train/cat/.thumbs").mkdir(), "train/cat/.thumbs is a hidden folder"),
     "a loose image": (lambda root: picture(root / "train/a.jpg"), "train/a.jpg is not in a class folder"),
@@ -219,9 +230,11 @@ def test_every_bad_file_is_found_in_one_pass(root, cache):
     (root / "val/dog/text.png").write_text("no image")
     (root / "test/cat/lost.jpg").symlink_to(root / "nowhere.jpg")
     Image.fromarray(np.zeros((1, 60_000), np.uint8)).save(root / "test/dog/thin.png")
-    said = message(imagefolder, str(root))
+    said = message(read, str(root))
     (report,) = cache.glob("*.txt")
-    assert said.startswith(f"data.root={root}: 5 of 17 images cannot be read; ")
+    assert said.startswith(
+        f"data.root={root}: 5 of 17 images cannot be read; repair or delete them, or set data.on_bad_file=skip: "
+    )
     assert said.endswith(f", …; full list: {report}")
     bad = [
         "train/cat/cut.jpg: not a valid image, or corrupt (OSError)",
@@ -236,7 +249,7 @@ def test_every_bad_file_is_found_in_one_pass(root, cache):
 
 def test_a_bomb_is_not_decoded(root, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # the pictures have 120 pixels
-    assert "0.jpg: more than 50 pixels" in message(imagefolder, str(root))
+    assert "0.jpg: more than 50 pixels" in message(read, str(root))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
@@ -258,10 +271,10 @@ def test_a_quick_look_finds_every_cut(mode, options, tmp_path):
 
 
 def test_the_next_start_decodes_what_is_new_changed_or_bad(root, decoded, cache):
-    imagefolder(str(root))
+    read(str(root))
     assert len(decoded) == 12
     decoded.clear()
-    imagefolder(str(root))
+    read(str(root))
     assert decoded == []
     picture(root / "train/cat/new.jpg")
     picture(root / "val/dog/0.jpg", size=(20, 20))
@@ -269,27 +282,27 @@ def test_the_next_start_decodes_what_is_new_changed_or_bad(root, decoded, cache)
     os.utime(root / "test/cat/0.jpg", (1, 1))
     (root / "train/dog/1.jpg").write_bytes(b"")
     for expected in (["0.jpg", "0.jpg", "1.jpg", "moved.jpg", "new.jpg"], ["1.jpg"]):
-        assert "train/dog/1.jpg: is empty" in message(imagefolder, str(root))
+        assert "train/dog/1.jpg: is empty" in message(read, str(root))
         assert sorted(decoded) == expected
         decoded.clear()
     picture(root / "train/dog/1.jpg", size=(13, 13))
-    imagefolder(str(root))
-    assert decoded == ["1.jpg"] and [path.read_text() for path in cache.glob("*.txt")] == [""]
+    read(str(root))
+    assert decoded == ["1.jpg"]
 
 
 def test_the_same_folder_by_another_path_is_known(root, decoded, tmp_path, monkeypatch):
-    imagefolder(str(root))
+    read(str(root))
     decoded.clear()
     (tmp_path / "link").symlink_to(root)
     monkeypatch.chdir(root)
     for name in (tmp_path / "link", Path(), "../data"):
-        assert imagefolder(str(name)).train.paths.tolist() == ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg"]
+        assert read(str(name)).train.paths.tolist() == ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg"]
     assert decoded == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 11, None])
 def test_a_damaged_cache_is_not_believed(damage, root, decoded, cache):
-    imagefolder(str(root))
+    read(str(root))
     (good,) = cache.glob("*.good")
     decoded.clear()
     if damage is None:
@@ -297,16 +310,16 @@ def test_a_damaged_cache_is_not_believed(damage, root, decoded, cache):
         good.mkdir()
     else:
         good.write_bytes(damage)
-    imagefolder(str(root))
+    read(str(root))
     assert len(decoded) == 12
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(root, decoded, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    imagefolder(str(root))
+    read(str(root))
     (root / "train/dog/1.jpg").write_bytes(b"")
-    said = message(imagefolder, str(root))
+    said = message(read, str(root))
     assert len(decoded) == 24 and said.endswith("1.jpg: is empty (UnidentifiedImageError)")
 
 
@@ -322,10 +335,10 @@ def test_an_interrupted_check_goes_on_where_it_was(root, monkeypatch):
 
     monkeypatch.setattr(inspection, "fault", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        imagefolder(str(root))
+        read(str(root))
     seen.clear()
     broken.clear()
-    imagefolder(str(root))
+    read(str(root))
     assert {path.relative_to(root).as_posix() for path in seen} == {"test/dog/0.jpg", "test/dog/1.jpg"}
 
 
@@ -333,12 +346,12 @@ def test_many_files_have_a_bar_on_a_terminal_only(root, monkeypatch, capsys):
     monkeypatch.setattr(inspection, "MANY", 3)
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
-    imagefolder(str(root))
+    read(str(root))
     assert capsys.readouterr() == ("", "")
     for path in root.rglob("*.jpg"):
         os.utime(path, (1, 1))
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then behaves as in a terminal
-    imagefolder(str(root))
+    read(str(root))
     out, err = capsys.readouterr()
     assert out == "" and "checking images" in err
 
@@ -347,7 +360,7 @@ def test_classes_are_counted_without_torch(root):
     (root / "train/.hidden").mkdir()
     (root / "train/readme.txt").write_text("")
     assert count_classes(str(root)) == 2
-    assert count_classes(str(root / "train")) == count_classes(str(root / "none")) == count_classes(None) == 0
+    assert count_classes(str(root / "train")) == 2 and count_classes(str(root / "none")) == count_classes(None) == 0
     code = "import sys, inception_zoo.data.layout; print({'torch', 'numpy', 'PIL'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "set()\n", done.stderr
@@ -376,7 +389,7 @@ def test_imagenet_is_named_by_its_words(file, text, names, tmp_path):
     root = tree(tmp_path / "data", "train", "val", classes=IDS)
     (root / file).write_text(text)
     data = imagenet(str(root))
-    assert data.name == "imagenet" and data.classes == names and data.test is data.val
+    assert data.name == "imagenet" and data.classes == names and data.test is None
 
 
 def kaggle(root, solution=True):
@@ -396,7 +409,7 @@ def kaggle(root, solution=True):
 def test_kaggles_archive_is_read_as_it_is(tmp_path):
     root = kaggle(tmp_path / "data")
     data = imagenet(str(root))
-    assert data.train.root == root / "ILSVRC/Data/CLS-LOC/train" and data.test is data.val
+    assert data.train.root == root / "ILSVRC/Data/CLS-LOC/train" and data.test is None
     assert data.val.labels.tolist() == [0, 0, 1, 2]
     assert [path[-6:] for path in data.val.paths] == ["1.JPEG", "3.JPEG", "0.JPEG", "2.JPEG"]
     assert count_classes(str(root)) == 3

@@ -40,7 +40,7 @@ def in_chunks(folder):
 
 def data_of(source, folder, **changes):
     augmentation = {key: changes.pop(key) for key in ("mixup", "cutmix") if key in changes}
-    options = {"num_classes": COUNT, "in_channels": 3, "image_size": 24, "batch_size": 5, "val_size": 1, "workers": 0}
+    options = {"num_classes": COUNT, "in_channels": 3, "image_size": 24, "batch_size": 5, "split": {"val": 1}, "workers": 0}
     options |= {"mean": [0.5] * 3, "std": [0.25] * 3, "seed": 3, **changes}
     transforms = {"flip": v2.RandomHorizontalFlip(), "colour": v2.ColorJitter(0.3, 0.3)}
     return ImageData(

@@ -29,7 +29,7 @@ DATA = {
     "in_channels": 1,
     "image_size": 28,
     "batch_size": 64,
-    "val_size": 200,
+    "split": {"val": 200},
     "mean": [0.305],
     "std": [0.376],
     "seed": 1,
@@ -366,7 +366,10 @@ def test_a_drop_of_accuracy_is_said_aloud():
         ({"root": "s3://a-strangers/bucket"}, "its data are at s3://a-strangers/bucket, which a checkpoint must not choose"),
         ({"root": "local:/tmp"}, "its data are at local:/tmp, which"),
         ({"seed": "${oc.env:HOME}"}, "its data contain '${'"),
-        ({"val_size": 5000}, "data.val_size=5000 must be from 1 to 1437; or give the folder of its data with --data-root"),
+        (
+            {"split": {"val": 5000}},
+            "data.split.val=5000 must be from 1 to 1437; or give the folder of its data with --data-root",
+        ),
     ],
 )
 def test_data_that_a_checkpoint_may_not_ask_for(trained, changes, message, tmp_path, monkeypatch):

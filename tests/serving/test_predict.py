@@ -209,7 +209,7 @@ def test_the_pixels_are_those_of_training(channels, interpolation, side, size, t
         channels,
         size,
         2,
-        2,
+        {"val": 2},
         mean,
         std,
         interpolation=interpolation,

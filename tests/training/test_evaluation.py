@@ -35,7 +35,7 @@ def fed(evaluation, logits, labels, size):
     """Update an evaluation in batches of `size`; return its metrics."""
     parts = logits.split(size), labels.split(size), numbered(len(labels)).split(size)
     for number, batch in enumerate(zip(*parts, strict=True)):
-        evaluation.update(*batch, number)
+        evaluation.update(*batch, number * size)
     return {key: metric.compute().item() for key, metric in evaluation.metrics.items()}
 
 
@@ -127,11 +127,12 @@ def test_the_worst_of_two_processes_are_those_of_one_even_where_every_loss_is_eq
     together, *shares = (Worst() for _ in range(3))
     for number in range(15):
         here = slice(4 * number, 4 * number + 4)
-        for part, batch in ((together, number), (shares[number % 2], number // 2)):
-            part.update(flat[here], labels[here], losses=losses[here], images=images[here], batch=batch)
+        for part in (together, shares[number % 2]):
+            part.update(flat[here], labels[here], losses=losses[here], images=images[here], first=4 * number)
     for state in ("rows", "pictures"):  # as torchmetrics gathers states
         getattr(shares[0], state).extend(getattr(shares[1], state))
-    pictures = shares[0].compute()[1]
+    rows, pictures = shares[0].compute()
+    assert rows[:, ROW.index("image")].tolist() == [50, *range(23)]
     assert pictures.shape == (24, 1, 96, 96)  # reduced from 128 px
     assert (pictures == together.compute()[1]).all()
     assert (pictures[:, 0, 0, 0] * 60).round().tolist() == [50, *range(23)]
@@ -146,7 +147,7 @@ def test_the_tables_of_a_run(drawn, tmp_path):
     (tmp_path / "worst/30.png").touch()  # left by an earlier test with more images
     white = Preprocessing(4, mean=(0.5,), std=(0.5,), resize=4)  # values 0 to 1 are pixels 128 to 255
     found, tables = measured(logits, labels, 100)
-    write_tables(tmp_path, names, **tables, preprocessing=white)
+    write_tables(tmp_path, names, **tables, sources=[f"photos/ä{row}.jpg" for row in range(24)], preprocessing=white)
     rows = list(csv.DictReader((tmp_path / "per_class.csv").read_text().splitlines()))
     precision, recall, f1, images = precision_recall_fscore_support(labels, logits.argmax(1), labels=range(7), zero_division=0)
     assert [row["class"] for row in rows] == names and [int(row["images"]) for row in rows] == images.tolist()
@@ -170,5 +171,7 @@ def test_the_tables_of_a_run(drawn, tmp_path):
     assert sorted(tmp_path.glob("worst/*")) == sorted(tmp_path / row["picture"] for row in worst) and len(worst) == 24
     image = int(torch.nn.functional.cross_entropy(logits, labels, reduction="none").argmax())
     first = worst[0]
+    assert first["image"] == "photos/ä0.jpg"
+    assert tables["worst"][0][0, ROW.index("image")] == image
     assert (first["label"], first["predicted"]) == (names[labels[image]], names[logits[image].argmax()])
     assert np.asarray(Image.open(tmp_path / first["picture"])).tolist() == [[round(255 * (image / 301 + 1) / 2)] * 4] * 4

@@ -1,0 +1,126 @@
+"""Data sets of the user's own code: map-style Datasets of (image, label)."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from inception_zoo.data.layout import SPLITS
+from inception_zoo.data.pictures import upright
+from inception_zoo.data.reading import MODES, Draw, Read, part_of, pixels_of
+from inception_zoo.data.source import Files, Source
+from inception_zoo.errors import ZooError, shown
+from inception_zoo.system.ranks import is_first
+
+DATASET = "a Dataset with __len__ and __getitem__, or a mapping of them by train, val and test"
+ITEM = "a pair (image, label); the image is a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C)"
+
+log = logging.getLogger(__name__)
+
+
+def load_source(source: Callable[..., Any], root: str | None) -> Source:
+    """Call the function or class of a data set, and return its result as a `Source`.
+
+    Args:
+        source: returns a `Source`; a map-style Dataset of (image, label), whose images `ImageData` divides; or a mapping of
+            such Datasets with the keys `train` and, if they exist, `val` and `test`.
+        root: its argument; None: it is called without one.
+
+    Raises:
+        ZooError: it cannot be called in this way, or returns something else.
+    """
+    function, arguments = getattr(source, "func", source), () if root is None else (root,)
+    name = f"data.source={function.__module__}.{function.__qualname__}"
+    try:
+        signature(source).bind(*arguments)
+    except TypeError as error:
+        raise ZooError(f"{name}, data.root={shown(root)}: {error}; set data.root, or +data.source.NAME=VALUE") from None
+    found = source(*arguments)
+    if isinstance(found, Source):
+        return found
+    parts = dict(found) if isinstance(found, Mapping) else {"train": found}
+    if "train" not in parts or not parts.keys() <= SPLITS.keys():
+        raise ZooError(f"{name}: has the keys {', '.join(map(str, parts))}; expected train, and optionally val and test")
+    splits = {key: _items(dataset, name) for key, dataset in parts.items()}
+    names = [list(map(str, getattr(dataset, "classes", ()))) for dataset in parts.values()]
+    if any(each != names[0] for each in names):
+        raise ZooError(f"{name}: the attribute `classes` differs between {', '.join(parts)}; make it the same")
+    classes = names[0] or [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
+    return Source(function.__qualname__, splits["train"], splits.get("test"), classes, splits.get("val"))
+
+
+@dataclass(frozen=True)
+class Items(Files):
+    """Images of a Dataset: `paths` has their paths or numbers, `rows` (N,) their indices in it. None: 1 or 3 channels."""
+
+    items: Any
+    rows: Tensor
+    channels: int | None
+
+    def __getitem__(self, index: Tensor | slice) -> "Items":
+        return replace(super().__getitem__(index), rows=self.rows[index])
+
+    def read(self, row: int, channels: int) -> Read:
+        return partial(self._image, int(self.rows[row]), channels)
+
+    def _image(self, row: int, channels: int, draw: Draw | None = None) -> Tensor:
+        image = self.items[row][0]
+        if isinstance(image, Image.Image):
+            return part_of(pixels_of(upright(image, MODES[channels]), channels), draw)
+        if (pixels := _tensor(image)) is None or len(pixels) != channels:
+            raise ZooError(f"data.source: image {row} is {_described(image)}; expected uint8 with {channels} channels")
+        return part_of(pixels, draw)
+
+
+def _items(dataset: Any, name: str) -> Items:
+    if isinstance(dataset, IterableDataset):
+        raise ZooError(f"{name}: an IterableDataset cannot be shuffled, divided and resumed; return {DATASET}")
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        raise ZooError(f"{name}: returned {_described(dataset)}; expected {DATASET}, with at least one image")
+    item = dataset[0]
+    image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
+    pixels = _tensor(image)
+    if pixels is None and not isinstance(image, Image.Image):
+        wrong = _described(item if image is None else image)
+        raise ZooError(f"{name}: item 0 has {wrong}; expected {ITEM}, without ToTensor and Normalize")
+    files = getattr(dataset, "samples", getattr(dataset, "imgs", ()))
+    paths = [file[0] for file in files] if len(files) == len(dataset) else range(len(dataset))
+    rows, channels = torch.arange(len(dataset)), None if pixels is None else len(pixels)
+    return Items(Path(), np.array(list(map(str, paths))), _labels(dataset, name), dataset, rows, channels)
+
+
+def _labels(dataset: Any, name: str) -> Tensor:
+    """Return the labels from `targets` or `labels`, as torchvision's data sets have them; otherwise read all items."""
+    arrays = [np.asarray(getattr(dataset, key, ())) for key in ("targets", "labels")]
+    labels = next((each for each in arrays if each.shape == (len(dataset),) and each.dtype.kind in "iu"), None)
+    if labels is None:
+        if is_first():
+            log.info("%s: reading all %d items for their labels; the attribute `targets` would save this", name, len(dataset))
+        labels = np.asarray([dataset[row][1] for row in range(len(dataset))])
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ZooError(f"{name}: has the labels {shown(labels)}; expected whole numbers from 0")
+    for row in (0, len(dataset) - 1):
+        if (label := dataset[row][1]) != labels[row]:
+            raise ZooError(f"{name}: item {row} has the label {label}, but `targets` has {labels[row]}; make them equal")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _tensor(image: Any) -> Tensor | None:
+    """Return uint8 (C, H, W); None for another type or shape."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+        return torch.from_numpy(np.array(np.atleast_3d(image))).permute(2, 0, 1)
+    return image.as_subclass(Tensor) if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.dim() == 3 else None
+
+
+def _described(value: Any) -> str:
+    shape = f" of {value.dtype}, shape {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else ""
+    return f"{type(value).__module__}.{type(value).__qualname__}{shape}".removeprefix("builtins.")
