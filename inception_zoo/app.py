@@ -1,13 +1,14 @@
 """The Hydra application of `run.py` and `inception-zoo run`. It runs one job or a sweep."""
 
+import logging
 import math
 import os
-import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,15 +21,19 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
-from inception_zoo.config.targets import VARIABLE, trust_words
+from inception_zoo.config.targets import VARIABLE, own, trust_words
 from inception_zoo.errors import say
-from inception_zoo.redaction import redacted
+from inception_zoo.redaction import redacted, save_redacted
 from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, resumed
+from inception_zoo.saved_config import command, not_saved, recover
 from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import ending_signals, leave_lost_terminal, never_fail_to_print
+
+log = logging.getLogger(__name__)
+_taken: list[str] = []  # what was taken from a checkpoint, until the job's log is open
 
 
 def main() -> None:
@@ -38,7 +43,7 @@ def main() -> None:
     130 after Ctrl-C.
     """
     hydra_patches.install()
-    hydra_patches.check_when_composed(check_composed)
+    hydra_patches.check_when_composed(partial(check_composed, recover=_recover))
     sys.path.append(str(Path.cwd()))  # the user's own modules
     never_fail_to_print()
     os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
@@ -83,6 +88,13 @@ class HydraJob:
             cfg.ckpt = "last"
         errors = one_line_errors() if single else _sweep_continues(folder)
         with _advice_to_resume(folder, node), errors, recorded(folder, seed=cfg.seed) as results:
+            if not single and cfg.ckpt:
+                _recover(cfg, node, folder)
+                results["seed"] = cfg.seed
+                if (hydra_folder := folder / ".hydra").is_dir():
+                    save_redacted(cfg, hydra_folder / "config.yaml")
+            while is_first() and _taken:
+                log.info(_taken.pop(0))
             config = with_new_names(plain(cfg))  # plain containers, exactly what is checked
             check_job(config, node, cfg)
             from inception_zoo.training.job import run  # imports torch and Lightning, therefore only after the checks
@@ -100,6 +112,10 @@ def _arrived() -> HydraJob:
     return HydraJob()
 
 
+def _recover(cfg: DictConfig, node: HydraConf, folder: Path) -> None:
+    _taken.extend(recover(cfg, node, folder))
+
+
 def _end(number: int, frame: object) -> NoReturn:
     leave_lost_terminal()
     sys.exit(128 + number)
@@ -114,8 +130,7 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
         mistake = isinstance(end, SystemExit) and end.code == 2
         saved = any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
         if saved and not mistake and is_first() and node.mode == RunMode.RUN:
-            words = [word for word in node.overrides.task if not word.startswith("ckpt=")]
-            again = shlex.join(["python", "run.py", *redacted(words), "ckpt=last", f"hydra.run.dir={quoted(folder)}"])
+            again = command([*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"], own())
             print(f"resume with: {again}", file=sys.stderr)
         raise
 

@@ -190,14 +190,19 @@ def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_task(cfg: Mapping[str, Any]) -> None:
     if cfg["task"] == "test" and cfg["ckpt"] is None:
-        raise ZooError("task=test needs ckpt=PATH, a checkpoint or a run folder")
+        if cfg["model"].get("weights") is None:
+            raise ZooError("task=test needs ckpt=PATH, a checkpoint or a run folder, or model.weights=NAME")
+        if random := {"head", "blocks"}.intersection(cfg["model"].get("adapt", ())):
+            raise ZooError(f"model.adapt={min(random)}: task=test would test random weights; remove it, or train first")
 
 
 def _check_shape(cfg: Mapping[str, Any]) -> None:
     model, data = cfg["model"], cfg["data"]
     classes, channels, found = data["num_classes"], data["in_channels"], []
     if model["num_classes"] < classes:
-        found.append(f"model.num_classes={model['num_classes']}: the data has {classes} classes; remove this override")
+        found.append(
+            f"model.num_classes={model['num_classes']}: the data has {classes} classes; use other data, or remove this override"
+        )
     if model["in_channels"] != channels:
         found.append(f"model.in_channels={model['in_channels']}: the images have {channels}; remove this override")
     raise_all(found)
@@ -211,7 +216,7 @@ def _check_model(cfg: Mapping[str, Any]) -> None:
     own = ("name", "num_classes", "in_channels", *LOADING)
     mistakes = Choices.mistakes(net, {key: value for key, value in model.items() if key not in own})
     raise_all(f"model.{mistake}" for mistake in [*mistakes, *loading_mistakes(net, **loading)])
-    if weights is None:
+    if weights is None or cfg["ckpt"]:  # `ckpt` replaces them
         return
     if is_name(weights):
         check_library(weights, net.name)
@@ -252,7 +257,7 @@ def _check_memory(cfg: Mapping[str, Any]) -> None:
 
 CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
     (("model.name", "model.blocks"), _check_model),  # not with a block that is refused: it would be imported
-    (("task", "ckpt"), _check_task),
+    (("task", "ckpt", "model.adapt"), _check_task),
     (("data",), lambda cfg: raise_all(_about_data(cfg["data"]))),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),

@@ -23,12 +23,13 @@ from inception_zoo.system.atomic_files import check_folder
 from inception_zoo.system.renamed import with_new_names
 
 
-def check_composed(cfg: DictConfig, single: bool) -> None:
+def check_composed(cfg: DictConfig, single: bool, recover: Callable[[DictConfig, HydraConf, Path], Any]) -> None:
     """Check a composed config before Hydra acts on it.
 
     Args:
         cfg: The config with its node `hydra`.
         single: True for a single job; False for a sweep, whose jobs are checked later, by `check_job`.
+        recover: Function of the config of a single job, its node `hydra` and its folder; takes the config of a checkpoint.
 
     Raises:
         ZooError: The config is invalid; all errors are reported together.
@@ -40,8 +41,9 @@ def check_composed(cfg: DictConfig, single: bool) -> None:
         key = "run" if single else "sweep"
         folder = Path(str(node[key].dir)).absolute()
         if single:
+            recover(cfg, node, folder)
             with read_write(node), open_dict(node):
-                node.runtime.output_dir = str(folder)
+                node.runtime.output_dir = str(folder := Path(str(node.run.dir)).absolute())
             instance.set_config(cfg)
         parts = ("callbacks", "hydra_logging", "launcher", "sweeper", "verbose", "output_subdir")
         own = {name: plain(node.get(name)) for name in parts}

@@ -13,7 +13,7 @@ from inception_zoo.data.division import TABLE
 from inception_zoo.data.layout import class_name
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint
+from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint, flattened
 from inception_zoo.system.atomic_files import is_whole_zip
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
@@ -52,8 +52,6 @@ def find_checkpoint(
         ZooError: the checkpoint does not exist, or it is damaged.
     """
     if ckpt is None:
-        if task == "test":
-            raise ZooError("task=test needs ckpt=PATH, a checkpoint or a run folder")
         return None
     if ckpt == "last":
         if found := newest_whole(run_folder):
@@ -81,15 +79,28 @@ def find_checkpoint(
     return path
 
 
-def precision_of(path: Path) -> str | None:
-    """Return the `trainer.precision` recorded in a checkpoint; None if there is none."""
+def saved_config(path: Path) -> dict[str, Any]:
+    """Return the config of the run that wrote a checkpoint, in plain containers, with current names of all targets.
+
+    Raises:
+        ZooError: the file is damaged, or not a checkpoint of a run.
+    """
     try:
-        return str(read_checkpoint(path)["hyper_parameters"]["trainer"]["precision"])
-    except (KeyError, TypeError):
-        return None
+        config = with_new_names(read_checkpoint(path)["hyper_parameters"])
+        if not all(isinstance(config.get(group, {}), Mapping) for group in ("model", "data", "trainer")):
+            raise TypeError
+        return config
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ZooError(f"ckpt={path} is not a checkpoint of a run ({type(error).__name__})") from None
 
 
-def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | None:
+def card_of(path: Path) -> Card | None:
+    """Return the card of the network in a checkpoint; None if it has none."""
+    card = read_checkpoint(path).get(METADATA)
+    return Card.of(card) if card else None
+
+
+def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Check that a checkpoint matches the network and, to resume training, the recipe.
 
     Args:
@@ -97,43 +108,34 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> Card | N
         model: the network.
         config: the final config as plain containers.
 
-    Returns:
-        The card of the checkpoint's network; None if it has none.
-
     Raises:
-        ZooError: the file is not a checkpoint of a run, or it has another network or recipe.
+        ZooError: the file is not a checkpoint of a run, or it has another network or recipe; the message names the key.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint, saved = read_checkpoint(path), saved_config(path)
     try:
-        saved = with_new_names(checkpoint["hyper_parameters"])
         state = {key.removeprefix("model."): w for key, w in checkpoint["state_dict"].items() if key.startswith("model.")}
         shapes = {key: weights.shape for key, weights in state.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ZooError(f"ckpt={path} is not a checkpoint of a run ({type(error).__name__})") from None
     ours = {key: weights.shape for key, weights in model.state_dict().items()}
-    wrong = sorted(key for key in ours.keys() | shapes.keys() if ours.get(key) != shapes.get(key))
-    if wrong:
-        was, now = saved["model"], config["model"]
-        given = "".join(f" model.{key}={value}" for key, value in was.items() if key != "name" and now.get(key) != value)
-        raise ZooError(
-            f"ckpt={path} holds {was['name']} and does not fit the chosen model: {len(wrong)} tensors differ, for example "
-            f"'{wrong[0]}'; it was trained with model={was['name']}{given}"
-        )
+    if wrong := sorted(key for key in ours.keys() | shapes.keys() if ours.get(key) != shapes.get(key)):
+        _check_same(path, ("model",), saved, config)
+        raise ZooError(f"ckpt={path} does not fit its network: {len(wrong)} tensors differ, for example '{wrong[0]}'")
     if config["task"] == "fit":
         if "optimizer_states" not in checkpoint:
             raise ZooError(f"ckpt={path} holds weights only, without optimizer state; training cannot be resumed from it")
         _check_recipe(path, saved, redacted(config))
-    card = checkpoint.get(METADATA)
-    return Card.of(card) if card else None
 
 
-def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str] | None) -> None:
-    """Check that the classes of the data have the same names as those of the checkpoint.
+def check_classes(source: object, saved: Sequence[str] | None, classes: Sequence[str] | None, published: bool = False) -> None:
+    """Check that the classes of the data have the same names as those of the weights.
 
     Args:
-        path: the checkpoint, for the message.
-        saved: class names of the checkpoint, by label; None: unknown.
+        source: of the weights, for the message.
+        saved: class names of the weights, by label; None: unknown.
         classes: class names of the data; None: unknown.
+        published: the weights are published ones, whose names may be others (ImageNet's folders have numbers): only names
+            that both have are compared.
 
     Raises:
         ZooError: a name differs.
@@ -141,8 +143,8 @@ def check_classes(path: Path, saved: Sequence[str] | None, classes: Sequence[str
     if not saved or not classes:
         return
     for label, (theirs, ours) in enumerate(zip_longest(saved, classes, fillvalue="nothing")):
-        if class_name(theirs) != class_name(ours):
-            raise ZooError(f"ckpt={path}: label {label} is '{theirs}', but in the data it is '{ours}'; use the same data")
+        if class_name(theirs) != class_name(ours) and not (published and ours not in saved):
+            raise ZooError(f"{source}: label {label} is '{theirs}', but in the data it is '{ours}'; use the same data")
 
 
 def check_split(path: Path, config: Mapping[str, Any], made: Mapping[str, float], table: str) -> None:
@@ -185,21 +187,14 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
         keys.append("trainer.max_epochs")
     if all("best" in (c.get("callbacks") or {}) for c in (saved, config)):  # another metric would replace best.ckpt
         keys += ["callbacks.best.monitor", "callbacks.best.mode"]
+    _check_same(path, [key for key in keys if key not in FREE], saved, config)
+
+
+def _check_same(path: Path, keys: Sequence[str], saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ZooError for the first of `keys`, or of the keys below them, whose value differs from the checkpoint's."""
+    was, now = flattened(saved), flattened(config)
     for key in keys:
-        if key in FREE:
-            continue
-        was, now = (_at(c, key) for c in (saved, config))
-        if was != now and (isinstance(was, dict) or isinstance(now, dict)):
-            raise ZooError(
-                f"ckpt={path} was trained with another {key}; use the {key.partition('.')[0]} options of the checkpoint"
-            )
-        if was != now:
-            raise ZooError(f"ckpt={path} was trained with {key}={was}, this job has {key}={now}; set {key}={was} to resume")
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key; None if it is missing."""
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+        for leaf in dict.fromkeys((*was, *now)):
+            if f"{leaf}.".startswith(f"{key}.") and was.get(leaf) != now.get(leaf):
+                trained = f"was trained with {leaf}={shown(was.get(leaf))}"
+                raise ZooError(f"{leaf}={shown(now.get(leaf))}: ckpt={path} {trained}; leave it out of the command")

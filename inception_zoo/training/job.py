@@ -29,7 +29,7 @@ from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
-from inception_zoo.training.checkpoints import check_classes, check_fits, check_split, find_checkpoint, precision_of
+from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, check_split, find_checkpoint, saved_config
 from inception_zoo.training.components import (
     PROFILE,
     build_data,
@@ -48,6 +48,7 @@ from inception_zoo.training.tables import write_tables
 from inception_zoo.training.trainer_errors import check_limits, check_monitors, naming_the_key
 from inception_zoo.weights.files import load_pickle
 from inception_zoo.weights.saving import save_model
+from inception_zoo.weights.sources import is_name
 
 say = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -66,7 +67,7 @@ class Job:
     module: Classifier
     trainer: Trainer
     pruning: list[Any]  # callback of Optuna, if the job is one of its trials
-    saved_classes: Sequence[str] | None  # class names of the checkpoint, by label
+    saved_classes: Sequence[str] | None  # class names of the weights that are resumed or tested, by label
     earlier: dict[str, Any]  # results.json of the run that is resumed
 
 
@@ -98,7 +99,8 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
         if job.trainer.is_global_zero:
             write_outcome(job, tables)
     if job.trainer.is_global_zero:
-        print_summary(job.model.plan, job.cost, results, folder, job.ckpt, job.config["metrics"])
+        tested = job.ckpt or (job.config["model"].get("weights") if cfg.task == "test" else None)
+        print_summary(job.model.plan, job.cost, results, folder, Path(tested) if tested else None, job.config["metrics"])
 
 
 def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[DictConfig, Path | None]:
@@ -127,8 +129,8 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
     ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder, interrupted)
     config["ckpt"] = str(ckpt) if ckpt else None
     if cfg.trainer.precision == "auto":
-        if known := precision_of(ckpt) if ckpt else None:  # measuring the speed again could select another one
-            precision, why = known, "from the checkpoint"
+        if known := saved_config(ckpt).get("trainer", {}).get("precision") if ckpt else None:
+            precision, why = str(known), "from the checkpoint"  # measuring the speed again could select another one
         else:
             precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
@@ -151,20 +153,20 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     """
     config: Any = OmegaConf.to_container(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    model = create_model(**config["model"])
+    model = create_model(**config["model"] | ({"weights": None, "adapt": []} if ckpt else {}))  # `ckpt` has all weights
     cost = plan_cost(model.plan, cfg.data.image_size)
     results |= {"model": model.plan.net.name, "swapped": model.plan.swapped, "commit": commit_of_the_code()}
     results |= {"parameters": cost.params, "multiply_adds": cost.macs, "image_size": cfg.data.image_size}
-    if model.provenance:
+    card = card_of(ckpt) if ckpt else None
+    if card and (card.provenance or cfg.task == "test"):
+        model.preprocessing, model.provenance = card.preprocessing, card.provenance
+    if model.provenance or model.preprocessing:
         config["data"] |= of_the_weights(model, config["data"])
+    if model.provenance:
         config["provenance"] = asdict(model.provenance)
-    card = None
     if ckpt:
-        card = check_fits(ckpt, model, config)
+        check_fits(ckpt, model, config)
         say(f"checkpoint: {ckpt}")
-        if card and cfg.task == "test":
-            model.preprocessing = card.preprocessing
-            config["data"] |= of_the_weights(model, config["data"])
     data = build_data(config)
     data.folder = folder
     model.preprocessing = data.preprocessing
@@ -176,20 +178,21 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     trainer = build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
     check_monitors(config)
     check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
-    saved_classes = card.classes if card else None
+    saved_classes = card.classes if card else model.classes if cfg.task == "test" else None
     earlier = read_results(ckpt.parents[1]) if ckpt else {}
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes, earlier)
 
 
 def read_data(job: Job) -> None:
     """Read and check the data source, and write the final config to the run folder."""
-    model, data = job.model, job.data
+    model, data, weights = job.model, job.data, job.config["model"].get("weights")
     if local_rank() == 0:  # the other ranks read the data later, after a possible download
         data.prepare_data()
         data.trainer = job.trainer
         check_limits(job.config, data)
+        source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
+        check_classes(source, job.saved_classes, data.classes, published=not job.ckpt and is_name(str(weights)))
         if job.ckpt:
-            check_classes(job.ckpt, job.saved_classes, data.classes)
             check_split(job.ckpt, job.config, data.made, data.table)
         data.write_table(job.folder)
         names = data.classes or []

@@ -25,7 +25,7 @@ def print_summary(
         cost: cost of the network.
         results: content of results.json.
         folder: the run folder.
-        ckpt: the tested checkpoint; None: the weights after training.
+        ckpt: the tested checkpoint or weights; None: the weights after training.
         metrics: names of the user's own metrics.
     """
     table = Table(title=f"{plan.net.name} at {results['image_size']} px", show_header=False)
