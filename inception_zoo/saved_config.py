@@ -7,8 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import GROUPS, KEYS, NEEDED, SPECIAL
 from inception_zoo.config.targets import VARIABLE, own, targets_in
-from inception_zoo.errors import ZooError, raise_all, shown
+from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.results import REASON, flattened, is_interrupted
 from inception_zoo.runs.sweeps import words_of
@@ -32,25 +31,19 @@ from inception_zoo.system.renamed import with_new_names
 
 TESTED = ("seed", "model", "data")  # what a test takes from the run; nothing else changes its result
 OWN = ("task", "ckpt", "sweep", "provenance")  # never taken: they describe the earlier command, or its result
-TOP = {*GROUPS, *(key for key in KEYS if "." not in key)}.difference(OWN)
-MODEL = {*(each.name for each in fields(Choices)), *LOADING, "name", "num_classes", "in_channels"}
+TOP = {*GROUPS, *(key.partition(".")[0] for key in KEYS)}
+MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
 FOLDER = "${hydra:runtime.output_dir}"  # the run folder, in a config
 # Names of options, and forms of values, that say where to write or which address to call:
 _NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root|file|cache|uri|url|host|location|args)(_|$)")
 _FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
 
-def is_whole(hydra: HydraConf) -> bool:
-    """Return True if the command names a whole config (`--config-path`, `--config-name`), as that of another rank does."""
-    main = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
-    return REASON in os.environ or main != [str(CONF)] or hydra.job.config_name != "config"
-
-
 def recover(cfg: DictConfig, hydra: HydraConf, folder: Path) -> list[str]:
     """Take the config of the run that `ckpt` names, for every key that the command line does not name.
 
-    A group on the command line (`data=…`) names all of its keys. `experiment`, `recipe` and other groups that set keys
-    elsewhere name the keys that they change. A resumed training takes everything; a test takes `TESTED`.
+    A group on the command line (`data=…`) names all of its keys; `experiment` and `recipe` name the keys that they change. A
+    resumed training takes everything; a test takes `TESTED`.
 
     Args:
         cfg: The composed config; changed in place. `ckpt` becomes the path of the checkpoint.
@@ -61,76 +54,76 @@ def recover(cfg: DictConfig, hydra: HydraConf, folder: Path) -> list[str]:
         Lines for the log: what was taken, and what was left out.
 
     Raises:
-        ZooError: The checkpoint does not exist, or its config cannot be used. Each message names a key.
+        ZooError: The checkpoint does not exist, or its config cannot be used. The message names a key.
     """
     if not isinstance(cfg.ckpt, str) or cfg.task not in ("fit", "test") or is_whole(hydra):
         return []
-    ckpt, words = cfg.ckpt, [str(word) for word in hydra.overrides.task]
-    named = _named(words, hydra)
-    saved, size, source = _read(cfg, folder, named)
-    if cfg.task == "test":
-        saved = {key: saved[key] for key in TESTED if key in saved}
-    merge = _Merge(named, str((saved.get("trainer") or {}).get("default_root_dir") or ""))
+    from inception_zoo.training.checkpoints import check_same  # torch
+
+    words, ckpt, left_out = list(map(str, hydra.overrides.task)), cfg.ckpt, list[str]()
+    named = _named(cfg, words, hydra)
+    saved, size = _read(cfg, folder, named)
+    taken = {key: value for key, value in saved.items() if key in (TESTED if cfg.task == "test" else saved.keys() - {*OWN})}
+    old = str((taken.get("trainer") or {}).get("default_root_dir"))
     ours: Any = OmegaConf.to_container(cfg, resolve=False)
-    taken = {key: merge(key, ours.get(key), saved[key]) for key in saved if key in TOP and key not in named}
-    raise_all(merge.refused)
-    _check_code(taken, ckpt, hydra)
+    ours.pop("hydra", None)
+    merged = _merged("", ours, taken, named, old, left_out)
+    if saved:
+        check_same(cfg.ckpt or ckpt, ["model.name"], saved, merged)  # before an image size for another network is refused
+    _check_code(merged, ckpt, hydra)
     with read_write(cfg), open_dict(cfg):
-        for key, value in taken.items():
+        for key, value in merged.items():
             cfg[key] = value
-        if size and "data.image_size" not in named:  # the network's own, for other data, too
+        if size and not any(word.lstrip("+").startswith("data.image_size=") for word in words):  # for other data, too
             cfg.data.image_size = size
+    given = _described(words)
     if hydra.mode == RunMode.RUN:
-        before = words_of(source) if source and cfg.task == "fit" else []
         with read_write(hydra), open_dict(hydra):
             hydra.runtime.choices.model = cfg.model.name  # in the default name of the folder
-            hydra.overrides.task = [
-                *(word for word in before if word.partition("=")[0] not in OWN and word not in words),
-                *words,
-            ]
-    given = ", ".join(word for word in words if word.partition("=")[0] not in OWN) or "nothing"
-    lost = merge.unknown + sorted(saved.keys() - TOP - {*OWN})
-    lines = [f"config: from {cfg.ckpt or ckpt}; {given} from the command line"] if saved else []
-    return lines + [f"config: {key} is not a key any more; left out" for key in lost]
+            if cfg.task == "fit":  # so that tags and reports still show what is trained
+                hydra.overrides.task = list(dict.fromkeys([*_described(words_of(Path(cfg.ckpt).parent.parent)), *words]))
+    taken_from = f"config: from {cfg.ckpt or ckpt}; {', '.join(given) or 'nothing'} from the command line"
+    return [taken_from, *(f"config: {key} of the run does not exist any more; left out" for key in left_out)] if saved else []
+
+
+def is_whole(hydra: HydraConf) -> bool:
+    """Return True if the command names a whole config (`--config-path`, `--config-name`), as that of another rank does."""
+    main = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
+    return REASON in os.environ or main != [str(CONF)] or hydra.job.config_name != "config"
 
 
 def command(words: list[str], allowed: Collection[str]) -> str:
     """Return the command line with the arguments `words`, which allows the targets `allowed`, too."""
     variable = f"{VARIABLE}={shlex.quote(','.join(sorted(allowed)))} " if allowed else ""
-    return variable + shlex.join(["python", "run.py", *words])
+    return variable + shlex.join(["python", "run.py", *redacted(words)])
 
 
 def not_saved(hydra: HydraConf) -> list[str]:
-    """Return the overrides that a checkpoint cannot set, so that a command that resumes it has to repeat them."""
+    """Return the arguments that a checkpoint cannot set, so that a command that resumes it has to repeat them."""
     if is_whole(hydra):
-        return redacted([word for word in sys.argv[1:] if not word.startswith(("ckpt=", "hydra.run.dir="))])
-    pairs = [(word, *word.lstrip("+").partition("=")[::2]) for word in redacted(list(hydra.overrides.task))]
-    return [word for word, key, value in pairs if key not in OWN and (HIDDEN in value or _is_place(key, value))]
+        return [word for word in sys.argv[1:] if not word.startswith(("ckpt=", "hydra.run.dir="))]
+    pairs = [(word, *word.lstrip("+").partition("=")[::2]) for word in redacted(_described(hydra.overrides.task))]
+    return [word for word, key, value in pairs if HIDDEN in value or _is_place(key, value)]
 
 
-def _named(words: list[str], hydra: HydraConf) -> set[str]:
-    """Return the keys and groups that overrides name."""
-    named: set[str] = set()
-    elsewhere = []  # groups such as `experiment`
+def _described(words: Collection[str]) -> list[str]:
+    """Return the overrides that a run is described by."""
+    return [word for word in words if word.partition("=")[0] not in OWN]
+
+
+def _named(cfg: DictConfig, words: list[str], hydra: HydraConf) -> set[str]:
+    """Return the keys and groups that the overrides name, directly or by an experiment."""
+    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    default = hydra_patches.loader(*added).load_configuration("config", [], RunMode.RUN)
+    usual, ours = (flattened(OmegaConf.to_container(each, resolve=False)) for each in (default, cfg))  # type: ignore[arg-type]
+    named = {key for key, value in ours.items() if key not in usual or value != usual[key]}
     for override in OverridesParser.create().parse_overrides(words):
-        key, value = override.key_or_group, override.value()
-        if key in hydra.runtime.choices and key not in GROUPS:
-            elsewhere.append(override.input_line)
-        else:
-            named |= flattened({key: value}).keys()
-    if elsewhere:
-        added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-        loader = hydra_patches.loader(*added)
-        with_them, without = (loader.load_configuration("config", chosen, RunMode.RUN) for chosen in (elsewhere, []))
-        chosen, usual = with_them.hydra.runtime.choices, without.hydra.runtime.choices
-        named |= {group for group in GROUPS if chosen.get(group) != usual.get(group)}
-        after, before = (flattened(OmegaConf.to_container(each, resolve=False)) for each in (with_them, without))
-        named |= {key for key, value in after.items() if key not in before or before[key] != value}
+        named |= flattened({str(override.key_or_group): override.value()}).keys()
     return named
 
 
-def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mapping[str, Any], int | None, Path | None]:
-    """Return the config in the file that `ckpt` names, the image size of its network, and its run folder.
+def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mapping[str, Any], int | None]:
+    """Return the config in the file that `ckpt` names, and the image size of its network for a test; set `ckpt` to its path.
 
     Raises:
         ZooError: The file does not exist, or does not say enough.
@@ -138,65 +131,66 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
     from inception_zoo.training.checkpoints import find_checkpoint, saved_config  # torch
     from inception_zoo.weights.files import read_card
 
-    if cfg.ckpt.endswith(".safetensors") and Path(cfg.ckpt).is_file():
-        use = f"ckpt={cfg.ckpt} has weights only"
-        if cfg.task == "fit":
-            raise ZooError(f"{use}, so training cannot be resumed; start a new one from them with model.weights={cfg.ckpt}")
-        if (plain := read_card(cfg.ckpt)) is None:
-            raise ZooError(f"{use}; add model=NAME, and model.weights={cfg.ckpt} instead of ckpt")
-        if not any(f"{key}.".startswith("data.") for key in named):
-            raise ZooError(f"{use}; add data=NAME, and data.root=FOLDER if it has one, to choose what they are tested on")
-        card = Card.of(plain)
-        model, cfg.ckpt = {**card.model, "weights": cfg.ckpt}, None
-        return {"model": model}, card.preprocessing and card.preprocessing.image_size, None
-    if path := find_checkpoint(cfg.ckpt, cfg.task, folder, is_interrupted(folder)):
-        cfg.ckpt = agreed("ckpt", str(path))
+    path = cfg.ckpt
+    if path.endswith(".safetensors") and Path(path).is_file():
+        if cfg.task == "fit" or not any(f"{key}.".startswith("data.") for key in named):
+            how = f"test it with task=test data=NAME, or train from it with model.weights={path}"
+            raise ZooError(f"ckpt={path} has weights only, without the data; {how}")
+        if (plain := read_card(path)) is None:
+            raise ZooError(f"ckpt={path} does not name its network; use model=NAME model.weights={path} instead")
+        card, cfg.ckpt = Card.of(plain), None
+        return {"model": {**card.model, "weights": path}}, card.preprocessing and card.preprocessing.image_size
+    if found := find_checkpoint(path, cfg.task, folder, is_interrupted(folder)):
+        cfg.ckpt = agreed("ckpt", str(found))
         saved = saved_config(Path(cfg.ckpt))
-        return saved, saved["data"].get("image_size") if cfg.task == "test" else None, Path(cfg.ckpt).parents[1]
+        return saved, saved["data"].get("image_size") if cfg.task == "test" else None
     record = folder / ".hydra" / "resolved.yaml"  # interrupted before its first checkpoint
-    saved = with_new_names(OmegaConf.to_container(OmegaConf.load(record), resolve=False)) if record.exists() else {}
-    return saved, None, folder
+    return with_new_names(OmegaConf.to_container(OmegaConf.load(record), resolve=False)) if record.exists() else {}, None
 
 
-@dataclass
-class _Merge:
-    """Function that returns the value of a key from the saved one and from the composed one, which may be named."""
+def _merged(key: str, ours: Any, saved: Any, named: Collection[str], old: str, left_out: list[str]) -> Any:
+    """Return the saved value of a key, with the composed value of those keys below it that are named.
 
-    named: Collection[str]
-    folder: str  # run folder of the saved config
-    unknown: list[str] = field(default_factory=list)  # saved keys that do not exist any more
-    refused: list[str] = field(default_factory=list)  # error messages
+    Args:
+        key: The key, dotted; empty for the whole config.
+        ours: The composed value, with interpolations.
+        saved: The saved value.
+        named: Keys that the command line names.
+        old: Run folder of the saved config.
+        left_out: Receives the saved keys that do not exist any more.
 
-    def __call__(self, key: str, ours: Any, saved: Any) -> Any:
-        if isinstance(saved, Mapping):
-            return dict(self._items(key, ours if isinstance(ours, Mapping) else {}, saved))
-        if isinstance(saved, list | tuple):
-            return [self(f"{key}.{number}", None, each) for number, each in enumerate(saved)]
-        if saved == ours:
-            return ours
-        hidden = "${" in str(saved) or HIDDEN in str(saved)
-        if place := FOLDER in str(ours) or _is_place(key, saved):
-            path = Path(str(saved))
-            if self.folder and path.is_relative_to(self.folder) and not {"..", "~"} & {*path.parts} and not hidden:
-                return "/".join((FOLDER, *path.relative_to(self.folder).parts))  # the folder may have been moved
-        if place or hidden:
-            add = f"{'+' if ours is None else ''}{key}"
-            what = f"{key}={shown(saved)}: a checkpoint cannot set this place, address or secret"
-            self.refused.append(f"{what}; add {add}=VALUE to the command")
-        return saved
+    Raises:
+        ZooError: The value is a place, an address or a secret.
+    """
+    if isinstance(saved, list | tuple):
+        return [_merged(f"{key}.{number}", None, each, named, old, left_out) for number, each in enumerate(saved)]
+    if not isinstance(saved, Mapping):
+        return ours if saved == ours else _checked(key, ours, saved, old)
+    merged, ours = {}, ours if isinstance(ours, Mapping) else {}
+    rules = {"": TOP, "model": MODEL}.get(key) or {*TARGETS.get(str(saved.get("_target_")), {...}), *SPECIAL}
+    for name in dict.fromkeys([*saved, *ours]):
+        inner = f"{key}.{name}".lstrip(".")
+        below = any(each.startswith(f"{inner}.") for each in named)
+        if inner in named or (below and not isinstance(saved.get(name), Mapping)) or name not in saved:
+            if name in ours and (inner in named or below or inner in NEEDED):
+                merged[name] = ours[name]
+        elif name in rules or ... in rules:
+            merged[name] = _merged(inner, ours.get(name), saved[name], named, old, left_out)
+        else:
+            left_out.append(inner)
+    return merged
 
-    def _items(self, key: str, ours: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        rules = {*TARGETS.get(str(saved.get("_target_")), {...}), *SPECIAL} if key != "model" else MODEL
-        for name in dict.fromkeys([*saved, *ours]):
-            inner = f"{key}.{name}"
-            below = any(each.startswith(f"{inner}.") for each in self.named)
-            if inner in self.named or (below and not isinstance(saved.get(name), Mapping)) or name not in saved:
-                if name in ours and (inner in self.named or below or inner in NEEDED):
-                    yield name, ours[name]
-            elif name in rules or ... in rules:
-                yield name, self(inner, ours.get(name), saved[name])
-            else:
-                self.unknown.append(inner)
+
+def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
+    """Return a saved value; a place in the old run folder becomes one in the run folder of this job."""
+    place, safe = FOLDER in str(ours) or _is_place(key, saved), "${" not in str(saved) and HIDDEN not in str(saved)
+    path = Path(str(saved))
+    if place and safe and path.is_relative_to(old) and ".." not in path.parts:
+        return "/".join((FOLDER, *path.relative_to(old).parts))
+    if place or not safe:
+        add = f"{'+' if ours is None else ''}{key}=VALUE"
+        raise ZooError(f"{key}={shown(saved)}: a checkpoint cannot set this place, address or secret; add {add} to the command")
+    return saved
 
 
 def _is_place(key: str, value: Any) -> bool:
@@ -215,5 +209,5 @@ def _check_code(config: Mapping[str, Any], ckpt: str, hydra: HydraConf) -> None:
     called = [*(target for _, target in targets_in(config)), *(block for block in blocks.values() if "." in str(block))]
     if names := sorted({each for each in called if isinstance(each, str)} - TARGETS.keys() - own()):
         words = sys.argv[1:] if hydra.mode == RunMode.RUN else hydra.overrides.task
-        how = f"if you trust it, run: {command(redacted([*words]), {*own(), *names})}"
+        how = f"if you trust it, run: {command([*words], {*own(), *names})}"
         raise ZooError(f"ckpt={ckpt} calls {', '.join(names)}, not on the allow-list; {how}")

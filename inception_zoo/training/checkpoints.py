@@ -119,7 +119,7 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
         raise ZooError(f"ckpt={path} is not a checkpoint of a run ({type(error).__name__})") from None
     ours = {key: weights.shape for key, weights in model.state_dict().items()}
     if wrong := sorted(key for key in ours.keys() | shapes.keys() if ours.get(key) != shapes.get(key)):
-        _check_same(path, ("model",), saved, config)
+        check_same(path, ("model",), saved, config)
         raise ZooError(f"ckpt={path} does not fit its network: {len(wrong)} tensors differ, for example '{wrong[0]}'")
     if config["task"] == "fit":
         if "optimizer_states" not in checkpoint:
@@ -187,11 +187,21 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
         keys.append("trainer.max_epochs")
     if all("best" in (c.get("callbacks") or {}) for c in (saved, config)):  # another metric would replace best.ckpt
         keys += ["callbacks.best.monitor", "callbacks.best.mode"]
-    _check_same(path, [key for key in keys if key not in FREE], saved, config)
+    check_same(path, [key for key in keys if key not in FREE], saved, config)
 
 
-def _check_same(path: Path, keys: Sequence[str], saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ZooError for the first of `keys`, or of the keys below them, whose value differs from the checkpoint's."""
+def check_same(path: object, keys: Sequence[str], saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Check that a config has some values of a checkpoint.
+
+    Args:
+        path: the checkpoint, for the message.
+        keys: dotted; the keys below them are compared, too.
+        saved: the config in the checkpoint.
+        config: the config of this job.
+
+    Raises:
+        ZooError: a value differs; the message names the first key.
+    """
     was, now = flattened(saved), flattened(config)
     for key in keys:
         for leaf in dict.fromkeys((*was, *now)):
