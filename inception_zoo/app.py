@@ -22,6 +22,7 @@ from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
 from inception_zoo.config.targets import VARIABLE, own, trust_words
+from inception_zoo.config.unknown_keys import readable
 from inception_zoo.errors import say
 from inception_zoo.redaction import redacted, save_redacted
 from inception_zoo.runs.folders import discard, quoted
@@ -57,6 +58,7 @@ def main() -> None:
             trust_words(sys.argv[1:], *program)
             sys.argv[1:] = resumed(sys.argv[1:])
             check_flags()
+            sys.argv[1:] = readable(sys.argv[1:])
             if not is_first() and REASON not in os.environ:  # the ranks share a folder; only rank 0 writes to it
                 sys.argv += ["hydra.output_subdir=null", f"hydra.job.name={process_name()}"]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(HydraJob())()
@@ -66,8 +68,8 @@ def main() -> None:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:
-        trusted = os.environ.get(VARIABLE)  # sweep.json does not make a name trusted
-        ended = finish(f"{VARIABLE}={trusted} " if trusted else "")
+        # sweep.json does not make a name trusted
+        ended = finish(f"{VARIABLE}={trusted} " if (trusted := os.environ.get(VARIABLE)) else "")
         discard()
     sys.exit(status or ended)
 

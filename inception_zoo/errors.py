@@ -1,5 +1,8 @@
 """The exception for invalid user input, the checks that raise it, and the hints in its messages."""
 
+import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -52,15 +55,21 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def nearest(word: object, valid: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the valid name that is most similar to `word`; None if no similarity (0 to 1) reaches `cutoff`."""
-    return next(iter(get_close_matches(str(word), list(valid), n=1, cutoff=cutoff)), None)
+def nearest(word: object, valid: Iterable[str], cutoff: float = 0.66) -> str | None:
+    """Return the valid name that is most similar to `word`; None if no similarity (0 to 1) reaches `cutoff`.
+
+    Upper and lower case count as equal. Of dotted names, the last parts must be similar, too.
+    """
+    names = {name.lower(): name for name in valid}
+    last = str(word).lower().rpartition(".")[2]
+    near = get_close_matches(str(word).lower(), names, n=3, cutoff=cutoff)
+    return next((names[each] for each in near if get_close_matches(last, [each.rpartition(".")[2]])), None)
 
 
-def did_you_mean(word: object, valid: Iterable[str]) -> str:
+def did_you_mean(word: object, valid: Iterable[str], cutoff: float = 0.66) -> str:
     """Return the hint for an unknown name: the most similar valid name, or all valid names if none is similar."""
     names = list(valid)
-    near = nearest(word, names)
+    near = nearest(word, names, cutoff)
     return f"did you mean '{near}'?" if near else f"valid: {', '.join(names)}"
 
 
@@ -123,9 +132,20 @@ def imported(path: str) -> Callable[..., Any]:
     return found
 
 
+def in_quotes(text: str) -> str:
+    """Return a text as a quoted value in Hydra's syntax, where a backslash counts only before a quote."""
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text) + '"'
+
+
 def unreadable(override: str) -> str:
-    """Return the error message for an override that Hydra cannot parse."""
-    return f"'{override}' cannot be read; it must be key=value, with rows in quotes: 'key=[\"1x1 64 > 3x3 96\"]'"
+    """Return the error message for an override that Hydra cannot parse, with the override in working quotes."""
+    key, equals, value = override.partition("=")
+    if not key or not equals:
+        return f"'{override}' cannot be read; an override is key=value, without spaces around the '='"
+    if re.match(r"\+{0,2}(model\.)?blocks\b", key):
+        rows = [row.strip(" '\"") for row in value.strip("[]").split(",")] if value[:1] != "{" else ["1x1 64 > 3x3 96"]
+        return f"'{override}' cannot be read; write rows in quotes: {shlex.quote(f'{key}={json.dumps(rows)}')}"
+    return f"'{override}' cannot be read; if the value is a text, quote it: {shlex.quote(f'{key}={in_quotes(value)}')}"
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,7 @@ ADAPT = {  # allowed differences between the network and the weights that it loa
     "aux": "auxiliary heads re-initialized",
     "blocks": "swapped blocks re-initialized",
 }
+ALIKE = 0.8  # similarity at which an endpoint is suggested: all of their names are similar; below it they are listed
 MEMORY = ("plain", "lean", "minimal")
 VALID = {
     "norm": ("none", "lrn", "batch", "group"),
@@ -97,7 +98,7 @@ class Choices:
             return
         for key, choice in self.blocks.items():
             if key not in net.names:
-                yield f"blocks.{shown(key)} is not a stage or endpoint; {did_you_mean(key, net.names)}"
+                yield f"blocks.{shown(key)} is not a stage or endpoint; {did_you_mean(key, net.names, ALIKE)}"
                 continue
             try:
                 _check_block(choice)
@@ -155,7 +156,7 @@ def loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: A
     elif compile is True and memory != "plain":
         yield f"memory={memory} cannot be combined with compile=true, which chooses the saved activations itself; remove one"
     if freeze is not None and freeze not in net.names[1:]:
-        yield f"freeze={shown(freeze)} is not a stage or endpoint; {did_you_mean(freeze, net.names[1:])}"
+        yield f"freeze={shown(freeze)} is not a stage or endpoint; {did_you_mean(freeze, net.names[1:], ALIKE)}"
 
 
 def _is_number(value: Any) -> bool:

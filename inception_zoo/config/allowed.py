@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SCHEDULER
-from inception_zoo.config.rules import SEED, SHARE, SIDE, TEXT, TRAINER, Options, Rule, above, from_to_below, list_of, number
-from inception_zoo.config.rules import one_of, whole
+from inception_zoo.config.rules import SHARE, SIDE, TEXT, TRAINER, Options, above, from_to_below, list_of, number, one_of
+from inception_zoo.config.rules import whole
 
 MORE: Options = {...: ANY}
 NONE: Options = {}
@@ -25,14 +25,14 @@ SWEEPER: Options = {"max_batch_size": COUNT | NULL, "params": MAPPING | NULL}
 QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # options of submitit
 WANDB: Options = {"offline": FLAG, "tags": list_of(NAME) | NULL, **MORE}
 SYNTHETIC: Options = {
-    "num_classes": whole(2, 10**7),
-    "in_channels": whole(1, 1024),
-    "size": SIDE,
-    "train": COUNT,
-    "test": COUNT,
-    "noise": number(0),
-    "seed": SEED,
+    **{key: IMAGE_DATA[key] for key in ("num_classes", "in_channels", "seed")},
+    **{"size": SIDE, "train": COUNT, "test": COUNT, "noise": number(0)},
 }
+AUGMENTATION: Options = {"crop": PART, "transforms": MAPPING | NULL, "erasing": SHARE, "mixup": number(0), "cutmix": number(0)}
+DECAY: Options = {"factor": above(0, most=1), "epochs": above(0), "staircase": FLAG, "warmup_epochs": number(0)}
+SAVING: Options = {"dirpath": NAME, "every_n_steps": COUNT | NULL, "every_minutes": above(0) | NULL}
+ON_NAN: Options = {"on_nan": one_of("stop", "rollback"), "rollbacks": COUNT, "rate_factor": above(0, below=1)}
+SEARCH: Options = {"n_trials": COUNT, "n_jobs": whole(1, 10**5), "sampler": NAME, "pruner": NAME, **MORE}
 DATA = {  # the only targets that the data config in a checkpoint can use
     "inception_zoo.data.ImageData": IMAGE_DATA,
     **_within("inception_zoo.data", "fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100", rules=NONE),
@@ -64,17 +64,10 @@ callbacks.ModelSummary callbacks.RichModelSummary callbacks.RichProgressBar call
 callbacks.ThroughputMonitor callbacks.Timer callbacks.TQDMProgressBar loggers.CSVLogger loggers.MLFlowLogger
 loggers.TensorBoardLogger profilers.AdvancedProfiler profilers.PyTorchProfiler profilers.SimpleProfiler
 strategies.DDPStrategy strategies.DeepSpeedStrategy strategies.FSDPStrategy strategies.SingleDeviceStrategy
-plugins.environments.SLURMEnvironment
-""".split()
+plugins.environments.SLURMEnvironment""".split()
 TARGETS: Mapping[str, Options] = {
     **DATA,
-    "inception_zoo.data.Augmentation": {
-        "crop": PART,
-        "transforms": MAPPING | NULL,
-        "erasing": SHARE,
-        "mixup": number(0),
-        "cutmix": number(0),
-    },
+    "inception_zoo.data.Augmentation": AUGMENTATION,
     **_within("torchvision.transforms.v2", *_TRANSFORMS),
     "torchvision.transforms.v2.RandAugment": {"num_ops": COUNT, **MORE},
     **_within("torch.optim", *_OF_TORCH, rules=OPTIMIZER),
@@ -84,24 +77,12 @@ TARGETS: Mapping[str, Options] = {
     "inception_zoo.training.schedules.constant": NONE,
     "inception_zoo.training.schedules.cosine": {"warmup_epochs": number(0)},
     "inception_zoo.training.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},
-    "inception_zoo.training.schedules.exponential": {
-        "factor": above(0, most=1),
-        "epochs": above(0),
-        "staircase": FLAG,
-        "warmup_epochs": number(0),
-    },
+    "inception_zoo.training.schedules.exponential": DECAY,
     **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
     "inception_zoo.training.callbacks.EMA": EMA,
     "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},
     "inception_zoo.training.callbacks.ProgressBar": {"folder": NAME},
-    "inception_zoo.training.last_checkpoint.LastCheckpoint": {
-        "dirpath": NAME,
-        "every_n_steps": COUNT | NULL,
-        "every_minutes": above(0) | NULL,
-        "on_nan": one_of("stop", "rollback"),
-        "rollbacks": COUNT,
-        "rate_factor": above(0, below=1),
-    },
+    "inception_zoo.training.last_checkpoint.LastCheckpoint": {**SAVING, **ON_NAN},
     "inception_zoo.tracking.csv_logger.CSVLogger": {"save_dir": NAME, "name": NAME, "flush_logs_every_n_steps": COUNT},
     **_within("inception_zoo.tracking", "tensorboard_logger.TensorBoardLogger", "mlflow_logger.MLFlowLogger"),
     **dict.fromkeys(("inception_zoo.tracking.wandb_logger.WandbLogger", "lightning.pytorch.loggers.WandbLogger"), WANDB),
@@ -110,24 +91,14 @@ TARGETS: Mapping[str, Options] = {
     **_within("lightning.pytorch.callbacks", "EarlyStopping", "ModelCheckpoint", rules=WATCHING),
     **_within("inception_zoo.training", "best_checkpoint.BestCheckpoint", "callbacks.EarlyStopping", rules=WATCHING),
     "lightning.pytorch.callbacks.EMAWeightAveraging": EMA,
-    "wandb.Settings": MORE,
+    **dict.fromkeys(("wandb.Settings", "hydra.experimental.callbacks.LogJobReturnCallback"), MORE),
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher": MORE,
-    "hydra.experimental.callbacks.LogJobReturnCallback": MORE,
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": {
-        "n_jobs": COUNT | Rule("-1 for all cores", lambda value: value == -1),
-        **MORE,
-    },
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": {"n_jobs": COUNT | one_of(-1), **MORE},
     **_within("hydra_plugins.hydra_submitit_launcher.submitit_launcher", "LocalLauncher", "SlurmLauncher", rules=QUEUE),
     "hydra_plugins.inception_zoo_launcher.RayLauncher": {"init": MAPPING, "task": MAPPING},
     "hydra_plugins.inception_zoo_sweeper.GridSweeper": {**SWEEPER, "jobs": list_of(list_of(TEXT))},
     "hydra_plugins.inception_zoo_sweeper.BlockSweeper": {**SWEEPER, "variants": list_of(one_of(*BLOCKS))},
-    "hydra_plugins.inception_zoo_sweeper.OptunaSweeper": {
-        "n_trials": COUNT,
-        "n_jobs": whole(1, 10**5),
-        "sampler": NAME,
-        "pruner": NAME,
-        **MORE,
-    },
+    "hydra_plugins.inception_zoo_sweeper.OptunaSweeper": SEARCH,
 }
 LOGGING = frozenset(  # classes and objects that a config of Python's logging can use
     """logging.FileHandler logging.Formatter logging.NullHandler logging.StreamHandler colorlog.ColoredFormatter

@@ -4,14 +4,31 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from inception_zoo.architecture.choices import EXAMPLE, LOADING, Choices, loading_mistakes
+from inception_zoo.architecture.choices import ALIKE, EXAMPLE, LOADING, Choices, loading_mistakes
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import check_image_size
+from inception_zoo.config import CONF
 from inception_zoo.config.allowed import TARGETS
-from inception_zoo.config.rules import CALLED, FAMILY, GROUPS, KEYS, LEVEL, NEEDED, OF_HYDRA, SPECIAL, USUAL, Options, Rule
-from inception_zoo.config.targets import children, refused_logging, refused_targets, refused_variables
+from inception_zoo.config.rules import (
+    CALLED,
+    FAMILY,
+    GROUPS,
+    KEYS,
+    LEVEL,
+    NEEDED,
+    OF_HYDRA,
+    OWNED,
+    SPECIAL,
+    USUAL,
+    Options,
+    Rule,
+)
+from inception_zoo.config.targets import refused_logging, refused_targets, refused_variables, walk
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.weights.sources import check_library, is_name
+
+PRESETS = {"callbacks": "default", "logger": "wandb"}  # groups whose options can be combined, and the usual one
+NEWCOMERS = {"pretrained": "model.weights", "gpus": "trainer.devices", "learning_rate": "optimizer.lr", "resume": "ckpt=last"}
 
 
 def check(cfg: Mapping[str, Any]) -> None:
@@ -27,9 +44,11 @@ def check(cfg: Mapping[str, Any]) -> None:
     raise_all(f"{group}={shown(cfg.get(group))} must be one of the group's options; see --help" for group in empty)
     if "_target_" in cfg["model"]:
         raise ZooError(unknown_key("model._target_", []))
-    found = refused_targets(cfg) + list(_references(cfg))
-    found += [f"{key} is missing; do not remove it from the config" for key in NEEDED if _at(cfg, key) is _ABSENT]
-    found += [text for key, rule in KEYS.items() for text in _mistake(cfg, key, rule)]
+    found, values = refused_targets(cfg), dict(walk(cfg))
+    left = [(key, value) for key, value in values.items() if isinstance(value, str) and "${" in value]  # unchecked
+    found += [f"{key}={shown(value)} must not contain '${{' after it is resolved" for key, value in left]
+    found += [f"{key} is missing; do not remove it from the config" for key in NEEDED if key not in values]
+    found += _mistakes(values, KEYS)
     known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
     found += [unknown_key(key, sorted(known)) for key in cfg if key not in known]
     own = tuple(f".monitor=val/{name} must" for name in cfg["metrics"])  # not a typing error, if similar to a known name
@@ -57,10 +76,24 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
         return f"'+{key}': the key is in the config already; write {key}=… without the '+'"
     if key == "model._target_":
         return f"{key}: model must be {FAMILY.words}"
-    others = f"; to add another option of lightning.Trainer, write +{key}=…" if key.startswith("trainer.") else ""
-    hint = did_you_mean(key, [each for each in keys if each.startswith("hydra.") == key.startswith("hydra.")])
-    hint = "see `python run.py --cfg all`" if hint.startswith("valid") else hint
-    return f"unknown config key '{key}'; {hint}{others}"
+    group, _, rest = key.partition(".")
+    part, name = rest.partition(".")[0], key.rpartition(".")[2]
+    if key.startswith("model.blocks."):
+        names = [each.removeprefix("model.blocks.") for each in keys if each.startswith("model.blocks.")]
+        return f"{key} is not a stage or endpoint; {did_you_mean(name, names, ALIKE)}"
+    if group == "trainer" and rest in OWNED:
+        return f"unknown config key '{key}'; {OWNED[rest]}"
+    keys = [each for each in keys if each.startswith("hydra.") == key.startswith("hydra.")]
+    if group in PRESETS and rest and f"{group}.{part}" not in keys:
+        near = nearest(f"{group}.{part}", [each for each in keys if each.startswith(f"{group}.") and each.count(".") == 1])
+        other = f"to add it, write +{group}.{part}._target_=PATH.OF.CLASS, and + before its options"
+        preset = f"{group}=[{PRESETS[group]},{part}] adds {part}" if (CONF / group / f"{part}.yaml").is_file() else other
+        return f"unknown config key '{key}'; {f'did you mean {near!r}?' if near else preset}"
+    last = nearest(name, [each.rpartition(".")[2] for each in keys])
+    same = [each for each in keys if each.endswith(f".{last}")]
+    near = NEWCOMERS.get(name) or (last != name and nearest(key, keys)) or nearest(key, same, 0)
+    others = f"+{key}=… adds another option of the Trainer" if group == "trainer" else "see `python run.py --cfg all`"
+    return f"unknown config key '{key}'; {f'did you mean {near!r}?' if near else others}"
 
 
 def check_hydra(hydra: Mapping[str, Any]) -> None:
@@ -74,48 +107,28 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
     """
     found = refused_targets({key: hydra.get(key) for key in ("callbacks", "launcher", "sweeper")}, "hydra")
     found += refused_variables(hydra["job"].get("env_set"))
-    for key in ("hydra_logging", "job_logging"):
-        found += refused_logging(hydra.get(key), f"hydra.{key}") + list(_levels(hydra.get(key), f"hydra.{key}"))
-    found += [text for key, rule in OF_HYDRA.items() for text in _mistake({"hydra": hydra}, f"hydra.{key}", rule)]
-    found += _options_of({key: hydra.get(key) for key in ("launcher", "sweeper")}, "hydra.")
+    for key in ("hydra.hydra_logging", "hydra.job_logging"):
+        node = hydra.get(key.removeprefix("hydra."))
+        levels = [LEVEL.mistake(at, value) for at, value in walk(node, key) if at.rpartition(".")[2] == "level"]
+        found += sum(levels, start=refused_logging(node, key))
+    found += _mistakes(dict(walk(hydra, "hydra")), OF_HYDRA)
+    found += _options_of({key: hydra.get(key) for key in ("launcher", "sweeper")}, "hydra")
     raise_all(found)
 
 
-_ABSENT = object()
+def _mistakes(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
+    """Return an error message for each wrong value; both arguments are by dotted key."""
+    return [text for key, rule in rules.items() if key in values for text in rule.mistake(key, values[key])]
 
 
-def _at(cfg: Any, key: str) -> Any:
-    for name in key.split("."):
-        if not isinstance(cfg, Mapping) or name not in cfg:
-            return _ABSENT
-        cfg = cfg[name]
-    return cfg
-
-
-def _mistake(cfg: Mapping[str, Any], key: str, rule: Rule) -> list[str]:
-    value = _at(cfg, key)
-    return [] if value is _ABSENT else rule.mistake(key, value)
-
-
-def _references(node: Any, key: str = "") -> Iterator[str]:
-    """Yield an error message for each interpolation that is left: it would be resolved later, to an unchecked value."""
-    if isinstance(node, str) and "${" in node:
-        yield f"{key}={shown(node)} must not contain '${{' after it is resolved"
-    for name, child in children(node):
-        yield from _references(child, f"{key}.{name}" if key else str(name))
-
-
-def _options_of(node: Any, prefix: str = "") -> Iterator[str]:
+def _options_of(node: Any, key: str = "") -> Iterator[str]:
     """Yield an error message for each invalid option of a called class or function, at any depth."""
-    for name, child in children(node):
-        key = f"{prefix}{name}"
-        target = child.get("_target_") if isinstance(child, Mapping) else None
-        rules = TARGETS.get(target) if isinstance(target, str) else None
-        if rules is None:
-            rules = USUAL.get(key)
-        if rules is not None and isinstance(child, Mapping):
-            yield from _options(key, child, rules, str(target).rpartition(".")[2])
-        yield from _options_of(child, f"{key}.")
+    for at, child in walk(node, key):
+        if isinstance(child, Mapping):
+            target = child.get("_target_")
+            rules = TARGETS.get(target) if isinstance(target, str) else None
+            rules = USUAL.get(at) if rules is None else rules
+            yield from _options(at, child, rules, str(target).rpartition(".")[2]) if rules is not None else ()
 
 
 def _options(key: str, node: Mapping[str, Any], rules: Options, name: str) -> Iterator[str]:
@@ -131,10 +144,9 @@ def _options(key: str, node: Mapping[str, Any], rules: Options, name: str) -> It
 
 def _parts_of(cfg: Mapping[str, Any]) -> Iterator[str]:
     """Yield the errors in groups whose keys the user names freely, and in nodes that need a `_target_`."""
-    for group in ("callbacks", "logger", "metrics"):
-        for name, node in cfg[group].items():
-            if not CALLED.fits(node):
-                yield f"{group}.{name}={shown(node)} must have a _target_; remove it with '~{group}.{name}'"
+    named = [(f"{group}.{name}", node) for group in ("callbacks", "logger", "metrics") for name, node in cfg[group].items()]
+    wrong = [(at, node) for at, node in named if not CALLED.fits(node)]
+    yield from (f"{at}={shown(node)} must have a _target_; remove it with '~{at}'" for at, node in wrong)
     transforms = cfg["augmentation"].get("transforms")
     for name, node in transforms.items() if isinstance(transforms, Mapping) else ():
         if node is not None and not CALLED.fits(node):
@@ -142,13 +154,6 @@ def _parts_of(cfg: Mapping[str, Any]) -> Iterator[str]:
     for group in ("optimizer", "scheduler", "trainer", "data", "augmentation"):
         if not CALLED.fits(cfg[group]):
             yield f"{group}={shown(cfg[group])} must have a _target_; choose one of the group's options, see --help"
-
-
-def _levels(node: Any, key: str) -> Iterator[str]:
-    for name, child in node.items() if isinstance(node, Mapping) else ():
-        if name == "level":
-            yield from LEVEL.mistake(f"{key}.level", child)
-        yield from _levels(child, f"{key}.{name}")
 
 
 # Checks of several keys together. Each one runs only if its keys are valid individually, see CROSS.
@@ -235,7 +240,7 @@ def _check_unfreeze(cfg: Mapping[str, Any]) -> None:
     for name, node in cfg["callbacks"].items():
         to = node.get("to")
         if node["_target_"] == "inception_zoo.training.callbacks.Unfreeze" and to is not None and to not in names:
-            raise ZooError(f"callbacks.{name}.to={to} is not a stage or endpoint; {did_you_mean(to, names)}")
+            raise ZooError(f"callbacks.{name}.to={to} is not a stage or endpoint; {did_you_mean(to, names, ALIKE)}")
 
 
 def _check_sizes(cfg: Mapping[str, Any]) -> None:

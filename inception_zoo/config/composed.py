@@ -16,7 +16,7 @@ from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check, check_hydra
 from inception_zoo.config.explain import one_line_errors
 from inception_zoo.config.targets import refused_targets, refused_variables, refused_words, trust_words
-from inception_zoo.config.unknown_keys import wrong_overrides
+from inception_zoo.config.unknown_keys import readable, wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import claim_folder
 from inception_zoo.system.atomic_files import check_folder
@@ -127,7 +127,7 @@ def composed(overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     with one_line_errors(list(overrides)):
         trust_words(overrides)
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", list(overrides))
+            cfg = compose("config", readable(overrides))
         groups = with_new_names({key: plain(cfg[key]) for key in ("data", "augmentation", "model")})
         raise_all(refused_targets(groups))
         yield groups

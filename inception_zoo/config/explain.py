@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -13,8 +13,8 @@ from yaml import YAMLError
 
 from inception_zoo.config import hydra_patches
 from inception_zoo.config.check import unknown_key
-from inception_zoo.config.unknown_keys import SEVERAL, keys_of, wrong_overrides
-from inception_zoo.errors import ZooError, did_you_mean, fail, messages_of, one_line, unreadable
+from inception_zoo.config.unknown_keys import wrong_overrides
+from inception_zoo.errors import ZooError, did_you_mean, fail, messages_of, one_line
 from inception_zoo.runs.results import REASON
 
 TRACEBACK = "INCEPTION_ZOO_TRACEBACK"  # set by `main` to the user's HYDRA_FULL_ERROR
@@ -55,7 +55,7 @@ def check_flags() -> None:
     parser = hydra_patches.get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        words = "; put all KEY=VALUE overrides next to each other" if message.startswith("unrecognized") else ""
+        words = "; write overrides as KEY=VALUE, next to each other" if message.startswith("unrecognized") else ""
         raise ZooError(f"{message}{words}; see `python run.py --help`")
 
     parser.error = refuse  # type: ignore[method-assign]
@@ -82,10 +82,8 @@ def explain_all(error: Exception, words: list[str] | None = None) -> list[str]:
     if isinstance(error, ZooError) and not str(error).startswith("Caught ZooError"):
         return messages_of(error)
     if isinstance(error, ConfigCompositionException | OverrideParseException):
-        try:
-            return wrong_overrides(words, several="Ambiguous" in str(error)) or [explain(error)]
-        except CAUGHT:  # the error is in a config file, not in an override
-            pass
+        with suppress(*CAUGHT):  # the error may be in a config file, not in an override
+            return wrong_overrides(words, sweep="Ambiguous" not in str(error)) or [explain(error)]
     return [explain(error)]
 
 
@@ -94,17 +92,12 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} is unknown; {did_you_mean(option, sorted(error.options))}"
-    if isinstance(error, OverrideParseException):
-        return unreadable(error.override)
     cause = error.__cause__ or error.__context__
     text = one_line(error) if str(error) or cause is None else one_line(cause)
-    if ambiguous := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return SEVERAL % ambiguous[1]
+    if added := re.search(r"Multiple values for ([\w/]+)\. To override", text):
+        return unknown_key(added[1], [added[1]])
     if text.startswith("Caught ZooError"):  # raised in a worker, which adds its traceback
         return text.rpartition("ZooError: ")[2]
     if (merged := re.search(r"Error merging override (.*)", text)) and isinstance(cause, OmegaConfBaseException):
         return f"{merged[1]}: {str(cause).splitlines()[0]}"
-    key = re.search(r"full_key: (\S+)", text) or re.search(r"Could not (?:override|append|delete)[^']*'([^'=@]+)", text)
-    if isinstance(error, ConfigCompositionException) and key and "Interpolation" not in text:
-        return unknown_key(key[1], keys_of(hydra_patches.loader()))
     return re.sub(r" full_key: (\S+) object_type=\S+", r" (in \1)", text)

@@ -5,6 +5,8 @@ programs that import this package, and other Hydra applications in the same envi
 tests/system/test_private_names.py checks that the patched names still exist.
 """
 
+import os
+import re
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
@@ -24,18 +26,21 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, configure_log
 from hydra.errors import ConfigCompositionException
+from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from inception_zoo.architecture.choices import table_config
 from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.config import CONF
-from inception_zoo.config.targets import refused_logging
+from inception_zoo.config.targets import refused_logging, walk
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
 from inception_zoo.system.ranks import agreed
 from inception_zoo.system.renamed import rename_keys, with_new_key
+
+PLACE = re.compile(r"([\w/@]+\.)*(ckpt|root|weights|dirpath|\w*dir)")  # keys of paths
 
 
 @cache
@@ -53,6 +58,10 @@ def install() -> None:
     # Hydra copies its store for each group that it reads, 117 times for --help. The copies are not needed: loading copies, too.
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     _accept_old_keys()
+    load, header = ConfigLoaderImpl.load_configuration, ConfigSource._get_header_dict
+    ConfigLoaderImpl.load_configuration = lambda *args, **more: _at_home(load(*args, **more))  # type: ignore[method-assign]
+    # without the byte order mark that some editors write, which would hide `# @package`
+    ConfigSource._get_header_dict = staticmethod(lambda text: header(text.removeprefix("\ufeff")))  # type: ignore
     _add_resolvers()
     _fill_store()
 
@@ -67,6 +76,16 @@ def _accept_old_keys() -> None:
 
     OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [with_new_key(word) for word in overrides])
     ConfigRepository.load_config = load_renamed
+
+
+def _at_home(cfg: DictConfig) -> DictConfig:
+    """Expand ``~`` in the paths of a config, whether they were typed or are from a file."""
+    for key, value in walk(OmegaConf.to_container(cfg)):
+        if isinstance(value, str) and value.startswith("~") and PLACE.fullmatch(key):
+            parent, _, name = key.rpartition(".")
+            with read_write(node := OmegaConf.select(cfg, parent) if parent else cfg):
+                node[name] = os.path.expanduser(value)  # noqa: PTH111 -- Path's method raises if there is no such user
+    return cfg
 
 
 def _add_resolvers() -> None:
@@ -117,17 +136,11 @@ class _CheckedHydra(Hydra):
         self.acts = True
         return super().multirun(*args, **more)
 
-    def compose_config(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        with_log_configuration: bool = False,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
+    def compose_config(  # type: ignore[override]
+        self, config_name: str, overrides: list[str], run_mode: RunMode, with_log_configuration: bool = False, **more: bool
     ) -> DictConfig:
         try:
-            cfg = super().compose_config(config_name, overrides, run_mode, False, from_shell, validate_sweep_overrides)
+            cfg = super().compose_config(config_name, overrides, run_mode, **more)
         except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         if self.acts:

@@ -1,5 +1,6 @@
 """Networks named on a command line, each followed by overrides in Hydra's syntax."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,5 +131,5 @@ def _choices(overrides: Sequence[str]) -> dict[str, Any]:
         if key.startswith("blocks."):
             choices.setdefault("blocks", {})[key.removeprefix("blocks.")] = value
         else:
-            choices[key] = value
+            choices[key] = os.path.expanduser(value) if key == "weights" and isinstance(value, str) else value  # noqa: PTH111
     return choices

@@ -134,10 +134,17 @@ KEYS = {
 GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger", "metrics")
 SPECIAL = {  # options of every node that Hydra instantiates
     "_target_": TEXT,
-    "_partial_": FLAG,
-    "_recursive_": FLAG,
+    **dict.fromkeys(("_partial_", "_recursive_"), FLAG),
     "_convert_": one_of("none", "partial", "object", "all"),
     "_args_": list_of(ANY),
+}
+OWNED = {  # options of the Trainer that a group or this package sets, and what to do instead
+    "enable_progress_bar": "for no progress bar, write '~callbacks.progress'",
+    "enable_model_summary": "for no summary, write '~callbacks.summary'",
+    "enable_checkpointing": "the callbacks best and last save checkpoints; keep them",
+    "callbacks": "add a callback with +callbacks.NAME._target_=PATH.OF.CLASS, or choose callbacks=…, see --help",
+    "logger": "for no logger, write logger=none; for another one logger=…, see --help",
+    "use_distributed_sampler": "the DataModule distributes the images",
 }
 BATCHES = whole(0) | Rule("a fraction from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1) | NULL
 TRAINER: Options = {  # options that this package reads; limits and intervals, which Lightning checks only after loading data
@@ -151,19 +158,16 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
     ),
     "num_nodes": whole(1, 10**5),
     "timeout_minutes": above(0),
-    "max_epochs": COUNT,
+    **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), COUNT),
     "max_steps": COUNT | one_of(-1),
     **{f"limit_{phase}_batches": BATCHES for phase in ("train", "val", "test", "predict")},
     "overfit_batches": BATCHES,
     "val_check_interval": COUNT | above(0, most=1) | NAME | MAPPING | NULL,
     "check_val_every_n_epoch": COUNT | NULL,
-    "accumulate_grad_batches": COUNT,
     "gradient_clip_val": number(0) | NULL,
     "sync_batchnorm": FLAG,
-    "log_every_n_steps": COUNT,
     "deterministic": FLAG | one_of("warn") | NULL,
-    **dict.fromkeys(("callbacks", "logger"), Rule("left out: the groups callbacks and logger set it", lambda value: False)),
-    "use_distributed_sampler": Rule("left out: the DataModule distributes the images", lambda value: False),
+    **{key: Rule(f"left out; {hint}", lambda value: False) for key, hint in OWNED.items()},
     ...: ANY,
 }
 IMAGE_DATA: Options = {
@@ -172,8 +176,7 @@ IMAGE_DATA: Options = {
     "num_classes": whole(2, 10**7),
     "in_channels": whole(1, 1024),
     "image_size": SIDE,
-    "batch_size": whole(1, 10**7),
-    "eval_batch_size": whole(1, 10**7),
+    **dict.fromkeys(("batch_size", "eval_batch_size"), whole(1, 10**7)),
     "split": Rule(
         "a mapping of val and test, each a number of images, a fraction below 1 or null",
         lambda value: isinstance(value, Mapping) and {*value} <= {"val", "test"} and all(map(SIZE.fits, value.values())),
@@ -216,16 +219,14 @@ NEEDED = (
 METRICS = (*(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")), "val/macro", "val/ece")
 METRIC = Rule(
     "a logged metric, such as val/top1",
-    lambda value: NAME.fits(value) and (value in METRICS or not nearest(value, METRICS)),
+    lambda value: NAME.fits(value) and (value in METRICS or not nearest(value, METRICS, 0.8)),
     METRICS,
 )
 OF_HYDRA = {
-    "run.dir": NAME,
-    "sweep.dir": NAME,
-    "output_subdir": NAME | NULL,
-    "job.name": NAME,
-    "job.chdir": FLAG | NULL,
-    "verbose": FLAG | TEXT | list_of(TEXT),
+    **dict.fromkeys(("hydra.run.dir", "hydra.sweep.dir", "hydra.job.name"), NAME),
+    "hydra.output_subdir": NAME | NULL,
+    "hydra.job.chdir": FLAG | NULL,
+    "hydra.verbose": FLAG | TEXT | list_of(TEXT),
 }
 # A level of Python's logging.
 LEVEL = one_of("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET") | whole(0)

@@ -59,13 +59,17 @@ def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield word.partition("=")[0].lstrip("+"), name
 
 
+def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything in `node`, a mapping or list, at any depth; `key` is the key of the node."""
+    for name, child in node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ():
+        inner = f"{key}.{name}" if key else str(name)
+        yield inner, child
+        yield from walk(child, inner)
+
+
 def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield key and value of every `_target_` in `node`, at any depth; `key` is the key of the node."""
-    for name, child in children(node):
-        inner = f"{key}.{name}" if key else str(name)
-        if name == "_target_" and isinstance(node, Mapping):
-            yield inner, child
-        yield from targets_in(child, inner)
+    return ((at, value) for at, value in walk(node, key) if at.rpartition(".")[2] == "_target_")
 
 
 def refused_targets(config: Mapping[str, Any], key: str = "", valid: Collection[str] = TARGETS.keys()) -> list[str]:
@@ -76,8 +80,8 @@ def refused_targets(config: Mapping[str, Any], key: str = "", valid: Collection[
         key: Key of `config`, for the messages.
         valid: The allow-list.
     """
-    blocks = dict(children(config.get("model"))).get("blocks")
-    functions = [(f"model.blocks.{name}", each) for name, each in children(blocks) if isinstance(each, str) and "." in each]
+    pairs = [(at, each) for at, each in walk(config) if at.rpartition(".")[0] == "model.blocks" and isinstance(each, str)]
+    functions = [(at, each) for at, each in pairs if "." in each]
     return _mistakes([*targets_in(config, key), *functions], valid)
 
 
@@ -99,14 +103,10 @@ def _mistakes(targets: Iterable[tuple[str, Any]], valid: Collection[str] = TARGE
 def refused_logging(node: Any, key: str) -> list[str]:
     """Return an error message for each class or object in a config of Python's logging that is not allowed."""
     found = []
-    for name, child in children(node):
-        inner = f"{key}.{name}"
-        called = name in ("class", "()") and isinstance(node, Mapping)
-        if (called or (isinstance(child, str) and "://" in child.partition(" ")[0])) and (
-            not isinstance(child, str) or child not in LOGGING | own()
-        ):
-            found.append(_refusal(inner, child, LOGGING, own() | {str(child)}))
-        found += refused_logging(child, inner)
+    for at, value in walk(node, key):
+        called = at.rpartition(".")[2] in ("class", "()") or (isinstance(value, str) and "://" in value.partition(" ")[0])
+        if called and (not isinstance(value, str) or value not in LOGGING | own()):
+            found.append(_refusal(at, value, LOGGING, own() | {str(value)}))
     return found
 
 
@@ -114,14 +114,6 @@ def refused_variables(variables: Any, key: str = "hydra.job.env_set") -> list[st
     """Return an error message for each environment variable that a config must not set, because it can run code."""
     names = map(str, variables) if isinstance(variables, Mapping) else ()
     return [f"{key}.{name} is not allowed; set {name} in the environment" for name in names if _FOR_OTHERS.match(name)]
-
-
-def children(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (key, value) of a mapping or (index, value) of a list; nothing for other objects."""
-    if isinstance(node, Mapping):
-        yield from node.items()
-    elif isinstance(node, list | tuple):
-        yield from enumerate(node)
 
 
 def _refusal(key: str, target: Any, valid: Collection[str], names: set[str]) -> str:

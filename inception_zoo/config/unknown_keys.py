@@ -1,6 +1,7 @@
 """Overrides with an unknown key or option, each reported with the most similar valid one."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,17 +12,35 @@ from omegaconf import OmegaConf
 from inception_zoo.config import hydra_patches
 from inception_zoo.config.check import unknown_key
 from inception_zoo.config.rules import FAMILY
-from inception_zoo.errors import did_you_mean, shown, unreadable
+from inception_zoo.config.targets import walk
+from inception_zoo.errors import did_you_mean, in_quotes, shown, unreadable
 
-SEVERAL = "%s has several values: add -m to sweep over them, or brackets to give a list"
+
+def readable(words: Sequence[str]) -> list[str]:
+    """Quote each value that Hydra cannot parse, but that can only be a path: ``ckpt=runs/epoch=3.ckpt``, ``data.root=~/a``.
+
+    Args:
+        words: The overrides as typed, with the flags.
+    """
+    parser, sweeps, found = OverridesParser.create(), {"-m", "--multirun"} & {*words}, []
+    for word in words:
+        key, _, value = word.partition("=")
+        is_path = hydra_patches.PLACE.fullmatch(key.lstrip("+")) and value[:1] not in ("", "'", '"', "[", "{")
+        if is_path and not ("," in value and sweeps):
+            try:
+                parser.parse_override(word)
+            except HydraException:
+                word = f"{key}={in_quotes(value)}"
+        found.append(word)
+    return found
 
 
-def wrong_overrides(words: list[str] | None = None, several: bool = False, keys: bool = True) -> list[str]:
+def wrong_overrides(words: list[str] | None = None, sweep: bool = True, keys: bool = True) -> list[str]:
     """Return an error message for each override that cannot be parsed or that names an unknown option or key.
 
     Args:
         words: The arguments of the command line; None: those of this process.
-        several: Also report overrides with several values.
+        sweep: False: also report overrides with several values.
         keys: Also report unknown keys; False for a sweep, whose jobs may have different keys.
     """
     args = hydra_patches.get_args_parser().parse_args(words)
@@ -33,25 +52,32 @@ def wrong_overrides(words: list[str] | None = None, several: bool = False, keys:
     for word in args.overrides:
         try:
             (override,) = parser.parse_overrides([word])  # `parse_override` would not know the options for glob(…)
+            if not override.key_or_group:
+                raise HydraException
         except HydraException:
             found.append(unreadable(word))
             continue
         key, sweeps = override.key_or_group, override.is_sweep_override()
-        if sweeps and several:
-            found.append(SEVERAL % word)
+        if sweeps and not sweep:
+            value = word.partition("=")[2]
+            as_one = shlex.quote(f"{key}={in_quotes(value) if hydra_patches.PLACE.fullmatch(key) else f'[{value}]'}")
+            found.append(f"{word} has several values: add -m to sweep over them; as one value, write {as_one}")
         options = [] if override.is_delete() else loader.get_group_options(key)
         if not options:
             others.append(override)
             continue
-        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
+        given = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
+        values = [each for value in given for each in (value if isinstance(value, list) else [value])]
         for value in values:
-            if value in (None, "null"):
-                found.append(f"{key}=null is not an option; remove the group with '~{key}'")
-            elif value not in options and not isinstance(value, list):
+            if value in (None, "null", False):
+                hint = "did you mean 'none'?" if "none" in options else f"remove the group with '~{key}'"
+                found.append(f"{key}={shown(value)} is not an option; {hint}")
+            elif value not in options:
                 hint = did_you_mean(value, sorted(options))
                 other = key == "model" and hint.startswith("valid")
                 found.append(f"{key}={shown(value)} {f'must be {FAMILY.words}' if other else f'is unknown; {hint}'}")
-        chosen += [f"{key}={value}" for value in values if isinstance(value, str) and value in options][:1]
+        fits = [value for value in given if all(each in options for each in (value if isinstance(value, list) else [value]))]
+        chosen += [f"{key}={value}" for value in fits[:1]]
     if not keys:
         return found
     known = keys_of(loader, chosen)
@@ -71,10 +97,5 @@ def keys_of(loader: Any, chosen: Sequence[str] = ()) -> list[str]:
         loader: Hydra's config loader.
         chosen: Group overrides, such as ``model=inception_v3``.
     """
-    return _flat(OmegaConf.to_container(loader.load_configuration("config", list(chosen), RunMode.RUN)))
-
-
-def _flat(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, Mapping):
-        return []
-    return [key for name, child in node.items() for key in (f"{prefix}{name}", *_flat(child, f"{prefix}{name}."))]
+    nodes = walk(OmegaConf.to_container(loader.load_configuration("config", list(chosen), RunMode.RUN)))
+    return [key for key, _ in nodes if not key.rpartition(".")[2].isdecimal()]

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
+from inception_zoo.architecture.choices import ALIKE
 from inception_zoo.architecture.notation import show
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.pixels import denormalize
@@ -34,7 +35,7 @@ def check_endpoint(model: Inception, endpoint: str | None) -> str:
     if not branched:
         raise ZooError(f"{model.plan.net.name} has no block with branches to explain")
     if endpoint is not None and endpoint not in branched:
-        raise ZooError(f"--layer {endpoint} is not an endpoint with branches; {did_you_mean(endpoint, branched)}")
+        raise ZooError(f"--layer {endpoint} is not an endpoint with branches; {did_you_mean(endpoint, branched, ALIKE)}")
     return endpoint or branched[-1]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from inception_zoo.architecture.choices import MEMORY
+from inception_zoo.architecture.choices import ALIKE, MEMORY
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError, did_you_mean
@@ -99,9 +99,8 @@ class Inception(nn.Module):
         names = [block.name for block in self.plan.blocks]
         stages = {block.stage: block.name for block in self.plan.blocks}
         if last is not None and last not in names and last not in stages:
-            raise ZooError(
-                f"{self.plan.net.name}: freeze={last} is not a stage or endpoint; {did_you_mean(last, [*stages, *names])}"
-            )
+            hint = did_you_mean(last, [*stages, *names], ALIKE)
+            raise ZooError(f"{self.plan.net.name}: freeze={last} is not a stage or endpoint; {hint}")
         self.frozen = names[: names.index(stages.get(last, last)) + 1] if last is not None else []
         for name in names:
             self.get_submodule(name).requires_grad_(name not in self.frozen)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, in_quotes
 
 _claimed: dict[Path, FileLock] = {}
 _new: list[Path] = []  # folders that this command created, parents first, until its job starts
@@ -118,4 +118,4 @@ def quoted(folder: Path) -> str:
     """Return a path as the value of a Hydra override, quoted unless it is absolute without special characters."""
     if re.fullmatch(r"/[\w./-]+", str(folder), re.ASCII):
         return str(folder)
-    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return in_quotes(str(folder))

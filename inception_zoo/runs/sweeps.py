@@ -64,7 +64,7 @@ def resumed(words: Sequence[str]) -> list[str]:
         ZooError: the folder holds no sweep; the sweep was started in another folder or with a secret; or other overrides
             were given beside `sweep.resume`.
     """
-    folders = [Path(word.removeprefix(RESUME)) for word in words if word.startswith(RESUME)]
+    folders = [Path(word.removeprefix(RESUME)).expanduser() for word in words if word.startswith(RESUME)]
     if not folders or folders[-1] == Path("null"):
         return list(words)
     folder = folders[-1]

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, lines, processes_of
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 
 from inception_zoo import ZooError, app
 from inception_zoo.config import CONF
 from inception_zoo.config.composed import check_composed
 from inception_zoo.config.explain import explain_all
-from inception_zoo.config.hydra_patches import install
-from inception_zoo.errors import one_line
+from inception_zoo.config.hydra_patches import install, loader
+from inception_zoo.config.unknown_keys import readable
+from inception_zoo.errors import nearest, one_line
 
 WITHOUT_TORCH = [
     ("trainer.device=2", "unknown config key 'trainer.device'; did you mean 'trainer.devices'?"),
@@ -88,7 +91,8 @@ VALUES = {
     "model.weights=nowhere": ["model.weights=nowhere does not exist"],
     "model.weights=3": ["model.weights=3 must be"],
     "model.adapt=head": ["model.adapt=head must be a list"],
-    "model.freeze=grid99": ["freeze=grid99 is not a stage or endpoint; did you mean 'grid"],
+    "model.freeze=grid99": ["model.freeze=grid99 is not a stage or endpoint; valid: grid28, grid14, grid7, conv1, "],
+    "model.freeze=inception_3c": ["model.freeze=inception_3c is not a stage or endpoint; did you mean 'inception_"],
     "model.compile=yes_please": ["model.compile=yes_please must be true or false"],
     "model.blocks.inception_3a=paralel": ["variant 'paralel' is unknown; did you mean 'parallel'?"],
     "model.blocks.inception_3a=3": ["blocks.inception_3a=3: must be a variant or a list of rows"],
@@ -198,7 +202,7 @@ COMMANDS = {  # as typed in a shell
     "data=digit": ["data=digit is unknown; did you mean 'digits'?"],
     "experiment=quikstart": ["experiment=quikstart is unknown; did you mean 'quickstart'?"],
     "model=inception_v3 model.blocks.mixed_6z=[max]": [
-        "unknown config key 'model.blocks.mixed_6z'; did you mean 'model.blocks.mixed_6"
+        "model.blocks.mixed_6z is not a stage or endpoint; did you mean 'mixed_6"
     ],
     "~seeed": ["unknown config key 'seeed'; did you mean 'seed'?"],
     "hydra.run.dri=x": ["unknown config key 'hydra.run.dri'; did you mean 'hydra.run.dir'?"],
@@ -212,8 +216,34 @@ COMMANDS = {  # as typed in a shell
     ],
     "model.norm=x model.stem=y 'a=[1x1 64 >'": ["cannot be read"],
     # syntax
-    "'model.blocks.inception_3a=[1x1 64 > 3x3 96]'": ["cannot be read; it must be key=value, with rows in quotes"],
+    "'model.blocks.inception_3a=[1x1 64 > 3x3 96]'": [
+        "cannot be read; write rows in quotes: 'model.blocks.inception_3a=[\"1x1 64 > 3x3 96\"]'"
+    ],
     "seed": ["'seed' cannot be read"],
+    "seed = 1": ["'seed' cannot be read; an override is key=value, without spaces", "'=' cannot be read", "'1' cannot be"],
+    "hydra.job.name=a=b": ["'hydra.job.name=a=b' cannot be read; if the value is a text, quote it: 'hydra.job.name=\"a=b\"'"],
+    "ckpt=a,b.ckpt": ["ckpt=a,b.ckpt has several values: add -m to sweep over them; as one value, write 'ckpt=\"a,b.ckpt\"'"],
+    "data.mean=0.5,0.5": ["as one value, write 'data.mean=[0.5,0.5]'"],
+    "--epochs 5": ["unrecognized arguments: --epochs; write overrides as KEY=VALUE"],
+    # names of other programs, and what belongs to a group
+    "epochs=5": ["unknown config key 'epochs'; did you mean 'trainer.max_epochs'?"],
+    "lr=0.1": ["unknown config key 'lr'; did you mean 'optimizer.lr'?"],
+    "model.pretrained=true": ["unknown config key 'model.pretrained'; did you mean 'model.weights'?"],
+    "model.blocks.xyz=residual": ["model.blocks.xyz is not a stage or endpoint; valid: all, grid28, grid14, "],
+    "model=inception_v3 model.blocks.mixed_9z=residual": ["valid: all, grid35, grid17, grid8, conv_1a, "],
+    "scheduler=none": ["scheduler=none is unknown; valid: constant, cosine, "],
+    "optimizer=Adam": ["optimizer=Adam is unknown; did you mean 'adamw'?"],
+    "logger=null": ["logger=null is not an option; did you mean 'none'?"],
+    "augmentation=false": ["augmentation=false is not an option; did you mean 'none'?"],
+    "logger=[csv,wanbd]": ["logger=wanbd is unknown; did you mean 'wandb'?"],
+    "+experiment=quickstart": ["'+experiment': the key is in the config already; write experiment=… without the '+'"],
+    "trainer.enable_progress_bar=false": ["'trainer.enable_progress_bar'; for no progress bar, write '~callbacks.progress'"],
+    "+trainer.enable_model_summary=false": ["trainer.enable_model_summary=false must be left out; for no summary, write '~"],
+    "+trainer.enable_checkpointing=false": ["trainer.enable_checkpointing=false must be left out; "],
+    "trainer.foo=1": ["unknown config key 'trainer.foo'; +trainer.foo=… adds another option of the Trainer"],
+    "callbacks.my_part.patience=3": ["to add it, write +callbacks.my_part._target_=PATH.OF.CLASS, and + before its options"],
+    "~callbacks.progres": ["unknown config key 'callbacks.progres'; did you mean 'callbacks.progress'?"],
+    "callbacks.ema.decay=0.9": ["unknown config key 'callbacks.ema.decay'; callbacks=[default,ema] adds ema"],
     "recipe=null": ["recipe=null is not an option; remove the group with '~recipe'"],
     "data=3": ["data=3 is unknown; valid: cifar10"],
     "-m data=digit,3": ["data=digit is unknown; did you mean 'digits'?", "data=3 is unknown"],
@@ -262,6 +292,61 @@ BUILT = {
     "callbacks.best.mode=most": "callbacks.best: `mode` can be",
     "+callbacks.rate={_target_:lightning.pytorch.callbacks.LearningRateMonitor,logging_interval:hour}": "callbacks.rate: ",
 }
+
+
+# Values that Hydra's syntax refuses, but that can only be a path
+PATHS = [
+    *("runs/epoch=3-step=100.ckpt", "größe.ckpt", "~/photos", "a (copy)/b", "runs/[a].ckpt", "it's.ckpt"),
+    *('a"b&c', "a=b\\", "a=b\\'\"", "a\\b=c"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["ckpt", "data.root", "model.weights", "hydra.run.dir", "+callbacks.mine.dirpath"])
+def test_a_path_needs_no_quotes(path, key):
+    (word,) = readable([f"{key}={path}"])
+    assert word != f"{key}={path}" and OverridesParser.create().parse_override(word).value() == path
+    assert readable([word]) == [word]
+
+
+def test_other_values_stay_as_typed():
+    words = [
+        "-m",
+        "ckpt=a=1,b=2",
+        "ckpt='a",
+        "ckpt=[a",
+        "seed=a=b",
+        "ckpt=runs/a",
+        "data.root=s3://bucket/x",
+        "ckpt",
+        "=",
+        "ckpt=",
+    ]
+    assert readable(words) == words
+
+
+def test_the_home_folder_is_expanded_wherever_a_path_is_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "data").mkdir()
+    text = "\ufeff# @package _global_\ndata: {root: ~/photos, _target_: ~/no}\nckpt: ~nobody_of_this_name/x\n"
+    (tmp_path / "data/mine.yaml").write_text(text, encoding="utf-8")  # with the byte order mark of an editor
+    install()
+    words = readable(["+data@_global_=mine", "model.weights=~", "hydra.run.dir=~/a=b", "logger.wandb.notes='~/note'"])
+    cfg = loader(str(tmp_path)).load_configuration("config", words, RunMode.RUN)
+    assert (cfg.data.root, cfg.data._target_, cfg.ckpt) == ("/home/me/photos", "~/no", "~nobody_of_this_name/x")
+    assert (cfg.model.weights, cfg.hydra.run.dir, cfg.logger.wandb.notes) == ("/home/me", "/home/me/a=b", "~/note")
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("torch.optim.LBFGS", None),
+        ("torch.optim.sgd", "torch.optim.SGD"),
+        ("torch.optm.SGD", "torch.optim.SGD"),
+    ],
+)
+def test_a_similar_name_has_a_similar_last_part(word, near):
+    assert nearest(word, ["torch.optim.SGD", "torch.optim.Adagrad"]) == near
 
 
 def test_a_line_break_in_an_override_is_escaped(mistake):

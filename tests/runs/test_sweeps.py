@@ -221,7 +221,7 @@ def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatc
     for name, cwd in (("sweep", str(tmp_path)), ("elsewhere", "/elsewhere")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1,2"], "cwd": cwd, "jobs": 2}))
-    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", "hydra.sweep.dir='sweep'", "seed=1,2"]
+    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", 'hydra.sweep.dir="sweep"', "seed=1,2"]
     with pytest.raises(ZooError) as error:
         resumed(words)
     assert message in str(error.value)

@@ -34,6 +34,7 @@ USES = [
     ("config/hydra_patches.py", "hydra._internal.config_loader_impl.ConfigLoaderImpl", "composes a config outside a job"),
     ("config/hydra_patches.py", "hydra._internal.utils.create_config_search_path", "the loader's search path"),
     ("config/hydra_patches.py", "hydra._internal.utils.get_args_parser", "the command line is read before Hydra runs"),
+    ("config/hydra_patches.py", "hydra.plugins.config_source.ConfigSource._get_header_dict", "skips a byte order mark"),
     ("config/hydra_patches.py", "hydra.core.utils._save_config", "replaced: `.hydra/` is written without secrets"),
     ("config/allowed.py", "hydra._internal.core_plugins.basic_launcher.BasicLauncher", "allowed as a `_target_`"),
     ("runs/sweepers.py", BASIC_SWEEPER, "base class of the sweepers"),
