@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SCHEDULER
-from inception_zoo.config.rules import SHARE, SIDE, TEXT, TRAINER, Options, above, from_to_below, list_of, number, one_of
-from inception_zoo.config.rules import whole
+from inception_zoo.config.rules import SHARE, SIDE, TEXT, TRAINER, Options, above, list_of, number, one_of, whole
 
 MORE: Options = {...: ANY}
 NONE: Options = {}
@@ -19,7 +18,7 @@ def _within(module: str, *names: str, rules: Options = MORE) -> dict[str, Option
     return {f"{module}.{name}": rules for name in names}
 
 
-EMA: Options = {"decay": from_to_below(0, 1), "update_every_n_steps": COUNT, **MORE}
+EMA: Options = {"decay": number(0, below=1), "update_every_n_steps": COUNT, **MORE}
 WATCHING: Options = {"monitor": METRIC | NULL, **MORE}  # Lightning reports a metric that is not logged only after an epoch
 SWEEPER: Options = {"max_batch_size": COUNT | NULL, "params": MAPPING | NULL}
 QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # options of submitit

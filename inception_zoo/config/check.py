@@ -1,6 +1,7 @@
 """Validation of the composed config, before torch is imported, anything is called or a folder is created."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,24 +77,30 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
         return f"'+{key}': the key is in the config already; write {key}=… without the '+'"
     if key == "model._target_":
         return f"{key}: model must be {FAMILY.words}"
-    group, _, rest = key.partition(".")
-    part, name = rest.partition(".")[0], key.rpartition(".")[2]
+    group, part = [*key.split("."), ""][:2]
+    parent, _, name = key.rpartition(".")
     if key.startswith("model.blocks."):
         names = [each.removeprefix("model.blocks.") for each in keys if each.startswith("model.blocks.")]
         return f"{key} is not a stage or endpoint; {did_you_mean(name, names, ALIKE)}"
-    if group == "trainer" and rest in OWNED:
-        return f"unknown config key '{key}'; {OWNED[rest]}"
+    if group == "trainer" and part in OWNED:
+        return f"unknown config key '{key}'; {OWNED[part]}"
     keys = [each for each in keys if each.startswith("hydra.") == key.startswith("hydra.")]
-    if group in PRESETS and rest and f"{group}.{part}" not in keys:
+    if group in PRESETS and part and f"{group}.{part}" not in keys:
         near = nearest(f"{group}.{part}", [each for each in keys if each.startswith(f"{group}.") and each.count(".") == 1])
-        other = f"to add it, write +{group}.{part}._target_=PATH.OF.CLASS, and + before its options"
-        preset = f"{group}=[{PRESETS[group]},{part}] adds {part}" if (CONF / group / f"{part}.yaml").is_file() else other
-        return f"unknown config key '{key}'; {f'did you mean {near!r}?' if near else preset}"
+        return f"unknown config key '{key}'; {f'did you mean {near!r}?' if near else _adding(group, part)}"
     last = nearest(name, [each.rpartition(".")[2] for each in keys])
     same = [each for each in keys if each.endswith(f".{last}")]
     near = NEWCOMERS.get(name) or (last != name and nearest(key, keys)) or nearest(key, same, 0)
-    others = f"+{key}=… adds another option of the Trainer" if group == "trainer" else "see `python run.py --cfg all`"
+    beside = ", ".join(
+        each[len(parent) + 1 :] for each in keys if parent and re.fullmatch(rf"{re.escape(parent)}\.[^._]\w*", each)
+    )
+    others = f"{parent} has {beside}; +{key}=… adds another option" if beside else "see `python run.py --cfg all`"
     return f"unknown config key '{key}'; {f'did you mean {near!r}?' if near else others}"
+
+
+def _adding(group: str, name: str) -> str:
+    own = f"to add it, write +{group}.{name}._target_=PATH.OF.CLASS, and + before its options"
+    return f"{group}=[{PRESETS[group]},{name}] adds {name}" if (CONF / group / f"{name}.yaml").is_file() else own
 
 
 def check_hydra(hydra: Mapping[str, Any]) -> None:
@@ -144,9 +151,10 @@ def _options(key: str, node: Mapping[str, Any], rules: Options, name: str) -> It
 
 def _parts_of(cfg: Mapping[str, Any]) -> Iterator[str]:
     """Yield the errors in groups whose keys the user names freely, and in nodes that need a `_target_`."""
-    named = [(f"{group}.{name}", node) for group in ("callbacks", "logger", "metrics") for name, node in cfg[group].items()]
-    wrong = [(at, node) for at, node in named if not CALLED.fits(node)]
-    yield from (f"{at}={shown(node)} must have a _target_; remove it with '~{at}'" for at, node in wrong)
+    for group, name, node in ((each, name, node) for each in (*PRESETS, "metrics") for name, node in cfg[each].items()):
+        if not CALLED.fits(node):
+            hint = f"remove it with '~{group}.{name}'" if node is None else _adding(group, name)
+            yield f"{group}.{name}={shown(node)} must have a _target_; {hint}"
     transforms = cfg["augmentation"].get("transforms")
     for name, node in transforms.items() if isinstance(transforms, Mapping) else ():
         if node is not None and not CALLED.fits(node):

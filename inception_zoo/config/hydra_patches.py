@@ -45,7 +45,11 @@ PLACE = re.compile(r"([\w/@]+\.)*(ckpt|root|weights|dirpath|\w*dir)")  # keys of
 
 @cache
 def install() -> None:
-    """Patch Hydra in this process, once: redact secrets in its files, check logging classes, add resolvers and the sweeper."""
+    """Patch Hydra in this process, once.
+
+    Redact secrets in its files, check logging classes, expand ``~``, add resolvers, the keys of every network's table as
+    `model/table`, and GridSweeper as the default sweeper.
+    """
     guard()
     utils._save_config = lambda cfg, filename, output_dir: save_redacted(cfg, output_dir / filename)
     configure_logging = logging_config.configure_logging
@@ -95,12 +99,6 @@ def _add_resolvers() -> None:
     OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)
 
 
-@cache
-def _start() -> datetime:
-    """Return the start time of this command, the same in all processes of a job."""
-    return datetime.fromisoformat(agreed("start", datetime.now().isoformat()))
-
-
 def _fill_store() -> None:
     """Add the keys of every network's table as `model/table`, and make GridSweeper the default sweeper."""
     store = ConfigStore.instance()
@@ -109,6 +107,12 @@ def _fill_store() -> None:
     # An `override` in conf/config.yaml would replace the sweeper that `sweep=optuna` chooses.
     defaults = [{"sweeper": "grid"} if "sweeper" in each else each for each in HydraConf().defaults]
     store.store("config", HydraConf(defaults=defaults), group="hydra", provider="hydra")
+
+
+@cache
+def _start() -> datetime:
+    """Return the start time of this command, the same in all processes of a job."""
+    return datetime.fromisoformat(agreed("start", datetime.now().isoformat()))
 
 
 def check_when_composed(check: Callable[[DictConfig, bool], None]) -> None:

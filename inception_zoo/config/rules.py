@@ -52,22 +52,16 @@ def whole(least: int, most: int = MOST) -> Rule:
     return Rule(words, lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most)
 
 
-def number(least: float, most: float = MOST) -> Rule:
-    """Return the rule for a number from `least` to `most`."""
-    words = f"a number of at least {least}" + (f" and at most {most}" if most < MOST else "")
-    return Rule(words, lambda value: is_number(value) and least <= value <= most)
+def number(least: float, most: float = MOST, below: float = inf) -> Rule:
+    """Return the rule for a number from `least` to `most` and below `below`."""
+    upper = f" and below {below}" if below < inf else f" and at most {most}" if most < MOST else ""
+    return Rule(f"a number of at least {least}{upper}", lambda x: is_number(x) and least <= x <= most and x < below)
 
 
 def above(bound: float, most: float = MOST, below: float = inf) -> Rule:
     """Return the rule for a number above `bound`, at most `most` and below `below`."""
     upper = f", below {below}" if below < inf else f", at most {most}" if most < MOST else ""
     return Rule(f"a number above {bound}{upper}", lambda value: is_number(value) and bound < value <= most and value < below)
-
-
-def from_to_below(least: float, below: float) -> Rule:
-    """Return the rule for a number of at least `least` and below `below`."""
-    words = f"a number of at least {least} and below {below}"
-    return Rule(words, lambda value: is_number(value) and least <= value < below)
 
 
 def one_of(*valid: Any) -> Rule:
@@ -120,7 +114,7 @@ KEYS = {
     "task": one_of("fit", "test"),
     "ckpt": NAME | NULL,
     "seed": SEED,
-    "label_smoothing": from_to_below(0, 1),
+    "label_smoothing": number(0, below=1),
     "aux_weight": number(0) | NULL,
     "lr_for_batch": COUNT | NULL,
     "decay_norm_and_bias": FLAG,
@@ -201,7 +195,7 @@ OPTIMIZER: Options = {
     "lr": number(0, 10**4),
     "weight_decay": number(0),
     "momentum": SHARE,
-    "betas": list_of(from_to_below(0, 1)),
+    "betas": list_of(number(0, below=1)),
     "eps": number(0) | list_of(number(0) | NULL) | NULL,
     "nesterov": FLAG,
     ...: ANY,
@@ -227,6 +221,7 @@ OF_HYDRA = {
     "hydra.output_subdir": NAME | NULL,
     "hydra.job.chdir": FLAG | NULL,
     "hydra.verbose": FLAG | TEXT | list_of(TEXT),
+    **{f"hydra.{each}": Rule(f"chosen by hydra/{each}=NAME", CALLED.fits) for each in ("launcher", "sweeper")},
 }
 # A level of Python's logging.
 LEVEL = one_of("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET") | whole(0)

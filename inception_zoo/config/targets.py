@@ -67,11 +67,6 @@ def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(child, inner)
 
 
-def targets_in(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield key and value of every `_target_` in `node`, at any depth; `key` is the key of the node."""
-    return ((at, value) for at, value in walk(node, key) if at.rpartition(".")[2] == "_target_")
-
-
 def refused_targets(config: Mapping[str, Any], key: str = "", valid: Collection[str] = TARGETS.keys()) -> list[str]:
     """Return an error message for each `_target_` and block function that is not allowed or cannot be imported.
 
@@ -82,7 +77,8 @@ def refused_targets(config: Mapping[str, Any], key: str = "", valid: Collection[
     """
     pairs = [(at, each) for at, each in walk(config) if at.rpartition(".")[0] == "model.blocks" and isinstance(each, str)]
     functions = [(at, each) for at, each in pairs if "." in each]
-    return _mistakes([*targets_in(config, key), *functions], valid)
+    targets = [(at, each) for at, each in walk(config, key) if at.rpartition(".")[2] == "_target_"]
+    return _mistakes(targets + functions, valid)
 
 
 def _mistakes(targets: Iterable[tuple[str, Any]], valid: Collection[str] = TARGETS.keys()) -> list[str]:
@@ -117,10 +113,10 @@ def refused_variables(variables: Any, key: str = "hydra.job.env_set") -> list[st
 
 
 def _refusal(key: str, target: Any, valid: Collection[str], names: set[str]) -> str:
-    near = nearest(target, valid) if isinstance(target, str) else None
+    near = next((each for each in valid if each.rpartition(".")[2] == target), None) or nearest(target, valid)
     message = f"{key}={shown(target)} is not on the allow-list{f'; did you mean {near!r}?' if near else ''}"
     if not isinstance(target, str) or not _PATH.fullmatch(target):
-        return message
+        return f"{message}; write an import path, such as my_parts.Mine" if not near and str(target).isidentifier() else message
     command = os.environ.get(COMMAND) or shlex.join(redacted(["inception-zoo", *sys.argv[1:]]))
     if AGENT in os.environ:
         command = f"wandb agent {os.environ[AGENT]}"

@@ -93,10 +93,11 @@ def test_a_network_file_of_somebody_elses_runs_no_code(cli, tmp_path):
     (tmp_path / "theirs/model/net.yaml").write_text("defaults: [googlenet]\nblocks: {grid14: their_code.block}\n")
     (tmp_path / "their_code.py").write_text("open('ran', 'w')\n")
     done = cli("describe", "net", "--config-dir", "theirs")
-    assert (
-        done.returncode == 2
-        and "model.blocks.grid14=their_code.block is a function that is not on the allow-list" in done.stderr
+    command = "INCEPTION_ZOO_TARGETS=their_code.block inception-zoo describe net --config-dir theirs"
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: model.blocks.grid14=their_code.block is not on the allow-list"
     )
+    assert done.stderr.strip().endswith(command)
     assert not (tmp_path / "ran").exists()
 
 
