@@ -25,11 +25,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def words_of(run):
-    """Return the overrides of a run."""
-    return [line.removeprefix("- ").strip("'") for line in (run / ".hydra/overrides.yaml").read_text().splitlines()]
-
-
 def test_the_fixture_names_what_has_moved():
     text = "".join(path.read_text() for path in FIXTURE.rglob("*.yaml")) + (FIXTURE / "sweep/sweep.json").read_text()
     assert {old for old in MOVED if old in text} >= {
@@ -48,14 +43,13 @@ def test_every_old_name_leads_to_what_is_allowed():
 
 
 def test_a_run_is_resumed_tested_and_predicted_with(zoo, cli, folder):
-    words = [word for word in words_of(folder / "run") if not word.startswith("trainer.max_epochs")]
-    again = zoo(*words, "trainer.max_epochs=3", "ckpt=last", "hydra.run.dir=run")
+    again = zoo("trainer.max_epochs=3", "ckpt=last", "hydra.run.dir=run")
     assert again.returncode == 0, again.stderr
     with (folder / "run/csv/version_0/metrics.csv").open(newline="") as file:
         epochs = {row["epoch"] for row in csv.DictReader(file)}
     assert {"0", "1", "2"} <= epochs and json.loads((folder / "run/results.json").read_text())["state"] == "finished"
     shutil.copytree(FIXTURE / "run", folder / "kept")
-    tested = zoo(*words, "trainer.max_epochs=2", "task=test", "ckpt=kept")
+    tested = zoo("task=test", "ckpt=kept", "trainer.limit_test_batches=1")
     assert tested.returncode == 0, tested.stderr
     assert "kept/checkpoints/best.ckpt" in "".join(tested.stdout.split())
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "black.png")
