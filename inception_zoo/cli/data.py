@@ -31,7 +31,7 @@ def show_data(
 
 @app.command("optimize")
 def optimize_data(
-    folder: Annotated[Path, typer.Argument(help="Images in train/CLASS and val/CLASS, or ImageNet's folders.")],
+    folder: Annotated[Path, typer.Argument(help="Images in train/CLASS and val/CLASS (needed), or ImageNet's folders.")],
     out: Annotated[Path, typer.Argument(help="New or empty folder for the chunks; it may be copied to an object store.")],
     chunk_size: Annotated[str, typer.Option(help="Size of a chunk in KB, MB or GB.")] = "64MB",
     workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 8,
@@ -39,8 +39,10 @@ def optimize_data(
     """Pack a folder of images into chunks. `data=stream data.root=OUT` reads them in order, from a disk or object store."""
     from inception_zoo.data.imagefolder import imagefolder
     from inception_zoo.data.imagenet import imagenet, is_imagenet
+    from inception_zoo.data.inspection import treat_bad
     from inception_zoo.data.optimize import optimize_folder
 
-    source = imagenet if is_imagenet(folder) else imagefolder
-    optimize_folder(source(str(folder)), out, chunk_size, workers)
+    source = (imagenet if is_imagenet(folder) else imagefolder)(str(folder))
+    treat_bad(source, "error", str(folder))
+    optimize_folder(source, out, chunk_size, workers)
     print(f"chunks: {out}; train on them with: python run.py data=stream data.root={out}", file=sys.stderr)

@@ -38,7 +38,7 @@ from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
 from inception_zoo.system.ranks import agreed
-from inception_zoo.system.renamed import rename_keys, with_new_key
+from inception_zoo.system.renamed import with_new_key, with_new_keys
 
 PLACE = re.compile(r"([\w/@]+\.)*(ckpt|root|weights|dirpath|\w*dir)")  # keys of paths
 
@@ -61,25 +61,15 @@ def install() -> None:
     logging_config.configure_logging = configure_allowed  # checked at every use: each job of a sweep may have its own
     # Hydra copies its store for each group that it reads, 117 times for --help. The copies are not needed: loading copies, too.
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-    _accept_old_keys()
     load, header = ConfigLoaderImpl.load_configuration, ConfigSource._get_header_dict
     ConfigLoaderImpl.load_configuration = lambda *args, **more: _at_home(load(*args, **more))  # type: ignore[method-assign]
     # without the byte order mark that some editors write, which would hide `# @package`
     ConfigSource._get_header_dict = staticmethod(lambda text: header(text.removeprefix("\ufeff")))  # type: ignore
+    parse, load = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
+    OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, list(map(with_new_key, overrides)))
+    ConfigRepository.load_config = lambda repository, config_path: with_new_keys(config_path, load(repository, config_path))
     _add_resolvers()
     _fill_store()
-
-
-def _accept_old_keys() -> None:
-    parse, load = OverridesParser.parse_overrides, ConfigRepository.load_config
-
-    def load_renamed(repository: ConfigRepository, config_path: str) -> Any:
-        if found := load(repository, config_path):
-            rename_keys(config_path, found.config)
-        return found
-
-    OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [with_new_key(word) for word in overrides])
-    ConfigRepository.load_config = load_renamed
 
 
 def _at_home(cfg: DictConfig) -> DictConfig:
@@ -140,15 +130,13 @@ class _CheckedHydra(Hydra):
         self.acts = True
         return super().multirun(*args, **more)
 
-    def compose_config(  # type: ignore[override]
-        self, config_name: str, overrides: list[str], run_mode: RunMode, with_log_configuration: bool = False, **more: bool
-    ) -> DictConfig:
+    def compose_config(self, *args: Any, with_log_configuration: bool = False, **more: Any) -> DictConfig:
         try:
-            cfg = super().compose_config(config_name, overrides, run_mode, **more)
+            cfg = super().compose_config(*args, **more)
         except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         if self.acts:
-            self.check(cfg, run_mode == RunMode.RUN)
+            self.check(cfg, more["run_mode"] == RunMode.RUN)
         if with_log_configuration:
             configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
         return cfg

@@ -171,10 +171,7 @@ IMAGE_DATA: Options = {
     "in_channels": whole(1, 1024),
     "image_size": SIDE,
     **dict.fromkeys(("batch_size", "eval_batch_size"), whole(1, 10**7)),
-    "split": Rule(
-        "a mapping of val and test, each a number of images, a fraction below 1 or null",
-        lambda value: isinstance(value, Mapping) and {*value} <= {"val", "test"} and all(map(SIZE.fits, value.values())),
-    ),
+    "split": MAPPING,
     "on_bad_file": one_of("error", "skip"),
     "mean": list_of(number(-MOST)),
     "std": list_of(above(0)),
@@ -202,7 +199,13 @@ OPTIMIZER: Options = {
 }
 SCHEDULER: Options = {"interval": one_of("step", "epoch"), "monitor": NAME, ...: ANY}  # options of Lightning
 # Rules of a group for every `_target_`: this package reads the keys, or the library checks them late or not at all.
-USUAL = {"trainer": TRAINER, "data": IMAGE_DATA, "optimizer": OPTIMIZER, "scheduler": SCHEDULER}
+USUAL = {
+    "trainer": TRAINER,
+    "data": IMAGE_DATA,
+    "data.split": {"val": SIZE, "test": SIZE},
+    "optimizer": OPTIMIZER,
+    "scheduler": SCHEDULER,
+}
 NEEDED = (
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "precision", "max_epochs")),
     *("trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "trainer.log_every_n_steps"),

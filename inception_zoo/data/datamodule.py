@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as T
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
-from inception_zoo.data.division import TABLE, Sizes, divide
+from inception_zoo.data.division import Sizes, divide
 from inception_zoo.data.inspection import treat_bad
 from inception_zoo.data.own import load_source
 from inception_zoo.data.pixels import centre, normalize
@@ -28,8 +28,6 @@ from inception_zoo.data.samplers import InTurn, Order
 from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
-from inception_zoo.system.atomic_files import whole_file
-from inception_zoo.system.ranks import is_first
 from inception_zoo.system.seeding import seed_all
 
 SHARES = 8  # evaluation has the same batches for any number of processes up to this one
@@ -101,11 +99,9 @@ class ImageData(L.LightningDataModule):
         self.augmentation.interpolate(interpolation)
         check_crops(crops)
         self.on_bad_file = on_bad_file
-        self.folder: Path | None = None  # run folder, for the list of bad files
+        self.folder: Path | None = None  # run folder, for the tables of splits and of bad files
+        self.before: Path | None = None  # run folder of the checkpoint that is tested or resumed
         self.splits: dict[str, Split] = {}
-        self.made: Mapping[str, float] = {}  # sizes of the splits that were made
-        self.table = ""  # content of split.csv
-        self.facts = ""  # what all processes must have read
         self.classes: list[str] | None = None  # names by label, set by `setup`
 
     def prepare_data(self) -> None:
@@ -120,22 +116,12 @@ class ImageData(L.LightningDataModule):
         if self.labels is not None:
             data = data.only(list(self.labels))
         data.check(self.num_classes, self.in_channels)
-        division = divide(data, self.sizes, self.seed, self.folder)
-        self.made, self.table = division.made, division.table
-        train = self._few(division.splits["train"])
+        splits = divide(data, self.sizes, self.seed, self.folder, self.before)
+        train = self._few(splits["train"])
         if self.batch_size > len(train):
             raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(train)} training images")
         self.classes = data.classes or None
-        self.splits = {name: self._resized(split) for name, split in {**division.splits, "train": train}.items()}
-        counts = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
-        self.facts = f"{counts}, without {list(data.bad)}"
-
-    def write_table(self, folder: Path) -> None:
-        """Write split.csv, if image files were divided."""
-        if self.table and is_first():
-            with whole_file(folder / TABLE) as temporary:
-                temporary.write_text(self.table, "utf-8", "surrogateescape")
-        self.table = ""  # one line for each image
+        self.splits = {name: self._resized(split) for name, split in {**splits, "train": train}.items()}
 
     def check_batch(self, world_size: int) -> None:
         """Check that the training images can be augmented.

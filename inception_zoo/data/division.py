@@ -6,7 +6,6 @@ import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.source import Files, Images, Source, Split
 from inception_zoo.errors import ZooError, shown
+from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.ranks import is_first
 
 TABLE = "split.csv"  # in the run folder: path or number of each image that was divided, its class and its split
@@ -25,17 +25,8 @@ Sizes = Mapping[str, float | None]  # of val and test: a number of images, a fra
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Division:
-    """The splits train, val and test; the sizes of those that were made; and the content of `TABLE`, if files were divided."""
-
-    splits: dict[str, Split]
-    made: dict[str, float]
-    table: str = ""
-
-
-def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None) -> Division:
-    """Make the splits that a data set does not have from its training images, and log it.
+def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, before: Path | None = None) -> dict[str, Split]:
+    """Return the splits train, val and test; make those that a data set does not have from its training images, and log it.
 
     A fraction takes this share of each class. The images of a class are ranked by a hash of the seed and their path, so that
     new or missing files move few others. A number of images is drawn from all classes together.
@@ -45,78 +36,83 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None) ->
         sizes: of the splits to make. Without a size for the test, it is the validation split if the data set has one, and
             otherwise as large as the validation.
         seed: of the choice.
-        folder: where the caller will write the table, for the log.
+        folder: receives `TABLE`, if image files are divided. The default is none.
+        before: run folder of the checkpoint that is tested or resumed.
 
     Raises:
-        ZooError: a size is missing or too large, a class has too few images, or the images are from a stream.
+        ZooError: a size is missing or too large, a class has too few images, the images are from a stream, or they were
+            divided in another way in `before`, so that training images could be in the test split.
     """
     train, made = data.train, _missing(data, sizes)
     splits: dict[str, Any] = {"train": train, "val": data.val, "test": data.test or data.val}
     if not made:
-        return Division(splits, {})
+        return splits
     if not isinstance(train, Images | Files):
         raise ZooError(f"{data.name}: a stream has no {' or '.join(made)} split; add it to the image folder, and pack it again")
+    counts = train.labels.bincount().tolist()
+    classes = data.classes or list(map(str, range(len(counts))))
+    if few := [name for name, count in zip(classes, counts, strict=False) if min(made.values()) < 1 and 0 < count <= len(made)]:
+        raise ZooError(f"data.split={shown(made)}: class '{few[0]}' has less than {1 + len(made)} images; add some")
     parts = {"train": torch.arange(len(train))}
     for left, (name, size) in zip(range(len(made), 0, -1), made.items(), strict=True):  # left: splits that also need images
-        rest, key = parts["train"], f"data.split.{name}={size}"
-        if size >= 1:
-            if size > len(rest) - left:
-                raise ZooError(f"{key} must be from 1 to {len(rest) - left}")
+        rest = parts["train"]
+        if size > len(rest) - left:
+            raise ZooError(f"data.split.{name}={size} must be from 1 to {len(rest) - left}")
+        if size < 1:
+            rows = _stratified(train, rest, size, left, seed)
+            parts |= {"train": rest[~torch.isin(rest, rows)], name: rows}
+        else:
             order = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
             parts |= {"train": order[int(size) :], name: order[: int(size)]}
-        else:
-            chosen = _stratified(train, data.classes, rest, size, left, key, seed)
-            parts |= {"train": rest[~torch.isin(rest, chosen)], name: chosen}
-    splits |= {name: train[rows] for name, rows in parts.items()}
-    table = _table(train, data.classes, parts) if isinstance(train, Files) else ""
+    made_of = f"{', '.join(f'{name} {len(parts[name]):,}' for name in made)} of {len(train):,} images"
+    kinds = " and ".join(dict.fromkeys("stratified" if size < 1 else "random" for size in made.values()))
+    where = ""
+    if folder and isinstance(train, Files):
+        where = f": {folder / TABLE}"
+        _record(train, classes, parts, folder / TABLE, before / TABLE if before and "test" in made else None)
     if is_first():
-        counts = ", ".join(f"{name} {len(parts[name]):,}" for name in made)
-        kinds = " and ".join(dict.fromkeys("random" if size >= 1 else "stratified" for size in made.values()))
-        where = f": {folder / TABLE}" if folder and table else ""
-        log.info("split: %s of %s images (%s, seed %s)%s", counts, f"{len(train):,}", kinds, seed, where)
-    return Division(splits, made, table)
+        log.info("split: %s (%s, seed %s)%s", made_of, kinds, seed, where)
+    return splits | {name: train[rows] for name, rows in parts.items()}
 
 
 def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
     """Return the sizes of the splits to make."""
-    wanted = {} if data.val else {"val": sizes.get("val")}
-    test = sizes.get("test")
+    val, test = sizes.get("val"), sizes.get("test")
+    wanted = {} if data.val else {"val": val}
     if not data.test and (test or not data.val):
-        wanted["test"] = test or sizes.get("val")
+        wanted["test"] = test or val
     elif not data.test and is_first():
         log.info("%s has no test split: testing on the validation split", data.name)
-    if lacking := [name for name, size in wanted.items() if size is None]:
-        raise ZooError(f"data.split.{lacking[0]}=null: {data.name} has no {lacking[0]} split; set a fraction, such as 0.1")
+    if None in wanted.values():
+        raise ZooError(f"data.split.val=null: {data.name} has no {' and no '.join(wanted)} split; set a fraction, such as 0.1")
     made = {name: size for name, size in wanted.items() if size is not None}
     if sum(size for size in made.values() if size < 1) >= 1:
         raise ZooError(f"data.split={shown(made)}: no training images are left; set smaller fractions")
     return made
 
 
-def _stratified(
-    train: Images | Files, classes: Sequence[str], rest: Tensor, share: float, left: int, key: str, seed: int
-) -> Tensor:
+def _stratified(train: Images | Files, rest: Tensor, share: float, left: int, seed: int) -> Tensor:
     """Return the rows of a share of each class, at least one, and leave at least one for each of the `left` other splits."""
     names = train.paths[rest.numpy()] if isinstance(train, Files) else rest.numpy()
     ranks = [hashlib.blake2b(os.fsencode(f"{seed}/{class_name(str(name))}"), digest_size=8).digest() for name in names]
-    labels = train.labels[rest].numpy()
+    labels, counts = train.labels[rest].numpy(), np.bincount(train.labels[rest], minlength=int(train.labels.max()) + 1)
+    wanted = np.minimum((share * np.bincount(train.labels) + 0.5).astype(int).clip(1), counts - left)
     order = np.lexsort((np.frombuffer(b"".join(ranks), ">u8"), labels))
-    counts = np.bincount(labels)
-    if (few := np.flatnonzero((counts > 0) & (counts <= left))).size:
-        name = classes[few[0]] if classes else few[0]
-        raise ZooError(f"{key}: class '{name}' has too few images for each split to get one; add some, or remove the class")
-    wanted = np.floor(share * np.bincount(train.labels.numpy()) + 0.5).clip(1)
     position = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
-    return rest[torch.from_numpy(np.sort(order[position < np.minimum(wanted[: len(counts)], counts - left)[labels[order]]]))]
+    return rest[np.sort(order[position < wanted[labels[order]]])]
 
 
-def _table(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor]) -> str:
-    split_of = np.empty(len(train), object)
-    for name, rows in parts.items():
-        split_of[rows.numpy()] = name
+def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], path: Path, before: Path | None) -> None:
+    """Write the table; raise ZooError if it differs from an earlier one."""
+    split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
+    rows = ((train.paths[row], classes[label], split_of[row]) for row, label in enumerate(train.labels.tolist()))
     text = io.StringIO()
-    names = (classes[label] if classes else label for label in train.labels.tolist())
-    csv.writer(text, lineterminator="\n").writerows(
-        [("path", "class", "split"), *zip(train.paths, names, split_of, strict=True)]
-    )
-    return text.getvalue()
+    csv.writer(text, lineterminator="\n").writerows([("path", "class", "split"), *rows])
+    if before and (not before.is_file() or before.read_text("utf-8", "surrogateescape") != text.getvalue()):
+        raise ZooError(
+            f"ckpt: {before} does not list the same images in the same splits, so training images could be in the test split; "
+            "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"
+        )
+    if is_first():
+        with whole_file(path) as temporary:
+            temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from inception_zoo.data.imagefolder import from_folders
+from inception_zoo.data.inspection import inspect
 from inception_zoo.data.layout import SPLITS, class_folders, split_folders, splits_folder
 from inception_zoo.data.source import Source
 from inception_zoo.errors import ZooError
@@ -39,7 +39,7 @@ def imagenet(root: str) -> Source:
     flat = "val" in folders and not class_folders(folders["val"])
     # The test images in Kaggle's archive have no labels.
     splits = SPLITS if splits_folder(Path(root)) == Path(root) else ("train", "val")
-    source = from_folders("imagenet", root, splits, _solution(Path(root)) if flat else None)
+    source = inspect("imagenet", Path(root), splits, _solution(Path(root)) if flat else None)
     return replace(source, classes=_unique(source.classes, _words(Path(root))))
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.progress import track
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
-from inception_zoo.data.layout import SPLITS, are_classes, class_folders, class_name, split_folders
+from inception_zoo.data.layout import SPLITS, are_classes, class_name, split_folders
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import TREE, ZooError, printable
@@ -32,34 +32,30 @@ log = logging.getLogger(__name__)
 Listed = dict[str, tuple[np.ndarray, np.ndarray]]  # by class: paths in the split's folder, and their states (see _state)
 
 
-def inspect(
-    root: Path, splits: Collection[str] = SPLITS, solution: Mapping[str, str] | None = None
-) -> tuple[list[str], dict[str, Files], list[str]]:
+def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: Mapping[str, str] | None = None) -> Source:
     """List the classes and the image files of a folder, and find the images that cannot be read.
 
     A file is decoded if it is new, if its size or modification time has changed, or if it could not be read the last time.
     The user's cache folder has a list of the good files. If it cannot be written, all files are decoded each time.
 
     Args:
+        name: of the data set.
         root: see `split_folders`; the images are in CLASS/**/image below these folders.
         splits: names of the splits to look for.
         solution: class of each image by file name without suffix, for a `val` folder without class folders.
 
     Returns:
-        The class names by label, in the order of training's sorted class folders; the readable files of each split; and
-        the path of each other image, with the reason.
+        The data set, whose splits are of the class `Files`. Labels are in the order of training's sorted class folders.
 
     Raises:
         ZooError: another layout, or a split with other classes than training.
     """
     folders = split_folders(root)
-    if not are_classes(class_folders(folders["train"])):
-        raise ZooError(
-            f"data.root={root}: {folders['train']} has no class folders; images belong in one of these layouts:{TREE}"
-        )
     left_out: list[str] = []
     listed = {split: _list(folders[split], split, solution, left_out) for split in splits if split in folders}
     classes = list(listed["train"])
+    if not are_classes(classes):
+        raise ZooError(f"data.root={root}: {folders['train']} has no class folders; images belong in these:{TREE}")
     for split, found in listed.items():
         if missing := [name for name in classes if name not in found]:
             near = next((f", only of '{name}'" for name in found if name.casefold() == missing[0].casefold()), "")
@@ -73,7 +69,8 @@ def inspect(
         files[split] = Files(folders[split], paths, torch.arange(len(classes)).repeat_interleave(counts))
     log_found((path for split in files.values() for path in split.paths), left_out, root)
     good, bad = _check(root, files, states)
-    return classes, {split: found[torch.from_numpy(good[split])] if bad else found for split, found in files.items()}, bad
+    found = {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}
+    return Source(name, found["train"], found.get("test"), classes, found.get("val"), bad)
 
 
 def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out: list[str]) -> Listed:
@@ -93,7 +90,7 @@ def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out
             left_out += others
         elif solution is None or split != "val":
             unlabelled = "; a test split without labels is not supported" if split == "test" else ""
-            raise ZooError(f"{entry.path} is not in a class folder; move it into one{unlabelled}")
+            raise ZooError(f"{entry.path} is not in a class folder{unlabelled}; images belong in these:{TREE}")
         elif (stem := Path(entry.name).stem) not in solution:
             raise ZooError(f"{entry.path} is not in a class folder, and its class is unknown; move it into one")
         else:
@@ -124,7 +121,9 @@ def _state(split: str, path: str, entry: Entry) -> bytes:
 def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return which files of each split can be read, and the others' paths with reasons."""
     cache = cached(root, ".good")
-    known = _good_before(cache)
+    known = np.array([], np.uint64)
+    with suppress(OSError):
+        known = np.fromfile(cache, np.uint64)
     good = {split: np.isin(states[split], known) for split in files}
     unknown = {split: np.flatnonzero(~good[split]) for split in files}
     chunks = [(split, rows[i : i + CHUNK]) for split, rows in unknown.items() for i in range(0, len(rows), CHUNK)]
@@ -135,15 +134,16 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
         return [fault(files[split].root / str(path)) for path in files[split].paths[rows]]
 
     bar = console(stderr=True)
-    progress = Progress(console=bar, transient=True, disable=count <= MANY or not bar.is_terminal)
+    quiet = count <= MANY or not bar.is_terminal
     try:  # threads: Pillow releases the GIL to decode, which is 90% of the work
-        with progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-            task = progress.add_task("checking images", total=count)
-            for (split, rows), reasons in zip(chunks, pool.map(faults, chunks), strict=True):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = zip(chunks, pool.map(faults, chunks), strict=True)
+            for (split, rows), reasons in track(
+                done, "checking images", len(chunks), console=bar, transient=True, disable=quiet
+            ):
                 good[split][rows] = [reason is None for reason in reasons]
                 named = zip(files[split].paths[rows], reasons, strict=True)
                 bad += [f"{files[split].root / str(path)}: {reason}" for path, reason in named if reason]
-                progress.advance(task, len(rows))
     finally:  # an interrupted check can then be resumed
         with suppress(OSError, ZooError):
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
             with whole_file(path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in source.bad), "utf-8", "surrogateescape")
             where = f"; full list: {path}"
-    splits = {name: split for name in SPLITS if isinstance(split := getattr(source, name), Files)}
+    splits = {name: split for name, split in source.splits().items() if isinstance(split, Files)}
     count = f"{len(source.bad)} of {len(source.bad) + sum(map(len, splits.values()))} images cannot be read"
     if how == "error":
         named = ", ".join(source.bad[:3]) + (", …" if len(source.bad) > 3 else "")
@@ -188,10 +188,3 @@ def cached(root: Path, suffix: str) -> Path:
     """Return the path of a file about `root` in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (Path.home() may raise)
     return Path(cache, "inception_zoo", f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}{suffix}")
-
-
-def _good_before(cache: Path) -> np.ndarray:
-    try:
-        return np.fromfile(cache, np.uint64)
-    except OSError:
-        return np.array([], np.uint64)

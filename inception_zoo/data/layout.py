@@ -25,14 +25,14 @@ def split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split that exists. Without a folder `train`, it is `root` itself, as `train`.
 
     Raises:
-        ZooError: two folders are the validation split.
+        ZooError: several folders are the validation split.
     """
     folder = splits_folder(root)
-    if not (folder / "train").is_dir():
-        return {"train": folder}
     found = {split: [folder / name for name in names if (folder / name).is_dir()] for split, names in SPLITS.items()}
+    if not found["train"]:
+        return {"train": folder}
     if len(found["val"]) > 1:
-        raise ZooError(f"data.root={root}: has both {' and '.join(path.name for path in found['val'])}; keep one of them")
+        raise ZooError(f"data.root={root}: has both {found['val'][0].name} and {found['val'][1].name}; keep one of them")
     return {split: folders[0] for split, folders in found.items() if folders}
 
 
@@ -51,8 +51,7 @@ def class_folders(split: Path) -> list[str]:
     if not split.is_dir():
         return []
     with os.scandir(split) as entries:
-        seen = (entry for entry in entries if not entry.name.startswith("."))
-        return sorted(class_name(e.name) for e in seen if (Path(e.path).is_dir() if e.is_symlink() else e.is_dir()))
+        return sorted(class_name(entry.name) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def count_classes(root: str | None) -> int:
@@ -63,5 +62,5 @@ def count_classes(root: str | None) -> int:
         return len(json.loads(Path(root, CLASSES).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         folder = splits_folder(Path(root))
-        names = class_folders(folder / "train" if (folder / "train").is_dir() else folder)
+        names = class_folders(folder / "train") if (folder / "train").is_dir() else class_folders(folder)
         return len(names) if are_classes(names) else 0

@@ -21,7 +21,7 @@ from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.ranks import is_first
 
-DATASET = "a Dataset with __len__ and __getitem__, or a mapping of them by train, val and test"
+DATASET = "a Dataset with __len__ and __getitem__ (not an IterableDataset), or a mapping of them by train, val and test"
 ITEM = "a pair (image, label); the image is a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C)"
 
 log = logging.getLogger(__name__)
@@ -77,21 +77,20 @@ class Items(Files):
         if isinstance(image, Image.Image):
             return part_of(pixels_of(upright(image, MODES[channels]), channels), draw)
         if (pixels := _tensor(image)) is None or len(pixels) != channels:
-            raise ZooError(f"data.source: image {row} is {_described(image)}; expected uint8 with {channels} channels")
+            raise ZooError(f"data.source: image {row} is not uint8 with {channels} channels")
         return part_of(pixels, draw)
 
 
 def _items(dataset: Any, name: str) -> Items:
-    if isinstance(dataset, IterableDataset):
-        raise ZooError(f"{name}: an IterableDataset cannot be shuffled, divided and resumed; return {DATASET}")
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
-        raise ZooError(f"{name}: returned {_described(dataset)}; expected {DATASET}, with at least one image")
+    usable = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not usable or not len(dataset):
+        raise ZooError(f"{name}: returned {type(dataset).__name__}; expected {DATASET}")
     item = dataset[0]
     image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
     pixels = _tensor(image)
     if pixels is None and not isinstance(image, Image.Image):
-        wrong = _described(item if image is None else image)
-        raise ZooError(f"{name}: item 0 has {wrong}; expected {ITEM}, without ToTensor and Normalize")
+        kind = type(item if image is None else image).__name__
+        raise ZooError(f"{name}: item 0 has the type {kind}; expected {ITEM}, without ToTensor and Normalize")
     files = getattr(dataset, "samples", getattr(dataset, "imgs", ()))
     paths = [file[0] for file in files] if len(files) == len(dataset) else range(len(dataset))
     rows, channels = torch.arange(len(dataset)), None if pixels is None else len(pixels)
@@ -106,11 +105,9 @@ def _labels(dataset: Any, name: str) -> Tensor:
         if is_first():
             log.info("%s: reading all %d items for their labels; the attribute `targets` would save this", name, len(dataset))
         labels = np.asarray([dataset[row][1] for row in range(len(dataset))])
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ZooError(f"{name}: has the labels {shown(labels)}; expected whole numbers from 0")
-    for row in (0, len(dataset) - 1):
-        if (label := dataset[row][1]) != labels[row]:
-            raise ZooError(f"{name}: item {row} has the label {label}, but `targets` has {labels[row]}; make them equal")
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.min() >= 0
+    if not whole or any(dataset[row][1] != labels[row] for row in (0, len(dataset) - 1)):
+        raise ZooError(f"{name}: the labels must be whole numbers from 0, in `targets` the same as in the items")
     return torch.from_numpy(labels.astype(np.int64))
 
 
@@ -119,8 +116,3 @@ def _tensor(image: Any) -> Tensor | None:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
         return torch.from_numpy(np.array(np.atleast_3d(image))).permute(2, 0, 1)
     return image.as_subclass(Tensor) if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.dim() == 3 else None
-
-
-def _described(value: Any) -> str:
-    shape = f" of {value.dtype}, shape {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else ""
-    return f"{type(value).__module__}.{type(value).__qualname__}{shape}".removeprefix("builtins.")

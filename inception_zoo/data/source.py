@@ -53,10 +53,6 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
-
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.images[index], self.labels[index])
 
@@ -147,6 +143,10 @@ class Source:
     val: Split | None = None
     bad: Sequence[str] = ()
 
+    def splits(self) -> dict[str, Split | None]:
+        """Return the splits by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     def only(self, labels: Sequence[int]) -> "Source":
         """Return the images of some classes, with new labels 0, 1, … in the given order.
 
@@ -162,9 +162,7 @@ class Source:
         new = torch.full((len(self.classes),), -1)
         new[list(labels)] = torch.arange(len(labels))
 
-        def relabelled(split: Split | None) -> Split | None:
-            if split is None:
-                return None
+        def relabelled(split: Split) -> Split:
             if isinstance(split, Images):
                 kept = split[new[split.labels] >= 0]
                 return Images(kept.images, new[kept.labels])
@@ -173,7 +171,7 @@ class Source:
                 return replace(files, labels=new[files.labels])
             raise ZooError(f"data.classes: classes cannot be selected from a {self.name}; remove data.classes")
 
-        splits: dict[str, Any] = {name: relabelled(getattr(self, name)) for name in ("train", "val", "test")}
+        splits: dict[str, Any] = {name: split and relabelled(split) for name, split in self.splits().items()}
         return replace(self, classes=[self.classes[i] for i in labels], **splits)
 
     def check(self, num_classes: int, in_channels: int) -> None:
@@ -191,8 +189,7 @@ class Source:
             raise ZooError(
                 f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}{larger}"
             )
-        splits = {"training": self.train, "validation": self.val, "test": self.test}
-        for name, split in splits.items():
+        for name, split in self.splits().items():
             if not isinstance(split, Images | Files):  # a stream, whose labels are checked when they are read
                 continue
             count = len(split.images if isinstance(split, Images) else split.paths)
@@ -203,7 +200,8 @@ class Source:
                 raise ZooError(
                     f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
                 )
-        if (channels := getattr(self.train, "channels", None)) is None:
+        channels = self.train.images.shape[1] if isinstance(self.train, Images) else getattr(self.train, "channels", None)
+        if channels is None:
             if in_channels not in MODES:
                 raise ZooError(f"data.in_channels={in_channels}: image files are read as 1 or 3 channels")
         elif channels != in_channels:

@@ -62,11 +62,7 @@ def stream(root: str, cache: str | None = None) -> Source:
         if not root.startswith(STORES):
             _check_chunks(Path(root) / name, index)
     found = {name: Stream(f"{root}/{name}", sum(i["images_per_class"]), classes, cache) for name, i in indexes.items()}
-    val = found.get("val")
-    test = found.get("test", val)
-    if test is None:
-        raise ZooError(f"{root}/train/index.json: lists only the split train; a val or test split is needed")
-    return Source("stream", found["train"], test, classes, val)
+    return Source("stream", found["train"], found.get("test"), classes, found.get("val"))
 
 
 @dataclass(frozen=True)

@@ -43,16 +43,17 @@ def with_new_key(override: str) -> str:
     return re.sub(r"^([+~]*)data\.val_size\b", r"\1data.split.val", override)
 
 
-def rename_keys(path: str, config: Any) -> None:
+def with_new_keys(path: str, found: Any) -> Any:
     """Give the keys of a config file their current names, before it is merged with others.
 
     Args:
         path: of the file in the folder of configs, such as `data/mine`.
-        config: content of the file.
+        found: Hydra's record of the file, with its content as `config`; None: there is no such file.
     """
-    node = config if path.startswith("data/") else config.get("data")
+    node = found and (found.config if path.startswith("data/") else found.config.get("data"))
     if isinstance(node, Mapping) and "val_size" in node:
         OmegaConf.update(node, "split.val", node.pop("val_size"))
+    return found
 
 
 def _present(target: Any) -> Any:

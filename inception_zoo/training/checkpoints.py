@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from inception_zoo.architecture.card import Card
-from inception_zoo.data.division import TABLE
 from inception_zoo.data.layout import class_name
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import redacted
@@ -20,8 +19,8 @@ from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
 from inception_zoo.weights.files import METADATA
 
 log = logging.getLogger(__name__)
-# keys without an effect on training; `check_split` checks the split
-FREE = [f"data.{key}" for key in ("root", "source", "workers", "eval_batch_size", "crops", "on_bad_file", "split")]
+# keys without an effect on training
+FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -145,34 +144,6 @@ def check_classes(source: object, saved: Sequence[str] | None, classes: Sequence
     for label, (theirs, ours) in enumerate(zip_longest(saved, classes, fillvalue="nothing")):
         if class_name(theirs) != class_name(ours) and not (published and ours not in saved):
             raise ZooError(f"{source}: label {label} is '{theirs}', but in the data it is '{ours}'; use the same data")
-
-
-def check_split(path: Path, config: Mapping[str, Any], made: Mapping[str, float], table: str) -> None:
-    """Check that the images were divided as in the checkpoint's run, so that it is not tested on its training images.
-
-    Args:
-        path: the checkpoint.
-        config: the final config as plain containers.
-        made: sizes of the splits that were made, see `Division`.
-        table: the images of these splits, see `Division`.
-
-    Raises:
-        ZooError: sizes, seed or images differ.
-    """
-    if not made or (config["task"] == "test" and "test" not in made):
-        return
-    saved = with_new_names(read_checkpoint(path)["hyper_parameters"])["data"]
-    sizes = saved.get("split") or {}
-    values = [(f"data.split.{name}", sizes.get(name) or sizes.get("val"), size) for name, size in made.items()]
-    for key, was, now in [("data.seed", saved.get("seed"), config["data"]["seed"]), *values]:
-        if was != now:
-            raise ZooError(f"ckpt={path}: its images were divided with {key}={shown(was)}, not {now}; set {key}={shown(was)}")
-    before, lines = path.parents[1] / TABLE, set(table.splitlines())
-    if lines and before.is_file() and (others := lines ^ set(before.read_text("utf-8", "surrogateescape").splitlines())):
-        raise ZooError(
-            f"ckpt={path}: the images have changed since {before} was written (lines that differ: {len(others)}), so that "
-            "training images could be in the test split; restore the images"
-        )
 
 
 def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:

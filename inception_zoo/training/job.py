@@ -29,7 +29,7 @@ from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training.callbacks import RunTime
-from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, check_split, find_checkpoint, saved_config
+from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, find_checkpoint, saved_config
 from inception_zoo.training.components import (
     PROFILE,
     build_data,
@@ -168,7 +168,7 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
         check_fits(ckpt, model, config)
         say(f"checkpoint: {ckpt}")
     data = build_data(config)
-    data.folder = folder
+    data.folder, data.before = folder, ckpt and ckpt.parent.parent
     model.preprocessing = data.preprocessing
     parts = build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
@@ -192,9 +192,6 @@ def read_data(job: Job) -> None:
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
         check_classes(source, job.saved_classes, data.classes, published=not job.ckpt and is_name(str(weights)))
-        if job.ckpt:
-            check_split(job.ckpt, job.config, data.made, data.table)
-        data.write_table(job.folder)
         names = data.classes or []
         model.classes = names if len(names) == model.plan.num_classes else None
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():

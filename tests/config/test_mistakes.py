@@ -107,7 +107,7 @@ VALUES = {
     "data.image_size=9": ["data.image_size=9 is below the minimum"],
     "data.image_size=1000000": ["data.image_size=1000000 must be a whole number of at least 1 and at most 8192"],
     "data.image_size=[96,96]": ["data.image_size=[96, 96] must be"],
-    "data.val_size=0": ["data.split={'val': 0, 'test': None} must be a mapping of val and test, each a number"],
+    "data.val_size=0": ["data.split.val=0 must be a whole number of at least 1 or a number above 0, below 1 or null"],
     "data.num_classes=1": ["data.num_classes=1 must be a whole number of at least 2"],
     "data.mean=[0.1,0.2]": ["data.mean=[0.1, 0.2] must have one value per channel (data.in_channels=1)"],
     "data.std=[0]": ["data.std=[0] must be a list, each a number above 0"],

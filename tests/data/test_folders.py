@@ -152,7 +152,7 @@ def test_names_that_are_no_text(root):
 
 
 MISTAKES = {
-    "nothing": (lambda root: root.rename(root.parent / "moved"), "data.root=", "data has no class folders", TREE),
+    "nothing": (lambda root: root.rename(root.parent / "moved"), "data cannot be read: No such file or directory"),
     "no classes": (lambda root: empty(root / "train"), "train has no class folders", TREE),
     "no training": (lambda root: (root / "train").rename(root / "Train"), "data has no class folders", TREE),
     "two validations": (lambda root: (root / "valid").mkdir(), "has both val and valid; keep one of them"),
@@ -447,7 +447,9 @@ def test_a_class_in_a_folder_and_beside_it(tmp_path):
     root = kaggle(tmp_path / "data")
     picture(inner(root) / "val" / CRANE / "a.jpg")
     solution = {path.stem: CRANE for path in (inner(root) / "val").glob("*.JPEG")}
-    assert f"images of class '{CRANE}' both inside and outside" in message(inspect, root, ("train", "val"), solution)
+    assert f"images of class '{CRANE}' both inside and outside" in message(
+        inspect, "imagenet", root, ("train", "val"), solution
+    )
 
 
 # CIFAR

@@ -32,6 +32,11 @@ USES = [
     ("config/hydra_patches.py", "hydra._internal.hydra.Hydra", "base class of the replacement"),
     ("config/hydra_patches.py", "hydra._internal.logging_config", "`configure_logging` is replaced, to refuse unknown classes"),
     ("config/hydra_patches.py", "hydra._internal.config_loader_impl.ConfigLoaderImpl", "composes a config outside a job"),
+    (
+        "config/hydra_patches.py",
+        "hydra._internal.config_repository.ConfigRepository",
+        "`load_config` renames old keys of files",
+    ),
     ("config/hydra_patches.py", "hydra._internal.utils.create_config_search_path", "the loader's search path"),
     ("config/hydra_patches.py", "hydra._internal.utils.get_args_parser", "the command line is read before Hydra runs"),
     ("config/hydra_patches.py", "hydra.plugins.config_source.ConfigSource._get_header_dict", "skips a byte order mark"),
