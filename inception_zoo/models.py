@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 
 from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.choices import Adapt, Memory, Options
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.errors import ZooError
@@ -26,11 +27,11 @@ def create_model(
     in_channels: int = 3,
     *,
     weights: str | Path | None = None,
-    adapt: Sequence[str] = (),
+    adapt: Sequence[Adapt] = (),
     freeze: str | None = None,
     compile: bool = False,
-    memory: str = "plain",
-    **choices: Any,
+    memory: Memory = "plain",
+    **choices: Unpack[Options],
 ) -> Inception:
     """Build a network by name, with random or pretrained weights.
 
@@ -45,7 +46,8 @@ def create_model(
         compile: Run the network with `torch.compile`; see `Inception.compiled`.
         memory: Activation memory of training: `plain`, `lean` or `minimal`; see `inception_zoo.network.autograd`.
         **choices: Architecture options, the keys of ``conf/model``: `blocks`, `aux`, `norm`, `stem`, `width`, `activation`,
-            `dropout`, `drop_path`, `residual_scale`, `init`; see `inception_zoo.architecture.choices.Choices`.
+            `dropout`, `drop_path`, `residual_scale`, `init`; see `Choices`, and `Options` for their types, in
+            `inception_zoo.architecture.choices`.
 
     Returns:
         The network, in training mode. It maps images, float (N, in_channels, H, W), to logits (N, num_classes).

@@ -3,9 +3,9 @@
 The facts about a network are in its table (`inception_zoo/architecture/nets`). An unset option takes the table's value.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, TypedDict, get_args
 
 from inception_zoo.architecture.nets.table import Net
 from inception_zoo.architecture.variants import find_variant, is_rows
@@ -26,29 +26,46 @@ ADAPT = {  # allowed differences between the network and the weights that it loa
     "blocks": "swapped blocks re-initialized",
 }
 ALIKE = 0.8  # similarity at which an endpoint is suggested: all of their names are similar; below it they are listed
-MEMORY = ("plain", "lean", "minimal")
-VALID = {
-    "norm": ("none", "lrn", "batch", "group"),
-    "stem": ("imagenet", "medium", "small"),
-    "activation": ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish"),
-    "init": ("he", "xavier"),
-}
+Adapt = Literal["head", "input", "aux", "blocks"]
+Memory = Literal["plain", "lean", "minimal"]
+Norm = Literal["none", "lrn", "batch", "group"]
+Stem = Literal["imagenet", "medium", "small"]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish"]
+Init = Literal["he", "xavier"]
+Blocks = Mapping[str, str | Sequence[str] | Mapping[str, Any] | Callable[[int, int, Any], Any] | None]
+MEMORY = get_args(Memory)
+VALID = {"norm": get_args(Norm), "stem": get_args(Stem), "activation": get_args(Activation), "init": get_args(Init)}
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Choices` as keyword arguments, for `create_model`. None takes the table's value."""
+
+    blocks: Blocks | None
+    aux: bool | None
+    norm: Norm | None
+    stem: Stem | None
+    width: float | None
+    activation: Activation | None
+    dropout: float | None
+    drop_path: float | None
+    residual_scale: float | None
+    init: Init | None
 
 
 @dataclass(frozen=True)
 class Choices:
     """The architecture options of a network. They can be combined freely; `mistakes` checks the values."""
 
-    blocks: Mapping[str, Any] = field(default_factory=dict)  # endpoint, stage or `all` → variant or rows
+    blocks: Blocks = field(default_factory=dict)  # endpoint, stage or `all` → variant or rows
     aux: bool | None = None  # auxiliary heads
-    norm: str | None = None  # after every convolution; `lrn`: only where the table has it
-    stem: str = "imagenet"  # `medium`: half the stride, for 28 px and more; `small`: a quarter
+    norm: Norm | None = None  # after every convolution; `lrn`: only where the table has it
+    stem: Stem = "imagenet"  # `medium`: half the stride, for 28 px and more; `small`: a quarter
     width: float = 1.0  # factor for the channels of every block; the products are rounded to multiples of 8
-    activation: str = "relu"
+    activation: Activation = "relu"
     dropout: float | None = None  # before the classifier
     drop_path: float = 0.0  # rate of the last residual block; it rises linearly from the first to the last
     residual_scale: float | None = None  # scale of every residual sum
-    init: str = "he"  # or `xavier`, as in the tutorial
+    init: Init = "he"  # or `xavier`, as in the tutorial
 
     @classmethod
     def of(cls, net: Net, chosen: Mapping[str, Any]) -> "Choices":

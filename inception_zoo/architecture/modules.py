@@ -38,21 +38,18 @@ def measure(op: Module, c_in: int, grid: Size) -> tuple[int, int]:
     """
     torch: Any = sys.modules["torch"]
     flops = import_module("torch.utils.flop_counter").FlopCounterMode(display=False)
-    images, due, name = 2, (op.width, *out_size(((op,),), grid)), f"{op.place}: '{op.function}'"
+    images, size, due = 2, (c_in, *grid), (op.width, *out_size(((op,),), grid))
     try:
         with on_meta(), torch.no_grad(), flops:
             module, another = op.build(), op.build()
-            found = deepcopy(module).to("meta")(
-                torch.empty(images, c_in, *grid)
-            )  # `to` would change what the user's code keeps
+            found = deepcopy(module).to("meta")(torch.empty(images, *size))  # `to` would change what the user's code keeps
     except Exception as error:  # the user's module
-        place = f"{c_in}x{grid[0]}x{grid[1]} on the meta device, which has shapes but no values"
-        raise ZooError(f"{name} fails for {place}: {type(error).__name__}: {one_line(error)}") from error
+        raise ZooError(f"{op.place} fails for {size} on the meta device: {type(error).__name__}: {one_line(error)}") from error
     if {module, *module.parameters(), *module.buffers()} & {another, *another.parameters(), *another.buffers()}:
-        raise ZooError(f"{name} returns the same layer in every call; create the layers inside of the function")
+        raise ZooError(f"{op.place} returns the same layer in every call; create the layers inside of the function")
     if layer := next((layer for layer in module.modules() if not layer.training), None):
-        raise ZooError(f"{name} returns {type(layer).__name__} in evaluation mode; remove eval()")
+        raise ZooError(f"{op.place} returns {type(layer).__name__} in evaluation mode; remove eval()")
     if not isinstance(found, torch.Tensor) or found.shape != (images, *due):
         gives = tuple(found.shape[1:]) if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
-        raise ZooError(f"{name} gives {gives} per image instead of {due} (channels, height, width)")
+        raise ZooError(f"{op.place} gives {gives} per image instead of {due} (channels, height, width)")
     return sum(each.numel() for each in module.parameters()), flops.get_total_flops() // (2 * images)

@@ -58,9 +58,8 @@ class Module(Pool):
     """A `torch.nn.Module` that a user's function builds; its output has the size of this pool. A row cannot contain it."""
 
     name: str  # of its class
-    function: str
     width: int = field(compare=False)  # output channels
-    place: str = field(compare=False)  # stage and endpoint, for messages
+    place: str = field(compare=False)  # stage, endpoint and function, for messages
     build: Callable[[], Any] = field(compare=False)
 
     def __str__(self) -> str:

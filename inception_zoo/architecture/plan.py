@@ -43,8 +43,7 @@ class Block:
     @property
     def module(self) -> Module | None:
         """The module of a user's function, which is then the only op."""
-        op = self.rows[0][0][0] if self.rows else None
-        return op if isinstance(op, Module) else None
+        return next((op for row in self.rows for step in row for op in step if isinstance(op, Module)), None)
 
     @property
     def has_branches(self) -> bool:
@@ -112,29 +111,22 @@ class Plan:
         except ZooError as error:
             if self.min_image_size() is None:  # the rows are wrong, not the images
                 raise
-            near = self.nearest(size)
-            hint = f"; the nearest is {near[0]}x{near[1]}" if self.fits(near) else ""
-            fit = f"heights and widths that fit: {self.sizes()}{hint}"
+            near = "{}x{}".format(*self.nearest(size))
+            fit = f"heights and widths that fit: {self.sizes()}; the nearest is {near}"
             raise ZooError(f"images of {height}x{width} px do not fit ({error}); {fit}") from None
 
-    def walk(self, size: Size) -> dict[str, tuple[int, int, int]]:
-        """Return `shapes` for images of `size`; the error names the endpoint only."""
+    def walk(self, size: Size, run: bool = False) -> dict[str, tuple[int, int, int]]:
+        """Return `shapes` for images of `size`; the error names the endpoint only. `run`: check the user's modules too."""
         shapes = {}
         for block in self.blocks:
+            if run and block.module:
+                measure(block.module, block.c_in, size)
             try:
                 size = block.out_size(size)
             except ZooError as error:
                 raise ZooError(f"{self.net.name}, {block.stage} {block.name}: {error}") from None
             shapes[block.name] = (block.c_out, *size)
         return shapes
-
-    def run_modules(self, image_size: int | Size) -> None:
-        """Check the modules of the user's functions, see `modules.measure`, for images of `image_size` pixels that fit."""
-        grid = _pair(image_size)
-        for block in self.blocks:
-            if block.module:
-                measure(block.module, block.c_in, grid)
-            grid = block.out_size(grid)
 
     def fits(self, image_size: int | Size) -> bool:
         """Return True if the network accepts images of `image_size` pixels."""
@@ -219,7 +211,7 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
     heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
     plan = Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
     if any(block.module for block in blocks) and plan.fits(net.image_size):
-        plan.run_modules(net.image_size)
+        plan.walk(_pair(net.image_size), run=True)
     return plan
 
 
@@ -272,10 +264,9 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
             return replace(place, rows=(((spec,),),), residual=None)
         block = _block(place, spec, choices, due=own.c_out, width=1)  # `own.c_out` is scaled already
         if block.kind != own.kind:
-            wrong = next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind)
+            wrong = show(next(row for row in block.rows if replace(block, rows=(row,)).kind != own.kind))
             what, how = ("keep", KEEP) if own.kind == "block" else ("halve", f"give it a stride, such as '{pool_of(own)}'")
-            row = f"row '{show(wrong)}' of '{variant_name(choice)}' does not"
-            raise ZooError(f"a variant must {what} the grid here, but {row}; {how}")
+            raise ZooError(f"a variant must {what} the grid here, but row '{wrong}' of '{place.swapped}' does not; {how}")
     if block.c_out != own.c_out:
         rows = ", ".join(f"'{show(row)}'" for row in block.rows)
         if block.residual:
@@ -330,4 +321,4 @@ def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> Non
         fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
         hint = f"; or set model.stem={fits[0]}" if fits else ""
         raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
-    plan.run_modules(image_size)
+    plan.walk((image_size, image_size), run=True)

@@ -8,7 +8,7 @@ return a `torch.nn.Module` too.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from inception_zoo.architecture.geometry import split
 from inception_zoo.architecture.modules import is_module, on_meta
@@ -16,9 +16,6 @@ from inception_zoo.architecture.nets.table import Residual
 from inception_zoo.architecture.notation import Lrn, Module, Pool, parse
 from inception_zoo.architecture.reductions import REDUCTIONS
 from inception_zoo.errors import ZooError, did_you_mean, imported, one_line, shown
-
-if TYPE_CHECKING:
-    from inception_zoo.architecture.plan import Block
 
 Variant = Callable[[int, int, Any], Sequence[str] | Residual]
 
@@ -111,8 +108,8 @@ def find_variant(name: str) -> Variant:
         raise ZooError(f"variant '{name}' cannot be imported: {error}") from None
 
 
-def call_variant(choice: Any, own: "Block", level: int) -> Sequence[str] | Residual | Module:
-    """Call a variant with the arguments for the block `own`.
+def call_variant(choice: Any, own: Any, level: int) -> Sequence[str] | Residual | Module:
+    """Call a variant with the arguments for `own`, the `Block` that it replaces.
 
     Raises:
         ZooError: The variant does not fit the block, or the user's function fails or returns something else.
@@ -133,15 +130,15 @@ def call_variant(choice: Any, own: "Block", level: int) -> Sequence[str] | Resid
         raise ZooError(f"'{name}' failed with {type(error).__name__}: {one_line(error)}") from error
     if is_module(spec):
         ((pool,),) = parse(pool_of(own) if own.kind == "reduction" else "max")  # with the grid of `own`
-        place = f"{own.stage} {own.name}"
-        return Module(**vars(pool), name=type(spec).__name__, function=name, width=own.c_out, place=place, build=build)
+        place = f"{own.stage} {own.name}: '{name}'"
+        return Module(**vars(pool), name=type(spec).__name__, width=own.c_out, place=place, build=build)
     if not isinstance(spec, Residual) and not is_rows(spec):
-        found = f"the class {spec.__name__}: return {spec.__name__}(…)" if isinstance(spec, type) else shown(spec)
+        found = f"the class {spec.__name__}: return {spec.__name__}(…)" if isinstance(spec, type) else shown(repr(spec))
         raise ZooError(f"'{name}' must return a list of rows, a Residual or a torch.nn.Module, not {found}")
     return spec
 
 
-def pool_of(reduction: "Block") -> str:
+def pool_of(reduction: Any) -> str:
     """Return the token of the reduction's pool; if it has none, of a max pool with the stride of its convolution."""
     ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
     pool = next((op for op in ops if isinstance(op, Pool)), None)

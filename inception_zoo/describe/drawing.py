@@ -321,10 +321,8 @@ def _names(blocks: Sequence[Block]) -> str:
 def _color(op: Op) -> str:
     if isinstance(op, Lrn):
         return "lrn"
-    if isinstance(op, Module):
-        return "plain"
     if not isinstance(op, Conv):
-        return "pool"
+        return "plain" if isinstance(op, Module) else "pool"
     if op.kernel == (1, 1):
         return "1×1"
     return "n×n" if op.kernel[0] == op.kernel[1] else "1×n, n×1"

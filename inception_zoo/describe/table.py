@@ -30,7 +30,7 @@ def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str,
     """
     from inception_zoo.describe.saved_bytes import saved_activations  # torch
 
-    plan.run_modules(image_size)
+    total = plan_cost(plan, image_size)  # first: it checks the images and the user's modules
     shapes, saved = plan.shapes(image_size), saved_activations(plan, image_size)
     endpoints, grid = [], (image_size, image_size)
     field: Field | None = Field()
@@ -58,7 +58,6 @@ def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str,
         | {"saved": saved[f"aux {tap}"]}
         for tap, head in plan.aux.items()
     }
-    total = plan_cost(plan, image_size)
     without_heads = total.params - sum(head["params"] for head in heads.values())
     return {
         "name": plan.net.name,

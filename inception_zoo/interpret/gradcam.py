@@ -62,9 +62,8 @@ def look(model: Inception, image: Tensor, label: int, endpoint: str) -> list[Loo
     block = model.get_submodule(endpoint)
     concat = block.concat if isinstance(block, ResidualBlock) else block
     rows = next(found.rows for found in model.plan.blocks if found.name == endpoint)
-    names, modules = ["whole block"], [block]
-    if isinstance(concat, Concat):  # not a user's module
-        names, modules = [*names, *map(show, rows)], [*modules, *concat]
+    branches = list(concat) if isinstance(concat, Concat) else []  # a user's module has none
+    names, modules = ["whole block", *map(show, rows if branches else ())], [block, *branches]
     maps = []
     for module in modules:
         cam = LayerGradCam(model, module).attribute(image[None].requires_grad_(), target=label, relu_attributions=True)

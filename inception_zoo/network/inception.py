@@ -51,7 +51,7 @@ class Inception(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(plan.choices.dropout or 0.0)
         self.fc = nn.Linear(plan.blocks[-1].c_out, plan.num_classes)
-        own = [self.get_submodule(block.name) for block in plan.blocks if block.module]  # they keep their own initialization
+        own = {layer for block in plan.blocks if block.module for layer in self.get_submodule(block.name).modules()}
         initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init, own)
 
     @explained

@@ -1,11 +1,9 @@
 """Initialize a network's weights."""
 
-from collections.abc import Iterable
-
 from torch import nn
 
 
-def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: Iterable[nn.Module] = ()) -> None:
+def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: set[nn.Module]) -> None:
     """Initialize the weights, from distributions without truncation because they are faster.
 
     Args:
@@ -13,11 +11,10 @@ def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: It
         classifiers: Its layers that compute logits.
         init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; zero biases.
             `xavier`: uniform, Glorot and Bengio, for every weight; PyTorch's default for biases; as in the tutorial.
-        own: The modules of a user's functions, which are left as they are.
+        own: The layers of a user's functions, which keep their own initialization.
     """
-    left = {layer for module in own for layer in module.modules()}
     for module in model.modules():
-        if module in left or not isinstance(module, nn.Conv2d | nn.Linear):
+        if module in own or not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         if init == "xavier":
             nn.init.xavier_uniform_(module.weight)

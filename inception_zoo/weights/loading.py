@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from inception_zoo.architecture.card import Card, Provenance
-from inception_zoo.architecture.choices import ADAPT
+from inception_zoo.architecture.choices import ADAPT, Adapt
 from inception_zoo.architecture.preprocessing import HALF, IMAGENET, Preprocessing, usual_resize
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
@@ -27,7 +27,7 @@ def load_weights(
     model: Inception,
     weights: State | str | Path,
     layout: str = "auto",
-    adapt: Sequence[str] = (),
+    adapt: Sequence[Adapt] = (),
     ema: bool | None = None,
     transform_input: bool | None = None,
 ) -> Provenance:
@@ -128,7 +128,7 @@ def fill(
     return model.provenance
 
 
-def pretrain(model: Inception, source: str | Path, adapt: Sequence[str] = ()) -> None:
+def pretrain(model: Inception, source: str | Path, adapt: Sequence[Adapt] = ()) -> None:
     """Load published weights by name, or weights from a file.
 
     Args:

@@ -192,16 +192,20 @@ def test_sweep_blocks_swaps_one_stage_at_a_time(zoo, tmp_path):
 
 
 def test_rows_by_hand_and_a_function_of_ones_own_train(zoo, tmp_path):
-    """A function outside the package works on two processes: rank 1 imports it too."""
+    """Functions outside the package, of rows and of a module, work on two processes: rank 1 imports them too."""
     (tmp_path / "my_blocks.py").write_text(
+        "from torch import nn\nfrom torchvision.ops import SqueezeExcitation\n"
         "def squeeze(c_in, c_out, level):\n    return [f'1x1 {c_out // 8} > 1x1 {c_out // 2} | 3x3 {c_out // 2}']\n"
+        "def se(c_in, c_out, level):\n"
+        "    return nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.BatchNorm2d(c_out), SqueezeExcitation(c_out, 8), nn.ReLU())\n"
     )
     small = [word for word in SMALL if not word.startswith("data.image_size")] + ["data.image_size=48", "logger=csv"]
     rows = 'model.blocks.mixed_6b=["1x1 192","1x1 128 > 1x5 128 > 5x1 192","avg > 1x1 384"]'
     added = 'model.blocks.mixed_5b={rows: ["1x1 64","1x1 64 > 3x3 64"], scale: 0.2, shortcut: true}'
-    done = zoo("model=inception_v3", rows, added, "model.blocks.grid8=my_blocks.squeeze", "trainer.devices=2", *small)
+    own = ["model.blocks.grid8=my_blocks.squeeze", "model.blocks.mixed_6c=my_blocks.se", "model.memory=minimal"]
+    done = zoo("model=inception_v3", rows, added, *own, "trainer.devices=2", *small)
     assert done.returncode == 0, done.stderr
-    assert "grid8=my_blocks.squeeze, mixed_5b=rows, mixed_6b=rows" in done.stdout
+    assert "grid8=my_blocks.squeeze, mixed_5b=rows, mixed_6b=rows, mixed_6c=my_blocks.se" in done.stdout
 
 
 def test_a_block_of_rows_in_a_yaml_of_ones_own(zoo, tmp_path):

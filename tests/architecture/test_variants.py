@@ -243,6 +243,27 @@ def test_rows_that_change_the_grid_of_a_residual_sum_are_named(rows):
         make_plan(ZOO["inception_resnet_v1"], blocks={"block17_2": rows})
 
 
+def test_rows_that_fit_no_image_are_blamed_and_not_the_images():
+    plan = make_plan(ZOO["inception_v3"], blocks={"mixed_6b": ["2x2v 384", "1x1 384"]})
+    with pytest.raises(ZooError) as error:
+        plan.shapes(299)
+    found = (
+        "'2x2v 384' gives 16x16, '1x1 384' gives 17x17; a row keeps the grid with odd kernels, without stride and without 'v'"
+    )
+    assert (
+        str(error.value) == f"inception_v3, grid17 mixed_6b: the rows give different sizes and cannot be concatenated: {found}"
+    )
+
+
+def test_a_variant_that_must_halve_the_grid_is_told_the_stride():
+    with pytest.raises(ZooError, match=r"halve the grid here, but row '1x1 768' of 'plain' .*a stride, such as 'max/2v'"):
+        make_plan(ZOO["inception_v3"], blocks={"mixed_6a": plain})
+
+
+def plain(c_in, c_out, level):
+    return [f"1x1 {c_out}"]
+
+
 def squeeze(c_in, c_out, level):
     return [f"1x1 {c_out // 8} > 1x1 {c_out // 2} | 3x3 {c_out // 2}"]
 
@@ -254,6 +275,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
         "def squeeze(c_in, c_out, level):\n    return [f'1x1 {c_out // 8} > 1x1 {c_out // 2} | 3x3 {c_out // 2}']\n"
         "def narrow(c_in, c_out, level):\n    return ['1x1 8']\n"
         "def strided(c_in, c_out, level):\n    return [f'1x1/2 {c_out}']\n"
+        "def even(c_in, c_out, level):\n    return [f'2x2 {c_out}']\n"
         "def nothing(c_in, c_out, level):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -264,8 +286,10 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     assert by_path.swapped == "grid17=my_blocks.squeeze" and by_function.swapped == "grid17=squeeze"
     for function, message in {
         "narrow": "'my_blocks.narrow' gives 8 channels instead of 768; rows '1x1 8'",
-        "strided": "a variant must keep the grid here, but row '1x1/2 768' of 'my_blocks.strided' does not",
-        "nothing": "'my_blocks.nothing' must return a list of rows or a Residual, not None",
+        "strided": "a variant must keep the grid here, but row '1x1/2 768' of 'my_blocks.strided' does not; a row keeps "
+        "the grid with odd kernels, without stride and without 'v'",
+        "even": "row '2x2 768': token '2x2 768': an even kernel cannot keep the size; use an odd kernel, or 'v' if the",
+        "nothing": "'my_blocks.nothing' must return a list of rows, a Residual or a torch.nn.Module, not None",
     }.items():
         with pytest.raises(ZooError) as error:
             make_plan(ZOO["inception_v3"], blocks={"mixed_6b": f"my_blocks.{function}"})

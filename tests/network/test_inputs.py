@@ -185,7 +185,7 @@ def test_every_other_network_accepts_all_sizes_from_its_minimum(name, stem):
 def test_rows_of_ones_own_that_never_fit():
     plan = make_plan(ZOO["googlenet_bn"], blocks={"inception_4b": ["1x1 64", "3x3v 64"]})
     assert plan.sizes() == "none up to 1024 px" and plan.nearest((96, 96)) == (0, 0)
-    with pytest.raises(ZooError, match=r"grid14 inception_4b: the rows give different sizes.*that fit: none up to 1024 px$"):
+    with pytest.raises(ZooError, match=r"grid14 inception_4b: the rows give different sizes.*without 'v'$"):
         plan.shapes(96)
 
 
