@@ -74,7 +74,7 @@ class Block:
         sizes = {row: out_size(row, size) for row in self.rows}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
-            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}; {KEEP}")
+            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
         return next(iter(sizes.values()))
 
 
@@ -110,7 +110,7 @@ class Plan:
             return self.walk(size)
         except ZooError as error:
             if self.min_image_size() is None:  # the rows are wrong, not the images
-                raise
+                raise ZooError(f"{error}; {KEEP}") from None
             near = "{}x{}".format(*self.nearest(size))
             fit = f"heights and widths that fit: {self.sizes()}; the nearest is {near}"
             raise ZooError(f"images of {height}x{width} px do not fit ({error}); {fit}") from None
@@ -314,7 +314,7 @@ def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> Non
     except ZooError as error:
         minimum = plan.min_image_size()
         if minimum is None:
-            raise
+            raise ZooError(f"{error}; {KEEP}") from None
         if image_size > minimum:
             near, _ = plan.nearest((image_size, image_size))
             raise ZooError(f"{key}={image_size} does not fit ({error}); use {near}; sizes that fit: {plan.sizes()}") from None
