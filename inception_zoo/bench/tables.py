@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from inception_zoo.bench.targets import Target
 from inception_zoo.bench.turns import Figure, Figures
@@ -15,7 +14,7 @@ OURS = ("inception_zoo", "plain", "with", "fused", "64")  # labels of the figure
 SENSE = {">=": "≥", "<=": "≤"}
 COLUMNS = ("figure", "contender", "median", "spread", "unit", "share of GEMM peak", "ours / row")
 TARGET_COLUMNS = ("target", "bound", "measured", "spread", "verdict")
-COLOURS = {"met": "green", "missed": "bold red", "not measured": "dim"}
+STYLES = {"missed": "bold red", "not measured": "dim"}  # of the row of a target, by its verdict
 
 
 def rows(figures: Figures, section: str) -> Iterator[Row]:
@@ -67,7 +66,7 @@ def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
     for column in columns:
         made.add_column(column, justify="left" if column in ("figure", "contender", "target", "unit", "verdict") else "right")
     for row in every:
-        made.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
+        made.add_row(*row, style=STYLES.get(row[-1]))
     return made
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from inception_zoo.cli.option_types import JSON
 from inception_zoo.system.terminal import console
@@ -27,7 +26,8 @@ def prove_parity(
     for name in names or PAIRS:
         proofs[name] = proof = prove(name)
         worst = (f"{max(d.values()):.1e}" if d else "–" for d in (proof.evaluation, proof.training, proof.back))
-        table.add_row(name, PAIRS[name].net, "exact" if proof.round_trip else Text("differs", "bold red"), *worst)
+        back = "exact" if proof.round_trip else "differs"
+        table.add_row(name, PAIRS[name].net, back, *worst, style="bold red" * (not proof.round_trip))
     if as_json:
         print(json.dumps({name: asdict(proof) for name, proof in proofs.items()}, indent=1))
     else:

@@ -84,9 +84,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except ZooError as error:
         raise ZooError(f"ckpt={error}") from None
     except Exception as error:  # torch raises errors of many types for damaged files
-        damaged = f"is not a readable checkpoint ({type(error).__name__})"
-        raise ZooError(f"ckpt={path} {reason_of(error) or damaged}") from None
-    if "state_dict" not in content:
+        raise ZooError(f"ckpt={path} {reason_of(error) or f'is not a readable checkpoint ({type(error).__name__})'}") from None
+    recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("model"), dict):
         raise ZooError(f"ckpt={path} is not the checkpoint of a run; if it has weights, start from them: model.weights={path}")
     return content
 

@@ -190,10 +190,8 @@ def load_pickle(path: Path, mmap: bool = False) -> Any:
         ZooError: the file is of another kind, or a zip file that torch did not write; such a file could fill the memory.
         Exception: torch raises many types for a damaged file and for one that would run code.
     """
-    check_kind(path)
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            _check_zip(path)
+    if check_kind(path).startswith(b"PK\x03\x04"):
+        _check_zip(path)
     with torch.serialization.safe_globals([argparse.Namespace]):  # it only holds values
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 

@@ -9,7 +9,9 @@ TORCH, KERAS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
 AGAIN = "download or copy it again"
 ALONE = "save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')"
-KINDS = {  # first bytes of a file → the suffixes of its format, or what else it is and what to do
+KINDS: dict[
+    bytes, str | tuple[str, ...]
+] = {  # first bytes of a file → the suffixes of its format, or what else it is and what to do
     rb"\x89HDF\r\n": KERAS,
     rb"PK\x03\x04|\x80[\x02-\x05]": TORCH,
     rb".{6}\0\0\{": (".safetensors",),
@@ -21,8 +23,12 @@ KINDS = {  # first bytes of a file → the suffixes of its format, or what else 
 }
 
 
-def check_kind(path: Path) -> None:
-    """Raise ZooError if the first bytes of a file show that it has no weights, or that it has the suffix of another format."""
+def check_kind(path: Path) -> bytes:
+    """Return the first bytes of a file.
+
+    Raises:
+        ZooError: they show that the file has no weights, or that it has the suffix of another format.
+    """
     with path.open("rb") as file:
         head = file.read(512)
     kind = next((kind for first, kind in KINDS.items() if re.match(first, head, re.DOTALL | re.IGNORECASE)), SUFFIXES)
@@ -30,6 +36,7 @@ def check_kind(path: Path) -> None:
         raise ZooError(f"{path} {kind}")
     if path.name.endswith(SUFFIXES) and not path.name.endswith(kind):
         raise ZooError(f"{path} has the content of a {kind[0]} file; rename it to {path.with_suffix(kind[0]).name}")
+    return head
 
 
 def reason_of(error: Exception) -> str | None:

@@ -12,6 +12,7 @@ from inception_zoo.runs.results import best_of, evaluated_checkpoint, read_resul
 from inception_zoo.training.best_checkpoint import BestCheckpoint
 
 BEST = 0.99  # no later epoch of the test reaches it
+OF_A_RUN = {"hyper_parameters": {"model": {}}}  # the least that a checkpoint of a run has
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_state_of_an_older_version_names_absolute_paths(tmp_path):
     old.mkdir()
     new.mkdir()
     for name in ("epoch=0.ckpt", "epoch=1.ckpt"):
-        torch.save({"state_dict": {}}, old / name)
+        torch.save(OF_A_RUN, old / name)
     score = {str(old / "epoch=0.ckpt"): torch.tensor(0.5), str(old / "epoch=1.ckpt"): torch.tensor(0.75)}
     paths = {"best_model_path": str(old / "epoch=1.ckpt"), "kth_best_model_path": str(old / "epoch=0.ckpt")}
     state = {"monitor": "val/top1", "dirpath": str(old), "last_model_path": "", **paths, "best_k_models": score}
@@ -104,7 +105,8 @@ def test_checkpoints_that_would_share_a_file_are_refused(options, tmp_path):
 def test_a_best_checkpoint_newer_than_the_resumed_state_counts_with_its_own_score(tmp_path):
     """The process was killed after a validation, before it saved last.ckpt."""
     best = BestCheckpoint(dirpath=tmp_path, filename="best", monitor="val/top1", mode="max", enable_version_counter=False)
-    torch.save({"state_dict": {}, "callbacks": {best.state_key: {"current_score": torch.tensor(0.75)}}}, tmp_path / "best.ckpt")
+    state = {"callbacks": {best.state_key: {"current_score": torch.tensor(0.75)}}}
+    torch.save(OF_A_RUN | state, tmp_path / "best.ckpt")
     score = torch.tensor(0.5)
     paths = {"best_model_path": "best.ckpt", "kth_best_model_path": "best.ckpt", "last_model_path": ""}
     state = {"dirpath": ".", "best_k_models": {"best.ckpt": score}, "best_model_score": score, "kth_value": score, **paths}

@@ -221,6 +221,11 @@ CHECKPOINTS = {  # file name and content → fragment of the error message about
         "is not the checkpoint of a run; if it has weights, start from them: model",
     ),
     "weights.pth": (saved({"a.w": W1}), "is not the checkpoint of a run; if it has weights, start from them: model.weights="),
+    "other.ckpt": (
+        saved({"state_dict": {"net.w": W1}, "hyper_parameters": {"model": "resnet", "lr": 0.1}}),
+        "is not the checkpoint of a run",
+    ),
+    "list.ckpt": (saved([W1]), "is not the checkpoint of a run"),
     "pointer.ckpt": (LFS, "is a Git LFS pointer"),
     "module.ckpt": (
         saved(torch.nn.Sequential()),
