@@ -42,4 +42,4 @@ def check_kind(path: Path) -> bytes:
 def reason_of(error: Exception) -> str | None:
     """Return why torch does not unpickle a file, if the reason is an object in it; else None."""
     found = re.search(r"GLOBAL (\S+)", str(error))
-    return found and f"contains a {found[1]}, as after torch.save(model), and is not read because it can run code; {ALONE}"
+    return found and f"contains an object ({found[1]}), as after torch.save(model), and is not read: it could run code; {ALONE}"

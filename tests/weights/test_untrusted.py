@@ -103,17 +103,26 @@ PAGES = (b"<!DOCTYPE html><html>404</html>", b"\n <html lang=en>")
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 DEEP = b'{"__metadata__":{"inception_zoo":"' + b"[" * 50_000 + b'"},"w":' + json.dumps(W).encode() + b"}"
 WEIGHTS = {  # suffix and case → bytes, fragment of the error message
-    ".pth code": (saved({"state_dict": Evil()}), "contains a posix.system"),
-    ".ckpt code beside tensors": (saved({"state_dict": {"w": W1}, "hyper_parameters": Evil()}), "contains a posix.system"),
-    ".pth code in a command line": (saved({"model": {"a.w": W1}, "args": Namespace(a=Evil())}), "contains a posix.system"),
-    ".pt code, without a zip": (saved({"w": Evil()}, _use_new_zipfile_serialization=False), "contains a posix.system"),
+    ".pth code": (saved({"state_dict": Evil()}), "contains an object (posix.system)"),
+    ".ckpt code beside tensors": (
+        saved({"state_dict": {"w": W1}, "hyper_parameters": Evil()}),
+        "contains an object (posix.system)",
+    ),
+    ".pth code in a command line": (
+        saved({"model": {"a.w": W1}, "args": Namespace(a=Evil())}),
+        "contains an object (posix.system)",
+    ),
+    ".pt code, without a zip": (
+        saved({"w": Evil()}, _use_new_zipfile_serialization=False),
+        "contains an object (posix.system)",
+    ),
     ".bin code, a bare pickle": (pickle.dumps(Evil()), "cannot be read"),
     ".pth code, in tar": (tarred(), "is an archive or compressed; unpack it"),
     ".pth code, in a zip of another name": (zipped(("a/data.pkl", pickle.dumps(Evil())), ("a/version", "3")), "cannot be read"),
     ".pth a whole module": (
         saved(torch.nn.Sequential()),
-        "contains a torch.nn.modules.container.Sequential, as after torch.save(model), and is not read because it can run "
-        "code; save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')",
+        "contains an object (torch.nn.modules.container.Sequential), as after torch.save(model), and is not read: "
+        "it could run code; save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')",
     ),
     ".pt TorchScript": (scripted(), "it is a TorchScript program; save the weights alone"),
     ".pt torch.export": (
@@ -229,7 +238,7 @@ CHECKPOINTS = {  # file name and content → fragment of the error message about
     "pointer.ckpt": (LFS, "is a Git LFS pointer"),
     "module.ckpt": (
         saved(torch.nn.Sequential()),
-        "contains a torch.nn.modules.container.Sequential, as after torch.save(model)",
+        "contains an object (torch.nn.modules.container.Sequential), as after torch.save(model)",
     ),
     "text.ckpt": (b"text", "is not a readable checkpoint"),
 }
@@ -530,9 +539,9 @@ COMMANDS = {  # case → arguments of `inception-zoo`, environment, fragment of 
         ADDRESS,
     ),
     "an address of an image": (["predict", "evil.ckpt", "http://127.0.0.1:9/a.png"], {}, "no such file, folder or pattern"),
-    "a checkpoint with code": (["predict", "evil.ckpt", "image.png"], {}, "evil.ckpt contains a posix.system"),
-    "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt contains a posix.system"),
-    "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt contains a posix.system"),
+    "a checkpoint with code": (["predict", "evil.ckpt", "image.png"], {}, "evil.ckpt contains an object (posix.system)"),
+    "code to convert": (["convert", "evil.ckpt", "out.safetensors"], {}, "evil.ckpt contains an object (posix.system)"),
+    "code to export": (["export", "evil.ckpt", "out.onnx"], {}, "evil.ckpt contains an object (posix.system)"),
     "no ONNX": (["predict", "text.onnx", "image.png"], {}, "text.onnx is not a readable ONNX file"),
     "an address to train from": (["run", *SMALL, "model.weights=http://127.0.0.1:9/a.pth"], {}, "a.pth does not exist"),
     "an address to test": (
@@ -540,8 +549,8 @@ COMMANDS = {  # case → arguments of `inception-zoo`, environment, fragment of 
         {},
         "ckpt=http://127.0.0.1:9/a.ckpt",
     ),
-    "code to train from": (["run", *SMALL, "model.weights=evil.ckpt"], {}, "evil.ckpt contains a posix.system"),
-    "code to go on from": (["run", *SMALL, "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt contains a posix.system"),
+    "code to train from": (["run", *SMALL, "model.weights=evil.ckpt"], {}, "evil.ckpt contains an object (posix.system)"),
+    "code to go on from": (["run", *SMALL, "ckpt=evil.ckpt"], {}, "ckpt=evil.ckpt contains an object (posix.system)"),
     "a key that is none": (
         ["run", *SMALL, "logger.wandb.offline=false"],
         {"WANDB_API_KEY": "short"},

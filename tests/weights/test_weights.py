@@ -272,7 +272,7 @@ def test_a_pickle_that_would_run_code_is_refused(cli, suffix, tmp_path):
     file, force = tmp_path / f"weights{suffix}", {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     torch.save({"state_dict": Evil()}, file)
     done = cli("convert", file, tmp_path / "out.safetensors", env=force)
-    assert done.returncode == 2 and "cannot be read" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "(posix.system)" in done.stderr and done.stderr.count("\n") == 1
     bare = tmp_path / f"bare{suffix}"
     bare.write_bytes(pickle.dumps(Evil()))
     done = cli("predict", bare, __file__, env=force)
@@ -420,7 +420,7 @@ def test_damaged_files_are_named(googlenet, tmp_path):
         with pytest.raises(ZooError, match=name):
             load_model(tmp_path / name)
     with pytest.raises(ZooError, match=r"'.txt' is not a supported weight format"):
-        (tmp_path / "a.txt").write_text("")
+        (tmp_path / "a.txt").write_text("a")
         load_model(tmp_path / "a.txt")
     with pytest.raises(ZooError, match="is not a run folder"):
         load_model(tmp_path)
