@@ -194,6 +194,7 @@ VALUES = {
     "+foo=1": ["unknown config key 'foo'"],
 }
 
+OTHER = "must be a network of the Inception family (see `inception-zoo list`); to train another one, write a LightningModule"
 COMMANDS = {  # as typed in a shell
     "model.blocks.all=nowhere.block": ["model.blocks.all=nowhere.block: no module 'nowhere' in /"],
     "augmentation.transforms=[]": ["augmentation.transforms=[]: "],
@@ -204,6 +205,12 @@ COMMANDS = {  # as typed in a shell
     "model=inception_v3 model.blocks.mixed_6z=[max]": [
         "model.blocks.mixed_6z is not a stage or endpoint; did you mean 'mixed_6"
     ],
+    "model=resnet50": [f"model=resnet50 {OTHER}"],
+    "model.name=resnet50": [f"model.name=resnet50 {OTHER}"],
+    "model._target_=torchvision.models.resnet18": [f"model._target_: model {OTHER}"],
+    "+model._target_=torchvision.models.resnet18": [f"model._target_: model {OTHER}"],
+    "metrics=3": ["metrics=3 must be"],
+    "+metrics.mine=3": ["metrics.mine=3 must have a _target_"],
     "~seeed": ["unknown config key 'seeed'; did you mean 'seed'?"],
     "hydra.run.dri=x": ["unknown config key 'hydra.run.dri'; did you mean 'hydra.run.dir'?"],
     "hydra/launcher=jobblib": ["hydra/launcher=jobblib is unknown; did you mean 'joblib'?"],
