@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from inception_zoo.cli.networks import Named, networks_of
 from inception_zoo.cli.option_types import JSON, TRUST
-from inception_zoo.config.overrides import Named, networks_of
 from inception_zoo.describe.drawing import check_picture, draw_network
 from inception_zoo.describe.table import describe, diff_table, network_table, weights_table
 from inception_zoo.errors import ZooError

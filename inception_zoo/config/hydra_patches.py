@@ -65,9 +65,9 @@ def install() -> None:
     ConfigLoaderImpl.load_configuration = lambda *args, **more: _at_home(load(*args, **more))  # type: ignore[method-assign]
     # without the byte order mark that some editors write, which would hide `# @package`
     ConfigSource._get_header_dict = staticmethod(lambda text: header(text.removeprefix("\ufeff")))  # type: ignore
-    parse, load = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
-    OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, list(map(with_new_key, overrides)))
-    ConfigRepository.load_config = lambda repository, config_path: with_new_keys(config_path, load(repository, config_path))
+    parse, read = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
+    OverridesParser.parse_overrides = lambda parser, words: parse(parser, list(map(with_new_key, words)))  # type: ignore
+    ConfigRepository.load_config = lambda files, path: with_new_keys(path, read(files, path))  # type: ignore
     _add_resolvers()
     _fill_store()
 

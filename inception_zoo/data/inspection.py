@@ -69,8 +69,8 @@ def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: M
         files[split] = Files(folders[split], paths, torch.arange(len(classes)).repeat_interleave(counts))
     log_found((path for split in files.values() for path in split.paths), left_out, root)
     good, bad = _check(root, files, states)
-    found = {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}
-    return Source(name, found["train"], found.get("test"), classes, found.get("val"), bad)
+    kept = {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}
+    return Source(name, kept["train"], kept.get("test"), classes, kept.get("val"), bad)
 
 
 def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out: list[str]) -> Listed:

@@ -115,8 +115,7 @@ def network_table(network: dict[str, Any], width: int) -> Table:
         if endpoint["stage"] != stage:
             stage = endpoint["stage"]
             table.add_section()
-        height, width = endpoint["field"] or ("?", "?")
-        field = f"{height}" if height == width else f"{height}x{width}"
+        field = "x".join(map(str, dict.fromkeys(endpoint["field"] or "?")))
         convs = [f"{_millions(c)} / {c['macs'] / 1e6:,.0f}" if (c := endpoint.get(f"conv{k}x{k}")) else "" for k in kernels]
         table.add_row(_marked(endpoint), _grid(endpoint), rows, *_figures(endpoint), field, *convs)
     table.add_section()

@@ -142,7 +142,9 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     how = "if you trust it, run: INCEPTION_ZOO_TARGETS=my_check.Same python run.py ckpt=second layer_decay=1.0"
     assert how in resumed.stderr.splitlines()[-1]
     resumed = zoo(*resumed.args[1:], env={"INCEPTION_ZOO_TARGETS": "my_check.Same"}.items())
-    assert resumed.stderr.splitlines()[-1].startswith("error: layer_decay=1.0: ckpt=second/checkpoints/last.ckpt was trained with")
+    assert resumed.stderr.splitlines()[-1].startswith(
+        "error: layer_decay=1.0: ckpt=second/checkpoints/last.ckpt was trained with"
+    )
     header = (tmp_path / "second/csv/version_0/metrics.csv").read_text().splitlines()[0]
     assert "lr-AdamW/head" in header and "lr-AdamW/conv1" in header
 

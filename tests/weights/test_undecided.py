@@ -12,7 +12,7 @@ from inception_zoo import ZooError, create_model, export_weights, load_model, lo
 from inception_zoo.architecture.preprocessing import HALF, IMAGENET, Stated
 from inception_zoo.bench.parity import _randomize, difference
 from inception_zoo.cli.main import app
-from inception_zoo.config.overrides import networks_of
+from inception_zoo.cli.networks import networks_of
 from inception_zoo.serving.classifier import open_classifier
 from inception_zoo.serving.convert import convert
 from inception_zoo.weights import sources, undecided
