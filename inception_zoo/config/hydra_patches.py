@@ -66,8 +66,8 @@ def install() -> None:
     # without the byte order mark that some editors write, which would hide `# @package`
     ConfigSource._get_header_dict = staticmethod(lambda text: header(text.removeprefix("\ufeff")))  # type: ignore
     parse, read = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
-    OverridesParser.parse_overrides = lambda parser, words: parse(parser, list(map(with_new_key, words)))  # type: ignore
-    ConfigRepository.load_config = lambda files, path: with_new_keys(path, read(files, path))  # type: ignore
+    OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [*map(with_new_key, overrides)])  # type: ignore
+    ConfigRepository.load_config = lambda files, config_path: with_new_keys(config_path, read(files, config_path))  # type: ignore
     _add_resolvers()
     _fill_store()
 
