@@ -51,7 +51,7 @@ class BestCheckpoint(ModelCheckpoint):
         return {**state, **paths, "best_k_models": best, "dirpath": os.path.relpath(folder, self._run_folder)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._resumed = Path(str(trainer.ckpt_path))
+        self._resumed = Path(str(trainer.ckpt_path)).absolute()  # it may be a bare file name
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Find the best checkpoints so far in this run's folder, or copy them from the folder of the resumed run."""

@@ -179,7 +179,7 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     check_monitors(config)
     check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
     saved_classes = card.classes if card else model.classes if cfg.task == "test" else None
-    earlier = read_results(ckpt.parent.parent) if ckpt else {}
+    earlier = read_results(ckpt.absolute().parents[1]) if ckpt else {}
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes, earlier)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,6 +80,20 @@ def test_a_state_of_an_older_version_names_absolute_paths(tmp_path):
     assert best.best_model_path == str(new / "epoch=1.ckpt") and best.best_model_score == 0.75
     assert best.kth_best_model_path == str(new / "epoch=0.ckpt") and best.kth_value == 0.5
     assert sorted(path.name for path in new.iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt"]
+
+
+def test_the_resumed_file_may_be_named_without_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "old/checkpoints").mkdir(parents=True)
+    (tmp_path / "new").mkdir()
+    torch.save({}, tmp_path / "old/checkpoints/best.ckpt")
+    monkeypatch.chdir(tmp_path / "old/checkpoints")
+    best = BestCheckpoint(dirpath=str(tmp_path / "new"), filename="best", monitor="val/top1", mode="max")
+    best.on_load_checkpoint(SimpleNamespace(ckpt_path="last.ckpt"), None, {})
+    score = torch.tensor(0.75)
+    scores = {"best_model_score": score, "kth_value": score, "current_score": score, "best_k_models": {"best.ckpt": score}}
+    paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), "best.ckpt") | {"last_model_path": ""}
+    best.load_state_dict({"monitor": "val/top1", "dirpath": "checkpoints", **paths, **scores})
+    assert best.best_model_path == str(tmp_path / "new/best.ckpt") and Path(best.best_model_path).exists()
 
 
 def test_the_record_names_what_was_monitored_and_tested(zoo, cli, tmp_path):
