@@ -157,7 +157,7 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
 
     Args:
         source: the data set.
-        how: `error`, or `skip` to go on without them.
+        how: `error`, or `skip` to continue without them.
         root: folder of the data set.
         folder: of the list; None: the user's cache folder.
 

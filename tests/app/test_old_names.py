@@ -11,8 +11,10 @@ import shutil
 import numpy as np
 import pytest
 from conftest import ROOT
+from hydra.types import RunMode
 from PIL import Image
 
+from inception_zoo.config import hydra_patches
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.system.renamed import MOVED, with_new_names
 
@@ -40,6 +42,37 @@ def test_the_fixture_names_what_has_moved():
 def test_every_old_name_leads_to_what_is_allowed():
     assert set(MOVED.values()) <= set(TARGETS)
     assert with_new_names([{"a": {"_target_": old}} for old in MOVED]) == [{"a": {"_target_": new}} for new in MOVED.values()]
+
+
+@pytest.mark.parametrize(
+    ("words", "val"),
+    [
+        (["data=digits", "data.val_size=30"], 30),
+        (["data=digits", "experiment=old"], 50),
+        (["data=digits", "experiment=old", "data.split.val=0.2"], 0.2),
+        (["data=digits", "experiment=old", "data.val_size=8"], 8),
+        (["data=mine"], 60),
+        (["data=mine", "experiment=old"], 50),
+    ],
+)
+def test_val_size_is_the_number_of_data_split(words, val, tmp_path):
+    hydra_patches.install()
+    for path, text in {
+        "experiment/old.yaml": "# @package _global_\ndata:\n  val_size: 50\n",
+        "data/mine.yaml": "defaults:\n  - digits\nval_size: 60\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    data = hydra_patches.loader(str(tmp_path)).load_configuration("config", words, RunMode.RUN).data
+    assert data.split == {"val": val, "test": None} and "val_size" not in data
+
+
+def test_val_size_in_a_checkpoint():
+    old = {"data": {"_target_": "inception_zoo.data.ImageData", "val_size": 200}, "other": {"val_size": 3}}
+    assert with_new_names(old) == {
+        "data": {"_target_": "inception_zoo.data.ImageData", "split": {"val": 200}},
+        "other": {"val_size": 3},
+    }
 
 
 def test_a_run_is_resumed_tested_and_predicted_with(zoo, cli, folder):

@@ -175,7 +175,8 @@ class Photos(Dataset):
 """
 
 
-def test_two_processes_train_on_an_own_dataset(zoo, tmp_path):
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_training_on_an_own_dataset(devices, zoo, tmp_path):
     (tmp_path / "my_parts.py").write_text(PARTS)
     (tmp_path / "photos").mkdir()
     for number in range(40):
@@ -183,9 +184,9 @@ def test_two_processes_train_on_an_own_dataset(zoo, tmp_path):
     data = ["data=imagefolder", "data.source._target_=my_parts.Photos", "data.root=photos", "data.num_classes=2"]
     small = ["data.image_size=32", "data.batch_size=8", "model.width=0.25", "model.stem=medium", "trainer=smoke", "logger=csv"]
     env = {"INCEPTION_ZOO_TARGETS": "my_parts.Photos"}
-    done = zoo(*data, *small, "trainer.devices=2", "data.workers=1", "hydra.run.dir=run", env=env.items())
+    done = zoo(*data, *small, f"trainer.devices={devices}", "data.workers=1", "hydra.run.dir=run", env=env.items())
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == devices
     test = [line.split(",")[0] for line in (tmp_path / "run/split.csv").read_text().splitlines() if line.endswith(",test")]
     worst = [line.rsplit(",", 1)[1] for line in (tmp_path / "run/worst.csv").read_text().splitlines()[1:]]
     assert sorted(worst) == sorted(test) and len(test) == 4 and all((tmp_path / path).is_file() for path in test)

@@ -75,8 +75,8 @@ def write_tables(folder):
         [k / 15, (k + 1) / 15, 0 if k < 5 else k, "" if k < 5 else k / 16, "" if k < 5 else (k + 0.5) / 15] for k in range(15)
     ]
     write_csv(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], bins)
-    columns = ["picture", "label", "predicted", "probability", "probability_of_label", "loss"]
-    write_csv(folder / "worst.csv", columns, [["worst/0.png", NASTY, "émeu", 0.97, 0.001, 6.9]])
+    columns = ["picture", "label", "predicted", "probability", "probability_of_label", "loss", "image"]
+    write_csv(folder / "worst.csv", columns, [["worst/0.png", NASTY, "émeu", 0.97, 0.001, 6.9, f"photos/{NASTY}.jpg"]])
     (folder / "worst").mkdir()
     Image.new("L", (96, 64), 90).save(folder / "worst" / "0.png")
 

@@ -122,7 +122,7 @@ def test_the_tables_are_those_of_the_folder(run, swept):
     worst = run.table("test/worst")
     for (picture, *names), line in zip(worst["data"], rows(swept / "worst.csv"), strict=True):
         assert picture == "Image"
-        assert names == [line["label"], line["predicted"], *(float(line[key]) for key in list(line)[3:])]
+        assert names == [line["label"], line["predicted"], *(float(line[key]) for key in list(line)[3:-1]), line["image"]]
     (artifact,) = [r["artifact"] for r in run.records if r["type"] == "artifact" and "testworst" in r["artifact"]["name"]]
     files = {Path(file["local_path"]) for file in artifact["manifest"]["contents"]}
     assert {path.read_bytes() for path in swept.glob("worst/*.png")} <= {file.read_bytes() for file in files}
