@@ -56,7 +56,7 @@ def recover(cfg: DictConfig, hydra: HydraConf, folder: Path) -> list[str]:
     Raises:
         ZooError: The checkpoint does not exist, or its config cannot be used. The message names a key.
     """
-    if not isinstance(cfg.ckpt, str) or cfg.task not in ("fit", "test") or is_whole(hydra):
+    if not isinstance(cfg.ckpt, str) or "${" in cfg.ckpt or cfg.task not in ("fit", "test") or is_whole(hydra):
         return []
     from inception_zoo.training.checkpoints import check_same  # torch
 

@@ -153,6 +153,14 @@ def test_a_run_without_a_checkpoint_starts_again_with_its_own_config(tmp_path):
     assert config == {**resolved(composed(RUN, tmp_path)), "ckpt": "last"}
 
 
+@pytest.mark.parametrize("task", ["fit", "test"])
+def test_the_file_of_the_initial_weights_may_be_gone(task, tmp_path):
+    old = saved([*RUN, "model.weights=gone.pth", "model.adapt=[head]"], tmp_path / "old")
+    config, _, _ = recovered([f"task={task}", f"ckpt={old}"], tmp_path / "new")
+    assert config["model"]["weights"] == "gone.pth"  # recorded, and compared if the command line names another
+    check(config)
+
+
 OLDER = {
     "a key that is gone": ({"gone": 1}, ["gone"]),
     "an option that is gone": ({"data": {"_target_": "inception_zoo.data.ImageData", "shuffle": True}}, ["data.shuffle"]),

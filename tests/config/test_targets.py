@@ -232,7 +232,7 @@ EVIL = "{_target_: os.mkdir, _args_: [ran]}"
 HIDDEN_CALLS = {
     "in a group": f"optimizer: {EVIL}",
     "in a list": f"trainer: {{plugins: [{EVIL}]}}",
-    "by reference": "optimizer: {_target_: '${ckpt}'}\nckpt: os.mkdir",
+    "by reference": "optimizer: {_target_: '${trainer.precision}'}\ntrainer: {precision: os.mkdir}",
     "in a text": "callbacks: {x: '${oc.create:\"{_target_: os.mkdir, _args_: [ran]}\"}'}",
     "in a text of a text": "logger: {csv: {name: '\\${oc.create:\"{_target_: os.mkdir, _args_: [ran]}\"}'}}",
     "Hydra's callbacks": f"hydra: {{callbacks: {{x: {EVIL}}}}}",
