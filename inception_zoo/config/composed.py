@@ -29,7 +29,7 @@ def check_composed(cfg: DictConfig, single: bool, recover: Callable[..., Any] = 
     Args:
         cfg: The config with its node `hydra`.
         single: True for a single job; False for a sweep, whose jobs are checked later, by `check_job`.
-        recover: Function of the config of a single job, its node `hydra` and its folder, which takes the config of a checkpoint.
+        recover: Function of the config of a single job, its node `hydra` and its folder: takes the config of a checkpoint.
 
     Raises:
         ZooError: The config is invalid; all errors are reported together.

@@ -138,7 +138,7 @@ class _CheckedHydra(Hydra):
         except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         if self.acts:
-            self.check(cfg, more["run_mode"] == RunMode.RUN)
+            self.check(cfg, run_mode == RunMode.RUN)
         if with_log_configuration:
             configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
         return cfg

@@ -73,8 +73,10 @@ def resumed(words: Sequence[str]) -> list[str]:
     if beside := [word for word in words if not word.startswith(RESUME) and word not in ("-m", "--multirun")]:
         raise ZooError(f"{RESUME}{folder} resumes the sweep with its own overrides; leave {beside[0]} out")
     asked = json.loads((folder / SWEEP).read_text())
-    if asked["cwd"] != str(Path.cwd()):
-        raise ZooError(f"{RESUME}{folder}: the sweep was started in {asked['cwd']}; go there, its paths are relative to it")
+    if asked["cwd"] != str(Path.cwd()) and Path(asked["cwd"]).is_dir():  # otherwise the project was moved
+        there = shlex.join(["python", "run.py", "-m", f"{RESUME}{folder.absolute()}"])
+        start = f"the sweep was started in {asked['cwd']}, to which its paths are relative"
+        raise ZooError(f"{RESUME}{folder}: {start}; run: cd {shlex.quote(asked['cwd'])} && {there}")
     words = [word for word in asked["argv"] if not word.startswith("hydra.sweep.dir=")]
     if hidden := next((word for word in words if HIDDEN in word), None):
         raise ZooError(

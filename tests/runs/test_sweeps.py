@@ -213,15 +213,16 @@ def test_a_folder_is_read_back_from_an_override(folder):
             ["-m", "sweep.resume=sweep", "seed=3"],
             "sweep.resume=sweep resumes the sweep with its own overrides; leave seed=3 out",
         ),
-        (["-m", "sweep.resume=elsewhere"], "sweep.resume=elsewhere: the sweep was started in /elsewhere; go there"),
+        (["-m", "sweep.resume=elsewhere"], "run: cd / && python run.py -m sweep.resume="),
     ],
 )
 def test_a_sweep_that_cannot_go_on_says_why(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, cwd in (("sweep", str(tmp_path)), ("elsewhere", "/elsewhere")):
+    for name, cwd in (("sweep", str(tmp_path)), ("elsewhere", "/"), ("moved", "/gone")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1,2"], "cwd": cwd, "jobs": 2}))
-    assert resumed(["-m", "sweep.resume=sweep"]) == ["-m", 'hydra.sweep.dir="sweep"', "seed=1,2"]
+    for name in ("sweep", "moved"):  # with the folder in which it was started
+        assert resumed(["-m", f"sweep.resume={name}"]) == ["-m", f'hydra.sweep.dir="{name}"', "seed=1,2"]
     with pytest.raises(ZooError) as error:
         resumed(words)
     assert message in str(error.value)
