@@ -86,7 +86,7 @@ class HydraJob:
         folder = Path(node.runtime.output_dir)
         single = node.mode == RunMode.RUN
         interrupted = is_interrupted(folder)
-        if interrupted and not single and cfg.task == "fit":  # resume an interrupted job of a sweep
+        if interrupted and not single and cfg.task == "fit" and (cfg.ckpt is None or _has_checkpoint(folder)):  # in a sweep
             cfg.ckpt = "last"
         errors = one_line_errors() if single else _sweep_continues(folder)
         with _advice_to_resume(folder, node), errors, recorded(folder, seed=cfg.seed) as results:
@@ -114,6 +114,10 @@ def _arrived() -> HydraJob:
     return HydraJob()
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
+
+
 def _recover(cfg: DictConfig, node: HydraConf, folder: Path) -> None:
     _taken.extend(recover(cfg, node, folder))
 
@@ -130,8 +134,7 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
         yield
     except BaseException as end:
         mistake = isinstance(end, SystemExit) and end.code == 2
-        saved = any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
-        if saved and not mistake and is_first() and node.mode == RunMode.RUN:
+        if _has_checkpoint(folder) and not mistake and is_first() and node.mode == RunMode.RUN:
             again = command([*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"], own())
             print(f"resume with: {again}", file=sys.stderr)
         raise

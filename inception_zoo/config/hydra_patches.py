@@ -130,11 +130,11 @@ class _CheckedHydra(Hydra):
         self.acts = True
         return super().multirun(*args, **more)
 
-    def compose_config(  # type: ignore[override]
-        self, *args: Any, run_mode: RunMode, with_log_configuration: bool = False, **more: Any
+    def compose_config(  # type: ignore[override] # Hydra passes all arguments by name
+        self, *, run_mode: RunMode, with_log_configuration: bool = False, **more: Any
     ) -> DictConfig:
         try:
-            cfg = super().compose_config(*args, run_mode=run_mode, **more)
+            cfg = super().compose_config(run_mode=run_mode, **more)
         except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         if self.acts:

@@ -66,6 +66,7 @@ def recovered(words, folder):
     """Return the resolved config of a command, its log lines and the overrides that describe it."""
     cfg = composed(words, folder)
     said = recover(cfg, cfg.hydra, folder)
+    assert cfg.hydra.runtime.choices.model == cfg.model.name  # in the default name of the run folder
     return resolved(cfg), said, list(cfg.hydra.overrides.task)
 
 
