@@ -21,7 +21,7 @@ from inception_zoo.architecture.choices import LOADING, Choices
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import GROUPS, KEYS, NEEDED, SPECIAL
-from inception_zoo.config.targets import VARIABLE, own, targets_in
+from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.results import REASON, flattened, is_interrupted
@@ -70,7 +70,6 @@ def recover(cfg: DictConfig, hydra: HydraConf, folder: Path) -> list[str]:
     merged = _merged("", ours, taken, named, old, left_out)
     if saved:
         check_same(cfg.ckpt or ckpt, ["model.name"], saved, merged)  # before an image size for another network is refused
-    _check_code(merged, ckpt, hydra)
     with read_write(cfg), open_dict(cfg):
         for key, value in merged.items():
             cfg[key] = value
@@ -78,10 +77,11 @@ def recover(cfg: DictConfig, hydra: HydraConf, folder: Path) -> list[str]:
             cfg.data.image_size = size
     given = _described(words)
     if hydra.mode == RunMode.RUN:
-        with read_write(hydra), open_dict(hydra):
-            hydra.runtime.choices.model = cfg.model.name  # in the default name of the folder
+        node: Any = hydra
+        with read_write(node), open_dict(node):
+            node.runtime.choices.model = cfg.model.name  # in the default name of the folder
             if cfg.task == "fit":  # so that tags and reports still show what is trained
-                hydra.overrides.task = list(dict.fromkeys([*_described(words_of(Path(cfg.ckpt).parent.parent)), *words]))
+                node.overrides.task = list(dict.fromkeys([*_described(words_of(Path(cfg.ckpt).parent.parent)), *words]))
     taken_from = f"config: from {cfg.ckpt or ckpt}; {', '.join(given) or 'nothing'} from the command line"
     return [taken_from, *(f"config: {key} of the run does not exist any more; left out" for key in left_out)] if saved else []
 
@@ -139,7 +139,7 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
         if (plain := read_card(path)) is None:
             raise ZooError(f"ckpt={path} does not name its network; use model=NAME model.weights={path} instead")
         card, cfg.ckpt = Card.of(plain), None
-        return {"model": {**card.model, "weights": path}}, card.preprocessing and card.preprocessing.image_size
+        return {"model": {**card.model, "weights": path}}, (card.preprocessing.image_size if card.preprocessing else None)
     if found := find_checkpoint(path, cfg.task, folder, is_interrupted(folder)):
         cfg.ckpt = agreed("ckpt", str(found))
         saved = saved_config(Path(cfg.ckpt))
@@ -201,13 +201,3 @@ def _is_place(key: str, value: Any) -> bool:
     if key.startswith("data."):
         return name == "cache" or "://" in value or value.startswith("local:")
     return bool(_NAME.search(name) or _FORM.match(value))
-
-
-def _check_code(config: Mapping[str, Any], ckpt: str, hydra: HydraConf) -> None:
-    """Raise ZooError, with the command that allows them, if a saved config names classes or functions of other packages."""
-    blocks = (config.get("model") or {}).get("blocks") or {}
-    called = [*(target for _, target in targets_in(config)), *(block for block in blocks.values() if "." in str(block))]
-    if names := sorted({each for each in called if isinstance(each, str)} - TARGETS.keys() - own()):
-        words = sys.argv[1:] if hydra.mode == RunMode.RUN else hydra.overrides.task
-        how = f"if you trust it, run: {command([*words], {*own(), *names})}"
-        raise ZooError(f"ckpt={ckpt} calls {', '.join(names)}, not on the allow-list; {how}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Items(Files):
     rows: Tensor
     channels: int | None
 
-    def __getitem__(self, index: Tensor | slice) -> "Items":
+    def __getitem__(self, index: Tensor | slice) -> Self:
         return replace(super().__getitem__(index), rows=self.rows[index])
 
     def read(self, row: int, channels: int) -> Read:

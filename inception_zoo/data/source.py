@@ -89,7 +89,7 @@ class Files:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor | slice) -> "Files":
+    def __getitem__(self, index: Tensor | slice) -> Self:
         rows = index.numpy() if isinstance(index, Tensor) else index
         return replace(self, paths=self.paths[rows], labels=self.labels[index])
 

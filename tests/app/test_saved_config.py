@@ -1,6 +1,7 @@
 """`ckpt=` takes the config of its run: what is taken, what the command line replaces, and what a file may not choose."""
 
 import json
+import sys
 from copy import deepcopy
 from functools import cache
 
@@ -14,6 +15,7 @@ from inception_zoo import ZooError, create_model
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check
+from inception_zoo.errors import messages_of
 from inception_zoo.redaction import redacted
 from inception_zoo.saved_config import not_saved, recover
 from inception_zoo.weights.saving import save_model
@@ -213,15 +215,20 @@ def test_a_place_inside_a_strange_run_folder_stays_inside_the_new_one(tmp_path):
 
 
 def test_code_of_a_checkpoint_needs_permission(tmp_path, monkeypatch):
+    (tmp_path / "my.py").write_text("class Mine: ...\n\ndef rows(c_in, c_out, level):\n    return [f'1x1 {c_out}']\n")
+    monkeypatch.syspath_prepend(tmp_path)
     mine = ["+callbacks.mine={_target_: my.Mine}", "model.blocks.mixed_6b=my.rows"]
     old = saved([*RUN, *mine], tmp_path / "old")
-    monkeypatch.setattr("sys.argv", ["run.py", f"ckpt={old}", "trainer.max_epochs=2"])
+    monkeypatch.setenv("INCEPTION_ZOO_COMMAND", f"python run.py trainer.max_epochs=2 ckpt={old}")
+    monkeypatch.delitem(sys.modules, "my", raising=False)
+    config, _, _ = recovered(["trainer.max_epochs=2", f"ckpt={old}"], tmp_path / "new")
     with pytest.raises(ZooError) as error:
-        recovered(["trainer.max_epochs=2", f"ckpt={old}"], tmp_path / "new")
-    how = f"run: INCEPTION_ZOO_TARGETS=my.Mine,my.rows python run.py ckpt={old} trainer.max_epochs=2"
-    assert str(error.value) == f"ckpt={old} calls my.Mine, my.rows, not on the allow-list; if you trust it, {how}"
+        check(config)
+    how = f"INCEPTION_ZOO_TARGETS=my.Mine,my.rows python run.py trainer.max_epochs=2 ckpt={old}"
+    assert all(message.endswith(how) for message in messages_of(error.value)) and len(messages_of(error.value)) == 2
+    assert "my" not in sys.modules
     monkeypatch.setenv("INCEPTION_ZOO_TARGETS", "my.Mine,my.rows")
-    assert recovered([f"ckpt={old}"], tmp_path / "new")[0]["callbacks"]["mine"] == {"_target_": "my.Mine"}
+    check(config)
 
 
 def test_only_what_a_checkpoint_cannot_set_is_repeated(tmp_path):

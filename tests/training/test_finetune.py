@@ -139,7 +139,7 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     results = [json.loads((tmp_path / run / "results.json").read_text())["test/loss"] for run in ("second", "tested")]
     assert results[0] == pytest.approx(results[1], rel=0.02)  # tested on two processes and on one
     resumed = zoo("ckpt=second", "layer_decay=1.0", "hydra.run.dir=resumed")
-    how = "if you trust it, run: INCEPTION_ZOO_TARGETS=my_check.Same python run.py ckpt=second layer_decay=1.0"
+    how = "INCEPTION_ZOO_TARGETS=my_check.Same python run.py ckpt=second layer_decay=1.0"
     assert how in resumed.stderr.splitlines()[-1]
     resumed = zoo(*resumed.args[1:], env={"INCEPTION_ZOO_TARGETS": "my_check.Same"}.items())
     assert resumed.stderr.splitlines()[-1].startswith(
