@@ -39,7 +39,7 @@ _NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root|file|cache|uri|url|host|
 _FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
 
-def recover(cfg: DictConfig, hydra: HydraConf, folder: Path) -> list[str]:
+def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
     """Take the config of the run that `ckpt` names, for every key that the command line does not name.
 
     A group on the command line (`data=…`) names all of its keys; `experiment` and `recipe` name the keys that they change. A
@@ -139,7 +139,7 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
         if (plain := read_card(path)) is None:
             raise ZooError(f"ckpt={path} does not name its network; use model=NAME model.weights={path} instead")
         card, cfg.ckpt = Card.of(plain), None
-        return {"model": {**card.model, "weights": path}}, (card.preprocessing.image_size if card.preprocessing else None)
+        return {"model": {**card.model, "weights": path}}, card.preprocessing.image_size if card.preprocessing else None
     if found := find_checkpoint(path, cfg.task, folder, is_interrupted(folder)):
         cfg.ckpt = agreed("ckpt", str(found))
         saved = saved_config(Path(cfg.ckpt))

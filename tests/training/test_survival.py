@@ -35,7 +35,8 @@ TIMES = ("train/images_per_second", "train/peak_memory_gib")
 
 
 def begun(folder, *words):
-    command = [ROOT / "run.py", *EXACT, *words, f"hydra.run.dir={folder}"]
+    own = [] if "ckpt=last" in words else EXACT  # the checkpoint brings them
+    command = [ROOT / "run.py", *own, *words, f"hydra.run.dir={folder}"]
     return commands.started(command, folder.parent, Path(f"{folder}.log"))
 
 
@@ -90,7 +91,7 @@ def test_what_was_killed_goes_on_to_the_same_weights_and_metrics(tmp_path):
     damaged = bytearray(last.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     last.write_bytes(damaged)
-    trained(cut, *words, "ckpt=last")
+    trained(cut, "ckpt=last")
     assert f"{last} is damaged; trying an earlier checkpoint" in Path(f"{cut}.log").read_text()
     assert_same(cut, whole)
 
@@ -101,12 +102,13 @@ def test_two_processes_that_were_killed_and_terminated_go_on_as_well(tmp_path):
     words.append("scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau")  # lower after each epoch, also a resumed one
     trained(whole, *words)
     killed(cut, *words)
-    with begun(cut, *words, "ckpt=last") as process:
+    with begun(cut, "ckpt=last") as process:
         wait_for(lambda: len(rows(cut)) >= 24, process)
         os.kill(process.pid, signal.SIGTERM)  # to rank 0 only
     assert process.exitcode == 143
+    assert f"resume with: python run.py ckpt=last hydra.run.dir={cut}\n" in Path(f"{cut}.log").read_text()
     assert json.loads((cut / "results.json").read_text())["state"] == "interrupted"
-    trained(cut, *words, "ckpt=last")
+    trained(cut, "ckpt=last")
     assert_same(cut, whole)
 
 
