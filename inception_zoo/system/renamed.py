@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 MOVED = {
     "inception_zoo.callbacks.EMA": "inception_zoo.training.callbacks.EMA",
@@ -50,8 +50,8 @@ def with_new_keys(path: str, found: Any) -> Any:
         path: of the file in the folder of configs, such as `data/mine`.
         found: Hydra's record of the file, with its content as `config`; None: there is no such file.
     """
-    node: Any = found and (found.config if path.startswith("data/") else found.config.get("data"))
-    if isinstance(node, Mapping) and "val_size" in node:
+    node = found and (found.config if path.startswith("data/") else found.config.get("data"))
+    if isinstance(node, DictConfig) and "val_size" in node:
         OmegaConf.update(node, "split.val", node.pop("val_size"))
     return found
 

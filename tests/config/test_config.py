@@ -19,6 +19,7 @@ from inception_zoo.config.check import check
 from inception_zoo.config.explain import explain
 from inception_zoo.config.hydra_patches import install
 from inception_zoo.data import Augmentation, ImageData
+from inception_zoo.errors import TREE
 
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -211,7 +212,7 @@ def test_mistakes_are_named(overrides, message, composed):
     cfg = composed(*overrides)
     with pytest.raises(ZooError) as error:
         check(OmegaConf.to_container(cfg, resolve=True))
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value).removesuffix(TREE)
 
 
 def test_the_size_that_is_proposed_fits(composed):
