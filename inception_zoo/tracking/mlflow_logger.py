@@ -50,9 +50,7 @@ class MLFlowLogger(loggers.MLFlowLogger):
 
     def lose(self, error: Exception) -> None:
         """Warn, and log nothing more."""
-        log.warning(
-            "MLflow logging failed; the run continues without it, and its CSV file has all metrics: %s", reason_of(error)
-        )
+        log.warning("MLflow logging failed; the run continues without it: %s", reason_of(error))
         self.is_lost = True
 
     @unharmed

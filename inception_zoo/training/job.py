@@ -100,7 +100,7 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
             write_outcome(job, tables)
     if job.trainer.is_global_zero:
         tested = job.ckpt or (job.config["model"].get("weights") if cfg.task == "test" else None)
-        print_summary(job.model.plan, job.cost, results, folder, Path(tested) if tested else None, job.config["metrics"])
+        print_summary(job.model.plan, job.cost, results, folder, Path(tested) if tested else None)
 
 
 def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[DictConfig, Path | None]:

@@ -1,6 +1,6 @@
 """Result table at the end of a job."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ TRAINED = ("train/loss", "train/top1", "val/loss", "val/top1")
 TESTED = ("test/loss", "test/top1", "test/top5", "test/macro", "test/ece", "test_raw/top1")
 
 
-def print_summary(
-    plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Path, ckpt: Path | None, metrics: Iterable[str] = ()
-) -> None:
+def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Path, ckpt: Path | None) -> None:
     """Print the result table. Its last row is the run folder.
 
     Args:
@@ -26,7 +24,6 @@ def print_summary(
         results: content of results.json.
         folder: the run folder.
         ckpt: the tested checkpoint or weights; None: the weights after training.
-        metrics: names of the user's own metrics.
     """
     table = Table(title=f"{plan.net.name} at {results['image_size']} px", show_header=False)
     table.add_column(no_wrap=True)
@@ -35,8 +32,8 @@ def print_summary(
         table.add_row("block changes", plan.swapped)
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
-    more = (f"{phase}/{name}" for name in metrics for phase in ("val", "test"))
-    for key in dict.fromkeys((*TRAINED, best_key(results), *TESTED, *more)):
+    own = [key for key in results if key.startswith("test/") and key not in TESTED]  # the user's metrics
+    for key in (*TRAINED, best_key(results), *TESTED, *own):
         if key in results:
             table.add_row(key, f"{results[key]:.4f}")
     if "train/images_per_second" in results:
