@@ -41,7 +41,7 @@ class EMA(EMAWeightAveraging):
 class EarlyStopping(callbacks.EarlyStopping):
     """Lightning's EarlyStopping for runs that are resumed.
 
-    A run that was stopped, and then interrupted in its test, trains no further epoch. With another patience it continues.
+    A run that was stopped, and then interrupted in its test, trains no further epoch. Another patience lets it continue.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
