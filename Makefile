@@ -109,4 +109,5 @@ export VERSIONS
 
 bench: setup data ## compare speed and memory with other implementations and targets (45 minutes; SECTIONS="training memory")
 	@mkdir -p experiments/benchmarks
-	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json --page
+	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json
+	$(BIN)/python experiments/benchmark_page.py experiments/benchmarks

@@ -15,7 +15,7 @@ from inception_zoo.errors import ZooError
 from inception_zoo.system.terminal import console
 
 
-def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path | None, page: bool) -> None:
+def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path | None) -> None:
     """Measure sections; print their tables and the targets.
 
     Args:
@@ -24,13 +24,10 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         keep: results file to create or update. Each new figure replaces the older one of the same name. With the usual
             options, figures that a section no longer measures are deleted at the end of the section.
         old: results file to compare with.
-        page: also write README.md and pictures into the folder of `keep`.
 
     Raises:
         ZooError: options do not fit together, or a file or folder is missing or invalid.
     """
-    if page and not keep:
-        raise ZooError("--page writes the page into the folder of the results file; give --json, too")
     if keep and not keep.parent.is_dir():
         raise ZooError(f"--json {keep}: there is no folder {keep.parent}")
     before = read(old, "--compare") if old else None
@@ -71,11 +68,6 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
             print(f"warning: {warning}", file=sys.stderr)
         rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
         out.print(tables.table("new / old", ("figure", "ratio"), rows))
-    if keep and page:
-        from inception_zoo.bench.summary import write_page
-
-        write_page(results, targets, keep.parent)
-        print(f"page: {keep.parent / 'README.md'}", file=sys.stderr)
 
 
 def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None) -> None:

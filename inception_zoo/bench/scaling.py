@@ -1,11 +1,10 @@
 """Cost of training as a function of batch size, resolution, width, depth and number of processes."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 
 from inception_zoo.architecture.nets.table import Net
@@ -15,7 +14,7 @@ from inception_zoo.bench.framework import short_run
 from inception_zoo.bench.machine import with_share
 from inception_zoo.bench.memory import peak, saved_bytes
 from inception_zoo.bench.options import Options
-from inception_zoo.bench.turns import Figure, Figures, Measured, contested, in_turns
+from inception_zoo.bench.turns import Figure, Measured, contested, in_turns
 
 BATCH = 4  # on every axis but `batch`
 POINTS: Mapping[str, tuple[float, ...]] = {
@@ -24,9 +23,7 @@ POINTS: Mapping[str, tuple[float, ...]] = {
     "width": (0.25, 0.5, 0.75, 1, 1.5, 2),
     "depth": (0, 2, 4, 8, 12),  # blocks added: copies of the last block of the 17x17 grid
 }
-LAWS = {"batch": "linear", "resolution": "power", "width": "power", "depth": "linear", "processes": "power"}
 MEMORY = ", memory"
-AWAY = 0.1  # relative deviation above which a point departs from its line
 
 
 def measure(options: Options) -> Measured:
@@ -81,51 +78,3 @@ def deeper(net: Net, more: int) -> Net:
     last = list(blocks)[-1]
     blocks |= {f"{last}_{number}": blocks[last] for number in range(more)}
     return replace(net, stages={**net.stages, stage: blocks})
-
-
-def lines(figures: Figures) -> Iterator[tuple[str, "Line"]]:
-    """Yield (name, line) for each measured axis: seconds per step, and MiB of memory."""
-    found: dict[str, dict[float, float]] = {}
-    for key, figure in figures.items():
-        section, group, *label = key.split("/")
-        if section == "scaling":
-            found.setdefault(group, {})[float(label[0])] = figure.median
-    for group, medians in found.items():
-        axis = group.removesuffix(MEMORY).split()[-1]
-        if group.endswith(MEMORY):
-            yield group, Line(LAWS[axis], {x: size / 2**20 for x, size in sorted(medians.items())}, "MiB")
-        else:
-            steps = {x: (x if axis == "batch" else BATCH) / rate for x, rate in sorted(medians.items())}
-            yield group, Line(LAWS[axis], steps, "s")
-
-
-class Line:
-    """A cost at each point, and a law fitted to the upper half of the points.
-
-    Args:
-        law: ``linear`` (cost = a + b x) or ``power`` (cost = a x^b).
-        points: the cost by x, in ascending order of x.
-        unit: unit of the cost.
-    """
-
-    def __init__(self, law: str, points: Mapping[float, float], unit: str) -> None:
-        self.law, self.points, self.unit = law, dict(points), unit
-        upper = list(self.points)[len(self.points) // 2 :] if len(self.points) > 3 else list(self.points)
-        x, y = np.array(upper), np.array([self.points[each] for each in upper])
-        if law == "power":
-            x, y = np.log(x), np.log(y)
-        self.slope, self.start = map(float, np.polyfit(x, y, 1))
-
-    def at(self, x: float) -> float:
-        """Return the cost at `x` by the fitted law."""
-        return float(np.exp(self.start) * x**self.slope) if self.law == "power" else self.start + self.slope * x
-
-    @property
-    def departs(self) -> float | None:
-        """Largest point whose cost differs from the line by more than a tenth; None if there is none."""
-        return next((x for x, y in reversed(self.points.items()) if abs(y / self.at(x) - 1) > AWAY), None)
-
-    def __str__(self) -> str:
-        if self.law == "power":
-            return f"∝ x^{round(self.slope, 2) + 0.0:g}"
-        return f"{self.start:.3g} + {self.slope:.3g} x {self.unit}"

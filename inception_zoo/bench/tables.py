@@ -1,4 +1,4 @@
-"""Figures as tables, for the terminal and for the results page."""
+"""Figures as tables."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -68,12 +68,6 @@ def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
     for row in every:
         made.add_row(*row, style=STYLES.get(row[-1]))
     return made
-
-
-def markdown(columns: Row, every: Iterable[Row]) -> str:
-    """Return a table in Markdown."""
-    lines = [columns, tuple("---" for _ in columns), *every]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def provenance_line(run: Mapping) -> str:

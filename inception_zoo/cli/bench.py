@@ -17,7 +17,6 @@ def bench_machine(
     data_root: Annotated[Path, typer.Option(help="Folder of Fashion-MNIST.")] = Path("data"),
     keep: Annotated[Path | None, typer.Option("--json", help="Results file to create or update. Default: none.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Older results file; print new / old for each figure.")] = None,
-    page: Annotated[bool, typer.Option("--page", help="Write README.md and pictures into the folder of --json.")] = False,
     fit: Annotated[
         float | None, typer.Option(min=0.1, help="Memory in GiB: only find one network's largest training batch.")
     ] = None,
@@ -41,4 +40,4 @@ def bench_machine(
         from inception_zoo.bench.options import Options
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: figures are saved and child jobs end
-        run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare, page)
+        run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare)

@@ -1,10 +1,12 @@
 """Counts and verdicts of `inception-zoo bench`. Its timings are not tested."""
 
 import json
+import runpy
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +22,8 @@ from inception_zoo.bench.memory import largest_batch, saved_bytes
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
-from inception_zoo.bench.scaling import Line, deeper
+from inception_zoo.bench.scaling import deeper
 from inception_zoo.bench.sections import SECTIONS, SPEEDRUNS, measure
-from inception_zoo.bench.summary import PICTURES, write_page
 from inception_zoo.bench.tables import rows
 from inception_zoo.bench.targets import PEER, SHARE, Target, read_targets
 from inception_zoo.bench.turns import Figure, in_turns, rates
@@ -30,6 +31,7 @@ from inception_zoo.errors import ZooError
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "benchmarks" / "results.json"
 TARGETS = read_targets(PUBLISHED.parent)
+PAGE = SimpleNamespace(**runpy.run_path(str(PUBLISHED.parents[1] / "benchmark_page.py")))
 
 
 def test_contenders_take_turns_and_the_first_round_only_warms_up():
@@ -99,7 +101,7 @@ def test_every_target_is_of_figures_that_there_are():
 
 @pytest.mark.parametrize("folder", [PUBLISHED.parent, PUBLISHED.parent / "avx2"])
 def test_the_published_pages_follow_from_their_results(folder, tmp_path):
-    write_page(read(folder / "results.json", ""), read_targets(folder), tmp_path)
+    PAGE.write_page(read(folder / "results.json", ""), read_targets(folder), tmp_path)
     assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
 
 
@@ -107,7 +109,7 @@ def test_targets_stand_beside_the_results_else_in_the_checkout_else_there_are_no
     assert read_targets(tmp_path) == TARGETS != []
     monkeypatch.setattr(targets, "CHECKOUT", tmp_path / "nowhere")
     assert read_targets(tmp_path) == []
-    write_page(read(PUBLISHED, ""), [], tmp_path)
+    PAGE.write_page(read(PUBLISHED, ""), [], tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "## Targets" not in page and "## training" in page
     (tmp_path / targets.FILE).write_text('[{"name": "a", "sense": ">=", "bound": 1.0, "pairs": [["data/x/ours", "peer"]]}]')
@@ -187,9 +189,9 @@ def test_the_largest_batch_is_found_by_bisection(largest):
 
 def test_a_line_is_fitted_to_the_upper_half_and_departs_below():
     points = {x: 3 * x**2 for x in (1, 2, 4, 8, 16, 32)}
-    line = Line("power", points | {2: 24}, "s")
+    line = PAGE.Line("power", points | {2: 24}, "s")
     assert line.slope == pytest.approx(2) and line.at(64) == pytest.approx(3 * 64**2) and line.departs == 2
-    line = Line("linear", {x: 1 + 2 * x for x in (1, 2, 3, 4)}, "s")
+    line = PAGE.Line("linear", {x: 1 + 2 * x for x in (1, 2, 3, 4)}, "s")
     assert (line.start, line.slope, line.departs) == (pytest.approx(1), pytest.approx(2), None)
 
 
@@ -262,7 +264,7 @@ def test_a_network_that_is_named_is_measured_whatever_its_norm():
 
 
 def test_every_way_to_serve_a_network_has_its_picture():
-    titles = [axes.get_title() for axes in PICTURES["evaluation"](read(PUBLISHED, "").figures).axes]
+    titles = [axes.get_title() for axes in PAGE.PICTURES["evaluation"](read(PUBLISHED, "").figures).axes]
     assert {"Inception-v3", "Inception-v3, folded", "Inception-v3, int8", "tutorial"} <= set(titles) and len(titles) == 10
 
 
@@ -278,7 +280,7 @@ def test_the_help_names_every_section(cli):
 
 def test_a_small_bench_from_end_to_end(cli, tmp_path):
     words = ("training", "googlenet_bn", "--image-size", "64", "--batch", "2", "--rounds", "1")
-    done = cli("bench", *words, "--json", "results.json", "--page")
+    done = cli("bench", *words, "--json", "results.json")
     assert done.returncode == 0, done.stderr
     results = read(tmp_path / "results.json", "")
     group = "training/googlenet_bn batch 2 px 64"
@@ -288,6 +290,7 @@ def test_a_small_bench_from_end_to_end(cli, tmp_path):
     assert all(figure.median > 0 for figure in results.figures.values())
     assert all(results.figures[name].share > 0 for name in speeds)
     assert results.runs[0]["rounds"] == 1 and results.runs[0]["versions"]["torch"]
+    PAGE.write_page(read(tmp_path / "results.json", ""), TARGETS, tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "googlenet_bn batch 2 px 64" in page and page.count("not measured") == len(TARGETS)
     assert len([line for line in lines(done.stdout) if "torchvision tuned" in line]) == 2
@@ -300,7 +303,6 @@ def test_a_small_bench_from_end_to_end(cli, tmp_path):
         (["startup", "inception_v3"], "startup does not take a network; leave inception_v3 out"),
         (["--batch", "4"], "choices does not take --batch or --image-size"),
         (["training", "inception_v3", "--image-size", "40"], "the 2x2 grid is smaller than the kernel"),
-        (["training", "--page"], "give --json, too"),
         (["training", "--json", "nowhere/results.json"], "there is no folder nowhere"),
         (["training", "--compare", "nothing.json"], "--compare nothing.json: No such file"),
         (["--fit", "4"], "--fit 4 takes one network, not ''"),
