@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.errors import check_installed
 from inception_zoo.runs.results import flattened, reason_of
-from inception_zoo.tracking.service import unharmed
+from inception_zoo.tracking.service import NOWHERE, unharmed
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,17 @@ class MLFlowLogger(loggers.MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        if not self._initialized:
-            self.note.parent.mkdir(parents=True, exist_ok=True)
-            client = super().experiment
-            self.note.write_text(str(self._run_id))
-            client.update_run(self._run_id, status="RUNNING")  # an interrupted run is marked as failed
-        return self._mlflow_client
+        if self.is_lost:
+            return NOWHERE
+        try:
+            if not self._initialized:
+                self.note.parent.mkdir(parents=True, exist_ok=True)
+                client = super().experiment
+                self.note.write_text(str(self._run_id))
+                client.update_run(self._run_id, status="RUNNING")  # an interrupted run is marked as failed
+        except Exception as error:  # Lightning asks for it before the training: the server may not answer
+            self.lose(error)
+        return NOWHERE if self.is_lost else self._mlflow_client
 
     def lose(self, error: Exception) -> None:
         """Warn, and log nothing more."""

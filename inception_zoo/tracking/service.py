@@ -19,6 +19,19 @@ EXIT_CODES = {"finished": 0, "pruned": 0, "failed": 1, "interrupted": 255}
 PATIENCE = 60  # seconds to finish local files at the end of a run; an online run has W&B's `finish_timeout` in addition
 
 
+class Nowhere:
+    """Null object for the run of a logger that failed: it accepts every attribute and call."""
+
+    def __getattr__(self, name: str) -> "Nowhere":
+        return self
+
+    def __call__(self, *args: Any, **more: Any) -> "Nowhere":
+        return self
+
+
+NOWHERE = Nowhere()
+
+
 def log_content(run: "wandb.Run", step: int, **content: Any) -> None:
     """Log content to a W&B run.
 

@@ -13,24 +13,11 @@ from omegaconf import DictConfig
 
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
-from inception_zoo.tracking.service import current_run, lose, unharmed
+from inception_zoo.tracking.service import NOWHERE, current_run, lose, unharmed
 
 UNTAGGED = ("ckpt=", "data.root=", "hydra.", "logger", "sweep.")  # overrides that do not describe what is trained
 OWN = {"id": "WANDB_RUN_ID", "tags": "WANDB_TAGS"}  # variables that W&B reads itself; the config reads the others
 TAG = 64  # maximum length that W&B allows, in characters
-
-
-class Nowhere:
-    """Null object for a W&B run that failed: it accepts every attribute and call."""
-
-    def __getattr__(self, name: str) -> "Nowhere":
-        return self
-
-    def __call__(self, *args: Any, **more: Any) -> "Nowhere":
-        return self
-
-
-NOWHERE = Nowhere()
 
 
 class WandbLogger(loggers.WandbLogger):

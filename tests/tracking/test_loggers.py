@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import loggers
 from lightning.pytorch.loggers import WandbLogger as Lightnings
 from omegaconf import OmegaConf
 
@@ -13,6 +14,7 @@ from inception_zoo.config import CONF
 from inception_zoo.config.hydra_patches import install
 from inception_zoo.errors import ZooError
 from inception_zoo.tracking.mlflow_logger import MLFlowLogger
+from inception_zoo.tracking.service import NOWHERE
 from inception_zoo.tracking.tensorboard_logger import TensorBoardLogger
 from inception_zoo.tracking.wandb_logger import WandbLogger, identity
 from inception_zoo.training.components import check_wandb
@@ -72,6 +74,19 @@ def test_a_resumed_run_continues_in_mlflow_and_an_error_of_mlflow_is_a_warning(t
     logger.log_metrics({"val/top1": 0.5}, 3)
     logger.log_metrics({"val/top1": 0.5}, 4)
     assert caplog.text.count("MLflow logging failed; the run continues without it") == 1
+
+
+def test_an_error_of_mlflow_before_the_training_is_a_warning(tmp_path, monkeypatch, caplog):
+    def fail(logger):
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(loggers.MLFlowLogger, "experiment", property(fail))
+    logger = MLFlowLogger.__new__(MLFlowLogger)  # without the package
+    vars(logger).update(note=tmp_path / "mlflow" / "run_id", is_lost=False, _initialized=False)
+    for _ in range(2):
+        assert logger.experiment.anything() is NOWHERE
+    logger.log_hyperparams(CONFIG)
+    assert caplog.text.count("MLflow logging failed; the run continues without it: ConnectionError: no answer") == 1
 
 
 @pytest.fixture
