@@ -17,6 +17,7 @@ from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.renamed import with_new_key
 from inception_zoo.system.terminal import console
 
 if TYPE_CHECKING:
@@ -131,9 +132,10 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def words_of(folder: Path) -> list[str]:
-    """Return the overrides of a run, with secrets redacted; an empty list if it never started."""
+    """Return the overrides of a run with current names of keys, without secrets; an empty list if it never started."""
     path = folder / ".hydra" / "overrides.yaml"
-    return redacted(list(OmegaConf.to_container(OmegaConf.load(path)))) if path.exists() else []  # type: ignore[arg-type]
+    words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
+    return redacted([*map(with_new_key, words)])
 
 
 def overrides_of(words: Iterable[str]) -> dict[str, str]:

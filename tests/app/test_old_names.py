@@ -16,6 +16,7 @@ from PIL import Image
 
 from inception_zoo.config import hydra_patches
 from inception_zoo.config.allowed import TARGETS
+from inception_zoo.runs import sweepers
 from inception_zoo.system.renamed import MOVED, with_new_names
 
 FIXTURE = ROOT / "tests" / "fixtures" / "before_rooms"
@@ -65,6 +66,13 @@ def test_val_size_is_the_number_of_data_split(words, val, tmp_path):
         (tmp_path / path).write_text(text)
     data = hydra_patches.loader(str(tmp_path)).load_configuration("config", words, RunMode.RUN).data
     assert data.split == {"val": val, "test": None} and "val_size" not in data
+
+
+def test_a_resumed_sweep_knows_the_jobs_that_varied_val_size(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("- data.val_size=20\n- seed=1\n")
+    (tmp_path / "results.json").write_text('{"state": "finished"}')
+    assert sweepers._is_done(tmp_path, ["data.split.val=20", "seed=1"])
 
 
 def test_val_size_in_a_checkpoint():
