@@ -124,7 +124,7 @@ def _network_of(state: State, path: Path, name: str | None) -> Inception:
         check_twin(state, LAYOUTS[found[0]][found[1]], str(path))
     if not found and not name:
         raise ZooError(
-            f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; if it is the native layout, give --model"
+            f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; for the native layout, give --model"
         )
     if not found or (name and name != found[1]):
         first = make_plan(find_net(name or "")).blocks[0].name

@@ -20,7 +20,7 @@ from inception_zoo.architecture.card import Card
 from inception_zoo.architecture.choices import LOADING, Choices
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.allowed import TARGETS
-from inception_zoo.config.rules import GROUPS, KEYS, NEEDED, SPECIAL
+from inception_zoo.config.rules import NEEDED, SPECIAL, TOP
 from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import HIDDEN, redacted
@@ -31,7 +31,6 @@ from inception_zoo.system.renamed import with_new_names
 
 TESTED = ("seed", "model", "data")  # what a test takes from the run; nothing else changes its result
 OWN = ("task", "ckpt", "sweep", "provenance")  # never taken: they describe the earlier command, or its result
-TOP = {*GROUPS, *(key.partition(".")[0] for key in KEYS)}
 MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
 FOLDER = "${hydra:runtime.output_dir}"  # the run folder, in a config
 # Names of options, and forms of values, that say where to write or which address to call:

@@ -111,9 +111,7 @@ def _op(token: str) -> Op:
     if channels and not int(channels):
         raise ZooError(f"token '{token}': a convolution needs at least 1 output channel")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):
-        raise ZooError(
-            f"token '{token}': an even kernel cannot keep the size; use an odd kernel, or 'v' if the grid may shrink"
-        )
+        raise ZooError(f"token '{token}': an even kernel cannot keep the size; use an odd one, or 'v' if the grid may shrink")
     step, edge = int(stride or 1), edge or ""
     return Pool(kind, kernel, step, edge) if kind else Conv(kernel, step, edge, int(channels))
 

@@ -48,9 +48,8 @@ class Block:
     @property
     def has_branches(self) -> bool:
         """True for several rows, a fork, a residual sum or a module."""
-        return (
-            len(self.rows) > 1 or bool(self.module or self.residual) or any(len(step) > 1 for row in self.rows for step in row)
-        )
+        forks = any(len(step) > 1 for row in self.rows for step in row)
+        return len(self.rows) > 1 or forks or bool(self.module or self.residual)
 
     @property
     def takes_any_grid(self) -> bool:

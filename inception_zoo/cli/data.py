@@ -23,7 +23,7 @@ def show_data(
     with composed(words or []) as cfg:
         check_data(cfg["data"])
         from inception_zoo.data.show import contact_sheet
-        from inception_zoo.training.job import build_data
+        from inception_zoo.training.components import build_data
 
         contact_sheet(build_data(cfg), out, images, draws)
     print(f"picture: {out}", file=sys.stderr)

@@ -44,19 +44,14 @@ AugMix AutoAugment CenterCrop ColorJitter Compose ElasticTransform GaussianBlur 
 Pad RandomAdjustSharpness RandomAffine RandomApply RandomAutocontrast RandomChannelPermutation RandomChoice RandomCrop
 RandomEqualize RandomErasing RandomGrayscale RandomHorizontalFlip RandomInvert RandomOrder RandomPerspective
 RandomPhotometricDistort RandomPosterize RandomResizedCrop RandomRotation RandomSolarize RandomVerticalFlip
-RandomZoomOut Resize ScaleJitter TrivialAugmentWide
-""".split()
-_OF_TORCH = """
-Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD Muon NAdam RAdam RMSprop Rprop SGD
-""".split()
+RandomZoomOut Resize ScaleJitter TrivialAugmentWide""".split()
+_OF_TORCH = "Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD Muon NAdam RAdam RMSprop Rprop SGD".split()
 _SCHEDULERS = """
 ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR MultiStepLR OneCycleLR
-PolynomialLR ReduceLROnPlateau StepLR
-""".split()
+PolynomialLR ReduceLROnPlateau StepLR""".split()
 _OF_TIMM = """
 AdaBelief Adafactor AdafactorBigVision AdamP Adan Adopt Lamb LaProp Lars Lion MADGRAD Mars Muon NAdamW RMSpropTF SGDP
-SGDW muon.Muon rmsprop_tf.RMSpropTF
-""".split()
+SGDW muon.Muon rmsprop_tf.RMSpropTF""".split()
 _OF_LIGHTNING = """
 callbacks.DeviceStatsMonitor callbacks.GradientAccumulationScheduler callbacks.LearningRateMonitor
 callbacks.ModelSummary callbacks.RichModelSummary callbacks.RichProgressBar callbacks.StochasticWeightAveraging

@@ -1,7 +1,6 @@
 """Validation of the composed config, before torch is imported, anything is called or a folder is created."""
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +19,9 @@ from inception_zoo.config.rules import (
     OF_HYDRA,
     OWNED,
     SPECIAL,
+    TOP,
     USUAL,
     Options,
-    Rule,
 )
 from inception_zoo.config.targets import refused_logging, refused_targets, refused_variables, walk
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
@@ -50,8 +49,7 @@ def check(cfg: Mapping[str, Any]) -> None:
     found += [f"{key}={shown(value)} must not contain '${{' after it is resolved" for key, value in left]
     found += [f"{key} is missing; do not remove it from the config" for key in NEEDED if key not in values]
     found += _mistakes(values, KEYS)
-    known = {key.partition(".")[0] for key in KEYS} | set(GROUPS)
-    found += [unknown_key(key, sorted(known)) for key in cfg if key not in known]
+    found += [unknown_key(key, sorted(TOP)) for key in cfg if key not in TOP]
     own = tuple(f".monitor=val/{name} must" for name in cfg["metrics"])  # not a typing error, if similar to a known name
     found += [text for text in (*_options_of(cfg), *_parts_of(cfg)) if not any(each in text for each in own)]
     if uncounted := _uncounted(cfg["data"]):
@@ -60,7 +58,7 @@ def check(cfg: Mapping[str, Any]) -> None:
     for keys, cross in CROSS:
         if not any(message.startswith(key) for message in found for key in keys):
             try:
-                cross(cfg)
+                found += cross(cfg) or ()
             except ZooError as error:
                 found += messages_of(error)
     raise_all(found)
@@ -91,10 +89,9 @@ def unknown_key(key: str, keys: Sequence[str]) -> str:
     last = nearest(name, [each.rpartition(".")[2] for each in keys])
     same = [each for each in keys if each.endswith(f".{last}")]
     near = NEWCOMERS.get(name) or (last != name and nearest(key, keys)) or nearest(key, same, 0)
-    beside = ", ".join(
-        each[len(parent) + 1 :] for each in keys if parent and re.fullmatch(rf"{re.escape(parent)}\.[^._]\w*", each)
-    )
-    others = f"{parent} has {beside}; +{key}=… adds another option" if beside else "see `python run.py --cfg all`"
+    beside = [each.rpartition(".")[2] for each in keys if parent and each.rpartition(".")[0] == parent]
+    options = ", ".join(each for each in beside if each[0] != "_")
+    others = f"{parent} has {options}; +{key}=… adds another option" if options else "see `python run.py --cfg all`"
     return f"unknown config key '{key}'; {f'did you mean {near!r}?' if near else others}"
 
 
@@ -123,7 +120,7 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
     raise_all(found)
 
 
-def _mistakes(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> list[str]:
+def _mistakes(values: Mapping[str, Any], rules: Options) -> list[str]:
     """Return an error message for each wrong value; both arguments are by dotted key."""
     return [text for key, rule in rules.items() if key in values for text in rule.mistake(key, values[key])]
 
@@ -209,16 +206,12 @@ def _check_task(cfg: Mapping[str, Any]) -> None:
             raise ZooError(f"model.adapt={min(random)}: task=test would test random weights; remove it, or train first")
 
 
-def _check_shape(cfg: Mapping[str, Any]) -> None:
+def _about_shape(cfg: Mapping[str, Any]) -> Iterator[str]:
     model, data = cfg["model"], cfg["data"]
-    classes, channels, found = data["num_classes"], data["in_channels"], []
-    if model["num_classes"] < classes:
-        found.append(
-            f"model.num_classes={model['num_classes']}: the data has {classes} classes; use other data, or remove this override"
-        )
-    if model["in_channels"] != channels:
-        found.append(f"model.in_channels={model['in_channels']}: the images have {channels}; remove this override")
-    raise_all(found)
+    if (own := model["num_classes"]) < (classes := data["num_classes"]):
+        yield f"model.num_classes={own}: the data has {classes} classes; use other data, or remove this override"
+    if (own := model["in_channels"]) != (channels := data["in_channels"]):
+        yield f"model.in_channels={own}: the images have {channels}; remove this override"
 
 
 def _check_model(cfg: Mapping[str, Any]) -> None:
@@ -268,11 +261,11 @@ def _check_memory(cfg: Mapping[str, Any]) -> None:
         raise ZooError("model.memory=minimal cannot be combined with trainer.sync_batchnorm=true; use model.memory=lean")
 
 
-CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], None]], ...] = (
+CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] | None]], ...] = (
     (("model.name", "model.blocks"), _check_model),  # not with a block that is refused: it would be imported
     (("task", "ckpt", "model.adapt"), _check_task),
-    (("data",), lambda cfg: raise_all(_about_data(cfg["data"]))),
-    (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _check_shape),
+    (("data",), lambda cfg: _about_data(cfg["data"])),
+    (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),

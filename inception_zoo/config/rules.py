@@ -126,6 +126,7 @@ KEYS = {
     "model.in_channels": whole(1, 1024),
 }
 GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger", "metrics")
+TOP = {*GROUPS, *(key.partition(".")[0] for key in KEYS)}
 SPECIAL = {  # options of every node that Hydra instantiates
     "_target_": TEXT,
     **dict.fromkeys(("_partial_", "_recursive_"), FLAG),

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -67,8 +67,8 @@ def wrong_overrides(words: list[str] | None = None, sweep: bool = True, keys: bo
             others.append(override)
             continue
         given = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
-        values = [each for value in given for each in (value if isinstance(value, list) else [value])]
-        for value in values:
+        lists = [value if isinstance(value, list) else [value] for value in given]
+        for value in chain(*lists):
             if value in (None, "null", False):
                 hint = "did you mean 'none'?" if "none" in options else f"remove the group with '~{key}'"
                 found.append(f"{key}={shown(value)} is not an option; {hint}")
@@ -76,11 +76,12 @@ def wrong_overrides(words: list[str] | None = None, sweep: bool = True, keys: bo
                 hint = did_you_mean(value, sorted(options))
                 other = key == "model" and hint.startswith("valid")
                 found.append(f"{key}={shown(value)} {f'must be {FAMILY.words}' if other else f'is unknown; {hint}'}")
-        fits = [value for value in given if all(each in options for each in (value if isinstance(value, list) else [value]))]
+        fits = [value for value, each in zip(given, lists, strict=True) if {*each} <= {*options}]
         chosen += [f"{key}={value}" for value in fits[:1]]
     if not keys:
         return found
-    known = keys_of(loader, chosen)
+    nodes = walk(OmegaConf.to_container(loader.load_configuration("config", chosen, RunMode.RUN)))
+    known = [key for key, _ in nodes if not key.rpartition(".")[2].isdecimal()]
     added = [override.key_or_group for override in others if override.is_add() or override.is_force_add()]
     for override in others:
         key = override.key_or_group
@@ -88,14 +89,3 @@ def wrong_overrides(words: list[str] | None = None, sweep: bool = True, keys: bo
         if key in known if override.is_add() else is_new:
             found.append(unknown_key(key, known))
     return found
-
-
-def keys_of(loader: Any, chosen: Sequence[str] = ()) -> list[str]:
-    """Return all keys of the config, dotted.
-
-    Args:
-        loader: Hydra's config loader.
-        chosen: Group overrides, such as ``model=inception_v3``.
-    """
-    nodes = walk(OmegaConf.to_container(loader.load_configuration("config", list(chosen), RunMode.RUN)))
-    return [key for key, _ in nodes if not key.rpartition(".")[2].isdecimal()]

@@ -273,13 +273,8 @@ class ImageData(L.LightningDataModule):
     def _loading(self, split: Split) -> dict[str, Any]:
         if split.in_memory:
             return {"collate_fn": lambda batch: batch}
-        workers = self._workers
-        return {
-            "collate_fn": collate,
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        workers, pinned = self._workers, torch.cuda.is_available()
+        return {"collate_fn": collate, "num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
 
     @property
     def _workers(self) -> int:

@@ -79,9 +79,7 @@ def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out
     for entry in entries(folder, left_out, strict=True):
         if entry.is_dir():
             if (name := class_name(entry.name)) in classes:
-                raise ZooError(
-                    f"{entry.path}: another folder also has the name '{name}', in other Unicode characters; merge them"
-                )
+                raise ZooError(f"{entry.path}: another folder has the name '{name}', in other Unicode characters; merge them")
             others: list[str] = []
             classes[name] = _columns(folder, images_below(entry.path, others, strict=True))
             if not len(classes[name][0]):
@@ -138,9 +136,8 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
     try:  # threads: Pillow releases the GIL to decode, which is 90% of the work
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = zip(chunks, pool.map(faults, chunks), strict=True)
-            for (split, rows), reasons in track(
-                done, "checking images", len(chunks), console=bar, transient=True, disable=quiet
-            ):
+            shown = track(done, "checking images", len(chunks), console=bar, transient=True, disable=quiet)
+            for (split, rows), reasons in shown:
                 good[split][rows] = [reason is None for reason in reasons]
                 named = zip(files[split].paths[rows], reasons, strict=True)
                 bad += [f"{files[split].root / str(path)}: {reason}" for path, reason in named if reason]

@@ -163,12 +163,9 @@ class Source:
         new[list(labels)] = torch.arange(len(labels))
 
         def relabelled(split: Split) -> Split:
-            if isinstance(split, Images):
-                kept = split[new[split.labels] >= 0]
-                return Images(kept.images, new[kept.labels])
-            if isinstance(split, Files):
-                files = split[(new[split.labels] >= 0).nonzero().flatten()]
-                return replace(files, labels=new[files.labels])
+            if isinstance(split, Images | Files):
+                kept = split[(new[split.labels] >= 0).nonzero().flatten()]
+                return replace(kept, labels=new[kept.labels])
             raise ZooError(f"data.classes: classes cannot be selected from a {self.name}; remove data.classes")
 
         splits: dict[str, Any] = {name: split and relabelled(split) for name, split in self.splits().items()}
@@ -184,11 +181,10 @@ class Source:
         Raises:
             ZooError: there is another number of classes or channels, or another number of labels than images.
         """
+        has = f"data.num_classes={num_classes}: {self.name} has"
         if self.classes and (count := len(self.classes)) != num_classes:
             larger = f", and model.num_classes={num_classes} for a larger network" if num_classes > count else ""
-            raise ZooError(
-                f"data.num_classes={num_classes}: {self.name} has {count} classes; set data.num_classes={count}{larger}"
-            )
+            raise ZooError(f"{has} {count} classes; set data.num_classes={count}{larger}")
         for name, split in self.splits().items():
             if not isinstance(split, Images | Files):  # a stream, whose labels are checked when they are read
                 continue
@@ -197,14 +193,11 @@ class Source:
                 raise ZooError(f"{self.name}: {count} {name} images, but {len(split.labels)} labels")
             top = int(split.labels.max())
             if top >= num_classes:
-                raise ZooError(
-                    f"data.num_classes={num_classes}: {self.name} has labels up to {top}; set data.num_classes={top + 1}"
-                )
+                raise ZooError(f"{has} labels up to {top}; set data.num_classes={top + 1}")
         channels = self.train.images.shape[1] if isinstance(self.train, Images) else getattr(self.train, "channels", None)
         if channels is None:
             if in_channels not in MODES:
                 raise ZooError(f"data.in_channels={in_channels}: image files are read as 1 or 3 channels")
         elif channels != in_channels:
-            raise ZooError(
-                f"data.in_channels={in_channels}: {self.name} has {channels} image channels; set data.in_channels={channels}"
-            )
+            other = f"{self.name} has {channels} image channels"
+            raise ZooError(f"data.in_channels={in_channels}: {other}; set data.in_channels={channels}")

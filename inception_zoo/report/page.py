@@ -78,13 +78,8 @@ def page_data(runs: Sequence[Run], warn: Callable[[str], None]) -> dict[str, Any
     keys = {run: network_key(run) for run in runs}
     for run, row in rows.items():
         row["network"] = distinct.get(keys[run] or "")
-    return {
-        "runs": list(rows.values()),
-        "varying": varying(runs),
-        "config": base,
-        "networks": pictures,
-        "distinct": len({key for key in keys.values() if key}),
-    }
+    count = len(set(filter(None, keys.values())))
+    return {"runs": list(rows.values()), "varying": varying(runs), "config": base, "networks": pictures, "distinct": count}
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:

@@ -120,28 +120,20 @@ def claim_folder(cfg: DictConfig, kind: str) -> None:
     key, hydra = f"hydra.{kind}.dir", cfg.hydra
     folder = Path(str(hydra[kind].dir))
     is_named = any(word.startswith(f"{key}=") for word in hydra.overrides.hydra)
-    if is_named or not _is_timed(hydra[kind]):
+    layout = str(OmegaConf.to_container(hydra[kind], resolve=False)["dir"])  # type: ignore[call-overload,index]
+    if is_named or "zoo.now" not in layout:  # a name with the time is the default of conf/config.yaml
         if is_first():
             claim_first(folder, key)
-            _check_unused(folder, kind, cfg)
+            if kind == "run":
+                check_free(folder, cfg.task, cfg.ckpt)
+            elif (folder / ".hydra").is_dir():
+                raise ZooError(f"hydra.sweep.dir={folder} already holds a run; set another folder")
         return
     unique = agreed(key, str(claim_new(folder, key)) if is_first() else str(folder))
     if unique != str(folder):
         with read_write(hydra), open_dict(hydra):
             hydra[kind].dir = unique
             hydra.overrides.hydra.append(f"{key}={quoted(Path(unique))}")  # a job of a sweep composes its config again
-
-
-def _is_timed(node: DictConfig) -> bool:
-    """Return whether a folder is named by the time, as `conf/config.yaml` does."""
-    return "zoo.now" in str(OmegaConf.to_container(node, resolve=False)["dir"])  # type: ignore[call-overload,index]
-
-
-def _check_unused(folder: Path, kind: str, cfg: DictConfig) -> None:
-    if kind == "run":
-        check_free(folder, cfg.task, cfg.ckpt)
-    elif (folder / ".hydra").is_dir():
-        raise ZooError(f"hydra.sweep.dir={folder} already holds a run; set another folder")
 
 
 def check_free(folder: Path, task: str, ckpt: str | None) -> None:

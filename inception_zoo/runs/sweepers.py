@@ -118,9 +118,8 @@ def _is_done(folder: Path, job: Sequence[str]) -> bool:
     """Return whether a job needs no more work; raise ZooError if its folder belongs to another job."""
     own = sorted(redacted([word for word in job if not word.startswith("hydra")]))
     if (folder / ".hydra").exists() and own != sorted(words_of(folder)):
-        raise ZooError(
-            f"hydra.sweep.dir={folder.parent} holds another sweep: its job {folder.name} differs; set another folder"
-        )
+        other = f"another sweep: its job {folder.name} differs"
+        raise ZooError(f"hydra.sweep.dir={folder.parent} holds {other}; set another folder")
     return read_results(folder).get("state") in DONE
 
 
@@ -168,18 +167,14 @@ class OptunaSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         self.conf, self.context = config, hydra_context
-        self.launch = (
-            Plugins.instance()
-            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
-            .launch
-        )
+        plugins = Plugins.instance()
+        launcher = plugins.instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.launch = launcher.launch
 
     def sweep(self, arguments: list[str]) -> None:
         check_installed("optuna", "search", "hydra/sweeper=optuna")
         if by_torchrun():
-            raise ZooError(
-                "hydra/sweeper=optuna: under torchrun each process would start a search; use trainer.devices instead"
-            )
+            raise ZooError("hydra/sweeper=optuna: under torchrun each process would start a search; use trainer.devices")
         from optuna.trial import TrialState
 
         from inception_zoo.runs.study import objective, open_study

@@ -41,12 +41,7 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
 
 
 def convert(
-    source: str,
-    target: Path,
-    to: str = "native",
-    name: str | None = None,
-    stated: Stated = NOTHING_STATED,
-    trust: bool = False,
+    source: str, target: Path, to: str = "native", name: str | None = None, stated: Stated = NOTHING_STATED, trust: bool = False
 ) -> str:
     """Read weights and write them in another layout.
 

@@ -53,9 +53,7 @@ def check_batch(batch_size: int, world_size: int, norm: str | None) -> None:
         near = max(world_size, batch_size - batch_size % world_size)
         raise ZooError(f"data.batch_size={batch_size} is not divisible by the {world_size} processes; try {near}")
     if batch_size == world_size and norm == "batch":
-        raise ZooError(
-            f"data.batch_size={batch_size} gives each process one image, but BatchNorm needs two; try {2 * world_size}"
-        )
+        raise ZooError(f"data.batch_size={batch_size} is one image per process, but BatchNorm needs two; try {2 * world_size}")
 
 
 def auto_precision(accelerator: str) -> tuple[str, str]:

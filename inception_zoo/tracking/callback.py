@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
@@ -34,13 +34,6 @@ class Tracking(Callback):
         self.facts, self.begun, self.seen = facts, False, False
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer, pl_module)
-
-    @rank_zero_only
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer, pl_module)
-
     def _begin(self, trainer: Trainer, pl_module: Any) -> None:
         if self.begun:
             return
@@ -52,6 +45,8 @@ class Tracking(Callback):
             run.summary.update(dict(self.facts))
             with warned("the drawing of the network"):
                 log_content(run, trainer.global_step, network=_network(plan, self.facts["image_size"]))
+
+    on_fit_start = on_test_start = _begin
 
     @rank_zero_only
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -74,10 +74,7 @@ def workspace(entity: str, project: str) -> Any:
         wr.MediaBrowser(title="first training images", media_keys=["train/images"]),
         wr.MediaBrowser(title="network", media_keys=["network"]),
     ]
-    speed = [
-        lines("images per second", "train/images_per_second"),
-        lines("peak memory, GiB", "train/peak_memory_gib"),
-    ]
+    speed = [lines("images per second", "train/images_per_second"), lines("peak memory, GiB", "train/peak_memory_gib")]
     comparison = [
         wr.ParallelCoordinatesPlot(
             title="hyperparameters and accuracy",

@@ -48,10 +48,8 @@ def _confusion(header: Any, *rows: list[str], folder: Path) -> Any:
     columns: Any = ["Actual", "Predicted", "nPredictions"]
     cells = [(name, other, int(n)) for name, *row in rows for other, n in zip(header[1:], row, strict=True)]
     cells.sort(key=lambda cell: cell[2], reverse=True)
-    table = wandb.Table(columns, cells[:CELLS])
-    return wandb.plot_table(
-        "wandb/confusion_matrix/v1", table, dict(zip(columns, columns, strict=True)), {"title": "confusion matrix"}
-    )
+    table, fields = wandb.Table(columns, cells[:CELLS]), {name: name for name in columns}
+    return wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": "confusion matrix"})
 
 
 def _calibration(header: Any, *rows: list[str], folder: Path) -> Any:

@@ -86,7 +86,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises errors of many types for damaged files
         raise ZooError(f"ckpt={path} {reason_of(error) or f'is not a readable checkpoint ({type(error).__name__})'}") from None
     recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("model"), dict):
+    groups = ("model", "data", "trainer")
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(group), dict) for group in groups):
         raise ZooError(f"ckpt={path} is not the checkpoint of a run; if it has weights, start from them: model.weights={path}")
     return content
 

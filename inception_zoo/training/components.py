@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -69,29 +69,17 @@ def build(group: str, node: Any, /, **more: Any) -> Any:
         inner = re.search(r"full_key: (\S+)", str(error))
         key = inner[1] if inner and inner[1].startswith(group) else f"{group}.{inner[1]}" if inner else group
         raise ZooError(f"{key}: {one_line(cause)}") from error
-    if isinstance(found, partial):
-        check_keywords(group, found)
+    if isinstance(found, partial) and (unknown := _unknown(found.func, found.keywords)):
+        key = f"{group}.{unknown[0]}"
+        raise ZooError(f"{key} is not an option of {found.func.__name__}; remove it with '~{key}' (a recipe may have set it)")
     return found
 
 
-def check_keywords(group: str, call: partial) -> None:
-    """Check that a function accepts all options of a partial. One may be left over from another choice of the group.
-
-    Args:
-        group: key of the config node, for the message.
-        call: the function with its options.
-
-    Raises:
-        ZooError: the function does not have an option.
-    """
-    known = inspect.signature(call.func).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        return
-    for key in call.keywords:
-        if key not in known and (group != "scheduler" or key not in OURS):
-            name = call.func.__name__
-            hint = f"remove it with '~{group}.{key}' (a recipe may have set it)"
-            raise ZooError(f"{group}.{key} is not an option of {name}; {hint}")
+def _unknown(function: Any, options: Iterable[str]) -> list[str]:
+    """Return the options that a function does not have. They may be left over from another choice of the group."""
+    known = inspect.signature(function).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    return [] if takes_any else [key for key in options if key not in {*known, *OURS} and key[0] != "_"]
 
 
 def build_data(config: Mapping[str, Any]) -> ImageData:
@@ -148,9 +136,9 @@ def leave_out_others(config: Mapping[str, Any]) -> None:
     words = {word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task}
     for group in ("optimizer", "scheduler"):
         node = config[group]
-        known = inspect.signature(imported(node["_target_"])).parameters if f"{group}._target_" in words else {}
-        if known and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
-            for key in [key for key in node if key not in {*known, *OURS} and key[0] != "_" and f"{group}.{key}" not in words]:
+        unknown = _unknown(imported(node["_target_"]), node) if f"{group}._target_" in words else []
+        for key in unknown:
+            if f"{group}.{key}" not in words:
                 say(f"{group}.{key}={node.pop(key)} left out: it is an option of the preset, not of {node['_target_']}")
 
 
@@ -178,24 +166,16 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     if left_out := cfg.callbacks.keys() - nodes.keys():
         say(f"no logger: left out callbacks.{', callbacks.'.join(sorted(left_out))}")
     own = {name: build(f"callbacks.{name}", node) for name, node in nodes.items()}
-    if foreign := [
-        name for name, each in own.items() if isinstance(each, ModelCheckpoint) and not isinstance(each, BestCheckpoint)
-    ]:
-        base = f"{BestCheckpoint.__module__}.{BestCheckpoint.__name__}"
-        raise ZooError(f"callbacks.{foreign[0]}: its state would hold absolute paths; derive the class from {base}")
+    for name, each in own.items():
+        if isinstance(each, ModelCheckpoint) and not isinstance(each, BestCheckpoint):
+            base = f"{BestCheckpoint.__module__}.{BestCheckpoint.__name__}"
+            raise ZooError(f"callbacks.{name}: its state would hold absolute paths; derive the class from {base}")
     callbacks = [*callbacks, *own.values()]
     check_wandb(cfg.logger)
     loggers = [build(f"logger.{name}", node, **identity(node, cfg, HydraConfig.get())) for name, node in cfg.logger.items()]
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         callbacks.append(Tracking(results))
-    # The DataModule distributes the images itself: Lightning's sampler would repeat some of them in an evaluation.
-    fixed: dict[str, Any] = {
-        "callbacks": callbacks,
-        "logger": loggers,
-        "plugins": [AtomicCheckpointIO()],
-        "use_distributed_sampler": False,
-    }
-    trainer = _trainer(cfg, folder, fixed)
+    trainer = _trainer(cfg, folder, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])
     if isinstance(trainer.strategy, DDPStrategy):  # set here: `strategy=auto` takes no options
         trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
     launcher = trainer.strategy.launcher
@@ -206,7 +186,9 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     return trainer
 
 
-def _trainer(cfg: DictConfig, folder: Path, own: Mapping[str, Any]) -> Trainer:
+def _trainer(cfg: DictConfig, folder: Path, **own: Any) -> Trainer:
+    # The DataModule distributes the images itself: Lightning's sampler would repeat some of them in an evaluation.
+    own["use_distributed_sampler"] = False
     node: Any = {key: value for key, value in OmegaConf.to_container(cfg.trainer).items() if key != "timeout_minutes"}  # type: ignore[union-attr]
     try:
         trainer: Trainer = build("trainer", node, **own)
@@ -245,10 +227,8 @@ def check_processes(trainer: Trainer, cfg: DictConfig) -> None:
     """
     by_hand = trainer.num_nodes > 1 and not by_torchrun() and "SLURM_NTASKS" not in os.environ
     if by_hand and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]):
-        raise ZooError(
-            f"trainer.num_nodes={trainer.num_nodes}: set {', '.join(missing)} in the environment of every machine, or use "
-            "torchrun or SLURM; see docs/cluster.md"
-        )
+        how = f"set {', '.join(missing)} in the environment of every machine, or use torchrun or SLURM"
+        raise ZooError(f"trainer.num_nodes={trainer.num_nodes}: {how}; see docs/cluster.md")
     needed = trainer.num_devices * trainer.num_nodes
     started = int(os.environ["WORLD_SIZE"]) if by_torchrun() else trainer.world_size
     if started != needed:

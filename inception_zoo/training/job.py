@@ -28,17 +28,9 @@ from inception_zoo.system.devices import auto_precision, check_batch, check_devi
 from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
+from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, find_checkpoint, saved_config
-from inception_zoo.training.components import (
-    PROFILE,
-    build_data,
-    build_metrics,
-    build_optimizer,
-    build_trainer,
-    leave_out_others,
-    pruner,
-)
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.metrics import ROW
 from inception_zoo.training.module import Classifier
@@ -135,7 +127,7 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
             precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
         say(f"precision: {config['trainer']['precision']} ({why})")
-    leave_out_others(config)
+    components.leave_out_others(config)
     return OmegaConf.create(config), ckpt
 
 
@@ -167,15 +159,15 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     if ckpt:
         check_fits(ckpt, model, config)
         say(f"checkpoint: {ckpt}")
-    data = build_data(config)
+    data = components.build_data(config)
     data.folder, data.before = folder, ckpt and ckpt.parent.parent
     model.preprocessing = data.preprocessing
-    parts = build_optimizer(cfg, config)
+    parts = components.build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
-    metrics = build_metrics(config, model.plan.num_classes)
+    metrics = components.build_metrics(config, model.plan.num_classes)
     module = Classifier(model, *parts, cfg.label_smoothing, redacted(config), *choices, metrics=metrics)
-    pruning = pruner(cfg, folder)
-    trainer = build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
+    pruning = components.pruner(cfg, folder)
+    trainer = components.build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
     check_monitors(config)
     check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
     saved_classes = card.classes if card else model.classes if cfg.task == "test" else None
@@ -209,7 +201,7 @@ def fit(job: Job) -> None:
     with naming_the_key(job.config):
         trainer.fit(job.module, job.data, ckpt_path=job.ckpt, weights_only=True)
     if trainer.is_global_zero:
-        for report in job.folder.glob(f"fit-{PROFILE}*.txt"):
+        for report in job.folder.glob(f"fit-{components.PROFILE}*.txt"):
             print(report.read_text())
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     results |= metrics or {key: value for key, value in job.earlier.items() if key.startswith(("train/", "val/"))}
@@ -220,11 +212,9 @@ def fit(job: Job) -> None:
             results[best_key(results)], job.ckpt = float(best.best_model_score), Path(best.best_model_path)
     for stopper in trainer.early_stopping_callbacks:
         if why := stopper.stopping_reason_message:
-            results |= {
-                "stopped_epoch": stopper.stopped_epoch,
-                "stopped_reason": why.removesuffix(" Signaling Trainer to stop."),
-            }
-            say(f"stopped early in epoch {stopper.stopped_epoch}: {results['stopped_reason']}")
+            reason = why.removesuffix(" Signaling Trainer to stop.")
+            results |= {"stopped_epoch": stopper.stopped_epoch, "stopped_reason": reason}
+            say(f"stopped early in epoch {stopper.stopped_epoch}: {reason}")
     if reason := next((callback.reason for callback in job.pruning if callback.reason), None):
         raise Pruned(reason)
 

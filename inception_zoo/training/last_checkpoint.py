@@ -203,10 +203,8 @@ class LastCheckpoint(Callback):
         if bad:
             number, rate, loss = bad
             images = trainer.datamodule.training_rows(trainer.current_epoch, number)  # type: ignore[attr-defined]
-            mine = (
-                f"the loss is {loss.item()} in epoch {trainer.current_epoch}, batch {number}, at learning rate {rate:g}",
-                images,
-            )
+            where = f"in epoch {trainer.current_epoch}, batch {number}, at learning rate {rate:g}"
+            mine = (f"the loss is {loss.item()} {where}", images)
         found: list[Any] = [mine]
         if self.group is not None:
             found = [None] * trainer.world_size
@@ -220,15 +218,8 @@ class LastCheckpoint(Callback):
             raise ZooError(f"{reason}{tried}; last good checkpoint: {good or 'none'}; {hint}; images of the batch: {images}")
         self.done_rollbacks += 1
         self._roll_back(trainer, pl_module, good)
-        share = self.rate_factor**self.done_rollbacks
-        say(
-            "%s: restored the weights of %s; learning rate lowered to %g of the schedule (rollback %d of %d)",
-            reason,
-            good,
-            share,
-            self.done_rollbacks,
-            self.rollbacks,
-        )
+        lowered = f"learning rate lowered to {self.rate_factor**self.done_rollbacks:g} of the schedule"
+        say(f"{reason}: restored the weights of {good}; {lowered} (rollback {self.done_rollbacks} of {self.rollbacks})")
 
     def _roll_back(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         """Restore weights, weight average and optimizer state from a checkpoint; continue the schedule at a lower rate."""

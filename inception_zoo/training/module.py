@@ -78,10 +78,8 @@ class Classifier(L.LightningModule):
         outputs = self.model.outputs(images)
         if labels.dim() == 2:  # mixed labels over the data's classes; the network may have more classes
             labels = F.pad(labels, (0, outputs.logits.shape[1] - labels.shape[1]))
-        losses = {
-            name: F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-            for name, logits in {"logits": outputs.logits, **outputs.aux}.items()
-        }
+        every, smoothing = {"logits": outputs.logits, **outputs.aux}, self.label_smoothing
+        losses = {name: F.cross_entropy(logits, labels, label_smoothing=smoothing) for name, logits in every.items()}
         for tap in outputs.aux:
             self.log(f"train/aux_loss/{tap}", losses[tap], batch_size=len(labels))
         logits = outputs.logits.detach().float()
@@ -209,10 +207,8 @@ class Classifier(L.LightningModule):
         epoch_steps, most = self._steps_of_an_epoch(), self.trainer.max_steps
         steps = epoch_steps * max(1, self.trainer.max_epochs or 1)
         steps = steps if most == -1 else min(steps, most)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": scheduled(self.scheduler, optimizer, steps=steps, epoch_steps=epoch_steps),
-        }
+        scheduler = scheduled(self.scheduler, optimizer, steps=steps, epoch_steps=epoch_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 def _sums(metric: MeanMetric) -> Tensor:

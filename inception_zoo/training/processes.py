@@ -155,18 +155,13 @@ class SameConfig(Callback):
         self.results |= {"world_size": world_size, "config_sha256": digest}
         if world_size == 1:
             return
-        digests: list[Any] = [None] * world_size
         # a file may be unreadable on one machine only
         images = str({name: len(split) for name, split in trainer.datamodule.splits.items()})  # type: ignore[attr-defined]
-        torch.distributed.all_gather_object(digests, (digest, images))
-        if len(set(digests)) == 1:
-            return
         every: list[Any] = [None] * world_size
         torch.distributed.all_gather_object(every, {**self.values, "images": images})
         for rank, theirs in enumerate(every):
             for key in sorted(theirs.keys() | every[0].keys()):
                 if theirs.get(key) != every[0].get(key):
-                    raise ZooError(
-                        f"the configs or images of the ranks differ: {key}={every[0].get(key)} on rank 0 and "
-                        f"{theirs.get(key)} on rank {rank}; start all of them with the same command"
-                    )
+                    both = f"{every[0].get(key)} on rank 0 and {theirs.get(key)} on rank {rank}"
+                    same = "start all of them with the same command"
+                    raise ZooError(f"the configs or images of the ranks differ: {key}={both}; {same}")

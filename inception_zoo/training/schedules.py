@@ -54,14 +54,9 @@ def one_cycle(
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     total = steps + 1  # stepped once before the first batch and once after the last
-    return OneCycleLR(
-        optimizer,
-        rates,
-        total_steps=total,
-        pct_start=warmup if warmup * total != 1 else 1.5 / total,  # torch divides by the warmup steps - 1
-        base_momentum=base_momentum,
-        max_momentum=max_momentum,
-    )
+    share = warmup if warmup * total != 1 else 1.5 / total  # torch divides by the warmup steps - 1
+    momentum = {"base_momentum": base_momentum, "max_momentum": max_momentum}
+    return OneCycleLR(optimizer, rates, total_steps=total, pct_start=share, **momentum)
 
 
 def cosine(optimizer: Optimizer, steps: int, epoch_steps: int, warmup_epochs: float = 1.0) -> LRScheduler:

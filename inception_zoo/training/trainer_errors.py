@@ -67,12 +67,11 @@ def check_monitors(config: Mapping[str, Any]) -> None:
     """
     if config["trainer"].get("limit_val_batches") != 0:
         return
-    watching = {name: node.get("monitor") for name, node in config["callbacks"].items() if "Checkpoint" not in node["_target_"]}
-    raise_all(
-        f"callbacks.{name}.monitor={metric} needs a validation, but trainer.limit_val_batches=0 turns it off"
-        for name, metric in watching.items()
-        if str(metric).startswith("val/")
-    )
+    for name, node in config["callbacks"].items():
+        metric = str(node.get("monitor"))
+        if metric.startswith("val/") and "Checkpoint" not in node["_target_"]:
+            off = "needs a validation, but trainer.limit_val_batches=0 turns it off"
+            raise ZooError(f"callbacks.{name}.monitor={metric} {off}")
     if config["sweep"]["trial"] is not None:
         raise ZooError("trainer.limit_val_batches=0 turns off the validation by which a search compares its trials; remove it")
 

@@ -9,9 +9,8 @@ TORCH, KERAS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
 AGAIN = "download or copy it again"
 ALONE = "save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')"
-KINDS: dict[
-    bytes, str | tuple[str, ...]
-] = {  # first bytes of a file → the suffixes of its format, or what else it is and what to do
+# First bytes of a file → the suffixes of its format, or what else it is and what to do:
+KINDS: dict[bytes, str | tuple[str, ...]] = {
     rb"\x89HDF\r\n": KERAS,
     rb"PK\x03\x04|\x80[\x02-\x05]": TORCH,
     rb".{6}\0\0\{": (".safetensors",),

@@ -288,7 +288,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
         "narrow": "'my_blocks.narrow' gives 8 channels instead of 768; rows '1x1 8'",
         "strided": "a variant must keep the grid here, but row '1x1/2 768' of 'my_blocks.strided' does not; a row keeps "
         "the grid with odd kernels, without stride and without 'v'",
-        "even": "row '2x2 768': token '2x2 768': an even kernel cannot keep the size; use an odd kernel, or 'v' if the",
+        "even": "row '2x2 768': token '2x2 768': an even kernel cannot keep the size; use an odd one, or 'v' if the",
         "nothing": "'my_blocks.nothing' must return a list of rows, a Residual or a torch.nn.Module, not None",
     }.items():
         with pytest.raises(ZooError) as error:

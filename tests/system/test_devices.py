@@ -58,7 +58,7 @@ def test_the_global_batch_is_divided():
     check_batch(2, 2, "none")
     with pytest.raises(ZooError, match=r"data.batch_size=7 is not divisible by the 2 processes; try 6"):
         check_batch(7, 2, "batch")
-    with pytest.raises(ZooError, match=r"data.batch_size=2 gives each process one image, but BatchNorm needs two; try 4"):
+    with pytest.raises(ZooError, match=r"data.batch_size=2 is one image per process, but BatchNorm needs two; try 4"):
         check_batch(2, 2, "batch")
 
 
