@@ -34,7 +34,9 @@ OWN = ("task", "ckpt", "sweep", "provenance")  # never taken: they describe the 
 MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
 FOLDER = "${hydra:runtime.output_dir}"  # the run folder, in a config
 # Names of options, and forms of values, that say where to write or which address to call:
-_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root|file|cache|uri|url|host|location|args)(_|$)")
+_NAME = re.compile(
+    r"(^|_)(dir|dirpath|path|folder|root|file|cache|uri|url|host|proxy|proxies|endpoints?|exporter|location|args)(_|$)"
+)
 _FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
 
@@ -182,8 +184,8 @@ def _merged(key: str, ours: Any, saved: Any, named: Collection[str], old: str, l
 
 def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
     """Return a saved value; a place in the old run folder becomes one in the run folder of this job."""
-    place, safe = FOLDER in str(ours) or _is_place(key, saved), "${" not in str(saved) and HIDDEN not in str(saved)
-    path = Path(str(saved))
+    place, path = FOLDER in str(ours) or _is_place(key, saved), Path(str(saved))
+    safe = "${" not in str(saved) and HIDDEN not in str(redacted({key.rpartition(".")[2]: saved}))  # nor another user's key
     if place and safe and path.is_relative_to(old) and ".." not in path.parts:
         return "/".join((FOLDER, *path.relative_to(old).parts))
     if place or not safe:
@@ -194,9 +196,9 @@ def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
 
 def _is_place(key: str, value: Any) -> bool:
     """Return True for a place to write to, and for an address; not for the folder of data, which is read."""
-    name = next(part for part in reversed(key.split(".")) if not part.isdigit())
+    *groups, name = key.split(".")
     if not isinstance(value, str) or key.startswith("model."):
         return False
     if key.startswith("data."):
         return name == "cache" or "://" in value or value.startswith("local:")
-    return bool(_NAME.search(name) or _FORM.match(value))
+    return any(map(_NAME.search, [name, *groups[2:]])) or bool(_FORM.match(value))

@@ -194,6 +194,11 @@ HOSTILE = {
     "a name that leads out": ({"callbacks": {"best": {"filename": "../../x"}}}, "callbacks.best.filename=../../x"),
     "by position": ({"logger": {"tb": {"_args_": ["here"]}}}, "logger.tb._args_.0=here"),
     "a server": ({"logger": {"wandb": {"settings": {"base_url": "http://a"}}}}, "logger.wandb.settings.base_url=http://a"),
+    "a proxy": (
+        {"logger": {"wandb": {"settings": {"x_proxies": {"https": "a:80"}}}}},
+        "logger.wandb.settings.x_proxies.https=a:80",
+    ),
+    "a foreign key": ({"logger": {"wandb": {"settings": {"api_key": "0" * 40}}}}, "logger.wandb.settings.api_key=000"),
     "a cache": ({"data": {"source": {"cache": "here"}}}, "add +data.source.cache=VALUE"),
     "a remote data set": ({"data": {"root": "s3://bucket"}}, "add data.root=VALUE"),
     "a reference": ({"seed": "${oc.env:HOME}"}, "seed=${oc.env:HOME}: a checkpoint cannot set"),
