@@ -31,10 +31,9 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
     """Pack the splits of an image folder into LitData's chunks. `out` is written atomically.
 
     A chunk has the unchanged image files with their labels and paths. `out` contains a LitData data set in each of the
-    folders `train`, `val` and `test` (if they exist). LitData's `index.json` in
-    these folders also lists the splits, the class names by label, and the number of images of each class. `classes.json`
-    in `out` has only the class names. Training images are in random order, so that each chunk has many classes. Any tool
-    can copy the folder to an object store.
+    folders `train`, `val` and `test` (if they exist). LitData's `index.json` in these folders also lists the splits, the class
+    names by label, and the number of images of each class. `classes.json` in `out` has only the class names. Training images
+    are in random order, so that each chunk has many classes. Any tool can copy the folder to an object store.
 
     Args:
         source: a data set whose splits are image files.
@@ -50,8 +49,7 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
     size = _size(chunk_bytes)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ZooError(f"{out}: already exists and is not an empty folder; choose another path, or delete it")
-    test = None if source.test is source.val else source.test
-    files = {name: split for name, split in {**source.splits(), "test": test}.items() if split is not None}
+    files = {name: split for name, split in source.splits().items() if split is not None}
     if len(files) == 1:
         raise ZooError(f"{source.name}: chunks cannot be divided later; give the images of validation a folder `val`")
     try:

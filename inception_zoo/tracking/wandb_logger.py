@@ -90,13 +90,9 @@ def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, A
     if not node._target_.endswith(".WandbLogger"):
         return {}
     words = [redacted(word) for word in hydra.overrides.task if not word.startswith(UNTAGGED)]
-    known = {
-        "id": _earlier(folder),
-        "name": name,
-        "group": _sweep_of(folder) if in_sweep else None,
-        "job_type": cfg.task,
-        "tags": list(dict.fromkeys(word if len(word) <= TAG else f"{word[: TAG - 1]}…" for word in words)),
-    }
+    tags = list(dict.fromkeys(word if len(word) <= TAG else f"{word[: TAG - 1]}…" for word in words))
+    group = _sweep_of(folder) if in_sweep else None
+    known = {"id": _earlier(folder), "name": name, "group": group, "job_type": cfg.task, "tags": tags}
     if node.get("offline") is False and os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
         known["mode"] = "online"  # as the config says
     return {key: value for key, value in known.items() if value and not node.get(key) and not os.environ.get(OWN.get(key, ""))}

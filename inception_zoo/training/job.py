@@ -211,10 +211,10 @@ def fit(job: Job) -> None:
         if best.best_model_score is not None:
             results[best_key(results)], job.ckpt = float(best.best_model_score), Path(best.best_model_path)
     for stopper in trainer.early_stopping_callbacks:
-        if why := stopper.stopping_reason_message:
-            reason = why.removesuffix(" Signaling Trainer to stop.")
-            results |= {"stopped_epoch": stopper.stopped_epoch, "stopped_reason": reason}
-            say(f"stopped early in epoch {stopper.stopped_epoch}: {reason}")
+        if message := stopper.stopping_reason_message:
+            why = message.removesuffix(" Signaling Trainer to stop.")
+            results |= {"stopped_epoch": stopper.stopped_epoch, "stopped_reason": why}
+            say(f"stopped early in epoch {stopper.stopped_epoch}: {why}")
     if reason := next((callback.reason for callback in job.pruning if callback.reason), None):
         raise Pruned(reason)
 

@@ -55,8 +55,7 @@ def one_cycle(
     rates = [group["lr"] for group in optimizer.param_groups]
     total = steps + 1  # stepped once before the first batch and once after the last
     share = warmup if warmup * total != 1 else 1.5 / total  # torch divides by the warmup steps - 1
-    momentum = {"base_momentum": base_momentum, "max_momentum": max_momentum}
-    return OneCycleLR(optimizer, rates, total_steps=total, pct_start=share, **momentum)
+    return OneCycleLR(optimizer, rates, total, pct_start=share, base_momentum=base_momentum, max_momentum=max_momentum)
 
 
 def cosine(optimizer: Optimizer, steps: int, epoch_steps: int, warmup_epochs: float = 1.0) -> LRScheduler:

@@ -158,13 +158,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
 
 def _own(content: Mapping[Any, Any], path: str, ema: bool | None) -> tuple[dict[str, Tensor], list[str]]:
     """Return the network of a file of this package, and a note if it also has its average."""
-    if "state_dict" not in content:  # safetensors
-        if ema:
-            raise ZooError(f"ema=True: {path} contains no averaged weights; leave --ema out")
-        return {key: value for key, value in content.items() if isinstance(value, Tensor)}, []
     raw = content.get("current_model_state")  # Lightning stores the average as `state_dict`
     if ema and raw is None:
         raise ZooError(f"ema=True: {path} contains no averaged weights; leave --ema out")
+    if "state_dict" not in content:  # safetensors
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}, []
     taken = raw if ema is False and raw is not None else content["state_dict"]
     notes = [f"read {'raw' if taken is raw else 'averaged'} weights"] if raw is not None else []
     module = taken.items() if isinstance(taken, Mapping) else ()  # the LightningModule, whose `model` is the network

@@ -31,10 +31,8 @@ def fold_normalization(model: Inception, mean: Sequence[float], std: Sequence[fl
     if old is None:
         raise ZooError("the normalization of this network's images is unknown; set model.preprocessing first")
     if pads(model) and list(mean) != list(old.mean):
-        raise ZooError(
-            f"{model.plan.net.name}'s first convolution pads with zeros, so the mean {list(old.mean)} "
-            f"cannot be replaced by {list(mean)}"
-        )
+        why = f"{model.plan.net.name}'s first convolution pads with zeros"
+        raise ZooError(f"{why}, so the mean {list(old.mean)} cannot be replaced by {list(mean)}")
     state = model.state_dict()
     for key, value in renormalized(state, first_conv(model), old, mean, std).items():
         state[key].copy_(value)
