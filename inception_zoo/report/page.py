@@ -93,15 +93,8 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
 
 def varying(runs: Sequence[Run]) -> list[str]:
     """Return override keys with different values among the runs, without keys that have a separate column."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides)
-    return [
-        key
-        for key in keys
-        if key not in SHOWN_ELSEWHERE
-        and not key.startswith("model.blocks.")
-        and not is_place(key)
-        and len({_said(run, key) for run in runs}) > 1
-    ]
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if key not in SHOWN_ELSEWHERE and not is_place(key))
+    return [key for key in keys if not key.startswith("model.blocks.") and len({_said(run, key) for run in runs}) > 1]
 
 
 def _said(run: Run, key: str) -> str | None:

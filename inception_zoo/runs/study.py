@@ -41,10 +41,8 @@ def objective(callbacks: Mapping[str, Any]) -> Objective:
     node: Mapping[str, Any] = next(checkpoints, {})
     found = Objective(str(node.get("monitor")), node.get("mode", "min"))
     if not found.metric.startswith("val/") or found.mode not in DIRECTIONS:
-        raise ZooError(
-            f"callbacks.best.monitor={found.metric} with mode={found.mode}: a search needs a validation metric, such as "
-            "val/top1, and mode=max or mode=min"
-        )
+        needs = "a search needs a validation metric, such as val/top1, and mode=max or mode=min"
+        raise ZooError(f"callbacks.best.monitor={found.metric} with mode={found.mode}: {needs}")
     return found
 
 
