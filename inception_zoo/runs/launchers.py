@@ -89,5 +89,4 @@ def _run(common: tuple[HydraContext, TaskFunction, DictConfig, dict, Path, dict]
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = f"{config.hydra.job.name}_{number}", number
     HydraConfig.instance().set_config(config)
-    places = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
-    return run_job(task_function=function, config=config, hydra_context=context, **places)
+    return run_job(function, config, job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir", hydra_context=context)
