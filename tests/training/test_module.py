@@ -60,6 +60,8 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     monkeypatch.setattr(module, "log", lambda name, metric, **_: logged.update({name: metric}))
     labels = torch.tensor([0, 1, 2, 0, 9, 5])  # top-5 holds 0 in row 3, but not 9 in row 4
     name = {"val": "validation"}.get(phase, phase)
+    loader = SimpleNamespace(batch_sampler=SimpleNamespace(starts=[0]))
+    monkeypatch.setattr(type(module), "trainer", SimpleNamespace(test_dataloaders=loader))
     getattr(module, f"{name}_step")((torch.empty(6, 1, 4, 4), labels), 0)
     getattr(module, f"on_{name}_epoch_end")()
     values = {name: metric.compute().item() for name, metric in logged.items()}
