@@ -144,7 +144,12 @@ def whole_files():
     keras = create_model("inception_v3_slim", 3, width=0.25, aux=False)
     card = card_of(model).plain()
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
-    checkpoint = {"state_dict": state, METADATA: card, "hyper_parameters": {"model": card["model"], "seed": 1}, "epoch": 1}
+    checkpoint = {
+        "state_dict": state,
+        METADATA: card,
+        "hyper_parameters": {"model": card["model"], "data": {}, "trainer": {}},
+        "epoch": 1,
+    }
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for suffix in SUFFIXES:

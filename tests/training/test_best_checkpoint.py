@@ -13,7 +13,7 @@ from inception_zoo.runs.results import best_of, evaluated_checkpoint, read_resul
 from inception_zoo.training.best_checkpoint import BestCheckpoint
 
 BEST = 0.99  # no later epoch of the test reaches it
-OF_A_RUN = {"hyper_parameters": {"model": {}}}  # the least that a checkpoint of a run has
+OF_A_RUN = {"hyper_parameters": {"model": {}, "data": {}, "trainer": {}}}  # the least that a checkpoint of a run has
 
 
 @pytest.fixture

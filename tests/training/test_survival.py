@@ -182,7 +182,9 @@ def test_a_training_does_not_begin_over_another(mistake, tmp_path):
 
 def saved(folder, name, step):
     path = folder / "checkpoints" / name
-    AtomicCheckpointIO().save_checkpoint({"global_step": step, "weights": torch.randn(50)}, path)
+    config = {"model": {}, "data": {}, "trainer": {}}
+    content = {"hyper_parameters": config, "global_step": step, "weights": torch.randn(50)}
+    AtomicCheckpointIO().save_checkpoint(content, path)
     return path
 
 
