@@ -85,7 +85,7 @@ def test_a_state_of_an_older_version_names_absolute_paths(tmp_path):
 def test_the_resumed_file_may_be_named_without_a_folder(tmp_path, monkeypatch):
     (tmp_path / "old/checkpoints").mkdir(parents=True)
     (tmp_path / "new").mkdir()
-    torch.save({}, tmp_path / "old/checkpoints/best.ckpt")
+    torch.save(OF_A_RUN, tmp_path / "old/checkpoints/best.ckpt")
     monkeypatch.chdir(tmp_path / "old/checkpoints")
     best = BestCheckpoint(dirpath=str(tmp_path / "new"), filename="best", monitor="val/top1", mode="max")
     best.on_load_checkpoint(SimpleNamespace(ckpt_path="last.ckpt"), None, {})
