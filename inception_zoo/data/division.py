@@ -75,6 +75,11 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     return splits | {name: train[rows] for name, rows in parts.items()}
 
 
+def has_made_test(folder: Path) -> bool:
+    """Return True if a run has chosen its test images from the training images."""
+    return (folder / TABLE).is_file() and b",test\n" in (folder / TABLE).read_bytes()
+
+
 def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
     """Return the sizes of the splits to make."""
     val, test = sizes.get("val"), sizes.get("test")

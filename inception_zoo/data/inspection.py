@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
-from inception_zoo.data.layout import SPLITS, are_classes, class_name, split_folders
+from inception_zoo.data.layout import SPLITS, are_classes, class_folders, class_name, split_folders, splits_folder
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import TREE, ZooError, printable
@@ -51,6 +51,9 @@ def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: M
         ZooError: another layout, or a split with other classes than training.
     """
     folders = split_folders(root)
+    beside = sorted({*class_folders(splits_folder(root))} - {folder.name for folder in folders.values()})
+    if beside and is_first() and folders["train"].name == "train":
+        log.warning("%s", printable(f"{root}: not used: the folders {', '.join(beside[:5])} beside train"))
     left_out: list[str] = []
     listed = {split: _list(folders[split], split, solution, left_out) for split in splits if split in folders}
     classes = list(listed["train"])

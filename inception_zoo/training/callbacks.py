@@ -49,7 +49,7 @@ class EarlyStopping(callbacks.EarlyStopping):
         super().load_state_dict({**state_dict, **is_other, "patience": self.patience})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = self.stopping_reason_message is not None
+        trainer.should_stop |= self.stopping_reason_message is not None  # another one may have stopped it
 
 
 class ImagesPerSecond(Callback):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from inception_zoo.architecture.card import Card
+from inception_zoo.data.division import TABLE
 from inception_zoo.data.layout import class_name
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import redacted
@@ -17,10 +18,13 @@ from inception_zoo.system.atomic_files import is_whole_zip
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
 from inception_zoo.weights.files import METADATA
+from inception_zoo.weights.sources import is_name
 
 log = logging.getLogger(__name__)
 # keys without an effect on training
 FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
+# options of the network without an effect on a test
+UNTESTED = ("weights", "adapt", "init", "freeze", "dropout", "drop_path", "memory", "compile", "num_classes", "in_channels")
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -93,6 +97,15 @@ def card_of(path: Path) -> Card | None:
     return Card.of(card) if card else None
 
 
+def divided_for(config: Mapping[str, Any]) -> Path | None:
+    """Return the run folder of the weights that are tested, if it has a table of splits."""
+    weights = config["model"].get("weights")
+    if config["task"] != "test" or not weights or is_name(weights):
+        return None
+    path = Path(weights).absolute()
+    return next((folder for folder in (path, *path.parents[:2]) if (folder / TABLE).is_file()), None)
+
+
 def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Check that a checkpoint matches the network and, to resume training, the recipe.
 
@@ -118,6 +131,9 @@ def check_fits(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:
             raise ZooError(f"ckpt={path} holds weights only, without optimizer state; training cannot be resumed from it")
         _check_recipe(path, saved, redacted(config))
+    else:  # some have no effect on the shapes, such as `activation` and `stem`
+        keys = [f"model.{key}" for key in saved["model"] if key not in UNTESTED]
+        check_same(path, keys, saved, redacted(config))
 
 
 def check_classes(source: object, saved: Sequence[str] | None, classes: Sequence[str] | None, published: bool = False) -> None:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.architecture.cost import Cost, plan_cost
 from inception_zoo.data import ImageData
+from inception_zoo.data.division import has_made_test
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.redaction import redacted
@@ -30,7 +31,7 @@ from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
-from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, find_checkpoint, saved_config
+from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, divided_for, find_checkpoint, saved_config
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.metrics import ROW
 from inception_zoo.training.module import Classifier
@@ -42,7 +43,8 @@ from inception_zoo.weights.files import load_pickle
 from inception_zoo.weights.saving import save_model
 from inception_zoo.weights.sources import is_name
 
-say = rank_zero_only(logging.getLogger(__name__).info)
+log = logging.getLogger(__name__)
+say = rank_zero_only(log.info)
 
 
 @dataclass
@@ -160,7 +162,7 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
         check_fits(ckpt, model, config)
         say(f"checkpoint: {ckpt}")
     data = components.build_data(config)
-    data.folder, data.before = folder, ckpt and ckpt.parent.parent
+    data.folder, data.before = folder, ckpt.parent.parent if ckpt else divided_for(config)
     model.preprocessing = data.preprocessing
     parts = components.build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
@@ -184,6 +186,10 @@ def read_data(job: Job) -> None:
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
         check_classes(source, job.saved_classes, data.classes, published=not job.ckpt and is_name(str(weights)))
+        if job.config["task"] == "test" and not data.before and not is_name(str(weights)) and has_made_test(job.folder):
+            log.warning(
+                "data.split chose the test images; if %s was trained on this folder, some may be training images", source
+            )
         names = data.classes or []
         model.classes = names if len(names) == model.plan.num_classes else None
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():

@@ -15,6 +15,7 @@ from inception_zoo.data.division import divide
 from inception_zoo.data.imagefolder import imagefolder
 from inception_zoo.data.imagenet import is_imagenet
 from inception_zoo.data.optimize import optimize_folder
+from inception_zoo.training.checkpoints import divided_for
 
 BOTH = {"val": 0.1, "test": None}
 
@@ -73,6 +74,16 @@ def test_only_what_is_missing_is_made(caplog):
         "split: val 4 of 40 images (stratified, seed 1)",
         "split: val 7, test 4 of 40 images (random and stratified, seed 1)",
     ]
+
+
+def test_weights_are_tested_with_the_splits_of_their_run(tmp_path):
+    (tmp_path / "split.csv").write_text("")
+    for weights in (tmp_path, tmp_path / "model.safetensors", tmp_path / "checkpoints/best.ckpt"):
+        model = {"weights": str(weights)}
+        assert divided_for({"task": "test", "model": model}) == tmp_path
+        assert divided_for({"task": "fit", "model": model}) is None  # they may be trained further with other images
+    for other in (None, "torchvision:googlenet", str(tmp_path / "elsewhere/a/b/model.safetensors")):
+        assert divided_for({"task": "test", "model": {"weights": other}}) is None
 
 
 def test_a_number_chooses_the_images_of_earlier_versions():

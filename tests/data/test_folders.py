@@ -507,3 +507,10 @@ def test_a_damaged_pickle_is_one_line(tmp_path, any_md5):
     write_cifar(tmp_path, CIFAR10, "labels", [])
     (tmp_path / CIFAR10.base_folder / "data_batch_3").write_bytes(b"\x80\x04no pickle")
     assert "delete cifar-10-batches-py there" in message(cifar10, str(tmp_path))
+
+
+def test_a_folder_beside_those_of_the_splits_is_named(tmp_path, caplog):
+    for path in ("train/cat/1.png", "train/dog/1.png", "val/cat/2.png", "val/dog/2.png", "testing/cat/3.png"):
+        picture(tmp_path / path)
+    imagefolder(str(tmp_path))
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: not used: the folders testing beside train"]

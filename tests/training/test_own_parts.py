@@ -97,14 +97,16 @@ def test_a_metric_that_does_not_fit_is_refused_before_training(name, node, messa
 
 
 def test_a_stopped_run_that_is_resumed_trains_no_further_unless_it_may_wait_longer():
-    stopper, trainer = EarlyStopping("val/top1", mode="max", patience=2), SimpleNamespace(should_stop=False)
+    stopper = EarlyStopping("val/top1", mode="max", patience=2)
     for value in (0.5, 0.4, 0.4):
         stop, stopper.stopping_reason_message = stopper._evaluate_stopping_criteria(torch.tensor(value))
     assert stop
     for patience, stops in ((2, True), (5, False)):
         resumed = EarlyStopping("val/top1", mode="max", patience=patience)
         resumed.load_state_dict(stopper.state_dict())
-        resumed.on_train_start(trainer, None)
+        trainer = SimpleNamespace(should_stop=False)
+        for each in (resumed, EarlyStopping("val/loss")):  # the other one has not stopped the run
+            each.on_train_start(trainer, None)
         assert (resumed.patience, resumed.wait_count, trainer.should_stop) == (patience, 2, stops)
 
 
