@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -69,7 +70,7 @@ def main() -> None:
         status = end.code if isinstance(end.code, int) else 1
     finally:
         # sweep.json does not make a name trusted
-        ended = finish(f"{VARIABLE}={trusted} " if (trusted := os.environ.get(VARIABLE)) else "")
+        ended = finish(f"{VARIABLE}={shlex.quote(trusted)} " if (trusted := os.environ.get(VARIABLE)) else "")
         discard()
     sys.exit(status or ended)
 

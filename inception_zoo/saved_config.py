@@ -35,7 +35,8 @@ MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
 FOLDER = "${hydra:runtime.output_dir}"  # the run folder, in a config
 # Names of options, and forms of values, that say where to write or which address to call:
 _NAME = re.compile(
-    r"(^|_)(dir|dirpath|path|folder|root|file|cache|uri|url|host|proxy|proxies|endpoints?|exporter|location|args)(_|$)"
+    r"(^|_)(dir|dirpath|paths?|folder|root|file|cache|uri|url|host|location|prox(y|ies)|endpoints?|exporter|executable"
+    r"|program|args)(_|$)"
 )
 _FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
@@ -82,7 +83,8 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
         with read_write(node), open_dict(node):
             node.runtime.choices.model = cfg.model.name  # in the default name of the folder
             if cfg.task == "fit":  # so that tags and reports still show what is trained
-                node.overrides.task = list(dict.fromkeys([*_described(words_of(Path(cfg.ckpt).parent.parent)), *words]))
+                old_words = _described(words_of(Path(cfg.ckpt).parent.parent))
+                node.overrides.task = list(dict.fromkeys([*(word for word in old_words if not _is_unsaved(word)), *words]))
     taken_from = f"config: from {cfg.ckpt or ckpt}; {', '.join(given) or 'nothing'} from the command line"
     return [taken_from, *(f"config: {key} of the run does not exist any more; left out" for key in left_out)] if saved else []
 
@@ -103,8 +105,12 @@ def not_saved(hydra: HydraConf) -> list[str]:
     """Return the arguments that a checkpoint cannot set, so that a command that resumes it has to repeat them."""
     if is_whole(hydra):
         return [word for word in sys.argv[1:] if not word.startswith(("ckpt=", "hydra.run.dir="))]
-    pairs = [(word, *word.lstrip("+").partition("=")[::2]) for word in redacted(_described(hydra.overrides.task))]
-    return [word for word, key, value in pairs if HIDDEN in value or _is_place(key, value)]
+    return [word for word in redacted(_described(hydra.overrides.task)) if _is_unsaved(word)]
+
+
+def _is_unsaved(word: str) -> bool:
+    key, _, value = word.lstrip("+").partition("=")
+    return HIDDEN in value or _is_place(key, value)
 
 
 def _described(words: Collection[str]) -> list[str]:
@@ -186,6 +192,8 @@ def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
     """Return a saved value; a place in the old run folder becomes one in the run folder of this job."""
     place, path = FOLDER in str(ours) or _is_place(key, saved), Path(str(saved))
     safe = "${" not in str(saved) and HIDDEN not in str(redacted({key.rpartition(".")[2]: saved}))  # nor another user's key
+    if key.endswith(".tracking_uri") and saved == os.environ.get("MLFLOW_TRACKING_URI"):
+        return saved  # the environment says the same
     if place and safe and path.is_relative_to(old) and ".." not in path.parts:
         return "/".join((FOLDER, *path.relative_to(old).parts))
     if place or not safe:
@@ -196,9 +204,11 @@ def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
 
 def _is_place(key: str, value: Any) -> bool:
     """Return True for a place to write to, and for an address; not for the folder of data, which is read."""
-    *groups, name = key.split(".")
-    if not isinstance(value, str) or key.startswith("model."):
+    first, *names = [part for part in key.split(".") if not part.isdigit()] or [""]
+    if isinstance(value, bytes):  # a path, for Python
+        return True
+    if not isinstance(value, str) or first == "model":
         return False
-    if key.startswith("data."):
-        return name == "cache" or "://" in value or value.startswith("local:")
-    return any(map(_NAME.search, [name, *groups[2:]])) or bool(_FORM.match(value))
+    if first == "data":
+        return names[-1:] == ["cache"] or "://" in value or value.startswith("local:")
+    return any(map(_NAME.search, names[1:] or names)) or bool(_FORM.match(value))

@@ -146,6 +146,20 @@ def test_overrides_go_on_to_describe_a_resumed_run(tmp_path):
     OmegaConf.save([*RUN, "ckpt=last"], old / ".hydra/overrides.yaml")
     assert recovered([f"ckpt={old}", "seed=1"], tmp_path / "new")[2] == [*RUN, f"ckpt={old}", "seed=1"]
     assert recovered(["task=test", f"ckpt={old}"], tmp_path / "new")[2] == ["task=test", f"ckpt={old}"]
+    place = "+callbacks.x._args_=[{_target_: os.system}]"
+    OmegaConf.save([*RUN, place], old / ".hydra/overrides.yaml")  # would be printed in the command that resumes the run
+    cfg = composed([f"ckpt={old}", "callbacks.best.dirpath=/x"], tmp_path / "new")
+    recover(cfg, cfg.hydra, tmp_path / "new")
+    assert not_saved(cfg.hydra) == ["callbacks.best.dirpath=/x"]
+
+
+def test_a_server_that_the_environment_names_too_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a")
+    old = saved([*RUN, "logger=mlflow"], tmp_path / "old")
+    assert recovered([f"ckpt={old}"], tmp_path / "new")[0]["logger"]["mlflow"]["tracking_uri"] == "http://a"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
+    with pytest.raises(ZooError, match=r"logger.mlflow.tracking_uri=http://a: a checkpoint cannot set"):
+        recovered([f"ckpt={old}"], tmp_path / "new")
 
 
 def test_a_run_without_a_checkpoint_starts_again_with_its_own_config(tmp_path):
@@ -199,6 +213,8 @@ HOSTILE = {
         "logger.wandb.settings.x_proxies.https=a:80",
     ),
     "a foreign key": ({"logger": {"wandb": {"settings": {"api_key": "0" * 40}}}}, "logger.wandb.settings.api_key=000"),
+    "servers by name": ({"logger": {"wandb": {"x_endpoints": {"b": "a:80"}}}}, "logger.wandb.x_endpoints.b=a:80"),
+    "a folder as bytes": ({"callbacks": {"best": {"filename": b"/etc"}}}, "callbacks.best.filename=b'/etc'"),
     "a cache": ({"data": {"source": {"cache": "here"}}}, "add +data.source.cache=VALUE"),
     "a remote data set": ({"data": {"root": "s3://bucket"}}, "add data.root=VALUE"),
     "a reference": ({"seed": "${oc.env:HOME}"}, "seed=${oc.env:HOME}: a checkpoint cannot set"),
