@@ -38,7 +38,7 @@ from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
 from inception_zoo.system.ranks import agreed
-from inception_zoo.system.renamed import with_new_key, with_new_keys
+from inception_zoo.system.renamed import with_new_key
 
 PLACE = re.compile(r"([\w/@]+\.)*(ckpt|root|weights|dirpath|\w*dir)")  # keys of paths
 
@@ -67,9 +67,22 @@ def install() -> None:
     ConfigSource._get_header_dict = staticmethod(lambda text: header(text.removeprefix("\ufeff")))  # type: ignore
     parse, read = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
     OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [*map(with_new_key, overrides)])  # type: ignore
-    ConfigRepository.load_config = lambda files, config_path: with_new_keys(config_path, read(files, config_path))  # type: ignore
+    ConfigRepository.load_config = lambda files, config_path: _with_new_keys(config_path, read(files, config_path))  # type: ignore
     _add_resolvers()
     _fill_store()
+
+
+def _with_new_keys(path: str, found: Any) -> Any:
+    """Give the keys of a config file their current names, before it is merged with others.
+
+    Args:
+        path: of the file in the folder of configs, such as `data/mine`.
+        found: Hydra's record of the file, with its content as `config`; None: there is no such file.
+    """
+    node = found and (found.config if path.startswith("data/") else found.config.get("data"))
+    if isinstance(node, DictConfig) and "val_size" in node:
+        OmegaConf.update(node, "split.val", node.pop("val_size"))
+    return found
 
 
 def _at_home(cfg: DictConfig) -> DictConfig:

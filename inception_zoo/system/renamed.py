@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 MOVED = {
     "inception_zoo.callbacks.EMA": "inception_zoo.training.callbacks.EMA",
     "inception_zoo.callbacks.GradientNorm": "inception_zoo.training.callbacks.GradientNorm",
@@ -41,19 +39,6 @@ def with_new_names(config: Any) -> Any:
 def with_new_key(override: str) -> str:
     """Return an override with the current name of its key."""
     return re.sub(r"^([+~]*)data\.val_size\b", r"\1data.split.val", override)
-
-
-def with_new_keys(path: str, found: Any) -> Any:
-    """Give the keys of a config file their current names, before it is merged with others.
-
-    Args:
-        path: of the file in the folder of configs, such as `data/mine`.
-        found: Hydra's record of the file, with its content as `config`; None: there is no such file.
-    """
-    node = found and (found.config if path.startswith("data/") else found.config.get("data"))
-    if isinstance(node, DictConfig) and "val_size" in node:
-        OmegaConf.update(node, "split.val", node.pop("val_size"))
-    return found
 
 
 def _present(target: Any) -> Any:

@@ -206,7 +206,7 @@ def test_data_show_names_mistakes_in_one_line(cli, words, message):
 
 def test_data_optimize_names_mistakes_in_one_line(cli, tmp_path):
     for arguments, message in (
-        ((tmp_path / "nowhere", tmp_path / "out"), "there is no folder 'train' in it"),
+        ((tmp_path / "nowhere", tmp_path / "out"), "nowhere cannot be read: No such file or directory"),
         ((tmp_path, tmp_path / "out", "--chunk-size", "lots"), "no folder 'train'"),
     ):
         done = cli("data", "optimize", *arguments)

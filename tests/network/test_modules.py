@@ -163,7 +163,7 @@ def test_describe_names_the_module_and_says_what_is_unknown(monkeypatch):
     found = {endpoint["name"]: endpoint for endpoint in network["endpoints"]}
     assert found["mixed_6b"]["rows"] == ["SE"] and found["mixed_6b"]["saved"] > 0 < found["mixed_6b"]["macs"]
     assert found["mixed_6a"]["field"] == [159, 159] and found["mixed_6b"]["field"] is found["mixed_7c"]["field"] is None
-    rows = list(network_table(network).columns[6].cells)
+    rows = list(network_table(network, 128).columns[6].cells)
     assert rows[list(found).index("mixed_6b")] == "?"
     other = describe(small(Depthwise).plan, 80)
     assert any("SE" in cell for cell in diff_table(network, other).columns[0].cells)
