@@ -48,6 +48,7 @@ def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, imag
     assert changed.returncode == 2 and "was trained with augmentation.mixup=0.0" in changed.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_same_from_a_stream(zoo, cli, tmp_path, image_tree):
     packed = cli("data", "optimize", image_tree, "chunks", "--chunk-size", "100KB")
     assert packed.returncode == 0, packed.stderr

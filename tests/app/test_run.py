@@ -142,6 +142,7 @@ def test_help_and_config_do_not_import_torch(flags, zoo, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_the_configs(zoo, tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)

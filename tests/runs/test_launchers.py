@@ -42,8 +42,10 @@ def ray_folder(monkeypatch):
     shutil.rmtree(folder)
 
 
-# Ray's own processes take most of a minute.
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.slow)])
+# Ray's own processes take most of a minute; submitit polls its jobs.
+@pytest.mark.parametrize(
+    "launcher", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "ray"))]
+)
 def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     options, environment, threads = LAUNCHERS[launcher]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -149,6 +149,7 @@ def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
     assert "lr-AdamW/head" in header and "lr-AdamW/conv1" in header
 
 
+@pytest.mark.slow
 def test_the_recorded_experiments_run(zoo, tmp_path, fashion_mnist_root):
     """`finetune` starts from the run folder of `pretrain` with the same seed."""
     smoke = ["trainer=smoke", "logger=csv", f"data.root={fashion_mnist_root}", "data.batch_size=10", "seed=7"]

@@ -65,6 +65,7 @@ def test_machines_train_together_and_wait_for_one_that_reads_its_data(machine, t
     assert (results["state"], results["world_size"]) == ("finished", 2)
 
 
+@pytest.mark.slow
 def test_a_machine_alone_ends_after_the_time_limit_and_leaves_no_folder(machine, tmp_path):
     alone = machine(0, "trainer.timeout_minutes=0.05")
     assert alone.wait(60) == 2
