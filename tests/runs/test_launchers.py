@@ -42,10 +42,11 @@ def ray_folder(monkeypatch):
     shutil.rmtree(folder)
 
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "ray")]
+
+
 # Ray's own processes take most of a minute; submitit polls its jobs.
-@pytest.mark.parametrize(
-    "launcher", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "ray"))]
-)
+@pytest.mark.parametrize("launcher", ["joblib", *SLOW])
 def test_two_jobs_at_a_time(launcher, zoo, tmp_path, ray_folder, monkeypatch):
     options, environment, threads = LAUNCHERS[launcher]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
