@@ -207,6 +207,8 @@ def _is_place(key: str, value: Any) -> bool:
     first, *names = [part for part in key.split(".") if not part.isdigit()] or [""]
     if isinstance(value, bytes):  # a path, for Python
         return True
+    if first == "logger" and names[-1:] == ["offline"]:  # the network, against the user's environment
+        return str(value).lower() == "false" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
     if not isinstance(value, str) or first == "model":
         return False
     if first == "data":

@@ -57,7 +57,7 @@ def _is_of_lightning(error: Exception) -> bool:
 
 
 def check_monitors(config: Mapping[str, Any]) -> None:
-    """Check that there is a validation for each callback that needs one; Lightning finds out after an epoch.
+    """Check that there is a validation for each callback and scheduler that needs one; Lightning finds out after an epoch.
 
     Args:
         config: the final config as plain containers.
@@ -67,11 +67,15 @@ def check_monitors(config: Mapping[str, Any]) -> None:
     """
     if config["trainer"].get("limit_val_batches") != 0:
         return
-    for name, node in config["callbacks"].items():
-        metric = str(node.get("monitor"))
-        if metric.startswith("val/") and "Checkpoint" not in node["_target_"]:
-            off = "needs a validation, but trainer.limit_val_batches=0 turns it off"
-            raise ZooError(f"callbacks.{name}.monitor={metric} {off}")
+    nodes = {f"callbacks.{name}": node for name, node in config["callbacks"].items() if "Checkpoint" not in node["_target_"]}
+    watching = {key: node.get("monitor") for key, node in nodes.items()}
+    if "ReduceLROnPlateau" in config["scheduler"]["_target_"]:
+        watching["scheduler"] = config["scheduler"].get("monitor", "val/loss")
+    raise_all(
+        f"{name}.monitor={metric} needs a validation, but trainer.limit_val_batches=0 turns it off"
+        for name, metric in watching.items()
+        if str(metric).startswith("val/")
+    )
     if config["sweep"]["trial"] is not None:
         raise ZooError("trainer.limit_val_batches=0 turns off the validation by which a search compares its trials; remove it")
 

@@ -153,6 +153,15 @@ def test_overrides_go_on_to_describe_a_resumed_run(tmp_path):
     assert not_saved(cfg.hydra) == ["callbacks.best.dirpath=/x"]
 
 
+def test_a_checkpoint_does_not_go_online_where_the_environment_says_offline(tmp_path, monkeypatch):
+    old = saved([*RUN, "logger=wandb", "logger.wandb.offline=false"], tmp_path / "old")
+    assert recovered([f"ckpt={old}"], tmp_path / "new")[0]["logger"]["wandb"]["offline"] is False
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(ZooError, match=r"logger.wandb.offline=false: a checkpoint cannot set"):
+        recovered([f"ckpt={old}"], tmp_path / "new")
+    assert recovered([f"ckpt={old}", "logger=wandb"], tmp_path / "new")[0]["logger"]["wandb"]["offline"] is True
+
+
 def test_a_server_that_the_environment_names_too_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a")
     old = saved([*RUN, "logger=mlflow"], tmp_path / "old")

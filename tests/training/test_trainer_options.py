@@ -111,11 +111,16 @@ def test_limits_that_leave_nothing_are_refused(task, options, message):
 
 def test_callbacks_need_the_validation_that_they_watch():
     stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}
-    config = {"callbacks": {"stop": stop}, "trainer": {"limit_val_batches": 0}, "sweep": {"trial": None}}
+    scheduler = {"_target_": "inception_zoo.training.schedules.cosine"}
+    off = {"trainer": {"limit_val_batches": 0}, "sweep": {"trial": None}, "scheduler": scheduler}
+    config = {"callbacks": {"stop": stop}, **off}
     with pytest.raises(ZooError, match=r"callbacks\.stop\.monitor=val/loss needs a validation"):
         check_monitors(config)
     with pytest.raises(ZooError, match="by which a search compares its trials"):
         check_monitors({**config, "callbacks": {}, "sweep": {"trial": 3}})
+    plateau = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
+    with pytest.raises(ZooError, match=r"^scheduler\.monitor=val/loss needs a validation"):
+        check_monitors({**config, "callbacks": {}, "scheduler": plateau})
     check_monitors({**config, "trainer": {"limit_val_batches": 1}})
 
 
