@@ -85,8 +85,13 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
             if cfg.task == "fit":  # so that tags and reports still show what is trained
                 old_words = _described(words_of(Path(cfg.ckpt).parent.parent))
                 node.overrides.task = list(dict.fromkeys([*(word for word in old_words if not _is_unsaved(word)), *words]))
-    taken_from = f"config: from {cfg.ckpt or ckpt}; {', '.join(given) or 'nothing'} from the command line"
-    return [taken_from, *(f"config: {key} of the run does not exist any more; left out" for key in left_out)] if saved else []
+    if not saved:
+        return []
+    said = [f"config: from {cfg.ckpt or ckpt}; {', '.join(given) or 'nothing'} from the command line"]
+    said += [f"config: {key} of the run does not exist any more; left out" for key in left_out]
+    if others := [name for name in saved.get("metrics") or {} if cfg.task == "test" and name not in cfg.metrics]:
+        said.append(f"config: a test does not take the metrics of the run ({', '.join(others)}); repeat their overrides")
+    return said
 
 
 def is_whole(hydra: HydraConf) -> bool:

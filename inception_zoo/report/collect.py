@@ -48,7 +48,7 @@ class Run:
         figures: name on the page → value.
         curves: metric → (epochs, values).
         composed: .hydra/config.yaml as nested data, with present class paths.
-        config: .hydra/resolved.yaml, or else `composed`, flat: dotted key → text.
+        resolved: .hydra/resolved.yaml, likewise; empty if it was not written. `config`: it, or else `composed`, flat.
     """
 
     folder: Path
@@ -64,8 +64,8 @@ class Run:
     curves: dict[str, tuple[list[int], list[float | None]]]
     overrides: dict[str, str]
     composed: dict[str, Any] = field(repr=False)
+    resolved: dict[str, Any] = field(repr=False)
     config: dict[str, str] = field(repr=False)
-    is_resolved: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -160,8 +160,8 @@ def read_run(folder: Path, name: str) -> Run:
         curves=curves,
         overrides=overrides,
         composed=composed,
+        resolved=resolved,
         config=_comparable(as_words(resolved) or flat),
-        is_resolved=bool(resolved),
     )
 
 

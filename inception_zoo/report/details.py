@@ -112,16 +112,16 @@ def _short(value: float | None) -> float | int | None:
 
 def network_key(run: Run) -> str | None:
     """Return a key that is equal for runs with the same drawing of the network; None if it cannot be determined."""
-    model, size = run.composed.get("model"), run.image_size or _size(run)
+    model, size = (run.resolved or run.composed).get("model"), run.image_size or _size(run)
     if not isinstance(model, dict) or size is None:
         return None
-    chosen = {key: value for key, value in model.items() if key not in LOADING and key != "init"}
+    chosen = {key: value for key, value in model.items() if key not in {*LOADING, "init", "num_classes", "in_channels"}}
     ends = _data(run).get("num_classes"), _data(run).get("in_channels")
     return json.dumps([chosen, *ends, size], sort_keys=True, default=str)
 
 
 def _data(run: Run) -> dict[str, Any]:
-    data = run.composed.get("data")
+    data = (run.resolved or run.composed).get("data")
     return data if isinstance(data, dict) else {}
 
 
@@ -140,7 +140,7 @@ def network_picture(run: Run) -> str:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config = {key: run.composed.get(key) for key in ("model", "data")}
+    config = {key: (run.resolved or run.composed).get(key) for key in ("model", "data")}
     if "${oc." in str(config):
         raise ZooError(f"{run.folder}/.hydra/config.yaml refers to environment variables")
     try:

@@ -119,7 +119,7 @@ def _row(run: Run, base: dict[str, str]) -> dict[str, Any]:
         "curves": {name: [epochs, list(map(_digits, values))] for name, (epochs, values) in run.curves.items()},
         "overrides": {key: _said(run, key) for key in run.overrides},
         "config": differs,
-        "resolved": run.is_resolved,
+        "resolved": bool(run.resolved),
     }
 
 

@@ -38,7 +38,7 @@ def _expand(word: str) -> list[Path]:
             raise ZooError(f"{word}: there is no image in this folder{only}")
         log_found((entry.name for entry in below), left_out, path)
         return [Path(entry.path) for entry in below]
-    start = Path(path.anchor or ".")
+    start = next(folder for folder in path.parents if folder.is_dir())  # taken as it is, though its name may have [ or *
     if found := sorted(file for file in start.glob(str(path.relative_to(start))) if file.is_file()):
         return found
     raise ZooError(f"{word}: no such file, folder or pattern")

@@ -285,7 +285,8 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
         return {}
     known = model.preprocessing
     keys: dict[str, Any] = {"mean": list(known.mean), "std": list(known.std), "interpolation": known.interpolation}
-    if data["crop_pct"] < 1:  # images that fill the frame, such as Fashion-MNIST, are not cropped
+    # images that fill the frame, such as Fashion-MNIST, are not cropped
+    if data["crop_pct"] < 1 and round(known.image_size / data["crop_pct"]) != known.resize:
         keys["crop_pct"] = round(known.image_size / known.resize, 4)
     if changed := [key for key, value in keys.items() if data.get(key) != value]:
         say(f"set to match the weights: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")

@@ -72,6 +72,15 @@ def recovered(words, folder):
     return resolved(cfg), said, list(cfg.hydra.overrides.task)
 
 
+def test_metrics_that_a_test_leaves_out_are_named(tmp_path):
+    metric = "+metrics.sure={_target_: torchmetrics.MeanMetric}"
+    old = saved([*RUN, metric], tmp_path / "old")
+    assert recovered(["task=test", f"ckpt={old}"], tmp_path / "new")[1][1:] == [
+        "config: a test does not take the metrics of the run (sure); repeat their overrides"
+    ]
+    assert len(recovered(["task=test", f"ckpt={old}", metric], tmp_path / "new")[1]) == 1
+
+
 def test_a_resumed_run_has_the_whole_config_in_its_new_folder(tmp_path):
     part = "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss}"
     words = [

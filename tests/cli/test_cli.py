@@ -207,7 +207,7 @@ def test_data_show_names_mistakes_in_one_line(cli, words, message):
 def test_data_optimize_names_mistakes_in_one_line(cli, tmp_path):
     for arguments, message in (
         ((tmp_path / "nowhere", tmp_path / "out"), "nowhere cannot be read: No such file or directory"),
-        ((tmp_path, tmp_path / "out", "--chunk-size", "lots"), "no folder 'train'"),
+        ((tmp_path, tmp_path / "out", "--chunk-size", "lots"), "has no class folders"),
     ):
         done = cli("data", "optimize", *arguments)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -65,6 +65,14 @@ def write_run(folder, level, seed=1, model="googlenet", lr=0.1, blocks=(), epoch
     return folder
 
 
+def test_an_image_folder_run_is_drawn_from_its_resolved_config(tmp_path):
+    run = write_run(tmp_path / "run", 0.9, resolved=True)
+    config = json.loads((run / ".hydra/config.yaml").read_text())
+    config["data"]["num_classes"] = "${zoo.classes:${data.root}}"
+    (run / ".hydra/config.yaml").write_text(json.dumps(config))
+    assert len(page_data(collect([run], pytest.fail), pytest.fail)["networks"]) == 1
+
+
 def write_tables(folder):
     write_csv(
         folder / "confusion.csv", ["class", *CLASSES], [[CLASSES[0], 8, 2, 0], [CLASSES[1], 1, 9, 0], [CLASSES[2], 0, 4, 6]]

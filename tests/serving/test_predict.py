@@ -109,6 +109,9 @@ def test_words_are_files_folders_patterns_and_standard_input(photos, monkeypatch
     every = ["a[red].png", "b.png", "more/c.png"]
     assert list(map(str, find_images(["."]))) == every
     assert list(map(str, find_images(["b.png", "**/c.png", "a[red].png"]))) == ["b.png", "more/c.png", "a[red].png"]
+    (photos / "Bag [new]").mkdir()
+    (photos / "b.png").rename(photos / "Bag [new]/b.png")
+    assert list(map(str, find_images(["Bag [new]/*.png"]))) == ["Bag [new]/b.png"]
     monkeypatch.setattr("sys.stdin", iter(["\ufeffb.png\n", "\n", "more/c.png\n"]))
     assert list(map(str, find_images(["-"]))) == ["b.png", "more/c.png"]
 

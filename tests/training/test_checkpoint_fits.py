@@ -12,7 +12,8 @@ def test_a_test_names_the_option_that_differs(key, other, tmp_path):
     network = {"name": "googlenet_bn", "width": 0.25, "activation": "relu", "stem": "imagenet", "memory": "plain"}
     model, path = create_model(**network, num_classes=3), tmp_path / "best.ckpt"
     state = {f"model.{name}": weights for name, weights in model.state_dict().items()}
-    torch.save({"hyper_parameters": {"model": {**network, key: other}}, "state_dict": state}, path)
+    groups = {"model": {**network, key: other}, "data": {}, "trainer": {}}
+    torch.save({"hyper_parameters": groups, "state_dict": state}, path)
     config = {"task": "test", "model": network}
     if key == "memory":  # no effect on the result
         return check_fits(path, model, config)
