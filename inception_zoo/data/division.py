@@ -66,12 +66,11 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
             parts |= {"train": order[int(size) :], name: order[: int(size)]}
     made_of = f"{', '.join(f'{name} {len(parts[name]):,}' for name in made)} of {len(train):,} images"
     kinds = " and ".join(dict.fromkeys("stratified" if size < 1 else "random" for size in made.values()))
-    where = ""
-    if folder and isinstance(train, Files):
-        where = f": {folder / TABLE}"
-        _record(train, classes, parts, folder / TABLE, before / TABLE if before and "test" in made else None)
+    table = folder / TABLE if folder and isinstance(train, Files) else None
+    if isinstance(train, Files):
+        _record(train, classes, parts, table, before / TABLE if before and "test" in made else None)
     if is_first():
-        log.info("split: %s (%s, seed %s)%s", made_of, kinds, seed, where)
+        log.info("split: %s (%s, seed %s)%s", made_of, kinds, seed, f": {table}" if table else "")
     return splits | {name: train[rows] for name, rows in parts.items()}
 
 
@@ -107,8 +106,10 @@ def _stratified(train: Images | Files, rest: Tensor, share: float, left: int, se
     return rest[np.sort(order[position < wanted[labels[order]]])]
 
 
-def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], path: Path, before: Path | None) -> None:
+def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], path: Path | None, before: Path | None) -> None:
     """Write the table; raise ZooError if it differs from an earlier one."""
+    if not (path or before):
+        return
     split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
     rows = ((train.paths[row], classes[label], split_of[row]) for row, label in enumerate(train.labels.tolist()))
     text = io.StringIO()
@@ -118,6 +119,6 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
             f"ckpt: {before} does not list the same images in the same splits, so training images could be in the test split; "
             "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"
         )
-    if is_first():
+    if path and is_first():
         with whole_file(path) as temporary:
             temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")

@@ -19,6 +19,7 @@ from torch import Tensor
 from inception_zoo.config.allowed import DATA
 from inception_zoo.config.targets import refused_targets
 from inception_zoo.data import ImageData
+from inception_zoo.data.division import TABLE
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
@@ -91,6 +92,8 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     try:
         data: ImageData = instantiate(config)
         data.preprocessing = preprocessing
+        run = path.absolute().parent.parent
+        data.before = run if (run / TABLE).is_file() else None  # its test images must not have been trained on
         data.setup()
     except (InstantiationException, OmegaConfBaseException, TypeError) as error:
         raise ZooError(f"{path}: its data cannot be built ({str(error).splitlines()[0]}); give --images FOLDER") from None

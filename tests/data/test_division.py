@@ -166,9 +166,9 @@ def test_a_checkpoint_is_tested_on_the_test_images_of_its_run_only(photos, tmp_p
     photos.rename(moved)
     module(moved, tmp_path / "b", tmp_path / "a")
     Image.new("L", (12, 12)).save(moved / "cat/new.png")
-    for before in (tmp_path / "a", tmp_path / "nowhere"):
+    for folder, before in ((tmp_path / "b", tmp_path / "a"), (tmp_path / "b", tmp_path / "nowhere"), (None, tmp_path / "a")):
         with pytest.raises(ZooError, match=r"split.csv does not list the same images .* training images could be in the test"):
-            module(moved, tmp_path / "b", before)
+            module(moved, folder, before)
 
 
 def test_bad_files_are_listed_and_left_out_on_request(photos, tmp_path, caplog):
