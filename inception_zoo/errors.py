@@ -145,6 +145,8 @@ def unreadable(override: str) -> str:
     if re.match(r"\+{0,2}(model\.)?blocks\b", key):
         rows = [row.strip(" '\"") for row in value.strip("[]").split(",")] if value[:1] != "{" else ["1x1 64 > 3x3 96"]
         return f"'{override}' cannot be read; write rows in quotes: {shlex.quote(f'{key}={json.dumps(rows)}')}"
+    if re.search(r",[\w.]+=", value):
+        return f"'{override}' cannot be read; put a space, not a comma, between two overrides"
     return f"'{override}' cannot be read; if the value is a text, quote it: {shlex.quote(f'{key}={in_quotes(value)}')}"
 
 

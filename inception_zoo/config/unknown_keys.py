@@ -1,5 +1,6 @@
 """Overrides with an unknown key or option, each reported with the most similar valid one."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from itertools import chain
@@ -61,6 +62,8 @@ def wrong_overrides(words: list[str] | None = None, sweep: bool = True, keys: bo
         if sweeps and not sweep:
             value = word.partition("=")[2]
             as_one = shlex.quote(f"{key}={in_quotes(value) if hydra_patches.PLACE.fullmatch(key) else f'[{value}]'}")
+            if re.fullmatch(r"0,\d+", value):  # a decimal comma
+                as_one = f"{key}={value.replace(',', '.')}"
             found.append(f"{word} has several values: add -m to sweep over them; as one value, write {as_one}")
         options = [] if override.is_delete() else loader.get_group_options(key)
         if not options:

@@ -228,6 +228,12 @@ COMMANDS = {  # as typed in a shell
     ],
     "seed": ["'seed' cannot be read"],
     "seed = 1": ["'seed' cannot be read; an override is key=value, without spaces", "'=' cannot be read", "'1' cannot be"],
+    "optimizer.lr=0,001": [
+        "optimizer.lr=0,001 has several values: add -m to sweep over them; as one value, write optimizer.lr=0.001"
+    ],
+    "data.split.val=0.1,data.split.test=0.2": [
+        "'data.split.val=0.1,data.split.test=0.2' cannot be read; put a space, not a comma, between two overrides"
+    ],
     "hydra.job.name=a=b": ["'hydra.job.name=a=b' cannot be read; if the value is a text, quote it: 'hydra.job.name=\"a=b\"'"],
     "ckpt=a,b.ckpt": ["ckpt=a,b.ckpt has several values: add -m to sweep over them; as one value, write 'ckpt=\"a,b.ckpt\"'"],
     "data.mean=0.5,0.5": ["as one value, write 'data.mean=[0.5,0.5]'"],
