@@ -159,27 +159,29 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
         source: the data set.
         how: `error`, or `skip` to continue without them.
         root: folder of the data set.
-        folder: of the list; None: the user's cache folder.
+        folder: of the list with `skip`. For an error, and with None, it is in the user's cache folder.
 
     Raises:
         ZooError: there are such files, and `how` is `error`; or a class has no other images.
     """
     if not source.bad:
         return
-    path, where = folder / BAD if folder else cached(Path(root), ".txt"), ""
+    splits = {name: split for name, split in source.splits().items() if isinstance(split, Files)}
+    labels = list(enumerate(source.classes))
+    lost = [(name, each) for name, split in splits.items() for label, each in labels if not (split.labels == label).any()]
+    starts = how == "skip" and not lost  # otherwise the run folder is removed
+    path, where = folder / BAD if folder and starts else cached(Path(root), ".txt"), ""
     if is_first():
         with suppress(OSError, ZooError):
             with whole_file(path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in source.bad), "utf-8", "surrogateescape")
             where = f"; full list: {path}"
-    splits = {name: split for name, split in source.splits().items() if isinstance(split, Files)}
     count = f"{len(source.bad)} of {len(source.bad) + sum(map(len, splits.values()))} images cannot be read"
     if how == "error":
         named = ", ".join(source.bad[:3]) + (", …" if len(source.bad) > 3 else "")
         raise ZooError(f"data.root={root}: {count}; repair or delete them, or set data.on_bad_file=skip: {named}{where}")
-    for name, split in splits.items():
-        if empty := [each for label, each in enumerate(source.classes) if not (split.labels == label).any()]:
-            raise ZooError(f"data.root={root}: no image of class '{empty[0]}' in {name} can be read; repair them{where}")
+    if lost:
+        raise ZooError(f"data.root={root}: no image of class '{lost[0][1]}' in {lost[0][0]} can be read; repair them{where}")
     if is_first():
         log.warning("%s", printable(f"data.on_bad_file=skip: {count}; they are left out{where}"))
 

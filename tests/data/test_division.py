@@ -174,24 +174,26 @@ def test_a_checkpoint_is_tested_on_the_test_images_of_its_run_only(photos, tmp_p
 def test_bad_files_are_listed_and_left_out_on_request(photos, tmp_path, caplog):
     (photos / "cat/3.png").write_bytes(b"")
     (photos / "dog/bad.jpg").write_text("no image")
-    listed = f"full list: {tmp_path}/unreadable_images.txt"
     with pytest.raises(ZooError, match=r"2 of 21 images cannot be read; repair .* data.on_bad_file=skip: ") as error:
         module(photos, tmp_path)
-    assert str(error.value).endswith(listed)
-    expected = (tmp_path / "unreadable_images.txt").read_text()
+    (found,) = (tmp_path / "cache/inception_zoo").glob("*.txt")
+    assert str(error.value).endswith(f"full list: {found}")
+    expected, listed = found.read_text(), tmp_path / "unreadable_images.txt"
     assert (
         expected.splitlines()[0] == f"{photos}/cat/3.png: is empty (UnidentifiedImageError)" and len(expected.splitlines()) == 2
     )
-    (tmp_path / "unreadable_images.txt").unlink()
+    assert not listed.exists()  # the folder of a run that does not start is removed
     data = module(photos, tmp_path, on_bad_file="skip")
-    assert f"data.on_bad_file=skip: 2 of 21 images cannot be read; they are left out; {listed}" in caplog.text
-    assert (tmp_path / "unreadable_images.txt").read_text() == expected
+    assert f"data.on_bad_file=skip: 2 of 21 images cannot be read; they are left out; full list: {listed}" in caplog.text
+    assert listed.read_text() == expected
+    listed.unlink()
     paths = {row["path"] for row in rows(tmp_path / "split.csv")}
     assert len(paths) == sum(map(len, data.splits.values())) == 19 and not paths & {"cat/3.png", "dog/bad.jpg"}
     for path in (photos / "dog").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ZooError, match="no image of class 'dog' in train can be read"):
-        module(photos, on_bad_file="skip")
+    with pytest.raises(ZooError, match=f"no image of class 'dog' in train can be read; repair them; full list: {found}"):
+        module(photos, tmp_path, on_bad_file="skip")
+    assert not listed.exists()
 
 
 def test_a_flat_folder_cannot_be_packed(photos, tmp_path):
