@@ -25,7 +25,7 @@ from inception_zoo.data.own import load_source
 from inception_zoo.data.pixels import centre, normalize
 from inception_zoo.data.reading import Read
 from inception_zoo.data.samplers import InTurn, Order
-from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate
+from inception_zoo.data.source import Batch, Files, Images, Source, Split, View, collate, too_large
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.system.seeding import seed_all
@@ -119,7 +119,7 @@ class ImageData(L.LightningDataModule):
         splits = divide(data, self.sizes, self.seed, self.folder, self.before)
         train = self._few(splits["train"])
         if self.batch_size > len(train):
-            raise ZooError(f"data.batch_size={self.batch_size} is more than the {len(train)} training images")
+            raise too_large(self.batch_size, len(train), "training images")
         self.classes = data.classes or None
         self.splits = {name: self._resized(split) for name, split in {**splits, "train": train}.items()}
 

@@ -169,8 +169,8 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
     splits = {name: split for name, split in source.splits().items() if isinstance(split, Files)}
     labels = list(enumerate(source.classes))
     lost = [(name, each) for name, split in splits.items() for label, each in labels if not (split.labels == label).any()]
-    starts = how == "skip" and not lost  # otherwise the run folder is removed
-    path, where = folder / BAD if folder and starts else cached(Path(root), ".txt"), ""
+    # the folder of a run that does not start is removed
+    path, where = folder / BAD if folder and how == "skip" and not lost else cached(Path(root), ".txt"), ""
     if is_first():
         with suppress(OSError, ZooError):
             with whole_file(path) as temporary:

@@ -25,8 +25,12 @@ def split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split that exists. Without a folder `train`, it is `root` itself, as `train`.
 
     Raises:
-        ZooError: several folders are the validation split.
+        ZooError: `root` cannot be read, or several folders are the validation split.
     """
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise ZooError(f"data.root={root} cannot be read: {error.strerror}; set data.root=FOLDER") from None
     folder = splits_folder(root)
     found = {split: [folder / name for name in names if (folder / name).is_dir()] for split, names in SPLITS.items()}
     if not found["train"]:

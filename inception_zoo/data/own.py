@@ -1,7 +1,7 @@
 """Data sets of the user's own code: map-style Datasets of (image, label)."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -18,7 +18,7 @@ from inception_zoo.data.layout import SPLITS
 from inception_zoo.data.pictures import upright
 from inception_zoo.data.reading import MODES, Draw, Read, part_of, pixels_of
 from inception_zoo.data.source import Files, Source
-from inception_zoo.errors import ZooError, shown
+from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.system.ranks import is_first
 
 DATASET = "a Dataset with __len__ and __getitem__ (not an IterableDataset), or a mapping of them by train, val and test"
@@ -62,7 +62,7 @@ def load_source(source: Callable[..., Any], root: str | None) -> Source:
 class Items(Files):
     """Images of a Dataset: `paths` has their paths or numbers, `rows` (N,) their indices in it. None: 1 or 3 channels."""
 
-    items: Any
+    item: Callable[..., Any]  # see `_item`
     rows: Tensor
     channels: int | None
 
@@ -70,44 +70,59 @@ class Items(Files):
         return replace(super().__getitem__(index), rows=self.rows[index])
 
     def read(self, row: int, channels: int) -> Read:
-        return partial(self._image, int(self.rows[row]), channels)
+        return partial(self._image, int(self.rows[row]), str(self.paths[row]), channels)
 
-    def _image(self, row: int, channels: int, draw: Draw | None = None) -> Tensor:
-        image = self.items[row][0]
-        if isinstance(image, Image.Image):
-            return part_of(pixels_of(upright(image, MODES[channels]), channels), draw)
-        if (pixels := _tensor(image)) is None or len(pixels) != channels:
+    def _image(self, row: int, path: str, channels: int, draw: Draw | None = None) -> Tensor:
+        if (pixels := _tensor(self.item(row, path, channels)[0])) is None or len(pixels) != channels:
             raise ZooError(f"data.source: image {row} is not uint8 with {channels} channels")
         return part_of(pixels, draw)
+
+
+def _item(dataset: Any, name: str, row: int, path: str = "", channels: int = 0) -> Any:
+    """Return an item, with a PIL image decoded if `channels` is given. An error names the item, and its path if known."""
+    try:
+        item = dataset[row]
+        if channels and isinstance(item[0], Image.Image):
+            return pixels_of(upright(item[0], MODES[channels]), channels), item[1]
+    except Exception as error:
+        place = f"item {row}" if path in ("", str(row)) else f"item {row} ({path})"
+        raise ZooError(f"{name}: {place}: {type(error).__name__}: {one_line(error)}") from error
+    return item
+
+
+def _samples(dataset: Any) -> Sequence[Any]:
+    """Return the pairs (path, label) of the items, as torchvision's data sets of files have them; empty if there are none."""
+    found = getattr(dataset, "samples", getattr(dataset, "imgs", ()))
+    pairs = isinstance(found, list | tuple) and all(isinstance(each, list | tuple) and len(each) == 2 for each in found)
+    return found if pairs and len(found) == len(dataset) else ()
 
 
 def _items(dataset: Any, name: str) -> Items:
     usable = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not usable or not len(dataset):
         raise ZooError(f"{name}: returned {type(dataset).__name__}; expected {DATASET}")
-    item = dataset[0]
+    item = _item(dataset, name, 0)
     image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
     pixels = _tensor(image)
     if pixels is None and not isinstance(image, Image.Image):
         kind = type(item if image is None else image).__name__
         raise ZooError(f"{name}: item 0 has the type {kind}; expected {ITEM}, without ToTensor and Normalize")
-    files = getattr(dataset, "samples", getattr(dataset, "imgs", ()))
-    paths = [file[0] for file in files] if len(files) == len(dataset) else range(len(dataset))
+    paths = [path for path, _ in _samples(dataset)] or range(len(dataset))
     rows, channels = torch.arange(len(dataset)), None if pixels is None else len(pixels)
-    return Items(Path(), np.array(list(map(str, paths))), _labels(dataset, name), dataset, rows, channels)
+    return Items(Path(), np.array(list(map(str, paths))), _labels(dataset, name), partial(_item, dataset, name), rows, channels)
 
 
 def _labels(dataset: Any, name: str) -> Tensor:
-    """Return the labels from `targets` or `labels`, as torchvision's data sets have them; otherwise read all items."""
-    arrays = [np.asarray(getattr(dataset, key, ())) for key in ("targets", "labels")]
-    labels = next((each for each in arrays if each.shape == (len(dataset),) and each.dtype.kind in "iu"), None)
+    """Return the labels from `targets`, `labels`, `samples` or `imgs`, as in torchvision; otherwise read all items."""
+    known = *(getattr(dataset, key, ()) for key in ("targets", "labels")), [label for _, label in _samples(dataset)]
+    labels = next((each for each in map(np.asarray, known) if each.shape == (len(dataset),) and each.dtype.kind in "iu"), None)
     if labels is None:
         if is_first():
             log.info("%s: reading all %d items for their labels; the attribute `targets` would save this", name, len(dataset))
-        labels = np.asarray([dataset[row][1] for row in range(len(dataset))])
+        labels = np.asarray([_item(dataset, name, row)[1] for row in range(len(dataset))])
     whole = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.min() >= 0
-    if not whole or any(dataset[row][1] != labels[row] for row in (0, len(dataset) - 1)):
-        raise ZooError(f"{name}: the labels must be whole numbers from 0, in `targets` the same as in the items")
+    if not whole or any(_item(dataset, name, row)[1] != labels[row] for row in (0, len(dataset) - 1)):
+        raise ZooError(f"{name}: the labels must be whole numbers from 0, in `targets` or `samples` the same as in the items")
     return torch.from_numpy(labels.astype(np.int64))
 
 

@@ -101,6 +101,12 @@ class Files:
         return _Read(self, channels, view, seed)
 
 
+def too_large(batch_size: int, count: int, images: str) -> ZooError:
+    """Return the error for a batch that is larger than the number of images, with the largest power of two that fits."""
+    fits = f"set data.batch_size={1 << (count.bit_length() - 1)} or less"
+    return ZooError(f"data.batch_size={batch_size} is more than the {count} {images}; {fits}")
+
+
 def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
     """Stack views and labels into a batch in the channels-last memory format, which decoders and networks use.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from inception_zoo.data.reading import decode_image
-from inception_zoo.data.source import Batch, Source, View, collate
+from inception_zoo.data.source import Batch, Source, View, collate, too_large
 from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.system.seeding import seed_all
 
@@ -111,7 +111,7 @@ class Stream:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         world, rank = (torch.distributed.get_world_size(), torch.distributed.get_rank()) if distributed else (1, 0)
         if batch_size * world > self.size:
-            raise ZooError(f"data.batch_size={batch_size * world} is more than the {self.size} images of {self.root}")
+            raise too_large(batch_size * world, self.size, f"images of {self.root}")
 
         def make(workers: int) -> StreamingDataLoader:
             decode = _Decode(self, channels, view, seed)
@@ -259,7 +259,7 @@ def _index(root: str, name: str) -> dict[str, Any]:
             and "train" in index["splits"]
         )
     except FileNotFoundError:
-        raise ZooError(f"{place}: no such file; create the data set with `inception-zoo data optimize FOLDER OUT`") from None
+        raise ZooError(f"data.root={root}: no such file {place}; set another, or run `inception-zoo data optimize`") from None
     except json.JSONDecodeError as error:
         raise ZooError(f"{place}: damaged ({error})") from None
     except (KeyError, TypeError):

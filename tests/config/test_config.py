@@ -191,8 +191,8 @@ def test_the_tutorial_experiment_is_the_tutorials_network(composed):
         (["data.progressive=[96]"], "data.progressive=[96] must be image sides in pixels"),
         (["data.progressive={0:128}"], "data.progressive.0=128 is larger than data.image_size=96"),
         (["data.progressive={0:20}"], "data.progressive.0=20 is below the minimum of 31 px"),
-        (["data=imagefolder"], "data.root=null: no classes found"),
-        (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: no classes found; for an address"),
+        (["data=imagefolder"], "data.root=null: not set; set data.root=FOLDER; for an address"),
+        (["data=imagefolder", "data.root=nowhere"], "data.root=nowhere: there is no such folder; for an address"),
         (["model=inception_v3", "data.image_size=28"], "below the minimum of 75 px"),
         (["model=inception_v3", "data.image_size=28"], "; or set model.stem=small"),
         (["model=inception_v3", "data.image_size=60"], "; or set model.stem=medium"),
@@ -213,6 +213,18 @@ def test_mistakes_are_named(overrides, message, composed):
     with pytest.raises(ZooError) as error:
         check(OmegaConf.to_container(cfg, resolve=True))
     assert message in str(error.value) and "\n" not in str(error.value).removesuffix(TREE)
+
+
+@pytest.mark.parametrize("folders", [(), ("train",), ("Train", "Val")])
+def test_a_folder_without_classes_is_not_called_missing(folders, composed, tmp_path):
+    root = tmp_path / "photos"
+    for folder in (root, *(root / name for name in folders)):
+        folder.mkdir()
+    (root / "1.jpg").touch()
+    with pytest.raises(
+        ZooError, match=f"data.root={root}: no class folders in it, nor in a folder train; for an address such as s3://"
+    ):
+        check(OmegaConf.to_container(composed("data=imagefolder", f"data.root={root}"), resolve=True))
 
 
 def test_the_size_that_is_proposed_fits(composed):

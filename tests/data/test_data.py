@@ -251,7 +251,9 @@ def test_data_that_does_not_fit_the_network(changes, message):
 
 
 def test_a_batch_larger_than_the_training_set():
-    with pytest.raises(ZooError, match=r"data.batch_size=5000 is more than the 1238 training images"):
+    with pytest.raises(
+        ZooError, match=r"data.batch_size=5000 is more than the 1238 training images; set data.batch_size=1024 or less$"
+    ):
         data_module(batch_size=5000).prepare_data()
 
 

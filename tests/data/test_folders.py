@@ -152,7 +152,10 @@ def test_names_that_are_no_text(root):
 
 
 MISTAKES = {
-    "nothing": (lambda root: root.rename(root.parent / "moved"), "data cannot be read: No such file or directory"),
+    "nothing": (
+        lambda root: root.rename(root.parent / "moved"),
+        "data cannot be read: No such file or directory; set data.root=FOLDER",
+    ),
     "no classes": (lambda root: empty(root / "train"), "train has no class folders", TREE),
     "no training": (lambda root: (root / "train").rename(root / "Train"), "data has no class folders", TREE),
     "two validations": (lambda root: (root / "valid").mkdir(), "has both val and valid; keep one of them"),

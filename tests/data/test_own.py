@@ -1,6 +1,7 @@
 """Datasets of the user's own code as `data.source`."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from inception_zoo import ZooError
+from inception_zoo.config.explain import explain_all
 from inception_zoo.data import Augmentation, ImageData, Images, Source
 from inception_zoo.data.own import load_source
 
@@ -127,7 +129,7 @@ MISTAKES = {
     "floats": (lambda: [(torch.rand(3, 8, 8), 0)], "item 0 has the type Tensor; expected .*a uint8 tensor .*without ToTensor"),
     "paths": (lambda: [("a.jpg", 0)], "item 0 has the type str; expected"),
     "other keys": (lambda: {"training": Photos()}, "has the keys training; expected train, and optionally val and test"),
-    "other targets": (Targets, "the labels must be whole numbers from 0, in `targets` the same as in the items"),
+    "other targets": (Targets, "the labels must be whole numbers from 0, in `targets` or `samples` the same as in the items"),
     "words": (Text, "the labels must be whole numbers from 0"),
     "other classes": (lambda: {"train": Other(), "val": Photos()}, "`classes` differs between train, val; make it the same"),
     "a missing argument": (Named, "data.root=null: missing a required argument: 'root'; set data.root, or"),
@@ -153,6 +155,32 @@ def test_channels_and_classes_are_checked():
     data.setup()
     with pytest.raises(ZooError, match=r"image \d+ is not uint8 with 3 channels"):
         list(data.train_dataloader())
+
+
+class Broken(Photos):
+    def __getitem__(self, row):
+        if row == 13:
+            raise OSError("image file is truncated\n(2 bytes)")
+        return super().__getitem__(row)
+
+
+class BrokenFiles(Broken):
+    def __init__(self):
+        super().__init__()
+        self.imgs = [(f"photos/{row}.jpg", row % 2) for row in range(40)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_item_that_raises_is_named_in_one_line(workers):
+    name, reason = f"data.source={__name__}.Broken", r"OSError: image file is truncated \(2 bytes\)$"
+    with pytest.raises(ZooError, match=rf"^{name}: item 13: {reason}"):  # when labels are read
+        load_source(Broken, None)
+    data = module(BrokenFiles, workers=workers)
+    data.setup()  # the labels are those of `imgs`
+    split = next(split for split in data.splits if "photos/13.jpg" in data.splits[split].paths)
+    with pytest.raises(ZooError) as error:
+        list(data.batches(split, [[row] for row in range(len(data.splits[split]))]))
+    assert re.search(rf"^{name}Files: item 13 \(photos/13.jpg\): {reason}", explain_all(error.value)[0])
 
 
 PARTS = """

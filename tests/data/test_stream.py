@@ -272,7 +272,7 @@ def edit(root, split, **changes):
         ),
         (
             lambda root: (root / "train" / "index.json").unlink(),
-            r"train/index.json: no such file; create the data set with `inception-zoo data optimize",
+            r"^data.root=.*: no such file .*train/index.json; set another, or run `inception-zoo data optimize",
         ),
         (lambda root: (root / "val" / "index.json").write_text("{"), r"val/index.json: damaged \(Expecting property name"),
         (lambda root: (root / "val" / "index.json").write_text("[]"), "val/index.json: not written by `inception-zoo data"),
@@ -306,7 +306,9 @@ def test_damaged_images_and_labels_are_named(files, tmp_path):
 
 
 def test_too_few_images(written):
-    with pytest.raises(ZooError, match=r"data.batch_size=62 is more than the 61 images of .*train"):
+    with pytest.raises(
+        ZooError, match=r"data.batch_size=62 is more than the 61 images of .*train; set data.batch_size=32 or less$"
+    ):
         stream(str(written)).train.loader(3, number_of, 62, 0, 1)
 
 
