@@ -77,7 +77,6 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
             cfg[key] = value
         if size and not any(word.lstrip("+").startswith("data.image_size=") for word in words):  # for other data, too
             cfg.data.image_size = size
-    given = _described(words)
     if hydra.mode == RunMode.RUN:
         node: Any = hydra
         with read_write(node), open_dict(node):
@@ -87,7 +86,7 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
                 node.overrides.task = list(dict.fromkeys([*(word for word in old_words if not _is_unsaved(word)), *words]))
     if not saved:
         return []
-    said = [f"config: from {cfg.ckpt or ckpt}; {', '.join(given) or 'nothing'} from the command line"]
+    said = [f"config: from {cfg.ckpt or ckpt}; {', '.join(_described(words)) or 'nothing'} from the command line"]
     said += [f"config: {key} of the run does not exist any more; left out" for key in left_out]
     if others := [name for name in saved.get("metrics") or {} if cfg.task == "test" and name not in cfg.metrics]:
         said.append(f"config: a test does not take the metrics of the run ({', '.join(others)}); repeat their overrides")

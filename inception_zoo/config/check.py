@@ -184,9 +184,9 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
     if "root" not in data or data.get("num_classes") != 0:
         return []
     root = data["root"]
-    why = "there is no such folder" if root else "not set; set data.root=FOLDER"
-    if root and os.path.isdir(root):  # noqa: PTH112 -- Path.is_dir raises for names that are too long
-        why = "no class folders in it, nor in a folder train"
+    missing = "there is no such folder" if root else "not set; set data.root=FOLDER"
+    is_there = root and os.path.isdir(root)  # noqa: PTH112 -- Path.is_dir raises for names that are too long
+    why = "no class folders in it, nor in a folder train" if is_there else missing
     return [
         f"data.root={shown(root)}: {why}; for an address such as s3://… or a Dataset of your own, set data.num_classes; "
         f"image files belong in one of these layouts:{TREE}"
