@@ -44,8 +44,7 @@ def numbers(loader, batches=None):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
-    val = folder(root / "val", VAL)
-    return Source("images", folder(root / "train", TRAIN), val, CLASSES, val)
+    return Source("images", folder(root / "train", TRAIN), None, CLASSES, folder(root / "val", VAL))
 
 
 @pytest.fixture(scope="module")
