@@ -210,10 +210,10 @@ def fit(job: Job) -> None:
         for report in job.folder.glob(f"fit-{components.PROFILE}*.txt"):
             print(report.read_text())
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    if job.ckpt and not metrics:
-        key = "max_epochs" if trainer.current_epoch >= (trainer.max_epochs or 0) else "max_steps"
-        done = f"{job.ckpt.parents[1]} has finished trainer.{key}={getattr(trainer, key)} {key[4:]}"
-        say(f"nothing left to train: {done}; set a larger trainer.{key} to continue")
+    for key, count in (("max_epochs", trainer.current_epoch), ("max_steps", trainer.global_step)):
+        if job.ckpt and not metrics and count == getattr(trainer, key):
+            done = f"{job.ckpt} has finished trainer.{key}={count} {key[4:]}"
+            say(f"nothing left to train: {done}; set a larger trainer.{key} to continue")
     results |= metrics or {key: value for key, value in job.earlier.items() if key.startswith(("train/", "val/"))}
     best, job.ckpt = trainer.checkpoint_callback, None  # the first ModelCheckpoint
     if isinstance(best, ModelCheckpoint) and best.monitor:

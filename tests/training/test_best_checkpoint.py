@@ -52,6 +52,8 @@ def test_a_run_resumed_in_another_folder_brings_its_best_checkpoint(run, epochs,
     assert best_of(results) == pytest.approx(BEST) and results["tested"] == "checkpoints/best.ckpt"
     assert {"train/loss", "val/loss"} <= set(results)  # of the earlier part, if there was no other
     assert (tmp_path / "new/checkpoints/best.ckpt").read_bytes() == (run / "checkpoints/best.ckpt").read_bytes()
+    finished = "nothing left to train: moved/checkpoints/last.ckpt has finished trainer.max_epochs=1 epochs; set a larger"
+    assert (finished in done.stdout) == (epochs == 1)
 
 
 @pytest.mark.slow
