@@ -295,7 +295,7 @@ def test_damage_is_named(chunks, damage, message):
 def test_damaged_images_and_labels_are_named(files, tmp_path):
     (tmp_path / "text.jpg").write_text("text")
     bad = Files(tmp_path, np.array(["text.jpg"]), torch.tensor([0]))
-    optimize_folder(Source("images", files.train, bad, CLASSES, bad), tmp_path / "set")
+    optimize_folder(Source("images", files.train, None, CLASSES, bad), tmp_path / "set")
     with pytest.raises(ZooError, match=r"set/val: text.jpg: not a valid image, or corrupt"):
         list(stream(str(tmp_path / "set")).val.dataset(3, number_of))
     for split, counts in {"train": [TRAIN, 0], "val": [1, 0]}.items():
