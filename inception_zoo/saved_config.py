@@ -145,7 +145,7 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
     path = cfg.ckpt
     if path.endswith(".safetensors") and Path(path).is_file():
         if cfg.task == "fit" or not any(f"{key}.".startswith("data.") for key in named):
-            how = f"test it with task=test data=NAME, or train from it with model.weights={path}"
+            how = f"test it with task=test ckpt={path} data=NAME data.root=FOLDER, or train from it with model.weights={path}"
             raise ZooError(f"ckpt={path} has weights only, without the data; {how}")
         if (plain := read_card(path)) is None:
             raise ZooError(f"ckpt={path} does not name its network; use model=NAME model.weights={path} instead")

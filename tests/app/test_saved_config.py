@@ -284,7 +284,7 @@ def test_saved_weights_are_tested_with_their_network(zoo, tmp_path):
     assert (config["ckpt"], config["model"]["weights"], config["model"]["name"]) == (None, "net.safetensors", "googlenet_bn")
     assert (config["data"]["image_size"], config["model"]["width"]) == (32, 0.25)
     for wrong in (words, [words[1], "data=digits"]):
-        with pytest.raises(ZooError, match="has weights only, without the data; test it with task=test data=NAME"):
+        with pytest.raises(ZooError, match="has weights only, without the data; test it with task=test ckpt="):
             recovered(wrong, tmp_path / "new")
     done = zoo(*words, "data=digits", "trainer=smoke", "logger=none", "hydra.run.dir=tested")
     assert done.returncode == 0, done.stderr
