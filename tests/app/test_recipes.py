@@ -71,6 +71,7 @@ def test_the_same_from_a_stream(zoo, cli, tmp_path, image_tree):
     assert cut.returncode == 2 and chunk.name in cut.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_every_recipe_for_imagenet_in_one_sweep(zoo, tmp_path, image_tree):
     names = sorted(path.stem for path in RECIPES)
     assert len(names) == 6

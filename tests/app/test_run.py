@@ -120,6 +120,7 @@ def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root)
     assert (run_folder(tmp_path) / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_the_second_cycle_on_fashion_mnist_starts_from_the_first(zoo, tmp_path, fashion_mnist_root):
     smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8", f"data.root={fashion_mnist_root}", "logger=csv"]
     early = zoo("experiment=fashion_mnist_refined", *smoke)
@@ -169,6 +170,7 @@ def test_the_quickstart_beats_the_tutorials_median(zoo, tmp_path, fashion_mnist_
     assert json.loads((run_folder(tmp_path) / "results.json").read_text())["test/top1"] >= 0.89
 
 
+@pytest.mark.slow
 def test_every_generation_of_block_in_one_sweep(zoo, tmp_path):
     """The ten jobs of the README, on small images; the sweep table lists the block changes of each job."""
     variants = ["parallel", "parallel_bn", "factorized_nx1", "expanded", "residual"]

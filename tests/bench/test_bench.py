@@ -119,6 +119,7 @@ def test_targets_stand_beside_the_results_else_in_the_checkout_else_there_are_no
         read_targets(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_speedrun_is_timed_and_tested_a_seed_a_round_beside_the_tutorial(fashion_mnist_root, tmp_path, monkeypatch):
     assert [getattr(speedruns, experiment).args for experiment in SPEEDRUNS] == [(experiment,) for experiment in SPEEDRUNS]
     experiment, jobs = "speedrun", []
@@ -236,7 +237,7 @@ def test_an_interrupted_bench_loses_no_older_figure(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(command, "measure", measured)
     with pytest.raises(KeyboardInterrupt):
-        command.run(["training", "startup"], Options(rounds=1), keep, None, page=False)
+        command.run(["training", "startup"], Options(rounds=1), keep, None)
     assert {name: each.median for name, each in read(keep, "").figures.items()} == {
         "training/a": 1,
         "training/b": 2,

@@ -165,6 +165,7 @@ def torchrun(tmp_path, script, *words):
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_torchrun_has_one_folder_for_all_ranks(tmp_path):
     late = "import os, runpy, sys, time\ntime.sleep(1.5 * int(os.environ['RANK']))\n"  # two start times: two folder names
     (tmp_path / "late.py").write_text(late + f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n")

@@ -149,7 +149,7 @@ def test_fused_in_bf16_rounds_as_autocast_does():
 
 
 # Each has the operators of a network that is not slow.
-SLOW = {"inception_v2", "inception_v3_slim", "inception_resnet_v2", "inception_resnet_v2_slim"}
+SLOW = {"inception_v2", "inception_v3_slim", "inception_v4", "inception_resnet_v2", "inception_resnet_v2_slim"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ZOO])
@@ -300,6 +300,7 @@ def test_int8_from_a_folder_of_images(cli, trained, tmp_path):
     assert fp32 > 0.8 and abs(int8 - fp32) <= 0.05 and (tmp_path / "net.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_calibration_on_other_pictures_costs_more_than_these_tests_allow(trained, tmp_path):
     _, model = trained
     test = trained_test(model)
