@@ -77,7 +77,7 @@ def _with_new_keys(path: str, found: Any) -> Any:
 
     Args:
         path: of the file in the folder of configs, such as `data/mine`.
-        found: Hydra's record of the file, with its content as `config`; None: there is no such file.
+        found: Hydra's record of the file, with its content as `config`; None if the file does not exist.
     """
     node = found and (found.config if path.startswith("data/") else found.config.get("data"))
     if isinstance(node, DictConfig) and "val_size" in node:
@@ -91,7 +91,7 @@ def _at_home(cfg: DictConfig) -> DictConfig:
         if isinstance(value, str) and value.startswith("~") and PLACE.fullmatch(key):
             parent, _, name = key.rpartition(".")
             with read_write(node := OmegaConf.select(cfg, parent) if parent else cfg):
-                node[name] = os.path.expanduser(value)  # noqa: PTH111 -- Path's method raises if there is no such user
+                node[name] = os.path.expanduser(value)  # noqa: PTH111 -- Path's method raises for an unknown user
     return cfg
 
 

@@ -82,8 +82,8 @@ def chosen(content: Mapping[Any, Any], source: str, ema: bool | None) -> tuple[E
 def _averages(entries: Mapping[str, Entry], raw: str | None) -> list[str]:
     """Return the averages of the network.
 
-    Tensors without its names are one if they are like the raw or the averaged state dict. Their own name should say so;
-    under another name they count if there is no better candidate.
+    Tensors without its names are one if they are like the raw or the averaged state dict. A candidate whose own name denotes
+    an average comes first; the others count only if there is none.
     """
     named = [name for name, entry in entries.items() if entry.named and entry.average]
     named = [name for name in named if raw is None or _alike(entries[name], entries[raw])]

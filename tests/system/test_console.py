@@ -1,4 +1,4 @@
-"""What the console prints: text of users as it is, and tables that fit a terminal of eighty columns."""
+"""Console output: users' text is printed unchanged, and tables fit a terminal of eighty columns."""
 
 import re
 from pathlib import Path
