@@ -98,6 +98,7 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
     assert [r["state"] for r in after] == ["finished"] * 2 and after[1] == before[1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_in_mid_job(zoo, tmp_path):
     command = [ROOT / "run.py", "-m", "trainer.devices=1,2", *SMALL, "trainer.max_epochs=12", "logger=csv"]
     sweep = tmp_path / "sweep"

@@ -47,6 +47,7 @@ def test_a_training_whose_output_is_closed_records_why_it_ended(tmp_path):
     assert (results["state"], results["reason"]) == ("interrupted", "the output was closed (broken pipe)")
 
 
+@pytest.mark.slow
 def test_a_training_whose_terminal_is_lost_saves(tmp_path):
     words = [*SMALL, "logger=none", "hydra.run.dir=run", "trainer.max_epochs=99", "trainer.limit_train_batches=40"]
     process, terminal = pty.fork()

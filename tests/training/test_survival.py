@@ -96,6 +96,7 @@ def test_what_was_killed_goes_on_to_the_same_weights_and_metrics(tmp_path):
     assert_same(cut, whole)
 
 
+@pytest.mark.slow
 def test_two_processes_that_were_killed_and_terminated_go_on_as_well(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     words = ["trainer.devices=2", "trainer.precision=32-true", "+scheduler.threshold=2", "+scheduler.patience=0"]

@@ -243,6 +243,7 @@ def test_keras_has_no_scale_so_it_goes_into_the_convolution(caplog):
     assert difference(logits(other, 2, 3, 96, 96), logits(model, 2, 3, 96, 96)) < 1e-5
 
 
+@pytest.mark.slow
 def test_kerass_older_files_are_read(tmp_path):
     """Keras's legacy HDF5 format, which the published files have: layers by name, in the order of `layer_names`."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
