@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -25,14 +26,14 @@ from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain
 from inception_zoo.config.targets import VARIABLE, own, trust_words
 from inception_zoo.config.unknown_keys import readable
 from inception_zoo.errors import say
-from inception_zoo.redaction import redacted, save_redacted
+from inception_zoo.redaction import learn, safe, save_redacted
 from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, resumed
 from inception_zoo.saved_config import command, not_saved, recover
 from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.renamed import with_new_names
-from inception_zoo.system.terminal import ending_signals, leave_lost_terminal, never_fail_to_print
+from inception_zoo.system.terminal import ending_signals, guard_output, leave_lost_terminal, tell
 
 log = logging.getLogger(__name__)
 _taken: list[str] = []  # what was taken from a checkpoint, until the job's log is open
@@ -47,7 +48,7 @@ def main() -> None:
     hydra_patches.install()
     hydra_patches.check_when_composed(partial(check_composed, recover=_recover))
     sys.path.append(str(Path.cwd()))  # the user's own modules
-    never_fail_to_print()
+    guard_output()
     os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes on every error, and this module explains it
     for number in ending_signals():  # until training installs its own handlers
@@ -60,7 +61,9 @@ def main() -> None:
             sys.argv[1:] = resumed(sys.argv[1:])
             check_flags()
             sys.argv[1:] = readable(sys.argv[1:])
-            if not is_first() and REASON not in os.environ:  # the ranks share a folder; only rank 0 writes to it
+            if REASON in os.environ:  # from rank 0, without a file that would keep secrets
+                ConfigStore.instance().store("job", OmegaConf.create(sys.stdin.read()))
+            elif not is_first():  # the ranks share a folder; only rank 0 writes to it
                 sys.argv += ["hydra.output_subdir=null", f"hydra.job.name={process_name()}"]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(HydraJob())()
         status = 0
@@ -99,6 +102,7 @@ class HydraJob:
             while is_first() and _taken:
                 log.info(_taken.pop(0))
             config = with_new_names(plain(cfg))  # plain containers, exactly what is checked
+            learn(config)
             check_job(config, node, cfg)
             from inception_zoo.training.job import run  # imports torch and Lightning, therefore only after the checks
 
@@ -111,6 +115,7 @@ class HydraJob:
 
 
 def _arrived() -> HydraJob:
+    guard_output()
     hydra_patches.install()
     return HydraJob()
 
@@ -137,7 +142,7 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
         mistake = isinstance(end, SystemExit) and end.code == 2
         if _has_checkpoint(folder) and not mistake and is_first() and node.mode == RunMode.RUN:
             again = command([*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"], own())
-            print(f"resume with: {again}", file=sys.stderr)
+            tell(f"resume with: {again}")
         raise
 
 
@@ -150,7 +155,7 @@ def _sweep_continues(folder: Path) -> Iterator[None]:
         if isinstance(error, CAUGHT) and not wants_traceback():
             say([f"job {folder.name}: {message}" for message in explain_all(error)])
         else:
-            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            sys.stderr.write(safe(traceback.format_exc()))
 
 
 if __name__ == "__main__":

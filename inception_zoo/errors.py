@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inception_zoo.redaction import redacted
+from inception_zoo.redaction import printable, redacted
 
 TREE = """
   photos/               or      photos/
@@ -148,11 +148,6 @@ def unreadable(override: str) -> str:
     if re.search(r",[\w.]+=", value):
         return f"'{override}' cannot be read; put a space, not a comma, between two overrides"
     return f"'{override}' cannot be read; if the value is a text, quote it: {shlex.quote(f'{key}={in_quotes(value)}')}"
-
-
-def printable(text: str) -> str:
-    """Escape line breaks and other characters that cannot be printed."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def say(messages: Sequence[str]) -> None:

@@ -1,7 +1,6 @@
 """The `bench` command: measure sections, print and save each figure at once, and compare with targets and older results."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.sections import ON_DATA, USUAL, measure
 from inception_zoo.bench.targets import read_targets
 from inception_zoo.errors import ZooError
-from inception_zoo.system.terminal import console
+from inception_zoo.system.terminal import console, tell
 
 
 def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path | None) -> None:
@@ -40,17 +39,17 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     results.add(provenance(options.rounds))
     out.print(tables.provenance_line(results.runs[-1]), highlight=False)
     for section in sections:
-        print(f"measuring {section} …", file=sys.stderr)
+        tell(f"measuring {section} …")
         measured = Results([results.runs[-1]])
         try:
             for name, figure in measure(section, options):
                 measured.put(name, figure)
                 results.put(name, figure)
-                print(f"  {name}: {tables.median(figure)}", file=sys.stderr)
+                tell(f"  {name}: {tables.median(figure)}")
             if options.are_usual:
                 results.drop_others(section, measured.figures)
         except KeyboardInterrupt:
-            print(f"interrupted in {section}; figures measured before: {len(measured.figures)}", file=sys.stderr)
+            tell(f"interrupted in {section}; figures measured before: {len(measured.figures)}")
             raise
         finally:  # an error or Ctrl-C must not lose the figures that were measured
             if keep:
@@ -65,7 +64,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     if before:
         ratios, warnings = compare(results, before)
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
         rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
         out.print(tables.table("new / old", ("figure", "ratio"), rows))
 
@@ -89,6 +88,7 @@ def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None)
     found = {}
     for label, batch in fit(network, gib, image_size):
         found[label] = batch
-        print(f"{network} {label}: batch {batch} within {gib:g} GiB" if batch else f"{network} {label}: not even batch 1 fits")
+        most = f"batch {batch} within {gib:g} GiB" if batch else "not even batch 1 fits"
+        tell(f"{network} {label}: {most}", stdout=True)
     if keep:
         keep.write_text(json.dumps({"network": network, "gib": gib, "batch": found}, indent=1) + "\n")

@@ -17,6 +17,7 @@ from inception_zoo.bench.turns import Figure, Measured, contested
 from inception_zoo.describe.saved_bytes import counting
 from inception_zoo.errors import ZooError
 from inception_zoo.system.devices import peak_memory
+from inception_zoo.system.terminal import tell
 
 
 def measure(options: Options) -> Measured:
@@ -114,7 +115,7 @@ def fit(name: str, gib: float, image_size: int | None = None) -> Iterator[tuple[
                 if "out of memory" in str(error) or "allocate" in str(error) or "killed" in str(error):
                     return False
                 raise
-            print(f"{_label(contender)}, batch {batch}: {taken / 2**30:.2f} GiB", file=sys.stderr)
+            tell(f"{_label(contender)}, batch {batch}: {taken / 2**30:.2f} GiB")
             return taken <= gib * 2**30
 
         yield _label(contender), largest_batch(fits)
@@ -131,7 +132,7 @@ def _child(name: str, batch: int, image_size: int, contender: dict) -> None:
     turn = Contender(**contender).trains(case_of(name, batch, image_size))
     for _ in range(2):  # the first step creates the optimizer's state
         turn()
-    print(peak_memory(device()))
+    tell(peak_memory(device()), stdout=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from inception_zoo.system.terminal import tell
+
 
 def write_workspace(
     entity: Annotated[str | None, typer.Option(help="User or team in W&B. Default: your default entity.")] = None,
@@ -14,4 +16,4 @@ def write_workspace(
     """Create the W&B workspace of a project: training, speed, evaluation, and a comparison of a sweep's jobs."""
     from inception_zoo.tracking.dashboard import write_dashboard
 
-    print(write_dashboard(entity, project, out))
+    tell(write_dashboard(entity, project, out), stdout=True)

@@ -1,10 +1,11 @@
 """`inception-zoo data`: show training images, and pack data sets for streaming."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from inception_zoo.system.terminal import tell
 
 app = typer.Typer(no_args_is_help=True, help="Show the images that training reads; pack a data set for streaming.")
 
@@ -26,7 +27,7 @@ def show_data(
         from inception_zoo.training.components import build_data
 
         contact_sheet(build_data(cfg), out, images, draws)
-    print(f"picture: {out}", file=sys.stderr)
+    tell(f"picture: {out}")
 
 
 @app.command("optimize")
@@ -45,4 +46,4 @@ def optimize_data(
     source = (imagenet if is_imagenet(folder) else imagefolder)(str(folder))
     treat_bad(source, "error", str(folder))
     optimize_folder(source, out, chunk_size, workers)
-    print(f"chunks: {out}; train on them with: python run.py data=stream data.root={out}", file=sys.stderr)
+    tell(f"chunks: {out}; train on them with: python run.py data=stream data.root={out}")

@@ -1,7 +1,5 @@
 """`inception-zoo describe`: show a network as tables or as a picture."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ from inception_zoo.cli.option_types import JSON, TRUST
 from inception_zoo.describe.drawing import check_picture, draw_network
 from inception_zoo.describe.table import describe, diff_table, network_table, weights_table
 from inception_zoo.errors import ZooError
-from inception_zoo.system.terminal import console
+from inception_zoo.system.terminal import console, tell, tell_json
 
 
 def describe_networks(
@@ -34,7 +32,7 @@ def describe_networks(
         check_picture(draw)
     networks = [describe(each.plan, image_size or _usual_size(each), each.card) for each in named]
     if as_json:
-        print(json.dumps(networks if diff else networks[0], indent=1))
+        tell_json(networks if diff else networks[0])
     else:
         out = console(128, markup=True)
         out.print(diff_table(*networks) if diff else network_table(networks[0], out.width))
@@ -43,7 +41,7 @@ def describe_networks(
                 out.print(weights_table(network["weights"]))
     if draw:
         draw_network(named[0].plan, networks[0]["image_size"], draw)
-        print(f"picture: {draw}", file=sys.stderr)
+        tell(f"picture: {draw}")
 
 
 def _usual_size(named: Named) -> int:

@@ -1,6 +1,5 @@
 """`inception-zoo export`: export a network as one file for serving."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
 from inception_zoo.errors import ZooError
-from inception_zoo.system.terminal import console
+from inception_zoo.system.terminal import console, tell
 
 
 def export_network(
@@ -54,7 +53,7 @@ def export_network(
         console().print(export.file_table(model, out, result.difference))
         console().print(quantize.comparison(result, samples))
         if warning := quantize.warning(result):
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
     else:
         write = export.export_onnx if out.suffix == ".onnx" else export.export_program
         difference = write(model, out, fold=not no_fold)

@@ -1,6 +1,5 @@
 """`inception-zoo list`: list the networks and the block variants."""
 
-import json
 from typing import Any
 
 from rich import box
@@ -14,7 +13,7 @@ from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.reductions import REDUCTIONS
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.cli.option_types import JSON
-from inception_zoo.system.terminal import console
+from inception_zoo.system.terminal import console, tell_json
 
 
 def list_networks(as_json: JSON = False) -> None:
@@ -22,7 +21,7 @@ def list_networks(as_json: JSON = False) -> None:
     networks = list(map(_summary, ZOO.values()))
     variants = {name: variant.__doc__ or "" for name, variant in (BLOCKS | REDUCTIONS).items()}
     if as_json:
-        print(json.dumps({"networks": networks, "variants": variants}, indent=1))
+        tell_json({"networks": networks, "variants": variants})
         return
     caption = (
         "error: published top-1 / top-5 on ImageNet, single crop. params: for 1000 classes, without and with auxiliary heads. "

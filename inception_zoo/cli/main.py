@@ -10,7 +10,7 @@ import typer
 from inception_zoo.cli import bench, convert, dashboard, data, describe, export, parity, predict, report, run
 from inception_zoo.cli import list as list_command
 from inception_zoo.errors import ZooError, fail, messages_of
-from inception_zoo.system.terminal import never_fail_to_print
+from inception_zoo.system.terminal import guard_output
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_command.list_networks,
@@ -34,7 +34,7 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Run the console script. A `ZooError` is printed as one line per message on stderr, with exit status 2."""
     sys.path.append(str(Path.cwd()))  # to import the user's own variants
-    never_fail_to_print()
+    guard_output()
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError instead
     try:
         app()

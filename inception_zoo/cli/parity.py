@@ -1,6 +1,5 @@
 """`inception-zoo parity`: compare our networks numerically with other libraries' networks."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from inception_zoo.cli.option_types import JSON
-from inception_zoo.system.terminal import console
+from inception_zoo.system.terminal import console, tell_json
 
 
 def prove_parity(
@@ -29,6 +28,6 @@ def prove_parity(
         back = "exact" if proof.round_trip else "differs"
         table.add_row(name, PAIRS[name].net, back, *worst, style="bold red" * (not proof.round_trip))
     if as_json:
-        print(json.dumps({name: asdict(proof) for name, proof in proofs.items()}, indent=1))
+        tell_json({name: asdict(proof) for name, proof in proofs.items()})
     else:
         console(128).print(table)

@@ -1,10 +1,11 @@
 """`inception-zoo report`: write an HTML page that compares runs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from inception_zoo.system.terminal import tell
 
 
 def report_runs(
@@ -14,5 +15,5 @@ def report_runs(
     """Write an HTML page that compares runs: leaderboard over seeds, curves, cost, hyperparameters, misclassified images."""
     from inception_zoo.report.page import write_report
 
-    summary = write_report(folders, out, lambda line: print(f"warning: {line}", file=sys.stderr))
-    print(f"report: {out} ({summary})", file=sys.stderr)
+    summary = write_report(folders, out, lambda line: tell(f"warning: {line}"))
+    tell(f"report: {out} ({summary})")

@@ -1,11 +1,11 @@
 """Division of the training images, where a data set has no validation or test split."""
 
-import csv
 import hashlib
 import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from inception_zoo.data.layout import class_name
 from inception_zoo.data.source import Files, Images, Source, Split
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.csv_files import read_rows, write_rows
 from inception_zoo.system.ranks import is_first
 
 TABLE = "split.csv"  # in the run folder: path or number of each image that was divided, its class and its split
@@ -113,8 +114,8 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
     split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
     rows = ((train.paths[row], classes[label], split_of[row]) for row, label in enumerate(train.labels.tolist()))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", "class", "split"), *rows])
-    if before and (not before.is_file() or before.read_text("utf-8", "surrogateescape") != text.getvalue()):
+    write_rows(text, ("path", "class", "split"), rows, lineterminator="\n")
+    if before and not (before.is_file() and _same(text.getvalue(), before.read_text("utf-8", "surrogateescape"))):
         raise ZooError(
             f"ckpt: {before} does not list the same images in the same splits, so training images could be in the test split; "
             "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"
@@ -122,3 +123,7 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
     if path and is_first():
         with whole_file(path) as temporary:
             temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")
+
+
+def _same(*texts: str) -> bool:
+    return all(mine == theirs for mine, theirs in zip_longest(*(read_rows(io.StringIO(text)) for text in texts)))

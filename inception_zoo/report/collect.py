@@ -16,6 +16,7 @@ from inception_zoo.errors import ZooError, did_you_mean, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import RESULTS, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
+from inception_zoo.system.csv_files import read_rows
 from inception_zoo.system.renamed import with_new_names
 
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
@@ -297,8 +298,8 @@ def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str,
         ZooError: a column is missing or a row is damaged.
     """
     try:
-        with path.open(newline="") as file:
-            reader = csv.reader(file, strict=True)
+        with path.open(newline="", errors="backslashreplace") as file:
+            reader = read_rows(file, strict=True)
             header = next(reader, [])
             if missing := [name for name in columns if name not in header]:
                 raise ZooError(f"{path}, row 1: column {missing[0]} is missing")
@@ -338,9 +339,10 @@ def read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
         ZooError: a row is damaged, or the matrix is not square.
     """
     classes, matrix = [], []
-    with path.open(newline="") as file:
-        names = next(csv.reader(file), ["class"])[1:]  # no dict: two classes may have the same name
-        for number, cells in enumerate(csv.reader(file), 2):
+    with path.open(newline="", errors="backslashreplace") as file:
+        reader = read_rows(file)
+        names = next(reader, ["class"])[1:]  # no dict: two classes may have the same name
+        for number, cells in enumerate(reader, 2):
             if len(cells) != len(names) + 1 or not all(cell.isdecimal() for cell in cells[1:]):
                 raise ZooError(f"{path}, row {number}: it must be a class and {len(names)} whole numbers")
             classes.append(cells[0])

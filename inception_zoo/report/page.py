@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from inception_zoo import __version__
-from inception_zoo.errors import ZooError, check_installed
+from inception_zoo.errors import ZooError, check_installed, printable
 from inception_zoo.report.collect import Run, as_words, collect, is_place
 from inception_zoo.report.details import network_key, network_picture, read_details
 
@@ -44,7 +44,7 @@ def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]
     runs = collect(folders, warn)
     data = page_data(runs, warn)
     try:
-        out.write_text(page(data, " ".join(map(str, folders))), encoding="utf-8")
+        out.write_text(page(data, printable(" ".join(map(str, folders)))), encoding="utf-8")
     except OSError as error:
         raise ZooError(f"--out {out} cannot be written: {error.strerror}") from None
     groups = len({run["group"] for run in data["runs"]})

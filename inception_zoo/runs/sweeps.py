@@ -1,6 +1,5 @@
 """The folder of a sweep: the command that resumes it, the result tables and the progress."""
 
-import csv
 import json
 import shlex
 import sys
@@ -16,9 +15,10 @@ from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
+from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.renamed import with_new_key
-from inception_zoo.system.terminal import console
+from inception_zoo.system.terminal import console, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,8 +118,8 @@ def finish(prefix: str = "") -> int:
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
         how = f"; resume with: {prefix}python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
-        print(f"{left} of {len(asked['jobs'])} jobs did not finish{how}", file=sys.stderr)
-    print(f"sweep folder: {folder}")
+        tell(f"{left} of {len(asked['jobs'])} jobs did not finish{how}")
+    tell(f"sweep folder: {folder}", stdout=True)
     return int(left > 0)
 
 
@@ -149,9 +149,8 @@ def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
     (folder / "results.json").write_text(json.dumps(jobs, indent=1))
     rows = [{**{k: v for k, v in job.items() if k != "overrides"}, **job["overrides"]} for job in jobs]
     with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        write_rows(file, columns, ([row.get(key) for key in columns] for row in rows))
 
 
 def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":

@@ -1,13 +1,12 @@
 """Predictions for many images, read ahead and in batches; unreadable images are reported and skipped."""
 
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from rich import box
@@ -21,7 +20,8 @@ from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.serving.classifier import Classifier
 from inception_zoo.system.atomic_files import whole_file
-from inception_zoo.system.terminal import console
+from inception_zoo.system.csv_files import write_rows
+from inception_zoo.system.terminal import console, data_output, tell
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor
 
 def write_csv(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
     """Write the `top` classes of each image as a CSV row."""
-    writer = csv.writer(file, lineterminator="\n")
     top = min(top, len(classes))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "label", "probability")]
-    writer.writerow(["file", "class", "label", "probability", *more])
-    for prediction in predictions:
-        ranked = [cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}")]
-        writer.writerow([prediction.path, *ranked])
+    header = ["file", "class", "label", "probability", *more]
+
+    def cells(prediction: Prediction) -> list[Any]:
+        return [cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}")]
+
+    write_rows(file, header, ([each.path, *cells(each)] for each in predictions), lineterminator="\n")
 
 
 def write_jsonl(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
@@ -180,7 +181,7 @@ def report(
                 if strict:
                     raise ZooError(prediction.error)
                 skipped += 1
-                print(f"skipped: {prediction.error}", file=sys.stderr)
+                tell(f"skipped: {prediction.error}")
                 continue
             pictures(prediction)
             yield prediction
@@ -190,7 +191,8 @@ def report(
     if bar.is_terminal:
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
-        WRITERS[layout](good(predictions), classifier.classes, top, sys.stdout)
+        file = sys.stdout if layout == "table" else data_output()
+        WRITERS[layout](good(predictions), classifier.classes, top, file)
     else:
         with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
             WRITERS[layout](good(predictions), classifier.classes, top, file)

@@ -2,12 +2,16 @@
 
 import codecs
 import io
+import json
 import logging
 import os
 import select
 import signal
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from inception_zoo.redaction import learn, printable, redacted, safe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,16 +41,63 @@ def console(least: int = 0, markup: bool = False, **options: Any) -> "Console":
     return made
 
 
-def never_fail_to_print() -> None:
-    """Replace characters that the encoding of stdout or stderr lacks, instead of raising UnicodeEncodeError.
+def tell(text: object, stdout: bool = False) -> None:
+    """Print one line, on stderr unless `stdout` is True, without secrets and with escapes for control characters."""
+    print(printable(redacted(str(text))), file=sys.stdout if stdout else sys.stderr)
 
-    A log line that cannot be printed, because the output was closed, is dropped without a traceback.
+
+def tell_json(content: Any) -> None:
+    """Print containers as JSON, without secrets."""
+    sys.stdout.write(_Clean(json.dumps(redacted(content), indent=1) + "\n"))
+
+
+def data_output() -> Any:
+    """Return stdout for the rows of a table: control characters are escaped, but nothing in them is taken for a secret."""
+    return SimpleNamespace(write=lambda text: sys.stdout.write(_Clean(printable(text, "\r\n\t"))))
+
+
+def guard_output() -> None:
+    """Remove secrets from what this process and its libraries print, and escape control characters except colours and cursor.
+
+    A character that the encoding lacks is replaced, instead of raising UnicodeEncodeError. A log line that cannot be printed,
+    because the output was closed, is dropped without a traceback.
     """
+    import rich.text
+
+    rich.text.strip_control_codes = safe  # type: ignore[assignment]  # each text, also Lightning's, before it is folded and coloured
     logging.raiseExceptions = False
     codecs.register_error(HANDLER, _replace)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+    learn([sys.argv[1:], dict(os.environ)])
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
+            setattr(sys, name, _Guarded(stream))
+
+
+class _Clean(str):
+    """Text without secrets and control characters."""
+
+
+class _Guarded:
+    """Stream that writes only `_Clean` text. It is the outermost one, although W&B replaces `write` to record the output."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self.__dict__["stream"] = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.stream, name, value)
+
+    def write(self, text: str) -> int:
+        if isinstance(text, _Clean):  # from this module, or from W&B's `write`, which calls this one
+            return type(self.stream).write(self.stream, text)
+        return self.stream.write(_Clean(printable(redacted(text), "\x1b\r\n\t")))
+
+    def writelines(self, lines: Any) -> None:
+        self.write("".join(lines))
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

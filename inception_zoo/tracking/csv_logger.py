@@ -9,6 +9,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.csv_files import write_rows
 
 
 class CSVLogger(loggers.CSVLogger):
@@ -52,9 +53,7 @@ class _Writer(ExperimentWriter):
         with self.path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if _is_whole(row) and kept(row)]
         with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
+            write_rows(file, self.metrics_keys, ([row.get(key) for key in self.metrics_keys] for row in rows))
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self.keep(lambda row: True)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import REASON, flattened, record_end
-from inception_zoo.system.terminal import ENDING
+from inception_zoo.system.terminal import ENDING, tell
 
 PATIENCE = 15  # seconds that rank 0 may wait for a failed rank
 STOPPED = tuple(128 + number for number in (signal.SIGINT, *ENDING))  # exit statuses after a signal, which ends all ranks
@@ -33,11 +33,14 @@ _ranks: list["Rank"] = []  # ranks of the current job, without rank 0
 class Rank(subprocess.Popen):
     """Process of a rank other than 0."""
 
-    def __init__(self, number: int, config: Path, folder: Path) -> None:
-        self.number, self.place = number, config.parent / f"rank{number}.txt"
+    def __init__(self, number: int, cfg: DictConfig, private: Path, folder: Path) -> None:
+        self.number, self.place = number, private / f"rank{number}.txt"
         environment = {**os.environ, "LOCAL_RANK": str(number), REASON: str(self.place)}
         environment.pop("HYDRA_FULL_ERROR", None)  # set by `app.main`; the rank runs it, too
-        super().__init__(_command(config, folder, number), env=environment)
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as config:  # it has no name: nothing is left of it after SIGKILL
+            config.write(OmegaConf.to_yaml(cfg))
+            config.seek(0)
+            super().__init__(_command(folder, number), env=environment, stdin=config)
 
     @property
     def fault(self) -> str | None:
@@ -69,19 +72,15 @@ class JobLauncher(_SubprocessScriptLauncher):
             "LOCAL_RANK": str(self.cluster_environment.local_rank()),
             "WORLD_SIZE": str(self.num_processes * self.num_nodes),
         }
-        # A private temporary folder, not the run folder: the config may hold secrets.
-        self._config = tempfile.TemporaryDirectory(prefix="inception_zoo_")
-        config = Path(self._config.name) / "job.yaml"
-        OmegaConf.save(self.cfg, config)
-        _ranks.extend(Rank(number, config, self.folder) for number in range(1, self.num_processes))
+        self._private = tempfile.TemporaryDirectory(prefix="inception_zoo_")
+        _ranks.extend(Rank(n, self.cfg, Path(self._private.name), self.folder) for n in range(1, self.num_processes))
         # `self.procs` stays empty: if one of its processes fails, Lightning kills this process, and the sweep with it.
         threading.Thread(target=_watch, args=[list(_ranks), self.folder], daemon=True).start()
 
 
-def _command(config: Path, folder: Path, rank: int) -> list[str]:
+def _command(folder: Path, rank: int) -> list[str]:
     overrides = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", f"hydra.job.name=rank{rank}"]
-    where = ["--config-path", str(config.parent), "--config-name", config.stem]
-    return [sys.executable, "-m", "inception_zoo.app", *where, *overrides]
+    return [sys.executable, "-m", "inception_zoo.app", "--config-name", "job", *overrides]  # `app.main` reads it from stdin
 
 
 def _watch(ranks: list[Rank], folder: Path) -> None:
@@ -92,7 +91,7 @@ def _watch(ranks: list[Rank], folder: Path) -> None:
         time.sleep(1)
     time.sleep(PATIENCE)
     if ranks[0] in _ranks:
-        print(f"error: {faults[0]}; rank 0 waited {PATIENCE} s for it", file=sys.stderr)
+        tell(f"error: {faults[0]}; rank 0 waited {PATIENCE} s for it")
         record_end(folder, faults[0])
         for rank in ranks:
             rank.kill()

@@ -1,6 +1,5 @@
 """Tables and pictures of a test, written to the run folder."""
 
-import csv
 import shutil
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.pixels import as_pictures
+from inception_zoo.system.csv_files import write_rows
 from inception_zoo.training.metrics import ROW
 
 FIGURES = ("probability", "probability_of_label", "loss")
@@ -79,6 +79,4 @@ def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Ten
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        write_rows(file, header, rows)
