@@ -54,8 +54,7 @@ def redacted(config: Any) -> Any:
 
 def learn(trusted: Any) -> None:
     """Remember the secrets of the command line, the environment or the config, for texts that quote them in another form."""
-    found: set[str] = set()
-    _redacted(trusted, [], found)
+    _redacted(trusted, [], found := set[str]())
     _learned.update(form for text in found for form in (text, unquote(text), quote(text, "")) if len(form) >= 8)
 
 

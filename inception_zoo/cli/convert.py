@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
-from inception_zoo.system.terminal import tell
 
 
 def convert_weights(
@@ -28,4 +27,4 @@ def convert_weights(
     from inception_zoo.serving.convert import check_target, convert
 
     check_target(target, to, overwrite)
-    tell(convert(source, target, to, name, stated(mean, std, image_size, ema, transform_input), trust), stdout=True)
+    typer.echo(convert(source, target, to, name, stated(mean, std, image_size, ema, transform_input), trust))

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from inception_zoo.system.terminal import tell
-
 
 def write_workspace(
     entity: Annotated[str | None, typer.Option(help="User or team in W&B. Default: your default entity.")] = None,
@@ -16,4 +14,4 @@ def write_workspace(
     """Create the W&B workspace of a project: training, speed, evaluation, and a comparison of a sweep's jobs."""
     from inception_zoo.tracking.dashboard import write_dashboard
 
-    tell(write_dashboard(entity, project, out), stdout=True)
+    typer.echo(write_dashboard(entity, project, out))

@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inception_zoo.system.terminal import tell
 from inception_zoo.errors import ZooError, fail
 
 if TYPE_CHECKING:  # `make data` runs `main` without torch
@@ -115,7 +114,7 @@ def main() -> None:
     """Find or download the data set: ``python -m inception_zoo.data.fashion_mnist FOLDER``; exit status 2 if both fail."""
     root = Path(sys.argv[1])
     try:
-        tell(f"Fashion-MNIST: {find(root) or download(root)}", stdout=True)
+        sys.stdout.write(f"Fashion-MNIST: {find(root) or download(root)}\n")
     except ZooError as error:
         fail(str(error))
 

@@ -27,7 +27,6 @@ from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_co
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
 from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
-from inception_zoo.system.terminal import tell
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
@@ -209,8 +208,7 @@ def fit(job: Job) -> None:
         trainer.fit(job.module, job.data, ckpt_path=job.ckpt, weights_only=True)
     if trainer.is_global_zero:
         for report in job.folder.glob(f"fit-{components.PROFILE}*.txt"):
-            for line in report.read_text().splitlines():
-                tell(line, stdout=True)
+            sys.stdout.write(report.read_text())
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     for key, count in (("max_epochs", trainer.current_epoch), ("max_steps", trainer.global_step)):
         if job.ckpt and not metrics and count == getattr(trainer, key):
