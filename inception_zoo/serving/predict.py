@@ -17,7 +17,7 @@ from torch import Tensor
 from inception_zoo.data.crops import views
 from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, did_you_mean, printable
 from inception_zoo.serving.classifier import Classifier
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_rows
@@ -220,6 +220,6 @@ def _pictures(
         ((label, probability),) = prediction.top(1)
         image = prepare(read_image(prediction.path, classifier.channels), preprocessing)
         title = f"{prediction.path.name}: {classifier.classes[label]}, {probability:.1%}"
-        gradcam.draw(model, preprocessing, image, title, endpoint, label, targets[prediction.path])
+        gradcam.draw(model, preprocessing, image, printable(title), endpoint, label, targets[prediction.path])
 
     return draw
