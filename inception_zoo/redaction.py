@@ -55,6 +55,7 @@ def redacted(config: Any) -> Any:
 def learn(trusted: Any) -> None:
     """Remember the secrets of the command line, the environment or the config, for texts that quote them in another form."""
     _redacted(trusted, [], found := set[str]())
+    safe.cache_clear()
     _learned.update(form for text in found for form in (text, unquote(text), quote(text, "")) if len(form) >= 8)
 
 
@@ -63,6 +64,7 @@ def printable(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda it: it[0] if it[0][0] in keep and it[0] != "\x1b" else ascii(it[0])[1:-1], text)
 
 
+@lru_cache(512)  # a progress bar prints the same texts at each step
 def safe(text: str) -> str:
     """Return a text of several lines without secrets, and with escapes for control characters."""
     return printable(redacted(text), "\n\t")

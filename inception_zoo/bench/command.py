@@ -88,7 +88,6 @@ def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None)
     found = {}
     for label, batch in fit(network, gib, image_size):
         found[label] = batch
-        most = f"batch {batch} within {gib:g} GiB" if batch else "not even batch 1 fits"
-        tell(f"{network} {label}: {most}", stdout=True)
+        tell(f"{network} {label}: {f'batch {batch} within {gib:g} GiB' if batch else 'not even batch 1 fits'}", stdout=True)
     if keep:
         keep.write_text(json.dumps({"network": network, "gib": gib, "batch": found}, indent=1) + "\n")

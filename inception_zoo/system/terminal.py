@@ -69,8 +69,7 @@ def guard_output() -> None:
     codecs.register_error(HANDLER, _replace)
     learn([sys.argv[1:], dict(os.environ)])
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
             setattr(sys, name, _Guarded(stream))
 
