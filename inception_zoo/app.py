@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
-from inception_zoo.config.targets import VARIABLE, own, trust_words
+from inception_zoo.config.targets import VARIABLE, own, refused_values, trust_words
 from inception_zoo.config.unknown_keys import readable
-from inception_zoo.errors import say
+from inception_zoo.errors import raise_all, say
 from inception_zoo.redaction import learn, safe, save_redacted
 from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
@@ -45,9 +45,11 @@ def main() -> None:
     A mistake of the user is reported in one line, with exit status 2. The exit status is 1 if a job of a sweep failed, and
     130 after Ctrl-C.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # for processes that start later: nothing is imported from the working folder by itself
+    if CONF.parent == (root := Path(__file__).parents[1]):  # a checkout, which they would not find then
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(root)]))
     hydra_patches.install()
     hydra_patches.check_when_composed(partial(check_composed, recover=_recover))
-    sys.path.append(str(Path.cwd()))  # the user's own modules
     guard_output()
     os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes on every error, and this module explains it
@@ -57,8 +59,11 @@ def main() -> None:
     try:
         with one_line_errors():
             program = ("python", "run.py") if Path(sys.argv[0]).name == "run.py" else ("inception-zoo", "run")
-            trust_words(sys.argv[1:], *program)
-            sys.argv[1:] = resumed(sys.argv[1:])
+            trust_words(given := sys.argv[1:], *program)
+            if (words := resumed(given)) != given:
+                trust_words([word for word in words if word.startswith("hydra.sweep.dir=")])  # the folder that was typed
+            raise_all([] if REASON in os.environ else refused_values(words))
+            sys.argv[1:] = words
             check_flags()
             sys.argv[1:] = readable(sys.argv[1:])
             if REASON in os.environ:  # from rank 0, without a file that would keep secrets

@@ -108,6 +108,8 @@ def imported(path: str) -> Callable[..., Any]:
     """
     *modules, last = path.split(".")
     names = [last]
+    if modules and modules[0] not in sys.modules and find_spec(modules[0]) is None:  # the user's own, beside the command
+        sys.path.append(str(Path.cwd()))
     while modules:
         module = ".".join(modules)
         try:

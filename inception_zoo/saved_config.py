@@ -4,7 +4,6 @@ A checkpoint may be untrusted. Its config passes the checks of every config, and
 """
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Collection, Mapping
@@ -26,6 +25,7 @@ from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.results import REASON, flattened, is_interrupted
 from inception_zoo.runs.sweeps import words_of
+from inception_zoo.system.places import READ_ONLY, is_place
 from inception_zoo.system.ranks import agreed
 from inception_zoo.system.renamed import with_new_names
 
@@ -33,12 +33,6 @@ TESTED = ("seed", "model", "data")  # what a test takes from the run; nothing el
 OWN = ("task", "ckpt", "sweep", "provenance")  # never taken: they describe the earlier command, or its result
 MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
 FOLDER = "${hydra:runtime.output_dir}"  # the run folder, in a config
-# Names of options, and forms of values, that say where to write or which address to call:
-_NAME = re.compile(
-    r"(^|_)(dir|dirpath|paths?|folder|root|file|cache|uri|url|host|location|prox(y|ies)|endpoints?|exporter|executable"
-    r"|program|args)(_|$)"
-)
-_FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
 
 def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
@@ -58,6 +52,8 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
     Raises:
         ZooError: The checkpoint does not exist, or its config cannot be used. The message names a key.
     """
+    if not is_whole(hydra):  # else set by the first process of the job
+        os.environ.pop(READ_ONLY, None)
     if not isinstance(cfg.ckpt, str) or "${" in cfg.ckpt or cfg.task not in ("fit", "test") or is_whole(hydra):
         return []
     from inception_zoo.training.checkpoints import check_same  # torch
@@ -70,6 +66,8 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
     ours: Any = OmegaConf.to_container(cfg, resolve=False)
     ours.pop("hydra", None)
     merged = _merged("", ours, taken, named, old, left_out)
+    if (root := merged["data"].get("root")) != ours["data"].get("root"):
+        os.environ[READ_ONLY] = str(root)
     if saved:
         check_same(cfg.ckpt or ckpt, ["model.name"], saved, merged)  # before an image size for another network is refused
     with read_write(cfg), open_dict(cfg):
@@ -114,7 +112,7 @@ def not_saved(hydra: HydraConf) -> list[str]:
 
 def _is_unsaved(word: str) -> bool:
     key, _, value = word.lstrip("+").partition("=")
-    return HIDDEN in value or _is_place(key, value)
+    return HIDDEN in value or is_place(key, value)
 
 
 def _described(words: Collection[str]) -> list[str]:
@@ -194,7 +192,7 @@ def _merged(key: str, ours: Any, saved: Any, named: Collection[str], old: str, l
 
 def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
     """Return a saved value; a place in the old run folder becomes one in the run folder of this job."""
-    place, path = FOLDER in str(ours) or _is_place(key, saved), Path(str(saved))
+    place, path = FOLDER in str(ours) or is_place(key, saved), Path(str(saved))
     safe = "${" not in str(saved) and HIDDEN not in str(redacted({key.rpartition(".")[2]: saved}))  # nor another user's key
     if key.endswith(".tracking_uri") and saved == os.environ.get("MLFLOW_TRACKING_URI"):
         return saved  # the environment says the same
@@ -204,17 +202,3 @@ def _checked(key: str, ours: Any, saved: Any, old: str) -> Any:
         add = f"{'+' if ours is None else ''}{key}=VALUE"
         raise ZooError(f"{key}={shown(saved)}: a checkpoint cannot set this place, address or secret; add {add} to the command")
     return saved
-
-
-def _is_place(key: str, value: Any) -> bool:
-    """Return True for a place to write to, and for an address; not for the folder of data, which is read."""
-    first, *names = [part for part in key.split(".") if not part.isdigit()] or [""]
-    if isinstance(value, bytes):  # a path, for Python
-        return True
-    if first == "logger" and names[-1:] == ["offline"]:  # the network, against the user's environment
-        return str(value).lower() == "false" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
-    if not isinstance(value, str) or first == "model":
-        return False
-    if first == "data":
-        return names[-1:] == ["cache"] or "://" in value or value.startswith("local:")
-    return any(map(_NAME.search, names[1:] or names)) or bool(_FORM.match(value))

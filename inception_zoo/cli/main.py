@@ -1,9 +1,7 @@
 """The `inception-zoo` command; subcommands are registered here in the order of the help."""
 
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import typer
 
@@ -33,7 +31,6 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     """Run the console script. A `ZooError` is printed as one line per message on stderr, with exit status 2."""
-    sys.path.append(str(Path.cwd()))  # to import the user's own variants
     guard_output()
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError instead
     try:

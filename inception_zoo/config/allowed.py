@@ -99,3 +99,16 @@ LOGGING = frozenset(  # classes and objects that a config of Python's logging ca
 logging.handlers.RotatingFileHandler logging.handlers.TimedRotatingFileHandler rich.logging.RichHandler ext://sys.stdout
 ext://sys.stderr""".split()
 )
+# What a file may set below `hydra`. A file is a YAML that is not of this package, and the words of a saved sweep or an agent.
+_VARIABLES = """
+CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES GLOO_SOCKET_IFNAME MKL_NUM_THREADS NCCL_DEBUG NCCL_IB_DISABLE NCCL_P2P_DISABLE
+NCCL_SOCKET_IFNAME OMP_NUM_THREADS OPENBLAS_NUM_THREADS PYTORCH_CUDA_ALLOC_CONF TORCH_DISTRIBUTED_DEBUG WANDB_SILENT""".split()
+_OF_HYDRA = """
+hydra_logging.root.level job.chdir job.name job_logging.root.level launcher.account launcher.constraint launcher.partition
+launcher.qos launcher.stderr_to_stdout mode sweeper.pruner sweeper.sampler sweeper.study_name sweeper.variants
+verbose""".split()
+FOR_FILES = {  # regular expression of the values, by exact key; `...`: numbers, for every other one of launchers and sweepers
+    **dict.fromkeys((*(f"job.env_set.{name}" for name in _VARIABLES), *_OF_HYDRA), r"(?!\.)[\w.,:+-]*"),
+    **{"job.env_set.WANDB_MODE": "offline|disabled|dryrun", ...: r"-?\d+(\.\d+)?"},
+    **dict.fromkeys(("run.dir", "sweep.dir"), "(outputs|multirun)/.*"),
+}

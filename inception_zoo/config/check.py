@@ -23,8 +23,9 @@ from inception_zoo.config.rules import (
     USUAL,
     Options,
 )
-from inception_zoo.config.targets import refused_logging, refused_targets, refused_variables, walk
+from inception_zoo.config.targets import refused_logging, refused_targets
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
+from inception_zoo.system.places import walk
 from inception_zoo.weights.sources import check_library, is_name
 
 PRESETS = {"callbacks": "default", "logger": "wandb"}  # groups whose options can be combined, and the usual one
@@ -107,10 +108,9 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
         hydra: The node as plain containers, with every value resolved.
 
     Raises:
-        ZooError: Values are invalid, or the node would call a class or set a variable that is not allowed.
+        ZooError: Values are invalid, or the node would call a class that is not allowed.
     """
     found = refused_targets({key: hydra.get(key) for key in ("callbacks", "launcher", "sweeper")}, "hydra")
-    found += refused_variables(hydra["job"].get("env_set"))
     for key in ("hydra.hydra_logging", "hydra.job_logging"):
         node = hydra.get(key.removeprefix("hydra."))
         levels = [LEVEL.mistake(at, value) for at, value in walk(node, key) if at.rpartition(".")[2] == "level"]

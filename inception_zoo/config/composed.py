@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check, check_hydra
 from inception_zoo.config.explain import one_line_errors
-from inception_zoo.config.targets import refused_targets, refused_variables, refused_words, trust_words
+from inception_zoo.config.targets import refused_targets, refused_values, refused_words, trust_words
 from inception_zoo.config.unknown_keys import readable, wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import claim_folder
@@ -48,8 +48,9 @@ def check_composed(cfg: DictConfig, single: bool, recover: Callable[..., Any] = 
         parts = ("callbacks", "hydra_logging", "launcher", "sweeper", "verbose", "output_subdir")
         own = {name: plain(node.get(name)) for name in parts}
         own["job_logging"] = plain(node.job_logging, resolve=single)  # it refers to the job's folder
-        own |= {"job": {name: plain(node.job[name]) for name in ("name", "chdir", "env_set")}, key: {"dir": str(node[key].dir)}}
+        own |= {"job": {name: plain(node.job[name]) for name in ("name", "chdir")}, key: {"dir": str(node[key].dir)}}
         checks = [lambda: check_hydra(own), lambda: check_folder(f"hydra.{key}.dir", folder)]
+        checks.append(lambda: raise_all(refused_values({"hydra": {key: own[key]}}, Path(own[key]["dir"]))))  # it leads upwards
         if single:
             job = plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
             checks.append(lambda: check_job(with_new_names(job), node, cfg))
@@ -74,8 +75,8 @@ def check_job(config: Mapping[str, Any], hydra: HydraConf, cfg: DictConfig) -> N
     Raises:
         ZooError: The config is invalid; all errors are reported together.
     """
-    variables = refused_variables(plain(hydra.job.env_set))
-    _run_all([lambda: raise_all(variables), lambda: check(config), lambda: _check_rate(hydra)], cfg)
+    places = refused_values(config, Path(hydra.runtime.output_dir))
+    _run_all([lambda: check(config), lambda: raise_all(places), lambda: _check_rate(hydra)], cfg)
 
 
 def _run_all(checks: Sequence[Callable[[], None]], cfg: DictConfig) -> None:

@@ -26,17 +26,19 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, configure_log
 from hydra.errors import ConfigCompositionException
-from hydra.plugins.config_source import ConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from inception_zoo.architecture.choices import table_config
 from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.config import CONF
-from inception_zoo.config.targets import refused_logging, walk
+from inception_zoo.config.targets import refused_logging, refused_values
 from inception_zoo.data.layout import count_classes
-from inception_zoo.errors import one_line, raise_all
+from inception_zoo.errors import ZooError, one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
+from inception_zoo.runs.results import REASON
+from inception_zoo.system.places import walk
 from inception_zoo.system.ranks import agreed
 from inception_zoo.system.renamed import with_new_key
 
@@ -68,8 +70,17 @@ def install() -> None:
     parse, read = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
     OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [*map(with_new_key, overrides)])  # type: ignore
     ConfigRepository.load_config = lambda files, config_path: _with_new_keys(config_path, read(files, config_path))  # type: ignore
+    embed = ConfigLoaderImpl._embed_result_config
+    ConfigLoaderImpl._embed_result_config = staticmethod(lambda *args: _checked(embed(*args)))  # type: ignore[method-assign]
     _add_resolvers()
     _fill_store()
+
+
+def _checked(found: ConfigResult) -> ConfigResult:
+    """Refuse a file that sets what only the user may set; `found` has all of its keys, at their place in the config."""
+    if found.path.startswith("file:") and found.path != f"file://{CONF}" and REASON not in os.environ:
+        raise_all(refused_values(OmegaConf.to_container(found.config)))
+    return found
 
 
 def _with_new_keys(path: str, found: Any) -> Any:
@@ -148,6 +159,8 @@ class _CheckedHydra(Hydra):
     ) -> DictConfig:
         try:
             cfg = super().compose_config(run_mode=run_mode, **more)
+        except ZooError:
+            raise
         except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         if self.acts:

@@ -10,19 +10,19 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from inception_zoo.config.allowed import LOGGING, TARGETS
+from inception_zoo.config.allowed import FOR_FILES, LOGGING, TARGETS
 from inception_zoo.errors import ZooError, imported, nearest, shown
 from inception_zoo.redaction import redacted
+from inception_zoo.system.places import AGENT, is_place, is_strange, leaves, outside, parsed, walk
 from inception_zoo.system.renamed import MOVED
 
 VARIABLE = "INCEPTION_ZOO_TARGETS"
 COMMAND = "INCEPTION_ZOO_COMMAND"  # the command line as typed, without secrets, for messages; set by `trust_words`
-AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 _PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # path of a function, in an override
 _TYPED = re.compile(r"(?:^\+{0,2}model\.blocks\b[^=]*|_target_)=(.*)|_target_['\"]?\s*:([^,}]*)", re.DOTALL)
-_FOR_OTHERS = re.compile(r"INCEPTION_ZOO_|PYTHON|LD_|DYLD_|PATH$")  # variables that allow a config to run code
 
 
 def own() -> set[str]:
@@ -34,7 +34,7 @@ def own() -> set[str]:
 
 
 def trust_words(words: Sequence[str], *program: str) -> None:
-    """Allow the targets and block functions in `words`, in this process and in its child processes.
+    """Allow the targets, block functions and keys that `words` set, in this process and in its child processes.
 
     Args:
         words: The overrides as the user typed them, never those of a file.
@@ -42,7 +42,11 @@ def trust_words(words: Sequence[str], *program: str) -> None:
     """
     if program:
         os.environ[COMMAND] = shlex.join(redacted([*program, *words]))
-    if AGENT not in os.environ and (typed := {name for _, name in _typed(words)} - TARGETS.keys()):
+    typed = {name for _, name in _typed(words)} - TARGETS.keys()
+    typed |= {
+        key for key, value in parsed(words) if is_place(key, value) or "${" in str(value) or is_strange(key, value, FOR_FILES)
+    }
+    if AGENT not in os.environ and (typed := set(filter(_PATH.fullmatch, typed))):
         os.environ[VARIABLE] = ",".join(sorted(own() | typed))
 
 
@@ -57,14 +61,6 @@ def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         for found in _TYPED.finditer(re.sub(r"\$\{[^}]*\}", "", word)):
             for name in _PATH.findall(found[1] or found[2] or ""):
                 yield word.partition("=")[0].lstrip("+"), name
-
-
-def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value of everything in `node`, a mapping or list, at any depth; `key` is the key of the node."""
-    for name, child in node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ():
-        inner = f"{key}.{name}" if key else str(name)
-        yield inner, child
-        yield from walk(child, inner)
 
 
 def refused_targets(config: Mapping[str, Any], key: str = "", valid: Collection[str] = TARGETS.keys()) -> list[str]:
@@ -106,10 +102,20 @@ def refused_logging(node: Any, key: str) -> list[str]:
     return found
 
 
-def refused_variables(variables: Any, key: str = "hydra.job.env_set") -> list[str]:
-    """Return an error message for each environment variable that a config must not set, because it can run code."""
-    names = map(str, variables) if isinstance(variables, Mapping) else ()
-    return [f"{key}.{name} is not allowed; set {name} in the environment" for name in names if _FOR_OTHERS.match(name)]
+def refused_values(config: Any, folder: Path | None = None) -> list[str]:
+    """Return an error message for each value that only the user may set, and that is not allowed by its key.
+
+    Args:
+        config: Content of a file as plain containers, or overrides; with `folder`, a config with every value resolved.
+        folder: Find the places outside this run folder, absolute; None: find what a file must not set.
+    """
+    pairs = parsed(config) if isinstance(config, list) else leaves(config)
+    found = dict(outside(pairs, folder) if folder else (pair for pair in pairs if is_strange(*pair, FOR_FILES)))
+    names = own() | found.keys()
+    env = "hydra.job.env_set."
+    how = {key: f"set it in the environment: {key.removeprefix(env)}=… {_command()}" for key in found if key.startswith(env)}
+    typed = f"type it on the command line, or allow the key: {_allowing(names)}"
+    return [f"{key}={shown(found[key])} must not come from a file; {how.get(key, typed)}" for key in found if key not in own()]
 
 
 def _refusal(key: str, target: Any, valid: Collection[str], names: set[str]) -> str:
@@ -117,8 +123,14 @@ def _refusal(key: str, target: Any, valid: Collection[str], names: set[str]) -> 
     message = f"{key}={shown(target)} is not on the allow-list{f'; did you mean {near!r}?' if near else ''}"
     if not isinstance(target, str) or not _PATH.fullmatch(target):
         return f"{message}; write an import path, such as my_parts.Mine" if not near and str(target).isidentifier() else message
-    command = os.environ.get(COMMAND) or shlex.join(redacted(["inception-zoo", *sys.argv[1:]]))
+    return f"{message}; if you trust it, allow its exact name: {_allowing(names)}"
+
+
+def _allowing(names: Iterable[str]) -> str:
+    return f"{VARIABLE}={','.join(sorted(filter(_PATH.fullmatch, names)))} {_command()}"
+
+
+def _command() -> str:
     if AGENT in os.environ:
-        command = f"wandb agent {os.environ[AGENT]}"
-    allowed = ",".join(sorted(filter(_PATH.fullmatch, names)))
-    return f"{message}; if you trust it, allow its exact name: {VARIABLE}={allowed} {command}"
+        return f"wandb agent {os.environ[AGENT]}"
+    return os.environ.get(COMMAND) or shlex.join(redacted(["inception-zoo", *sys.argv[1:]]))

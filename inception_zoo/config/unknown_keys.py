@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from inception_zoo.config import hydra_patches
 from inception_zoo.config.check import unknown_key
 from inception_zoo.config.rules import FAMILY
-from inception_zoo.config.targets import walk
 from inception_zoo.errors import did_you_mean, in_quotes, shown, unreadable
+from inception_zoo.system.places import walk
 
 
 def readable(words: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from inception_zoo.data.source import Images, Source
 from inception_zoo.errors import ZooError
+from inception_zoo.system.places import may_download
 
 
 def cifar10(root: str) -> Source:
@@ -28,11 +29,14 @@ def cifar100(root: str) -> Source:
 
 
 def _read(name: str, dataset: type[CIFAR10], root: str) -> Source:
+    fetch = may_download(root)
     try:
         # torchvision downloads files that are missing or have another MD5 sum.
-        train, test = dataset(root, train=True, download=True), dataset(root, train=False)
+        train, test = dataset(root, train=True, download=fetch), dataset(root, train=False)
     except Exception as error:  # besides file and network errors, unpickling raises many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        if not fetch:
+            raise ZooError(f"data.root={root} is from the checkpoint, and has no {name}; add data.root=FOLDER to the command") from None
         raise ZooError(
             f"data.root={root}: {name} is missing or damaged, and the download failed ({reason}); "
             f"put {dataset.filename} into {root}, and delete {dataset.base_folder} there if it exists"

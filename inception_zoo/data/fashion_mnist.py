@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inception_zoo.errors import ZooError, fail
+from inception_zoo.system.places import may_download
 
 if TYPE_CHECKING:  # `make data` runs `main` without torch
     from torch import Tensor
@@ -67,6 +68,8 @@ def download(root: Path) -> Path:
     """
     from torchvision.datasets import FashionMNIST
 
+    if not may_download(root):
+        raise ZooError(f"data.root={root} is from the checkpoint, and has no Fashion-MNIST; add data.root=FOLDER to the command")
     try:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as error:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,6 @@ def _run(common: tuple[HydraContext, TaskFunction, DictConfig, dict, Path, dict]
     context, function, config, state, folder, variables = common
     os.chdir(folder)
     os.environ |= variables
-    sys.path.append(str(folder))  # the user's own modules
     Singleton.set_state(state)
     setup_globals()
     config = context.config_loader.load_sweep_config(config, words)

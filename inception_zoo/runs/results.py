@@ -15,6 +15,7 @@ from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import claim, claim_first, claim_new, keep, quoted, release
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.programs import commit_of
 from inception_zoo.system.ranks import agreed, is_first
 from inception_zoo.system.terminal import is_closed_output
 
@@ -193,12 +194,8 @@ def reason_of(error: BaseException) -> str:
 
 def commit_of_the_code() -> str | None:
     """Return the git commit of this package, with `+` if files were changed; None if it is not in a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # an installed package may be inside another project's checkout
-        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True, timeout=10)
-        described = [*git, "describe", "--always", "--abbrev=12", "--dirty=+", "--match="]
-        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return commit_of(Path(__file__).parent, "__init__.py")
     except (OSError, subprocess.SubprocessError):
         return None
 

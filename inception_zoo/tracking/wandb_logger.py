@@ -30,6 +30,10 @@ class WandbLogger(loggers.WandbLogger):
     """
 
     def __init__(self, save_dir: str, settings: Any = None, **more: Any) -> None:
+        os.environ.setdefault("WANDB_DISABLE_GIT", "true")  # git calls programs that the folder's repository names
+        found = [path for path in (Path("wandb", "settings"), Path(".wandb", "settings")) if path.exists()]
+        if found and not more.get("offline"):  # W&B would take the address of its server from there, and send the key to it
+            raise ZooError(f"logger.wandb: delete {found[0].absolute()}, or start elsewhere; set W&B's variables instead")
         import wandb
 
         known = {**signature(loggers.WandbLogger).parameters, **signature(wandb.init).parameters}

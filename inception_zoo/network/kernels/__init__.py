@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.programs import find_program, run_program
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None without a compiler, if compilation fails, or if they are switched off."""
     if os.environ.get(SWITCH) == "0" or platform.system() != "Linux":
         return None
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+    compiler = find_program(os.environ.get("CXX", ""), "g++", "clang++")
     if compiler is None:
         log.info("no C++ compiler found: training uses PyTorch's operators, which are slower on CPUs")
         return None
@@ -78,7 +78,7 @@ def library() -> ctypes.CDLL | None:
         if not file.exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(file) as temporary:
-                subprocess.run([compiler, *FLAGS, SOURCE, "-o", temporary], check=True, capture_output=True, text=True)
+                run_program([compiler, *FLAGS, SOURCE, "-o", temporary])
         return ctypes.CDLL(str(file))
     except (OSError, RuntimeError, ZooError, subprocess.CalledProcessError) as error:  # RuntimeError: no home folder
         words = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip().splitlines()
