@@ -5,6 +5,7 @@ A config may be untrusted, and Hydra imports and calls every `_target_`. A targe
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SCHEDULER
@@ -94,11 +95,6 @@ TARGETS: Mapping[str, Options] = {
     "hydra_plugins.inception_zoo_sweeper.BlockSweeper": {**SWEEPER, "variants": list_of(one_of(*BLOCKS))},
     "hydra_plugins.inception_zoo_sweeper.OptunaSweeper": SEARCH,
 }
-LOGGING = frozenset(  # classes and objects that a config of Python's logging can use
-    """logging.FileHandler logging.Formatter logging.NullHandler logging.StreamHandler colorlog.ColoredFormatter
-logging.handlers.RotatingFileHandler logging.handlers.TimedRotatingFileHandler rich.logging.RichHandler ext://sys.stdout
-ext://sys.stderr""".split()
-)
 # What a file may set below `hydra`. A file is a YAML that is not of this package, and the words of a saved sweep or an agent.
 _VARIABLES = """
 CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES GLOO_SOCKET_IFNAME MKL_NUM_THREADS NCCL_DEBUG NCCL_IB_DISABLE NCCL_P2P_DISABLE
@@ -107,7 +103,8 @@ _OF_HYDRA = """
 hydra_logging.root.level job.chdir job.name job_logging.root.level launcher.account launcher.constraint launcher.partition
 launcher.qos launcher.stderr_to_stdout mode sweeper.pruner sweeper.sampler sweeper.study_name sweeper.variants
 verbose""".split()
-FOR_FILES = {  # regular expression of the values, by exact key; `...`: numbers, for every other one of launchers and sweepers
+# Regular expression of the values, by exact key; `...`: for every other option of launchers and sweepers.
+FOR_FILES: dict[Any, str] = {
     **dict.fromkeys((*(f"job.env_set.{name}" for name in _VARIABLES), *_OF_HYDRA), r"(?!\.)[\w.,:+-]*"),
     **{"job.env_set.WANDB_MODE": "offline|disabled|dryrun", ...: r"-?\d+(\.\d+)?"},
     **dict.fromkeys(("run.dir", "sweep.dir"), "(outputs|multirun)/.*"),

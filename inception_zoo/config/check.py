@@ -23,7 +23,7 @@ from inception_zoo.config.rules import (
     USUAL,
     Options,
 )
-from inception_zoo.config.targets import refused_logging, refused_targets
+from inception_zoo.config.targets import refused_targets
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.system.places import walk
 from inception_zoo.weights.sources import check_library, is_name
@@ -111,10 +111,9 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
         ZooError: Values are invalid, or the node would call a class that is not allowed.
     """
     found = refused_targets({key: hydra.get(key) for key in ("callbacks", "launcher", "sweeper")}, "hydra")
-    for key in ("hydra.hydra_logging", "hydra.job_logging"):
-        node = hydra.get(key.removeprefix("hydra."))
-        levels = [LEVEL.mistake(at, value) for at, value in walk(node, key) if at.rpartition(".")[2] == "level"]
-        found += sum(levels, start=refused_logging(node, key))
+    for key in ("hydra_logging", "job_logging"):
+        values = walk(hydra.get(key), f"hydra.{key}")
+        found += [text for at, value in values if at.rpartition(".")[2] == "level" for text in LEVEL.mistake(at, value)]
     found += _mistakes(dict(walk(hydra, "hydra")), OF_HYDRA)
     found += _options_of({key: hydra.get(key) for key in ("launcher", "sweeper")}, "hydra")
     raise_all(found)

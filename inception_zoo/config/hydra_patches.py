@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra._internal.hydra
-from hydra._internal import logging_config
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
@@ -33,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from inception_zoo.architecture.choices import table_config
 from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.config import CONF
-from inception_zoo.config.targets import refused_logging, refused_values
+from inception_zoo.config.targets import refused_values
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import ZooError, one_line, raise_all
 from inception_zoo.redaction import guard, save_redacted
@@ -49,18 +48,11 @@ PLACE = re.compile(r"([\w/@]+\.)*(ckpt|root|weights|dirpath|\w*dir)")  # keys of
 def install() -> None:
     """Patch Hydra in this process, once.
 
-    Redact secrets in its files, check logging classes, expand ``~``, add resolvers, the keys of every network's table as
+    Redact secrets in its files, check files, expand ``~``, add resolvers, the keys of every network's table as
     `model/table`, and GridSweeper as the default sweeper.
     """
     guard()
     utils._save_config = lambda cfg, filename, output_dir: save_redacted(cfg, output_dir / filename)
-    configure_logging = logging_config.configure_logging
-
-    def configure_allowed(config: dict[str, Any]) -> None:
-        raise_all(refused_logging(config, "logging"))
-        configure_logging(config)
-
-    logging_config.configure_logging = configure_allowed  # checked at every use: each job of a sweep may have its own
     # Hydra copies its store for each group that it reads, 117 times for --help. The copies are not needed: loading copies, too.
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     load, header = ConfigLoaderImpl.load_configuration, ConfigSource._get_header_dict
@@ -71,7 +63,7 @@ def install() -> None:
     OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [*map(with_new_key, overrides)])  # type: ignore
     ConfigRepository.load_config = lambda files, config_path: _with_new_keys(config_path, read(files, config_path))  # type: ignore
     embed = ConfigLoaderImpl._embed_result_config
-    ConfigLoaderImpl._embed_result_config = staticmethod(lambda *args: _checked(embed(*args)))  # type: ignore[method-assign]
+    ConfigLoaderImpl._embed_result_config = staticmethod(lambda *args: _checked(embed(*args)))  # type: ignore
     _add_resolvers()
     _fill_store()
 

@@ -1,8 +1,8 @@
-"""Checks of the names that an untrusted config would import or call. Importing this module is fast.
+"""Checks of the names that an untrusted config would import or call, and of the keys that it sets. Importing this is fast.
 
-Hydra imports and calls every `_target_`, Python's logging every `class` and `()`, and a block can be the path of a function.
-The user allows more names by typing them, or in the environment: ``INCEPTION_ZOO_TARGETS=my_parts.Mine,rows.squeeze``. Files
-(configs, checkpoints, saved overrides) can do neither.
+Hydra imports and calls every `_target_`, and a block can be the path of a function. A file sets below `hydra` only what is in
+`FOR_FILES`. The user allows more names and keys by typing them, or in the environment:
+``INCEPTION_ZOO_TARGETS=my_parts.Mine,hydra.launcher.setup``. Files (configs, checkpoints, saved overrides) can do neither.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.config.allowed import FOR_FILES, LOGGING, TARGETS
+from inception_zoo.config.allowed import FOR_FILES, TARGETS
 from inception_zoo.errors import ZooError, imported, nearest, shown
 from inception_zoo.redaction import redacted
 from inception_zoo.system.places import AGENT, is_place, is_strange, leaves, outside, parsed, walk
@@ -43,9 +43,7 @@ def trust_words(words: Sequence[str], *program: str) -> None:
     if program:
         os.environ[COMMAND] = shlex.join(redacted([*program, *words]))
     typed = {name for _, name in _typed(words)} - TARGETS.keys()
-    typed |= {
-        key for key, value in parsed(words) if is_place(key, value) or "${" in str(value) or is_strange(key, value, FOR_FILES)
-    }
+    typed |= {key for key, value in parsed(words) if is_place(key, value) or is_strange(key, value, FOR_FILES)}
     if AGENT not in os.environ and (typed := set(filter(_PATH.fullmatch, typed))):
         os.environ[VARIABLE] = ",".join(sorted(own() | typed))
 
@@ -89,16 +87,6 @@ def _mistakes(targets: Iterable[tuple[str, Any]], valid: Collection[str] = TARGE
                 imported(target)
             except ZooError as error:
                 found.append(f"{key}={target}: {error}")
-    return found
-
-
-def refused_logging(node: Any, key: str) -> list[str]:
-    """Return an error message for each class or object in a config of Python's logging that is not allowed."""
-    found = []
-    for at, value in walk(node, key):
-        called = at.rpartition(".")[2] in ("class", "()") or (isinstance(value, str) and "://" in value.partition(" ")[0])
-        if called and (not isinstance(value, str) or value not in LOGGING | own()):
-            found.append(_refusal(at, value, LOGGING, own() | {str(value)}))
     return found
 
 

@@ -30,6 +30,8 @@ def is_place(key: str, value: Any) -> bool:
         return True
     if first == "logger" and names[-1:] == ["offline"]:  # the network, against the user's environment
         return str(value).lower() == "false" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
+    if names[-1:] == ["disable_git"]:  # git would call programs that a repository names
+        return value is not True
     if not isinstance(value, str) or first in ("ckpt", "model", "sweep"):  # files that are read
         return False
     if first == "data":

@@ -182,8 +182,6 @@ VALUES = {
     "hydra.run.dir=run.py/run": ["run.py is a file"],
     "hydra.verbose=3": ["hydra.verbose=3 must be true or false"],
     "hydra.job_logging.root.level=LOUD": ["hydra.job_logging.root.level=LOUD must be one of CRITICAL"],
-    "+hydra.job.env_set.INCEPTION_ZOO_TARGETS=os.system": ["hydra.job.env_set.INCEPTION_ZOO_TARGETS is not allowed"],
-    "+hydra.job.env_set.PYTHONPATH=x": ["hydra.job.env_set.PYTHONPATH is not allowed"],
     "optimizer._target_=os.system model.width=0": [
         "optimizer._target_=os.system is not on the allow-list",
         "model.width=0 must be",

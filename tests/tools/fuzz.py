@@ -34,6 +34,7 @@ from hypothesis import given, seed
 from hypothesis import strategies as st
 from rich.console import Console
 from tools.examples import examples, rows
+from tools.hostile_configs import a_file_passes_no_other_variable_target_or_secret
 from tools.hostile_text import PROPERTIES as TEXTS
 
 from inception_zoo import create_model, load_model
@@ -297,7 +298,8 @@ def main():
     parser.add_argument("--seed", type=int, default=None, help="repeat a run that was seeded; otherwise new examples")
     parser.add_argument("--only", default="", help="part of a target's name")
     options = parser.parse_args()
-    own = (any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours, *TEXTS)
+    own = [any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours, *TEXTS]
+    own += [a_file_passes_no_other_variable_target_or_secret]
     targets = {found.__name__: of_this_file(found) for found in own if options.only in found.__name__}
     if not targets or not options.only:
         targets["properties"] = partial(properties, options.only)

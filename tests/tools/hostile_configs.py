@@ -35,6 +35,9 @@ ONLY_TYPED = {  # key → value; the file that sets it is refused when it is rea
     "hydra.searchpath": ["pkg://evil"],
     "hydra.callbacks.x.path": "pwned",
     "hydra.job_logging.handlers.file.filename": "pwned",
+    "hydra.job_logging.handlers.console.class": "os.mkdir",
+    "hydra.job_logging.handlers.console.stream": "ext://os.environ",
+    "hydra.hydra_logging.filters.x.()": "os.mkdir",
     "hydra.hydra_logging.formatters.simple.format": "{x}",
     "hydra.launcher.setup": [SHELL],
     "hydra.launcher.python": SHELL,
@@ -78,6 +81,7 @@ PLACES = {  # key → value; refused when the config is composed, with every val
     "data.root": "s3://bucket",
     "logger.wandb.settings.base_url": "http://evil",
     "logger.wandb.settings.x_executable": SHELL,
+    "logger.wandb.settings.disable_git": False,
     "logger.wandb.settings.program": "pwned",
     "logger.wandb.settings.code_dir": "/",
     "logger.mlflow.tracking_uri": "file:pwned",
@@ -102,7 +106,7 @@ def nested(key, value):
 
 
 NAMES = st.one_of(
-    st.sampled_from("GIT_DIR CXX LD_PRELOAD PATH NCCL_NET_PLUGIN OMP_NUM_THREADS NCCL_DEBUG WANDB_MODE".split()),
+    st.sampled_from(["GIT_DIR", "CXX", "LD_PRELOAD", "PATH", "NCCL_NET_PLUGIN", "OMP_NUM_THREADS", "NCCL_DEBUG", "WANDB_MODE"]),
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True),
 )
 CALLED = st.sampled_from(["os.system", "subprocess.run", "torch.optim.SGD", "torch.optim.os.system", "builtins.eval", "my.Own"])
@@ -127,7 +131,7 @@ def a_file_passes_no_other_variable_target_or_secret(variables, config):
         if value is not None and (f"job.env_set.{name}" not in FOR_FILES or "$" in str(value) or value == SHELL):
             assert any(each.startswith(f"hydra.job.env_set.{name}=") for each in said), (name, value, said)
     assert ("oc.env" not in str(config)) or any("oc.env" in each for each in said)
-    targets = {each for each in ("os.system", "subprocess.run", "torch.optim.os.system", "builtins.eval", "my.Own")}
+    targets = {"os.system", "subprocess.run", "torch.optim.os.system", "builtins.eval", "my.Own"}
     called = {name for name in targets if f"'_target_': '{name}'" in str(config)}
     messages = refused_targets(node)
     assert own() == set() and targets.isdisjoint(TARGETS)

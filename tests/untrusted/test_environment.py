@@ -247,24 +247,36 @@ COMMANDS = (
     ["run", "-m", "seed=-1,-2", "hydra/launcher=joblib", *SMALL],
     ["predict", "nothing.ckpt", "nothing.png"],
 )
-START = "import sys; sys.path.pop(0); from inception_zoo.cli.main import main; main()"  # as the console script does
+START = "from inception_zoo.cli.main import main; main()"  # what the console script does; it is in the folder of Python
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_nothing_in_the_working_folder_is_picked_up(words, tmp_path):
     full_of_traps(tmp_path)
-    done = commands.run(["-P", "-c", START.replace("sys.path.pop(0); ", ""), *words], tmp_path, fresh=True, timeout=120)
+    done = commands.run(["-P", "-c", START, *words], tmp_path, fresh=True, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.slow
 def test_a_whole_training_picks_nothing_up(tmp_path):
-    full_of_traps(tmp_path)
-    trapped(tmp_path / "theirs")
-    (tmp_path / "theirs/.git").rename(tmp_path / ".git")  # W&B asks git about the working folder
-    start = START.replace("sys.path.pop(0); ", "")
-    words = ["run", *SMALL, "logger=wandb", "trainer.devices=2", "trainer.max_epochs=1"]
-    done = commands.run(["-P", "-c", start, *words], tmp_path, fresh=True, timeout=300)
+    """Of two ranks, in a repository full of traps, with W&B, which asks git about a script's repository."""
+    folder = trapped(tmp_path / "theirs")
+    full_of_traps(folder)
+    script = folder / "start.py"
+    script.write_text(START)
+    subprocess.run(
+        ["git", "-c", "core.fsmonitor=", "-c", "filter.x.process=", "-c", "filter.x.clean=", "add", script], cwd=folder
+    )
+    (tmp_path / "pwned").unlink(missing_ok=True)
+    words = [
+        "run",
+        *SMALL,
+        "logger=wandb",
+        "+logger.wandb.settings.save_code=true",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+    ]
+    done = commands.run(["-P", script, *words], folder, fresh=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
