@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
-from inception_zoo.config.targets import VARIABLE, own, refused_values, trust_words
+from inception_zoo.config.targets import AGENT, VARIABLE, own, refused_values, trust_words
 from inception_zoo.config.unknown_keys import readable
 from inception_zoo.errors import raise_all, say
 from inception_zoo.redaction import learn, safe, save_redacted
@@ -60,9 +60,9 @@ def main() -> None:
         with one_line_errors():
             program = ("python", "run.py") if Path(sys.argv[0]).name == "run.py" else ("inception-zoo", "run")
             trust_words(given := sys.argv[1:], *program)
-            if (words := resumed(given)) != given:
-                trust_words([word for word in words if word.startswith("hydra.sweep.dir=")])  # the folder that was typed
-            raise_all([] if REASON in os.environ else refused_values(words))
+            if (words := resumed(given)) != given or (AGENT in os.environ and REASON not in os.environ):  # nobody typed them
+                skipped = ("-", "hydra.sweep.dir=") if words != given else "-"  # `resumed` has put the folder that was typed
+                raise_all(refused_values([word for word in words if not word.startswith(skipped)]))
             sys.argv[1:] = words
             check_flags()
             sys.argv[1:] = readable(sys.argv[1:])
@@ -146,8 +146,8 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
     except BaseException as end:
         mistake = isinstance(end, SystemExit) and end.code == 2
         if _has_checkpoint(folder) and not mistake and is_first() and node.mode == RunMode.RUN:
-            again = command([*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"], own())
-            tell(f"resume with: {again}")
+            words = [*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"]
+            tell(f"resume with: {command(words, own() - {word.lstrip('+').partition('=')[0] for word in words})}")
         raise
 
 

@@ -1,5 +1,6 @@
 """Checks of the composed config, before anything in it is called and before a folder is created."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check, check_hydra
 from inception_zoo.config.explain import one_line_errors
-from inception_zoo.config.targets import refused_targets, refused_values, refused_words, trust_words
+from inception_zoo.config.targets import AGENT, refused_targets, refused_values, refused_words, trust_words
 from inception_zoo.config.unknown_keys import readable, wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import claim_folder
@@ -50,7 +51,10 @@ def check_composed(cfg: DictConfig, single: bool, recover: Callable[..., Any] = 
         own["job_logging"] = plain(node.job_logging, resolve=single)  # it refers to the job's folder
         own |= {"job": {name: plain(node.job[name]) for name in ("name", "chdir")}, key: {"dir": str(node[key].dir)}}
         checks = [lambda: check_hydra(own), lambda: check_folder(f"hydra.{key}.dir", folder)]
-        checks.append(lambda: raise_all(refused_values({"hydra": {key: own[key]}}, Path(own[key]["dir"]))))  # it leads upwards
+        if AGENT in os.environ or not any(word.startswith(f"hydra.{key}.dir=") for word in node.overrides.hydra):
+            checks.append(
+                lambda: raise_all(refused_values({"hydra": {key: own[key]}}, Path(own[key]["dir"])))
+            )  # it leads upwards
         if single:
             job = plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
             checks.append(lambda: check_job(with_new_names(job), node, cfg))

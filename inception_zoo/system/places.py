@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 READ_ONLY = "INCEPTION_ZOO_READ_ONLY"  # the folder of data that a checkpoint names: it is read, but nothing is downloaded to it
@@ -95,7 +96,7 @@ def parsed(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 yield from parsed([f"{key}={each}" for each in override.sweep_string_iterator()])
                 continue
             node = value if override.is_sweep_override() else override.value()
-        except HydraException:
+        except (HydraException, OmegaConfBaseException):  # the latter: a sweep in a sweep
             node = value
         yield from leaves({key: node})
 

@@ -37,7 +37,7 @@ ONLY_TYPED = {  # key → value; the file that sets it is refused when it is rea
     "hydra.job_logging.handlers.file.filename": "pwned",
     "hydra.job_logging.handlers.console.class": "os.mkdir",
     "hydra.job_logging.handlers.console.stream": "ext://os.environ",
-    "hydra.hydra_logging.filters.x.()": "os.mkdir",
+    "hydra.hydra_logging.filters.x.class": "os.mkdir",
     "hydra.hydra_logging.formatters.simple.format": "{x}",
     "hydra.launcher.setup": [SHELL],
     "hydra.launcher.python": SHELL,
