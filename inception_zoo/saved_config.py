@@ -27,6 +27,7 @@ from inception_zoo.runs.results import REASON, flattened, is_interrupted
 from inception_zoo.runs.sweeps import words_of
 from inception_zoo.system.places import READ_ONLY, is_place
 from inception_zoo.system.ranks import agreed
+from inception_zoo.system.regular_files import text_of
 from inception_zoo.system.renamed import with_new_names
 
 TESTED = ("seed", "model", "data")  # what a test takes from the run; nothing else changes its result
@@ -154,7 +155,9 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
         saved = saved_config(Path(cfg.ckpt))
         return saved, saved["data"].get("image_size") if cfg.task == "test" else None
     record = folder / ".hydra" / "resolved.yaml"  # interrupted before its first checkpoint
-    return with_new_names(OmegaConf.to_container(OmegaConf.load(record), resolve=False)) if record.exists() else {}, None
+    return with_new_names(
+        OmegaConf.to_container(OmegaConf.create(text_of(record)), resolve=False)
+    ) if record.exists() else {}, None
 
 
 def _merged(key: str, ours: Any, saved: Any, named: Collection[str], old: str, left_out: list[str]) -> Any:

@@ -1,11 +1,14 @@
 """CIFAR-10 and CIFAR-100: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. 32x32, in color."""
 
+from pathlib import Path
+
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from inception_zoo.data.source import Images, Source
 from inception_zoo.errors import ZooError
 from inception_zoo.system.places import may_download
+from inception_zoo.system.regular_files import special
 
 
 def cifar10(root: str) -> Source:
@@ -30,6 +33,9 @@ def cifar100(root: str) -> Source:
 
 def _read(name: str, dataset: type[CIFAR10], root: str) -> Source:
     fetch = may_download(root)
+    for path in (Path(root, dataset.filename), *Path(root, dataset.base_folder).glob("*")):
+        if reason := special(path):  # the download would be written into it
+            raise ZooError(f"{path} {reason}; delete it")
     try:
         # torchvision downloads files that are missing or have another MD5 sum.
         train, test = dataset(root, train=True, download=fetch), dataset(root, train=False)

@@ -19,6 +19,7 @@ from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import read_rows, write_rows
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.regular_files import text_of
 
 TABLE = "split.csv"  # in the run folder: path or number of each image that was divided, its class and its split
 Sizes = Mapping[str, float | None]  # of val and test: a number of images, a fraction below 1, or None
@@ -77,7 +78,7 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
 
 def has_made_test(folder: Path) -> bool:
     """Return True if a run has chosen its test images from the training images."""
-    return (folder / TABLE).is_file() and b",test\n" in (folder / TABLE).read_bytes()
+    return (folder / TABLE).exists() and ",test\n" in text_of(folder / TABLE, encoding="utf-8", errors="replace")
 
 
 def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
@@ -115,7 +116,7 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
     rows = ((train.paths[row], classes[label], split_of[row]) for row, label in enumerate(train.labels.tolist()))
     text = io.StringIO()
     write_rows(text, ("path", "class", "split"), rows, lineterminator="\n")
-    if before and not (before.is_file() and _same(text.getvalue(), before.read_text("utf-8", "surrogateescape"))):
+    if before and not (before.exists() and _same(text.getvalue(), text_of(before, encoding="utf-8", errors="surrogateescape"))):
         raise ZooError(
             f"ckpt: {before} does not list the same images in the same splits, so training images could be in the test split; "
             "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"

@@ -1,15 +1,18 @@
 """Fashion-MNIST: Xiao et al., arXiv 1708.07747. 60,000 training and 10,000 test images of clothing, 28x28, gray."""
 
 import gzip
+import logging
 import math
 import struct
 import sys
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from inception_zoo.errors import ZooError, fail
+from inception_zoo.errors import ZooError, fail, printable
 from inception_zoo.system.places import may_download
+from inception_zoo.system.regular_files import opened
 
 if TYPE_CHECKING:  # `make data` runs `main` without torch
     from torch import Tensor
@@ -18,15 +21,20 @@ if TYPE_CHECKING:  # `make data` runs `main` without torch
 
 CLASSES = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # folder of Debian's package dataset-fashion-mnist
+RAW = Path("FashionMNIST", "raw")  # torchvision's folder for the download
 LARGEST = 60_000 * 28 * 28  # bytes of data in the largest file
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
+log = logging.getLogger(__name__)
+
 
 def fashion_mnist(root: str) -> "Source":
     """Load Fashion-MNIST from `root` or the Debian package's folder; else download it into `root`.
+
+    Empty files are not used. A damaged download is replaced by a new one; other damaged files are not.
 
     Args:
         root: folder of the files, or of the download.
@@ -37,9 +45,19 @@ def fashion_mnist(root: str) -> "Source":
     Raises:
         ZooError: the files are missing and cannot be downloaded, or one is damaged.
     """
+    folder = find(Path(root)) or download(Path(root))
+    try:
+        return _source(folder)
+    except ZooError as error:
+        if folder != Path(root) / RAW:
+            raise
+        log.warning("%s", printable(f"{error}: downloading it again"))
+    return _source(download(Path(root)))
+
+
+def _source(folder: Path) -> "Source":
     from inception_zoo.data.source import Source
 
-    folder = find(Path(root)) or download(Path(root))
     train, test = (_split(folder, *names) for names in FILES.values())
     return Source("fashion_mnist", train, test, CLASSES)
 
@@ -55,9 +73,18 @@ def _split(folder: Path, images: str, labels: str) -> "Images":
 
 def find(root: Path) -> Path | None:
     """Return the first folder that contains all four files, gzipped or not; None if there is none."""
-    folders = (root, root / "fashion-mnist", root / "FashionMNIST" / "raw", DEBIAN)
+    folders = (root, root / "fashion-mnist", root / RAW, DEBIAN)
     names = [name for pair in FILES.values() for name in pair]
-    return next((f for f in folders if all(f.joinpath(n).exists() or f.joinpath(f"{n}.gz").exists() for n in names)), None)
+    return next((folder for folder in folders if all([_file(folder, name) for name in names])), None)
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """Return the file, or the gzipped one, without those that an interrupted download has left empty."""
+    found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+    empty = [path for path in found if path.is_file() and not path.stat().st_size]
+    for path in empty:
+        log.warning("%s", printable(f"{path} is empty and is not used; delete it"))
+    return next((path for path in found if path not in empty), None)
 
 
 def download(root: Path) -> Path:
@@ -71,15 +98,20 @@ def download(root: Path) -> Path:
     if not may_download(root):
         raise ZooError(f"data.root={root} is from the checkpoint, and has no Fashion-MNIST; add data.root=FOLDER to the command")
     try:
-        FashionMNIST(str(root), download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="FashionMNIST.partial-", dir=root) as beside:  # an interrupted one is not found
+            FashionMNIST(beside, download=True)
+            root.joinpath(RAW).mkdir(parents=True, exist_ok=True)
+            for file in Path(beside, RAW).iterdir():
+                file.replace(root / RAW / file.name)
     except (OSError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ZooError(
-            f"data.root={root}: no Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); run `make data`, "
+            f"data.root={root}: no intact Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); run `make data`, "
             f"or `apt-get install dataset-fashion-mnist`, or put {', '.join(n + '.gz' for p in FILES.values() for n in p)} "
             f"into {root}"
         ) from None
-    return root / "FashionMNIST" / "raw"
+    return root / RAW
 
 
 def read_idx(folder: Path, name: str) -> "Tensor":
@@ -97,9 +129,9 @@ def read_idx(folder: Path, name: str) -> "Tensor":
     """
     import torch
 
-    path = folder / name if (folder / name).exists() else folder / f"{name}.gz"
+    path = _file(folder, name) or folder / name
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with opened(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             head = file.read(4)
             if head[:3] != b"\0\0\x08":
                 raise ValueError("the IDX header is missing")

@@ -45,8 +45,7 @@ def entries(folder: str | Path, left_out: list[str], strict: bool = False) -> li
                     raise ZooError(f"{entry.path} is a hidden folder among the images; delete it or move it elsewhere")
                 if hidden:
                     continue
-                readable = entry.is_file() or not os.path.exists(entry.path)  # noqa: PTH110 -- not a pipe; a broken link is reported
-                if entry.is_dir() or (readable and is_picture(entry.path)):
+                if entry.is_dir() or is_picture(entry.path):  # a pipe or a broken link with the suffix of an image is reported
                     found.append(entry)
                 else:
                     left_out.append(entry.path)

@@ -12,6 +12,7 @@ from inception_zoo.data.inspection import inspect
 from inception_zoo.data.layout import SPLITS, class_folders, split_folders, splits_folder
 from inception_zoo.data.source import Source
 from inception_zoo.errors import ZooError
+from inception_zoo.system.regular_files import UnreadableError, opened, text_of
 
 ID = re.compile(r"n\d{8}")  # WordNet's id of a class
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's labels: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
@@ -53,13 +54,15 @@ def _solution(root: Path) -> dict[str, str]:
     """Return the class ids by the names of the validation images."""
     path = root / SOLUTION
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with opened(path, "r", newline="", encoding="utf-8") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
     except FileNotFoundError:
         raise ZooError(
             f"data.root={root}: the images in {split_folders(root)['val']} are not in class folders; "
             f"put Kaggle's {SOLUTION} into {root}, or sort them into class folders as in train"
         ) from None
+    except UnreadableError:
+        raise
     except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
         raise ZooError(f"{path}: not Kaggle's file, or damaged ({type(error).__name__})") from None
 
@@ -82,11 +85,13 @@ NAMES: dict[str, Callable[[str], dict[str, str]]] = {  # files with class names;
 
 
 def _words(root: Path) -> dict[str, str]:
-    path = next((root / name for name in NAMES if (root / name).is_file()), None)
+    path = next((root / name for name in NAMES if (root / name).exists()), None)
     if path is None:
         return {}
     try:
-        return NAMES[path.name](path.read_text(encoding="utf-8"))
+        return NAMES[path.name](text_of(path, encoding="utf-8"))
+    except UnreadableError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ZooError(f"{path}: no class names found ({type(error).__name__}); repair or delete the file") from None
 

@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
-from inception_zoo.data.layout import SPLITS, are_classes, class_folders, class_name, split_folders, splits_folder
+from inception_zoo.data.layout import SPLITS, are_classes, check_names, class_folders, class_name, split_folders, splits_folder
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import TREE, ZooError, printable
@@ -57,6 +57,7 @@ def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: M
     left_out: list[str] = []
     listed = {split: _list(folders[split], split, solution, left_out) for split in splits if split in folders}
     classes = list(listed["train"])
+    check_names(f"data.root={root}", classes)
     if not are_classes(classes):
         raise ZooError(f"data.root={root}: {folders['train']} has no class folders; images belong in these:{TREE}")
     for split, found in listed.items():

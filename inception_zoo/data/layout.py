@@ -3,10 +3,11 @@
 import json
 import os
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from inception_zoo.errors import ZooError
+from inception_zoo.system.regular_files import text_of
 
 CLASSES = "classes.json"  # class names by label, in a data set in chunks
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of ImageNet
@@ -50,6 +51,16 @@ def class_name(folder: str) -> str:
     return unicodedata.normalize("NFC", folder)
 
 
+def check_names(place: str, names: Iterable[str]) -> None:
+    """Check the names of classes, which tables, cards and JSON have to hold.
+
+    Raises:
+        ZooError: a name is not UTF-8, or has a line break or another control character.
+    """
+    if odd := next((name for name in names if any(unicodedata.category(each) in ("Cs", "Cc") for each in name)), None):
+        raise ZooError(f"{place}: the class name {ascii(odd)} has a control character or is not UTF-8; rename the class")
+
+
 def class_folders(split: Path) -> list[str]:
     """Return the class names of a split's folders in the order of labels, without hidden ones; none without such a split."""
     if not split.is_dir():
@@ -63,8 +74,8 @@ def count_classes(root: str | None) -> int:
     if not root:
         return 0
     try:
-        return len(json.loads(Path(root, CLASSES).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return len(json.loads(text_of(Path(root, CLASSES), encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         folder = splits_folder(Path(root))
         names = class_folders(folder / "train") if (folder / "train").is_dir() else class_folders(folder)
         return len(names) if are_classes(names) else 0

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, check_installed, check_whole
+from inception_zoo.system.regular_files import opened
 from inception_zoo.system.terminal import console
 
 SEED = 0  # of the order of the training images in the chunks
@@ -109,7 +110,8 @@ def _read(split: Files, order: np.ndarray, workers: int) -> Iterator[Item]:
 def _item(split: Files, index: int) -> Item:
     name = str(split.paths[index])
     try:
-        data = (split.root / name).read_bytes()
+        with opened(split.root / name) as file:
+            data = file.read()
     except OSError as error:
         raise ZooError(f"{split.root / name}: cannot be read ({error.strerror})") from None
     if not data:

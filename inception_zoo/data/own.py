@@ -20,6 +20,7 @@ from inception_zoo.data.reading import MODES, Draw, Read, part_of, pixels_of
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.regular_files import special
 
 DATASET = "a Dataset with __len__ and __getitem__ (not an IterableDataset), or a mapping of them by train, val and test"
 ITEM = "a pair (image, label); the image is a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C)"
@@ -80,12 +81,15 @@ class Items(Files):
 
 def _item(dataset: Any, name: str, row: int, path: str = "", channels: int = 0) -> Any:
     """Return an item, with a PIL image decoded if `channels` is given. An error names the item, and its path if known."""
+    known = path not in ("", str(row))
+    if known and (reason := special(path)):
+        raise ZooError(f"{name}: item {row} ({path}) {reason}")
     try:
         item = dataset[row]
         if channels and isinstance(item[0], Image.Image):
             return pixels_of(upright(item[0], MODES[channels]), channels), item[1]
     except Exception as error:
-        place = f"item {row}" if path in ("", str(row)) else f"item {row} ({path})"
+        place = f"item {row} ({path})" if known else f"item {row}"
         raise ZooError(f"{name}: {place}: {type(error).__name__}: {one_line(error)}") from error
     return item
 
@@ -101,27 +105,27 @@ def _items(dataset: Any, name: str) -> Items:
     usable = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not usable or not len(dataset):
         raise ZooError(f"{name}: returned {type(dataset).__name__}; expected {DATASET}")
-    item = _item(dataset, name, 0)
+    paths = [str(path) for path, _ in _samples(dataset)] or list(map(str, range(len(dataset))))
+    item = _item(dataset, name, 0, paths[0])
     image = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
     pixels = _tensor(image)
     if pixels is None and not isinstance(image, Image.Image):
         kind = type(item if image is None else image).__name__
         raise ZooError(f"{name}: item 0 has the type {kind}; expected {ITEM}, without ToTensor and Normalize")
-    paths = [path for path, _ in _samples(dataset)] or range(len(dataset))
     rows, channels = torch.arange(len(dataset)), None if pixels is None else len(pixels)
-    return Items(Path(), np.array(list(map(str, paths))), _labels(dataset, name), partial(_item, dataset, name), rows, channels)
+    return Items(Path(), np.array(paths), _labels(dataset, name, paths), partial(_item, dataset, name), rows, channels)
 
 
-def _labels(dataset: Any, name: str) -> Tensor:
+def _labels(dataset: Any, name: str, paths: Sequence[str]) -> Tensor:
     """Return the labels from `targets`, `labels`, `samples` or `imgs`, as in torchvision; otherwise read all items."""
     known = *(getattr(dataset, key, ()) for key in ("targets", "labels")), [label for _, label in _samples(dataset)]
     labels = next((each for each in map(np.asarray, known) if each.shape == (len(dataset),) and each.dtype.kind in "iu"), None)
     if labels is None:
         if is_first():
             log.info("%s: reading all %d items for their labels; the attribute `targets` would save this", name, len(dataset))
-        labels = np.asarray([_item(dataset, name, row)[1] for row in range(len(dataset))])
+        labels = np.asarray([_item(dataset, name, row, path)[1] for row, path in enumerate(paths)])
     whole = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.min() >= 0
-    if not whole or any(_item(dataset, name, row)[1] != labels[row] for row in (0, len(dataset) - 1)):
+    if not whole or any(_item(dataset, name, row, paths[row])[1] != labels[row] for row in (0, len(dataset) - 1)):
         raise ZooError(f"{name}: the labels must be whole numbers from 0, in `targets` or `samples` the same as in the items")
     return torch.from_numpy(labels.astype(np.int64))
 

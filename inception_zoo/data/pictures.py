@@ -1,15 +1,17 @@
 """Decoding of image files, which may be untrusted. Does not import torch."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from contextlib import contextmanager, nullcontext
+from io import SEEK_END, BytesIO
 from math import ceil, inf
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from inception_zoo.errors import ZooError
+from inception_zoo.system.regular_files import UnreadableError, opened
 
 # All of Pillow's formats for pictures, but not EPS, whose decoder starts Ghostscript, and not icons, which may contain an image
 # of another size than their header says. Common ones come first; AVIF comes last, because Pillow before 11.3 does not know it.
@@ -36,7 +38,8 @@ def is_picture(path: str) -> bool:
     suffix = Path(path).suffix.lower()
     of_suffix = Image.registered_extensions().get(suffix)
     try:
-        with Image.open(path, formats=[kind for kind in (*SIGNED, "AVIF") if not suffix or kind == of_suffix]):
+        formats = [kind for kind in (*SIGNED, "AVIF") if not suffix or kind == of_suffix]
+        with opened(path) as file, Image.open(file, formats=formats):
             return True
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True
@@ -80,14 +83,15 @@ def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
         ZooError: the checks or the decoding failed. The message has the reason without the file's name.
     """
     try:
-        if _bytes(file) > BYTES:
-            raise ZooError(f"larger than {BYTES // 2**20:,} MiB")
-        with Image.open(file, formats=FORMATS) as image:
+        given = opened(file) if isinstance(file, Path) else nullcontext(file)
+        with given as source, Image.open(_sized(source), formats=FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or inf):  # PIL itself only warns at this size
                 raise Image.DecompressionBombError
             if max(image.size) > OBLONG * min(image.size):
                 raise ZooError(f"one side is more than {OBLONG} times the other")
             yield image
+    except UnreadableError as error:
+        raise ZooError(error.strerror) from None
     except ZooError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter under `python -W error`
@@ -95,8 +99,7 @@ def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise ZooError("no such file") from None
     except Exception as error:  # PIL's decoders raise many types
-        reason = "not a valid image, or corrupt" if _bytes(file) else "is empty"
-        raise ZooError(f"{reason} ({type(error).__name__})") from None
+        raise ZooError(f"not a valid image, or corrupt ({type(error).__name__})") from None
 
 
 def upright(image: Image.Image, mode: str) -> Image.Image:
@@ -139,9 +142,13 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _bytes(file: Path | BytesIO) -> int:
-    """Return the number of bytes to read; 1 for anything that is not a file, such as a folder."""
-    return file.getbuffer().nbytes if isinstance(file, BytesIO) else file.stat().st_size if file.is_file() else 1
+def _sized(file: IO[bytes]) -> IO[bytes]:
+    """Return a file unless it is empty or too large."""
+    size = file.seek(0, SEEK_END)
+    if not 0 < size <= BYTES:
+        raise ZooError(f"larger than {BYTES // 2**20:,} MiB" if size else "is empty")
+    file.seek(0)
+    return file
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

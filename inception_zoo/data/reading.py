@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def decode_image(file: Path | BytesIO, channels: int, name: str, draw: Draw | No
             part = draw(*upright_size(image)) if draw else None
             if part and (scale := reduce_jpeg(image, part.reduction)) > 1:
                 return pixels_of(part.of_reduced(upright(image, mode), scale), channels)
-            if not is_plain_jpeg(image, mode) or (pixels := _jpeg(file, channels)) is None:
+            if not is_plain_jpeg(image, mode) or (pixels := _jpeg(image.fp, channels)) is None:
                 pixels = pixels_of(upright(image, mode), channels)
     except ZooError as error:
         raise ZooError(f"{name}: {error}") from None
@@ -139,7 +140,7 @@ def pixels_of(picture: Image.Image, channels: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).view(picture.height, picture.width, channels).permute(2, 0, 1)
 
 
-def _jpeg(file: Path | BytesIO, channels: int) -> Tensor | None:
+def _jpeg(file: IO[bytes], channels: int) -> Tensor | None:
     """Decode a JPEG to the same pixels as PIL, in two thirds of the time.
 
     Return None if PIL has to decode the file or report its error. torchvision plans to leave decoding to other packages.
@@ -147,8 +148,9 @@ def _jpeg(file: Path | BytesIO, channels: int) -> Tensor | None:
     """
     try:
         decode = torch.ops.image.decode_jpeg
-        encoded = BytesIO(file.read_bytes()) if isinstance(file, Path) else file
-        return decode(torch.frombuffer(encoded.getbuffer(), dtype=torch.uint8), channels, False)  # 1: grey, 3: RGB
+        file.seek(0)
+        encoded = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+        return decode(encoded, channels, False)  # 1: grey, 3: RGB
     except (AttributeError, RuntimeError):
         return None
 

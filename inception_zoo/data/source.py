@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from inception_zoo.data.layout import check_names
 from inception_zoo.data.reading import MODES, Read, read_image
 from inception_zoo.errors import ZooError
 from inception_zoo.system.seeding import seed_all
@@ -148,6 +149,9 @@ class Source:
     classes: list[str]
     val: Split | None = None
     bad: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_names(self.name, self.classes)
 
     def splits(self) -> dict[str, Split | None]:
         """Return the splits by name."""

@@ -4,6 +4,7 @@ LitData: https://github.com/Lightning-AI/litdata. The chunks are written by `inc
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,13 +14,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from inception_zoo.data.layout import SPLITS
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View, collate, too_large
-from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.errors import ZooError, check_installed, one_line, shown
+from inception_zoo.system.regular_files import opened, special, text_of
 from inception_zoo.system.seeding import seed_all
 
 if TYPE_CHECKING:  # its import takes seconds
@@ -27,6 +31,15 @@ if TYPE_CHECKING:  # its import takes seconds
 
 STORES = ("s3://", "gs://", "azure://", "local:")  # `local:` treats a folder as a store
 BEFORE = "before"  # a key in the state of a loader, see Epochs.state_dict
+LEAF = {"type": None, "context": None, "children_spec": []}
+FORMAT = {  # what `data optimize` writes to an index; other values would have LitData decompress, decrypt or unpickle
+    "data_format": ["str", "int", "bytes"],
+    "data_spec": json.dumps([1, {"type": "builtins.tuple", "context": "null", "children_spec": [LEAF] * 3}]),
+    "item_loader": "PyTreeLoader",
+    **dict.fromkeys(("compression", "compression_level", "compression_batch_size", "encryption", "format")),
+}
+PLAIN = re.compile(r"[\w-][\w.-]*")  # a file name, not a path
+TABLE = 2**26  # most bytes of the offsets in a chunk: those of 2 GB of images of 120 bytes
 PATIENCE = 600  # seconds to wait while another process downloads a chunk
 
 
@@ -60,7 +73,7 @@ def stream(root: str, cache: str | None = None) -> Source:
         if index["classes"] != classes:
             raise ZooError(f"{root}/{name}/index.json: has other classes than {root}/train/index.json")
         if not root.startswith(STORES):
-            _check_chunks(Path(root) / name, index)
+            _check_chunks(Path(root), name, index)
     found = {name: Stream(f"{root}/{name}", sum(i["images_per_class"]), classes, cache) for name, i in indexes.items()}
     return Source("stream", found["train"], found.get("test"), classes, found.get("val"))
 
@@ -130,8 +143,17 @@ class Stream:
     def _open(self, decode: "_Decode | None" = None, shuffle: bool = False, seed: int = 0) -> "StreamingDataset":
         from litdata import StreamingDataset
 
+        from inception_zoo.data.chunks import PyTreeLoader
+
         chunks = StreamingDataset(
-            self.root, self.cache, shuffle=shuffle, drop_last=True, seed=seed, transform=decode, item_shuffle_window="full"
+            self.root,
+            self.cache,
+            PyTreeLoader(),
+            shuffle=shuffle,
+            drop_last=True,
+            seed=seed,
+            transform=decode,
+            item_shuffle_window="full",
         )
         if chunks.posix_fast is not None:
             # Treat network file systems as a local disk. LitData's other shuffle for them assigns whole chunks to workers
@@ -179,7 +201,7 @@ class Epochs:
             return  # the remaining batches of the epoch are drawn from all images
         # the data set may have moved, but LitData rejects a state with another folder or cache
         here = {"input_dir_path": chunks.input_dir.path, "input_dir_url": chunks.input_dir.url}
-        here["cache_dir_path"] = chunks.cache_dir.path
+        here |= {"cache_dir_path": chunks.cache_dir.path, "item_loader": chunks.item_loader.state_dict()}
         self.loader.load_state_dict({**state, "dataset": {**was, **here}})
         self._resumed = self.loader.restore
 
@@ -237,24 +259,60 @@ class _Indexed(Dataset):
                 time.sleep(0.05)
 
 
-def _check_chunks(folder: Path, index: dict[str, Any]) -> None:
+def _check_chunks(root: Path, split: str, index: dict[str, Any]) -> None:
     for chunk in index["chunks"]:
-        path, size = folder / chunk["filename"], chunk["chunk_bytes"]
-        if not path.is_file():
+        path, size = root / split / chunk["filename"], chunk["chunk_bytes"]
+        if not path.exists():
             raise ZooError(f"{path}: missing; it should have {size:,} bytes")
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ZooError(f"{path} links to a file outside of {root}; copy it there")
+        if reason := special(path):
+            raise ZooError(f"{path} {reason}")
         if (found := path.stat().st_size) != size:
             raise ZooError(f"{path}: has {found:,} bytes instead of {size:,}; copy it again")
+        check_offsets(path, chunk["chunk_size"])
+
+
+def check_offsets(path: Path, items: int) -> None:
+    """Check the first numbers of a chunk: how many items it has, where each one begins, and where the last one ends.
+
+    Raises:
+        ZooError: they are not those of a chunk with this number of items.
+    """
+    with opened(path) as file:
+        words = np.frombuffer(file.read(4 * (items + 2)), "<u4").astype(np.int64)
+    right = {0: items, 1: 4 * (items + 2), -1: path.stat().st_size}
+    if any(words[at] != value for at, value in right.items()) or (np.diff(words[1:]) <= 0).any():
+        raise ZooError(f"{path}: not the chunk that index.json describes, or damaged; copy it again")
+
+
+def _odd_values(index: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of an index with values that `data optimize` does not write."""
+    config = index["config"]
+    yield from ((f"config.{key}", config[key]) for key, value in FORMAT.items() if config.get(key, value) != value)
+    if not set(index["splits"]) <= SPLITS.keys():
+        yield "splits", index["splits"]
+    if not (index["classes"] and all(isinstance(name, str) for name in index["classes"])):
+        yield "classes", index["classes"]
+    if not all(type(count) is int and count >= 0 for count in index["images_per_class"]):
+        yield "images_per_class", index["images_per_class"]
+    for number, chunk in enumerate(index["chunks"]):
+        name, items, size = (chunk[key] for key in ("filename", "chunk_size", "chunk_bytes"))
+        if not (isinstance(name, str) and PLAIN.fullmatch(name)):
+            yield f"chunks[{number}].filename", name
+        if not (type(items) is type(size) is int and items > 0 and 4 * (items + 2) < min(size, TABLE)):
+            yield f"chunks[{number}]", chunk
 
 
 def _index(root: str, name: str) -> dict[str, Any]:
     """Read the index of a split, and check the keys that `optimize_folder` added."""
     place = f"{root}/{name}/index.json"
     try:
-        text = _download(place) if root.startswith(STORES) else Path(place).read_text("utf-8")
+        text = _download(place) if root.startswith(STORES) else text_of(place, encoding="utf-8")
         index = json.loads(text)
-        whole = (
-            index["config"]["data_format"] == ["str", "int", "bytes"]
-            and len(index["classes"]) == len(index["images_per_class"])
+        odd = next(_odd_values(index), None)
+        whole = not odd and (
+            len(index["classes"]) == len(index["images_per_class"])
             and sum(index["images_per_class"]) == sum(chunk["chunk_size"] for chunk in index["chunks"])
             and "train" in index["splits"]
         )
@@ -262,11 +320,16 @@ def _index(root: str, name: str) -> dict[str, Any]:
         raise ZooError(f"data.root={root}: no such file {place}; set another, or run `inception-zoo data optimize`") from None
     except json.JSONDecodeError as error:
         raise ZooError(f"{place}: damaged ({error})") from None
-    except (KeyError, TypeError):
-        whole = False
+    except (KeyError, TypeError, AttributeError):
+        odd, whole = None, False
+    except ZooError:
+        raise
     except Exception as error:  # each store raises its own types
         reason = one_line(error) or type(error).__name__
         raise ZooError(f"{place}: cannot be read ({reason})") from None
+    if odd:
+        key, value = odd
+        raise ZooError(f"{place}: {key}={shown(value)} is not supported; pack the images with `inception-zoo data optimize`")
     if not whole:
         raise ZooError(f"{place}: not written by `inception-zoo data optimize`, or changed since")
     return index

@@ -17,6 +17,7 @@ from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import RESULTS, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
 from inception_zoo.system.csv_files import read_rows
+from inception_zoo.system.regular_files import opened, text_of
 from inception_zoo.system.renamed import with_new_names
 
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
@@ -180,7 +181,7 @@ def _results(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"state": "interrupted", "reason": f"no {RESULTS} was written"}
     try:
-        results = json.loads(path.read_text())
+        results = json.loads(text_of(path))
     except OSError as error:
         raise ZooError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -214,7 +215,7 @@ def _yaml(path: Path, missing: Kind) -> Kind:
     if not path.exists():
         return missing
     try:
-        text = path.read_text()
+        text = text_of(path)
         _check_yaml(text)
         found = yaml.load(text, LOADER)
     except (yaml.YAMLError, ValueError) as error:
@@ -298,7 +299,7 @@ def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str,
         ZooError: a column is missing or a row is damaged.
     """
     try:
-        with path.open(newline="", errors="backslashreplace") as file:
+        with opened(path, "r", newline="", errors="backslashreplace") as file:
             reader = read_rows(file, strict=True)
             header = next(reader, [])
             if missing := [name for name in columns if name not in header]:
@@ -339,7 +340,7 @@ def read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
         ZooError: a row is damaged, or the matrix is not square.
     """
     classes, matrix = [], []
-    with path.open(newline="", errors="backslashreplace") as file:
+    with opened(path, "r", newline="", errors="backslashreplace") as file:
         reader = read_rows(file)
         names = next(reader, ["class"])[1:]  # no dict: two classes may have the same name
         for number, cells in enumerate(reader, 2):

@@ -17,6 +17,7 @@ from inception_zoo.runs.folders import claim, claim_first, claim_new, keep, quot
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.programs import commit_of
 from inception_zoo.system.ranks import agreed, is_first
+from inception_zoo.system.regular_files import text_of
 from inception_zoo.system.terminal import is_closed_output
 
 RESULTS = "results.json"
@@ -178,7 +179,7 @@ def ending(error: BaseException | None) -> tuple[str, str | None]:
 def read_results(folder: Path) -> dict[str, Any]:
     """Return the content of results.json; an empty dict if the run never started."""
     path = folder / RESULTS
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(text_of(path)) if path.exists() else {}
 
 
 def is_interrupted(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
 from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.regular_files import text_of
 from inception_zoo.system.renamed import with_new_key
 from inception_zoo.system.terminal import console, tell
 
@@ -73,7 +74,7 @@ def resumed(words: Sequence[str]) -> list[str]:
         raise ZooError(f"{RESUME}{folder}: there is no {SWEEP} in it; set the folder of a sweep, such as multirun/DATE/TIME")
     if beside := [word for word in words if not word.startswith(RESUME) and word not in ("-m", "--multirun")]:
         raise ZooError(f"{RESUME}{folder} resumes the sweep with its own overrides; leave {beside[0]} out")
-    asked = json.loads((folder / SWEEP).read_text())
+    asked = json.loads(text_of(folder / SWEEP))
     if asked["cwd"] != str(Path.cwd()) and Path(asked["cwd"]).is_dir():  # otherwise the project was moved
         there = shlex.join(["python", "run.py", "-m", f"{RESUME}{folder.absolute()}"])
         start = f"the sweep was started in {asked['cwd']}, to which its paths are relative"
@@ -107,7 +108,7 @@ def finish(prefix: str = "") -> int:
     if not _begun:
         return 0
     folder = _begun.pop()
-    asked = json.loads((folder / SWEEP).read_text())
+    asked = json.loads(text_of(folder / SWEEP))
     jobs = [job for job in jobs_of(folder) if job["job"] in asked["jobs"]]
     if not jobs:  # a mistake in the overrides, reported already
         return 1
@@ -134,7 +135,7 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
 def words_of(folder: Path) -> list[str]:
     """Return the overrides of a run with current names of keys, without secrets; an empty list if it never started."""
     path = folder / ".hydra" / "overrides.yaml"
-    words: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else []
+    words: Any = OmegaConf.to_container(OmegaConf.create(text_of(path))) if path.exists() else []
     return redacted([*map(with_new_key, words)])
 
 
@@ -214,7 +215,7 @@ def progress(run_folder: Path) -> str | None:
     folder = run_folder.parent
     if not (folder / SWEEP).exists():
         return None
-    jobs = _folders(json.loads((folder / SWEEP).read_text()))
+    jobs = _folders(json.loads(text_of(folder / SWEEP)))
     if run_folder.name not in jobs:
         return None
     begun = (folder / SWEEP).stat().st_mtime

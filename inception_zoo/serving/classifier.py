@@ -17,6 +17,7 @@ from inception_zoo.models import load_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import open_onnx, run_onnx
 from inception_zoo.serving.folding import fuse
+from inception_zoo.system.regular_files import check_regular
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.loading import normalizes_again
 
@@ -79,8 +80,9 @@ def _evaluated(model: Inception) -> Callable[[Tensor], Tensor]:
 
 def _open_onnx(path: Path) -> tuple[Card, Callable[[Tensor], Tensor], int | None]:
     """Return the card, the logits function, and the image side in pixels; None for the side if it is not fixed."""
-    if not path.is_file():
+    if not path.exists():
         raise ZooError(f"{path} does not exist")
+    check_regular(path)
     check_installed("onnxruntime", "export", str(path))
     try:
         session = open_onnx(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from inception_zoo.data.finding import described, images_below, log_found
 from inception_zoo.errors import ZooError
+from inception_zoo.system.regular_files import check_regular
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
@@ -28,7 +29,8 @@ def _expand(word: str) -> list[Path]:
         # editors on Windows write the mark U+FEFF before the first path
         return [Path(name) for line in sys.stdin if (name := line.removeprefix("\ufeff").strip())]
     path = Path(word)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
+        check_regular(path)
         return [path]
     if path.is_dir():
         left_out: list[str] = []
@@ -39,6 +41,8 @@ def _expand(word: str) -> list[Path]:
         log_found((entry.name for entry in below), left_out, path)
         return [Path(entry.path) for entry in below]
     start = next(folder for folder in path.parents if folder.is_dir())  # taken as it is, though its name may have [ or *
-    if found := sorted(file for file in start.glob(str(path.relative_to(start))) if file.is_file()):
+    if found := sorted(
+        file for file in start.glob(str(path.relative_to(start))) if not file.is_dir()
+    ):  # reading reports a pipe
         return found
     raise ZooError(f"{word}: no such file, folder or pattern")

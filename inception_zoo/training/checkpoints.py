@@ -74,7 +74,7 @@ def find_checkpoint(
             name = "intact checkpoint" if task == "fit" else "best checkpoint, such as checkpoints/best.ckpt"
             raise ZooError(f"ckpt={ckpt}: this run folder has no {name}; give another folder, or a file")
         path = found
-    if not path.is_file():
+    if not path.exists():
         raise ZooError(f"ckpt={ckpt}: {path} does not exist; give a checkpoint, a run folder, or `last`")
     read_checkpoint(path)
     if not is_whole_zip(path):

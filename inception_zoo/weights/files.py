@@ -20,6 +20,7 @@ from inception_zoo.architecture.choices import EXAMPLE
 from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.runs.results import evaluated_checkpoint
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.regular_files import opened
 from inception_zoo.weights.entries import CONVERT, chosen
 from inception_zoo.weights.kinds import AGAIN, ALONE, KERAS, SUFFIXES, check_kind, reason_of
 
@@ -51,9 +52,9 @@ def resolve(path: str | Path) -> Path:
             raise ZooError(f"{path} is not a run folder: checkpoints/best.ckpt is missing")
         log.warning("%s records no best checkpoint; using %s", path, last.name)
         return last
-    if not path.is_file() and re.match(r"\w[\w+.-]+:/", str(path)):
+    if not path.exists() and re.match(r"\w[\w+.-]+:/", str(path)):
         raise ZooError(f"{path} is a URL, and URLs are not supported; download the file and pass its path")
-    if not path.is_file():
+    if not path.exists():
         raise ZooError(f"{path} does not exist; pass a weight file, a run folder, or a name such as {EXAMPLE}")
     check_kind(path)
     if not path.name.endswith(SUFFIXES):
@@ -325,7 +326,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = No
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 digest of a file in hexadecimal."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

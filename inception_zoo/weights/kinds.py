@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from inception_zoo.errors import ZooError
+from inception_zoo.system.regular_files import opened
 
 TORCH, KERAS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar"), (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *TORCH, *KERAS)
@@ -28,8 +29,11 @@ def check_kind(path: Path) -> bytes:
     Raises:
         ZooError: they show that the file has no weights, or that it has the suffix of another format.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with opened(path) as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ZooError(f"{path} {error.strerror}") from None
     kind = next((kind for first, kind in KINDS.items() if re.match(first, head, re.DOTALL | re.IGNORECASE)), SUFFIXES)
     if isinstance(kind, str):
         raise ZooError(f"{path} {kind}")

@@ -195,7 +195,7 @@ def test_a_jpeg_has_the_pixels_that_pil_gives(mode, options, tmp_path):
     path, channels = tmp_path / "a.jpg", len(mode)
     Image.fromarray(blurred(61, 47)).convert(mode).save(path, **options)
     expected = torch.from_numpy(np.array(Image.open(path))).view(47, 61, channels).permute(2, 0, 1)
-    assert torch.equal(_jpeg(path, channels), expected) and torch.equal(read_image(path, channels), expected)
+    assert torch.equal(_jpeg(io.BytesIO(path.read_bytes()), channels), expected) and torch.equal(read_image(path, channels), expected)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_every_bad_file_is_found_in_one_pass(root, cache):
     assert said.endswith(f", …; full list: {report}")
     bad = [
         "train/cat/cut.jpg: not a valid image, or corrupt (OSError)",
-        "train/dog/empty.png: is empty (UnidentifiedImageError)",
+        "train/dog/empty.png: is empty",
         "val/dog/text.png: not a valid image, or corrupt (UnidentifiedImageError)",
         "test/cat/lost.jpg: no such file",
         "test/dog/thin.png: one side is more than 100 times the other",
@@ -323,7 +323,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(root, decoded, tmp_path,
     read(str(root))
     (root / "train/dog/1.jpg").write_bytes(b"")
     said = message(read, str(root))
-    assert len(decoded) == 24 and said.endswith("1.jpg: is empty (UnidentifiedImageError)")
+    assert len(decoded) == 24 and said.endswith("1.jpg: is empty")
 
 
 def test_an_interrupted_check_goes_on_where_it_was(root, monkeypatch):
