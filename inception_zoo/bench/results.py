@@ -8,7 +8,6 @@ from typing import Any
 
 from inception_zoo.bench.turns import Figure
 from inception_zoo.errors import ZooError
-from inception_zoo.system.regular_files import text_of
 
 
 @dataclass
@@ -51,7 +50,7 @@ def read(path: Path, option: str) -> Results:
         ZooError: the file cannot be read, or does not hold results.
     """
     try:
-        plain = json.loads(text_of(path))
+        plain = json.loads(path.read_text())
         figures = {name: Figure(each["unit"], each["values"], each.get("share")) for name, each in plain["figures"].items()}
         return Results(plain["runs"], figures, {name: each["run"] for name, each in plain["figures"].items()})
     except OSError as error:

@@ -8,7 +8,6 @@ from pathlib import Path
 import inception_zoo
 from inception_zoo.bench.turns import Figure, Figures
 from inception_zoo.errors import ZooError
-from inception_zoo.system.regular_files import text_of
 
 FILE = "targets.json"
 CHECKOUT = Path(inception_zoo.__file__).parents[1] / "experiments" / "benchmarks"
@@ -58,8 +57,8 @@ def read_targets(folder: Path) -> list[Target]:
     Raises:
         ZooError: the file is not a list of targets.
     """
-    path = next((path for path in (folder / FILE, CHECKOUT / FILE) if path.exists()), None)
+    path = next((path for path in (folder / FILE, CHECKOUT / FILE) if path.is_file()), None)
     try:
-        return [Target(**each) for each in json.loads(text_of(path))] if path else []
+        return [Target(**each) for each in json.loads(path.read_text())] if path else []
     except (OSError, ValueError, TypeError) as error:
         raise ZooError(f"{path}: not a list of targets ({type(error).__name__}); repair or delete it") from None

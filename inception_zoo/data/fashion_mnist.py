@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inception_zoo.errors import ZooError, fail, printable
 from inception_zoo.system.places import may_download
-from inception_zoo.system.regular_files import opened
+from inception_zoo.system.regular_files import opened, special
 
 if TYPE_CHECKING:  # `make data` runs `main` without torch
     from torch import Tensor
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 def fashion_mnist(root: str) -> "Source":
     """Load Fashion-MNIST from `root` or the Debian package's folder; else download it into `root`.
 
-    Empty files are not used. A damaged download is replaced by a new one; other damaged files are not.
+    Empty files, which an interrupted download leaves, are not used.
 
     Args:
         root: folder of the files, or of the download.
@@ -45,19 +45,9 @@ def fashion_mnist(root: str) -> "Source":
     Raises:
         ZooError: the files are missing and cannot be downloaded, or one is damaged.
     """
-    folder = find(Path(root)) or download(Path(root))
-    try:
-        return _source(folder)
-    except ZooError as error:
-        if folder != Path(root) / RAW:
-            raise
-        log.warning("%s", printable(f"{error}: downloading it again"))
-    return _source(download(Path(root)))
-
-
-def _source(folder: Path) -> "Source":
     from inception_zoo.data.source import Source
 
+    folder = find(Path(root)) or download(Path(root))
     train, test = (_split(folder, *names) for names in FILES.values())
     return Source("fashion_mnist", train, test, CLASSES)
 
@@ -80,11 +70,11 @@ def find(root: Path) -> Path | None:
 
 def _file(folder: Path, name: str) -> Path | None:
     """Return the file, or the gzipped one, without those that an interrupted download has left empty."""
-    found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
-    empty = [path for path in found if path.is_file() and not path.stat().st_size]
-    for path in empty:
-        log.warning("%s", printable(f"{path} is empty and is not used; delete it"))
-    return next((path for path in found if path not in empty), None)
+    for path in (path for path in (folder / name, folder / f"{name}.gz") if path.exists()):
+        if special(path) or path.stat().st_size:
+            return path
+        log.warning("%s", printable(f"{path}: is empty, and not used; delete it"))
+    return None
 
 
 def download(root: Path) -> Path:

@@ -12,7 +12,7 @@ from inception_zoo.data.inspection import inspect
 from inception_zoo.data.layout import SPLITS, class_folders, split_folders, splits_folder
 from inception_zoo.data.source import Source
 from inception_zoo.errors import ZooError
-from inception_zoo.system.regular_files import UnreadableError, opened, text_of
+from inception_zoo.system.regular_files import opened, text_of
 
 ID = re.compile(r"n\d{8}")  # WordNet's id of a class
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's labels: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
@@ -61,8 +61,6 @@ def _solution(root: Path) -> dict[str, str]:
             f"data.root={root}: the images in {split_folders(root)['val']} are not in class folders; "
             f"put Kaggle's {SOLUTION} into {root}, or sort them into class folders as in train"
         ) from None
-    except UnreadableError:
-        raise
     except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
         raise ZooError(f"{path}: not Kaggle's file, or damaged ({type(error).__name__})") from None
 
@@ -90,8 +88,6 @@ def _words(root: Path) -> dict[str, str]:
         return {}
     try:
         return NAMES[path.name](text_of(path, encoding="utf-8"))
-    except UnreadableError:
-        raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ZooError(f"{path}: no class names found ({type(error).__name__}); repair or delete the file") from None
 

@@ -22,8 +22,8 @@ from torch.utils.data import Dataset, get_worker_info
 from inception_zoo.data.layout import SPLITS
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View, collate, too_large
-from inception_zoo.errors import ZooError, check_installed, one_line, shown
-from inception_zoo.system.regular_files import opened, special, text_of
+from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.system.regular_files import UnreadableError, opened, text_of
 from inception_zoo.system.seeding import seed_all
 
 if TYPE_CHECKING:  # its import takes seconds
@@ -38,7 +38,6 @@ FORMAT = {  # what `data optimize` writes to an index; other values would have L
     "item_loader": "PyTreeLoader",
     **dict.fromkeys(("compression", "compression_level", "compression_batch_size", "encryption", "format")),
 }
-PLAIN = re.compile(r"[\w-][\w.-]*")  # a file name, not a path
 TABLE = 2**26  # most bytes of the offsets in a chunk: those of 2 GB of images of 120 bytes
 PATIENCE = 600  # seconds to wait while another process downloads a chunk
 
@@ -145,16 +144,8 @@ class Stream:
 
         from inception_zoo.data.chunks import PyTreeLoader
 
-        chunks = StreamingDataset(
-            self.root,
-            self.cache,
-            PyTreeLoader(),
-            shuffle=shuffle,
-            drop_last=True,
-            seed=seed,
-            transform=decode,
-            item_shuffle_window="full",
-        )
+        order: dict[str, Any] = {"shuffle": shuffle, "drop_last": True, "seed": seed, "item_shuffle_window": "full"}
+        chunks = StreamingDataset(self.root, self.cache, PyTreeLoader(), transform=decode, **order)
         if chunks.posix_fast is not None:
             # Treat network file systems as a local disk. LitData's other shuffle for them assigns whole chunks to workers
             # and truncates all shares to the smallest one. With fewer chunks than workers, some workers have no images.
@@ -266,72 +257,62 @@ def _check_chunks(root: Path, split: str, index: dict[str, Any]) -> None:
             raise ZooError(f"{path}: missing; it should have {size:,} bytes")
         if not path.resolve().is_relative_to(root.resolve()):
             raise ZooError(f"{path} links to a file outside of {root}; copy it there")
-        if reason := special(path):
-            raise ZooError(f"{path} {reason}")
-        if (found := path.stat().st_size) != size:
-            raise ZooError(f"{path}: has {found:,} bytes instead of {size:,}; copy it again")
-        check_offsets(path, chunk["chunk_size"])
+        check_chunk(path, chunk["chunk_size"], size)
 
 
-def check_offsets(path: Path, items: int) -> None:
-    """Check the first numbers of a chunk: how many items it has, where each one begins, and where the last one ends.
+def check_chunk(path: Path, items: int, size: int) -> None:
+    """Check the size of a chunk and its first numbers: how many items it has, where each one begins and the last one ends.
 
     Raises:
-        ZooError: they are not those of a chunk with this number of items.
+        ZooError: they are not those of a chunk with this number of items and bytes.
     """
     with opened(path) as file:
+        if (found := path.stat().st_size) != size:
+            raise ZooError(f"{path}: has {found:,} bytes instead of {size:,}; copy it again")
         words = np.frombuffer(file.read(4 * (items + 2)), "<u4").astype(np.int64)
-    right = {0: items, 1: 4 * (items + 2), -1: path.stat().st_size}
-    if any(words[at] != value for at, value in right.items()) or (np.diff(words[1:]) <= 0).any():
+    if [*words[:2], words[-1]] != [items, 4 * (items + 2), size] or (np.diff(words[1:]) <= 0).any():
         raise ZooError(f"{path}: not the chunk that index.json describes, or damaged; copy it again")
 
 
-def _odd_values(index: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of an index with values that `data optimize` does not write."""
-    config = index["config"]
-    yield from ((f"config.{key}", config[key]) for key, value in FORMAT.items() if config.get(key, value) != value)
-    if not set(index["splits"]) <= SPLITS.keys():
-        yield "splits", index["splits"]
-    if not (index["classes"] and all(isinstance(name, str) for name in index["classes"])):
-        yield "classes", index["classes"]
-    if not all(type(count) is int and count >= 0 for count in index["images_per_class"]):
-        yield "images_per_class", index["images_per_class"]
-    for number, chunk in enumerate(index["chunks"]):
-        name, items, size = (chunk[key] for key in ("filename", "chunk_size", "chunk_bytes"))
-        if not (isinstance(name, str) and PLAIN.fullmatch(name)):
-            yield f"chunks[{number}].filename", name
-        if not (type(items) is type(size) is int and items > 0 and 4 * (items + 2) < min(size, TABLE)):
-            yield f"chunks[{number}]", chunk
+def _odd(index: dict[str, Any]) -> str | None:
+    """Return the first key of an index with a value that `data optimize` does not write."""
+    config, classes, counts, chunks = (index[key] for key in ("config", "classes", "images_per_class", "chunks"))
+    faults = {
+        **{f"config.{key}": config.get(key, value) != value for key, value in FORMAT.items()},
+        "splits": not {"train"} <= set(index["splits"]) <= SPLITS.keys(),
+        "classes": not all(isinstance(name, str) for name in classes),
+        **{f"chunks[{number}]": not _is_plain(**chunk) for number, chunk in enumerate(chunks)},
+        "images_per_class": not all(type(count) is int and count >= 0 for count in counts)
+        or (len(counts), sum(counts)) != (len(classes), sum(chunk["chunk_size"] for chunk in chunks)),
+    }
+    return next((key for key, odd in faults.items() if odd), None)
+
+
+def _is_plain(filename: str, chunk_size: int, chunk_bytes: int, **_: Any) -> bool:
+    """Return True for a file name, not a path, and possible numbers of items and bytes."""
+    whole = type(chunk_size) is type(chunk_bytes) is int and chunk_size > 0
+    return bool(re.fullmatch(r"[\w-][\w.-]*", filename)) and whole and 4 * (chunk_size + 2) < min(chunk_bytes, TABLE)
 
 
 def _index(root: str, name: str) -> dict[str, Any]:
-    """Read the index of a split, and check the keys that `optimize_folder` added."""
+    """Read the index of a split, and check all keys that decide how it is read."""
     place = f"{root}/{name}/index.json"
     try:
-        text = _download(place) if root.startswith(STORES) else text_of(place, encoding="utf-8")
-        index = json.loads(text)
-        odd = next(_odd_values(index), None)
-        whole = not odd and (
-            len(index["classes"]) == len(index["images_per_class"])
-            and sum(index["images_per_class"]) == sum(chunk["chunk_size"] for chunk in index["chunks"])
-            and "train" in index["splits"]
-        )
+        index = json.loads(_download(place) if root.startswith(STORES) else text_of(place, encoding="utf-8"))
+        odd = _odd(index)
     except FileNotFoundError:
         raise ZooError(f"data.root={root}: no such file {place}; set another, or run `inception-zoo data optimize`") from None
     except json.JSONDecodeError as error:
         raise ZooError(f"{place}: damaged ({error})") from None
-    except (KeyError, TypeError, AttributeError):
-        odd, whole = None, False
-    except ZooError:
+    except UnreadableError:
         raise
+    except (KeyError, TypeError, AttributeError) as error:
+        odd = one_line(error)
     except Exception as error:  # each store raises its own types
         reason = one_line(error) or type(error).__name__
         raise ZooError(f"{place}: cannot be read ({reason})") from None
     if odd:
-        key, value = odd
-        raise ZooError(f"{place}: {key}={shown(value)} is not supported; pack the images with `inception-zoo data optimize`")
-    if not whole:
-        raise ZooError(f"{place}: not written by `inception-zoo data optimize`, or changed since")
+        raise ZooError(f"{place}: not written by `inception-zoo data optimize`, or changed since ({odd}); pack it again")
     return index
 
 

@@ -10,7 +10,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_rows
-from inception_zoo.system.regular_files import opened
 
 
 class CSVLogger(loggers.CSVLogger):
@@ -44,14 +43,14 @@ class _Writer(ExperimentWriter):
         """Read the columns of an existing file, and do not delete it."""
         self.path = Path(self.metrics_file_path)
         if self.path.exists():
-            with opened(self.path, "r", newline="") as file:
+            with self.path.open(newline="") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
 
     def keep(self, kept: Any) -> None:
         """Rewrite the file with the rows for which `kept(row)` is true; drop incomplete rows."""
         if not self.path.exists():
             return
-        with opened(self.path, "r", newline="") as file:
+        with self.path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if _is_whole(row) and kept(row)]
         with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
             write_rows(file, self.metrics_keys, ([row.get(key) for key in self.metrics_keys] for row in rows))

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.errors import check_installed
 from inception_zoo.runs.results import flattened, reason_of
-from inception_zoo.system.regular_files import text_of
 from inception_zoo.tracking.service import NOWHERE, unharmed
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class MLFlowLogger(loggers.MLFlowLogger):
             tracking_uri = f"sqlite:///{folder}/mlflow.db"
             more.setdefault("artifact_location", f"{folder}/artifacts")
         self.note, self.is_lost = folder / "run_id", False
-        super().__init__(tracking_uri=tracking_uri, run_id=text_of(self.note) if self.note.exists() else None, **more)
+        super().__init__(tracking_uri=tracking_uri, run_id=self.note.read_text() if self.note.exists() else None, **more)
 
     @property
     @rank_zero_experiment
