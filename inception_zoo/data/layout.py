@@ -61,12 +61,17 @@ def check_names(place: str, names: Iterable[str]) -> None:
         raise ZooError(f"{place}: the class name {ascii(odd)} has a control character or is not UTF-8; rename the class")
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return True for a folder and for a link to one; `entry.is_dir` would raise for a link to itself."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
 def class_folders(split: Path) -> list[str]:
     """Return the class names of a split's folders in the order of labels, without hidden ones; none without such a split."""
     if not split.is_dir():
         return []
     with os.scandir(split) as entries:
-        return sorted(class_name(entry.name) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(class_name(entry.name) for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 def count_classes(root: str | None) -> int:

@@ -17,7 +17,7 @@ from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import RESULTS, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
 from inception_zoo.system.csv_files import read_rows
-from inception_zoo.system.regular_files import opened, special, text_of
+from inception_zoo.system.regular_files import opened, text_of
 from inception_zoo.system.renamed import with_new_names
 
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
@@ -169,10 +169,10 @@ def read_run(folder: Path, name: str) -> Run:
 
 def _check_file(folder: Path, path: Path) -> None:
     """Raise ZooError for a link to a file outside of the folder, for a special file, and for a file that is too large."""
+    if not path.is_file():
+        raise ZooError(f"{path} is not a regular file")
     if not path.resolve().is_relative_to(folder):
         raise ZooError(f"{path} links to a file outside of the run folder")
-    if reason := special(path):
-        raise ZooError(f"{path} {reason}")
     if path.stat().st_size > BYTES:
         raise ZooError(f"{path} is larger than {BYTES // 2**20} MiB")
 

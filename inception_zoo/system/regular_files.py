@@ -53,6 +53,11 @@ def special(path: str | Path) -> str | None:
     return None
 
 
+def reason_of(error: Exception) -> str:
+    """Return the reason why a file is not opened, or the type of an error in its content."""
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
 def check_regular(path: str | Path) -> None:
     """Raise what `opened` would raise. Call it before a library opens the path itself."""
     opened(path).close()

@@ -48,7 +48,7 @@ def resolve(path: str | Path) -> Path:
         last = path / "checkpoints" / "last.ckpt"
         if found := evaluated_checkpoint(path):
             return found
-        if not last.is_file():
+        if not last.exists():
             raise ZooError(f"{path} is not a run folder: checkpoints/best.ckpt is missing")
         log.warning("%s records no best checkpoint; using %s", path, last.name)
         return last
