@@ -4,6 +4,7 @@ LitData: https://github.com/Lightning-AI/litdata.
 """
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -116,4 +117,4 @@ def _item(split: Files, index: int) -> Item:
         raise ZooError(f"{split.root / name}: cannot be read ({error.strerror})") from None
     if not data:
         raise ZooError(f"{split.root / name}: is empty")
-    return name, int(split.labels[index]), data
+    return os.fsencode(name).decode(errors="backslashreplace"), int(split.labels[index]), data  # the text must be UTF-8

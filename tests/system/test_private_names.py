@@ -95,6 +95,11 @@ USES = [
     ("data/stream.py", "litdata.StreamingDataset._create_cache", "the cache, before the first read"),
     ("data/stream.py", "litdata.streaming.cache.Cache._reader", "downloads whole chunks, once per machine"),
     ("data/stream.py", "litdata.streaming.reader.BinaryReader._get_chunk_index_from_index", "the chunk of an image"),
+    (
+        "data/chunks.py",
+        "litdata.streaming.item_loader.PyTreeLoader._wait_until_chunk_ready",
+        "for a check of each chunk",
+    ),
     # Optuna
     ("runs/study.py", "optuna.trial.FrozenTrial._trial_id", "a job's process continues the trial that the sweeper began"),
     # PyTorch

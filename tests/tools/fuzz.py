@@ -33,6 +33,7 @@ from hydra.types import RunMode
 from hypothesis import given, seed
 from hypothesis import strategies as st
 from rich.console import Console
+from tools import hostile_files
 from tools.examples import examples, rows
 from tools.hostile_configs import a_file_passes_no_other_variable_target_or_secret
 from tools.hostile_text import PROPERTIES as TEXTS
@@ -298,8 +299,8 @@ def main():
     parser.add_argument("--seed", type=int, default=None, help="repeat a run that was seeded; otherwise new examples")
     parser.add_argument("--only", default="", help="part of a target's name")
     options = parser.parse_args()
-    own = [any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours, *TEXTS]
-    own += [a_file_passes_no_other_variable_target_or_secret]
+    own = [any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours]
+    own += [a_file_passes_no_other_variable_target_or_secret, *TEXTS, *hostile_files.PROPERTIES]
     targets = {found.__name__: of_this_file(found) for found in own if options.only in found.__name__}
     if not targets or not options.only:
         targets["properties"] = partial(properties, options.only)

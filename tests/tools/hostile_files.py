@@ -246,3 +246,6 @@ def _imagenet(root):
 
 def image_folder(root):
     treat_bad(imagefolder(str(root)), "error", str(root))
+
+
+PROPERTIES = (any_bytes_of_chunks_are_images_or_a_line, any_bytes_are_an_image_or_a_line, any_bytes_are_a_table_or_a_line)

@@ -1,20 +1,29 @@
 """Every reader of files × every kind of file: none waits for a pipe, reads a device, or ends with a traceback."""
 
+import ast
+import json
 import os
+import re
 import shutil
+import struct
+from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from tools import hostile_files
 from tools.hostile_files import KINDS, SPECIAL, chunks, image_folder, in_a_child, pictures, plant
 from torchvision.datasets import CIFAR10, ImageFolder
 
+import inception_zoo
 from inception_zoo.data.cifar import cifar10
 from inception_zoo.data.division import has_made_test
 from inception_zoo.data.fashion_mnist import FILES, fashion_mnist
+from inception_zoo.data.imagefolder import imagefolder
 from inception_zoo.data.imagenet import imagenet
 from inception_zoo.data.layout import count_classes
+from inception_zoo.data.optimize import optimize_folder
 from inception_zoo.data.own import load_source
 from inception_zoo.data.reading import read_image
 from inception_zoo.data.stream import stream
@@ -155,6 +164,150 @@ def test_every_kind_of_file(reader, tmp_path, monkeypatch):
     assert status == 0, f"{status}: {error}"
 
 
+CLASS_NAMES = {  # name of a class's folder → whether it is a class
+    b"caf\xe9": False, b"\xff\xfe": False, b"a\nb": False, b"a\x1b[31m": False, b"a\tb": False,
+    "caf\u00e9".encode(): True, b'a,"b\';=1': True, b"${seed}": True, b"a b": True, "\u0645\u06cc\u200c\u062e".encode(): True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_class_names(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pictures(tmp_path / "root")
+    (tmp_path / "root/a").rename(tmp_path / "root" / os.fsdecode(name))
+    message = said(image_folder, tmp_path / "root")
+    assert message is None if CLASS_NAMES[name] else "control character or is not UTF-8; rename" in message
+    assert not message or message.isprintable()
+
+
+def test_image_names_that_are_not_utf8_are_packed_and_read(tmp_path):
+    photos(tmp_path)
+    (tmp_path / "train/a/0.jpg").rename(tmp_path / "train/a" / os.fsdecode(b"\xff.jpg"))
+    optimize_folder(imagefolder(str(tmp_path)), tmp_path / "set", workers=1)
+    train = stream(str(tmp_path / "set")).train
+    assert {train.dataset(3, lambda read: read())[index][0].shape for index in range(6)} == {(3, 12, 16)}
+
+
+def test_an_empty_download_is_not_used(tmp_path, caplog):
+    (tmp_path / FILES["train"][0]).touch()
+    raw = tmp_path / "FashionMNIST/raw"
+    for name in (name for pair in FILES.values() for name in pair):
+        (tmp_path / f"{name}.gz").write_bytes(b"")
+
+    def download(folder, download):
+        for split, count in {"train": 4, "test": 2}.items():
+            for name, shape in zip(FILES[split], ((count, 28, 28), (count,)), strict=True):
+                path = Path(folder, "FashionMNIST/raw", name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + bytes(np.prod(shape)))
+
+    debian = "inception_zoo.data.fashion_mnist.DEBIAN"
+    with patch("torchvision.datasets.FashionMNIST", side_effect=download), patch(debian, tmp_path / "none"):
+        data = fashion_mnist(str(tmp_path))
+        raw.joinpath(FILES["test"][1]).write_bytes(b"")  # as of an older version, whose unpacking was interrupted
+        again = fashion_mnist(str(tmp_path))
+    assert (len(data.train), len(data.test), len(again.test)) == (4, 2, 2)
+    assert f"{FILES['train'][0]}: is empty, and not used; delete it" in caplog.text
+    assert not list(tmp_path.glob("*partial*"))
+
+
+INDEXES = {  # what an index may not say → the key that the message names
+    "a path": (lambda index: index["chunks"][0].update(filename="../../other.bin"), r"chunks\[0\]"),
+    "a compression": (lambda index: index["config"].update(compression="zstd"), "config.compression"),
+    "a compression of items": (lambda index: index["config"].update(compression_level="sample"), "config.compression_level"),
+    "a pickle": (lambda index: index["config"].update(data_format=["str", "int", "pickle"]), "config.data_format"),
+    "another tree": (lambda index: index["config"].update(data_spec="[1, {}]"), "config.data_spec"),
+    "another format": (lambda index: index["config"].update(format="mds"), "config.format"),
+    "another reader": (lambda index: index["config"].update(item_loader="ParquetLoader"), "config.item_loader"),
+    "too many items": (lambda index: index["chunks"][0].update(chunk_size=10**9), r"chunks\[0\]"),
+    "a split elsewhere": (lambda index: index.update(splits=["train", "../x"]), "splits"),
+    "no chunks": (lambda index: index.pop("chunks"), "chunks"),
+    "a class that is no text": (lambda index: index.update(classes=["a", 1]), "classes"),
+}
+
+
+@pytest.mark.parametrize("case", INDEXES)
+def test_an_index_has_only_what_is_written(case, tmp_path):
+    change, key = INDEXES[case]
+    path = chunks(tmp_path) / "train/index.json"
+    index = json.loads(path.read_text())
+    change(index)
+    path.write_text(json.dumps(index))
+    with pytest.raises(ZooError, match=rf"train/index.json: not written by `inception-zoo data optimize`.*\('?{key}"):
+        stream(str(tmp_path / "set"))
+
+
+def test_a_chunk_that_links_out_of_the_folder(tmp_path):
+    chunk = chunks(tmp_path) / "train/chunk-0-0.bin"
+    chunk.rename(tmp_path / "other.bin")
+    chunk.symlink_to(tmp_path / "other.bin")
+    with pytest.raises(ZooError, match=r"chunk-0-0.bin links to a file outside of"):
+        stream(str(tmp_path / "set"))
+
+
+@pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")
+def test_a_damaged_item_names_its_chunk(tmp_path):
+    root = chunks(tmp_path)
+    for chunk in (root / "train").glob("*.bin"):
+        data = bytearray(chunk.read_bytes())
+        count = int.from_bytes(data[:4], "little")
+        first = 4 * (count + 2)
+        data[first : first + 12] = b"\xff" * 12  # the sizes of the name, label and image
+        chunk.write_bytes(data)
+    split = stream(str(root)).train
+    with pytest.raises(ZooError, match=r"chunk-0-0.bin: image 0 is damaged \(.*Error\); copy the chunk again"):
+        split.dataset(3, lambda read: read())[0]
+    with pytest.raises(ZooError, match=r"chunk-\S+.bin: image \d is damaged"):
+        list(split.loader(3, lambda read: read(), 1, 0, seed=1))
+
+
 test_chunks = hostile_files.any_bytes_of_chunks_are_images_or_a_line
 test_images = hostile_files.any_bytes_are_an_image_or_a_line
 test_tables = hostile_files.any_bytes_are_a_table_or_a_line
+
+
+OPENING = re.compile(
+    r"open|.*\.(open|fdopen|read_text|read_bytes|fromfile|File|ZipFile|InferenceSession)|safe_open|(torch|OmegaConf|onnx|np)\.load"
+)
+ELSEWHERE = {  # function that opens a path without `opened` → why it may
+    "system/regular_files.py": "the one place",
+    "system/atomic_files.py:_sync": "a file that this process has written",
+    "system/atomic_files.py:is_whole_zip": "after `read_checkpoint`, which opens the same file",
+    "system/terminal.py:leave_lost_terminal": "the null device",
+    "system/devices.py": "a file of /proc",
+    "bench/": "files that the user names, or that its own jobs have written",
+    "network/kernels/__init__.py": "source code of this package, and /proc/cpuinfo",
+    "report/page.py": "style and scripts of this package",
+    "tracking/": "the tables of this run",
+    "training/processes.py": "messages of the ranks of this job",
+    "training/job.py": "the profile of this run",
+    "training/tables.py": "written",
+    "training/atomic_checkpoints.py:save_checkpoint": "written",
+    "serving/predict.py": "written",
+    "serving/export.py": "a file that this process has written, or after `check_regular` in `open_classifier`",
+    "serving/quantize.py": "a file that this process has written",
+    "runs/sweeps.py:write_results": "written",
+    "weights/files.py:_read_safetensors": "after `check_kind`, which opens the same file",
+    "weights/files.py:load_pickle": "calls `check_kind` first",
+    "weights/files.py:_check_zip": "after `check_kind`",
+    "weights/files.py:_read_keras": "after `check_kind`",
+    "weights/files.py:write_weights": "written",
+    "data/inspection.py": "the user's own cache",
+    "data/optimize.py:_add": "written by this process",
+    "data/pictures.py": "PIL, on a file from `opened`",
+    "data/fashion_mnist.py:read_idx": "gzip, on a file from `opened`",
+    "data/stream.py:_download": "a download of this process",
+}
+
+
+def test_no_other_function_opens_a_path():
+    package = Path(inception_zoo.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+                opens = any(OPENING.fullmatch(ast.unparse(call)) for call in calls)
+                found |= {f"{path.relative_to(package)}:{function.name}"} if opens else set()
+    assert not (others := " ".join(sorted(place for place in found if not place.startswith(tuple(ELSEWHERE))))), others
+    assert not (unused := " ".join(entry for entry in ELSEWHERE if not any(place.startswith(entry) for place in found))), unused
