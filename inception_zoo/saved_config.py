@@ -155,8 +155,8 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
         saved = saved_config(Path(cfg.ckpt))
         return saved, saved["data"].get("image_size") if cfg.task == "test" else None
     record = folder / ".hydra" / "resolved.yaml"  # interrupted before its first checkpoint
-    found: Any = OmegaConf.to_container(OmegaConf.create(text_of(record)), resolve=False) if record.exists() else {}
-    return with_new_names(found), None
+    known: Any = OmegaConf.to_container(OmegaConf.create(text_of(record)), resolve=False) if record.exists() else {}
+    return with_new_names(known), None
 
 
 def _merged(key: str, ours: Any, saved: Any, named: Collection[str], old: str, left_out: list[str]) -> Any:

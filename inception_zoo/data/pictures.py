@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from inception_zoo.errors import ZooError
 from inception_zoo.system.regular_files import UnreadableError, opened
@@ -70,7 +70,7 @@ def open_picture(file: Path | BytesIO, mode: str, small: bool = False) -> Image.
 
 
 @contextmanager
-def checked(file: Path | BytesIO) -> Iterator[Image.Image]:
+def checked(file: Path | BytesIO) -> Iterator[ImageFile.ImageFile]:
     """Open an image file after checks of its header. Decode it inside of the `with` block.
 
     Args:

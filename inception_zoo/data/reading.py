@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def decode_image(file: Path | BytesIO, channels: int, name: str, draw: Draw | No
             part = draw(*upright_size(image)) if draw else None
             if part and (scale := reduce_jpeg(image, part.reduction)) > 1:
                 return pixels_of(part.of_reduced(upright(image, mode), scale), channels)
-            if not is_plain_jpeg(image, mode) or (pixels := _jpeg(image.fp, channels)) is None:
+            if not is_plain_jpeg(image, mode) or (pixels := _jpeg(cast(IO[bytes], image.fp), channels)) is None:
                 pixels = pixels_of(upright(image, mode), channels)
     except ZooError as error:
         raise ZooError(f"{name}: {error}") from None

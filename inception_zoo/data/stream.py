@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # its import takes seconds
 
 STORES = ("s3://", "gs://", "azure://", "local:")  # `local:` treats a folder as a store
 BEFORE = "before"  # a key in the state of a loader, see Epochs.state_dict
-LEAF = {"type": None, "context": None, "children_spec": []}
+LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 FORMAT = {  # what `data optimize` writes to an index; other values would have LitData decompress, decrypt or unpickle
     "data_format": ["str", "int", "bytes"],
     "data_spec": json.dumps([1, {"type": "builtins.tuple", "context": "null", "children_spec": [LEAF] * 3}]),

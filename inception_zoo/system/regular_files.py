@@ -4,7 +4,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from inception_zoo.errors import ZooError
 
@@ -17,13 +17,16 @@ class UnreadableError(OSError, ZooError):
     """A path that is not a regular file, or that cannot be opened. `strerror` is the reason without the path."""
 
 
-def opened(path: str | Path, mode: str = "rb", **options: Any) -> IO[Any]:
+def opened(path: str | Path, mode: str = "rb", **options: Any) -> Any:
     """Open a regular file for reading, without a gap between the check and the use.
 
     Args:
         path: of the file, which may be a link to it.
         mode: `rb` or `r`.
         **options: of `open`.
+
+    Returns:
+        The file object, as of `open`.
 
     Raises:
         UnreadableError: it is not a regular file, or cannot be opened; the message is one line.

@@ -100,6 +100,7 @@ USES = [
         "litdata.streaming.item_loader.PyTreeLoader._wait_until_chunk_ready",
         "for a check of each chunk",
     ),
+    ("data/chunks.py", "litdata.streaming.item_loader.PyTreeLoader._chunks", "the number of items of a chunk"),
     # Optuna
     ("runs/study.py", "optuna.trial.FrozenTrial._trial_id", "a job's process continues the trial that the sweeper began"),
     # PyTorch
