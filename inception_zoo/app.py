@@ -26,12 +26,13 @@ from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain
 from inception_zoo.config.targets import AGENT, VARIABLE, own, refused_values, trust_words
 from inception_zoo.config.unknown_keys import readable
 from inception_zoo.errors import raise_all, say
-from inception_zoo.redaction import learn, safe, save_redacted
+from inception_zoo.redaction import learn, safe
 from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, resumed
 from inception_zoo.saved_config import command, not_saved, recover
 from inception_zoo.system.ranks import is_first, process_name
+from inception_zoo.system.records import save_redacted
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import ending_signals, guard_output, leave_lost_terminal, tell
 
@@ -77,9 +78,9 @@ def main() -> None:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:
-        # sweep.json does not make a name trusted
-        ended = finish(f"{VARIABLE}={shlex.quote(trusted)} " if (trusted := os.environ.get(VARIABLE)) else "")
         discard()
+        with one_line_errors():  # sweep.json does not make a name trusted
+            ended = finish(f"{VARIABLE}={shlex.quote(trusted)} " if (trusted := os.environ.get(VARIABLE)) else "")
     sys.exit(status or ended)
 
 
@@ -94,7 +95,7 @@ class HydraJob:
         node = HydraConfig.get()
         folder = Path(node.runtime.output_dir)
         single = node.mode == RunMode.RUN
-        interrupted = is_interrupted(folder)
+        interrupted = is_interrupted(folder, single)
         if interrupted and not single and cfg.task == "fit" and (cfg.ckpt is None or _has_checkpoint(folder)):  # in a sweep
             cfg.ckpt = "last"
         errors = one_line_errors() if single else _sweep_continues(folder)

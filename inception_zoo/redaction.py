@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
@@ -100,14 +99,6 @@ def _hidden(value: Any, found: set[str]) -> Any:
         return value
     found.add(str(value))
     return HIDDEN
-
-
-def save_redacted(config: Any, path: Path) -> None:
-    """Save a Hydra config as YAML, without secrets and with unresolved interpolations; create the folder."""
-    from omegaconf import OmegaConf
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(redacted(OmegaConf.to_container(config))), encoding="utf-8")
 
 
 def guard() -> None:

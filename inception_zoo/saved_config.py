@@ -3,6 +3,7 @@
 A checkpoint may be untrusted. Its config passes the checks of every config, and never chooses a place to write to.
 """
 
+import logging
 import os
 import shlex
 import sys
@@ -26,10 +27,11 @@ from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.results import REASON, flattened, is_interrupted
 from inception_zoo.runs.sweeps import words_of
 from inception_zoo.system.places import READ_ONLY, is_place
-from inception_zoo.system.ranks import agreed
-from inception_zoo.system.regular_files import text_of
+from inception_zoo.system.ranks import agreed, by_torchrun, is_first
+from inception_zoo.system.records import read_yaml
 from inception_zoo.system.renamed import with_new_names
 
+log = logging.getLogger(__name__)
 TESTED = ("seed", "model", "data")  # what a test takes from the run; nothing else changes its result
 OWN = ("task", "ckpt", "sweep", "provenance")  # never taken: they describe the earlier command, or its result
 MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
@@ -61,7 +63,12 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
 
     words, ckpt, left_out = list(map(str, hydra.overrides.task)), cfg.ckpt, list[str]()
     named = _named(cfg, words, hydra)
-    saved, size = _read(cfg, folder, named)
+    saved, size = _read(cfg, hydra, folder, named)
+    run = folder if cfg.ckpt == "last" else Path(cfg.ckpt or "").parent.parent
+    single = hydra.mode == RunMode.RUN
+    old_words = _described(words_of(run) or ()) if cfg.task == "fit" and single else []
+    if not saved:
+        return [_begun_anew(cfg, hydra, folder, old_words)] if single else []
     taken = {key: value for key, value in saved.items() if key in (TESTED if cfg.task == "test" else saved.keys() - {*OWN})}
     old = str((taken.get("trainer") or {}).get("default_root_dir"))
     ours: Any = OmegaConf.to_container(cfg, resolve=False)
@@ -69,27 +76,44 @@ def recover(cfg: DictConfig, hydra: Any, folder: Path) -> list[str]:
     merged = _merged("", ours, taken, named, old, left_out)
     if (root := merged["data"].get("root")) != ours["data"].get("root"):
         os.environ[READ_ONLY] = str(root)
-    if saved:
-        check_same(cfg.ckpt or ckpt, ["model.name"], saved, merged)  # before an image size for another network is refused
+    check_same(cfg.ckpt or ckpt, ["model.name"], saved, merged)  # before an image size for another network is refused
     with read_write(cfg), open_dict(cfg):
         for key, value in merged.items():
             cfg[key] = value
         if size and not any(word.lstrip("+").startswith("data.image_size=") for word in words):  # for other data, too
             cfg.data.image_size = size
-    if hydra.mode == RunMode.RUN:
+    if single:
         node: Any = hydra
         with read_write(node), open_dict(node):
             node.runtime.choices.model = cfg.model.name  # in the default name of the folder
             if cfg.task == "fit":  # so that tags and reports still show what is trained
-                old_words = _described(words_of(Path(cfg.ckpt).parent.parent))
                 node.overrides.task = list(dict.fromkeys([*(word for word in old_words if not _is_unsaved(word)), *words]))
-    if not saved:
-        return []
     said = [f"config: from {cfg.ckpt or ckpt}; {', '.join(_described(words)) or 'nothing'} from the command line"]
     said += [f"config: {key} of the run does not exist any more; left out" for key in left_out]
     if others := [name for name in saved.get("metrics") or {} if cfg.task == "test" and name not in cfg.metrics]:
         said.append(f"config: a test does not take the metrics of the run ({', '.join(others)}); repeat their overrides")
     return said
+
+
+def _begun_anew(cfg: DictConfig, hydra: Any, folder: Path, old_words: list[str]) -> str:
+    """Take the overrides of a run that was killed before it recorded its config; return the line for the log."""
+    typed = list(map(str, hydra.overrides.task))
+    others = [word for word in old_words if word.partition("=")[0] not in {each.partition("=")[0] for each in typed}]
+    if lost := [word for word in others if _is_unsaved(word) or "${" in word or word.lstrip("+~").startswith("hydra")]:
+        raise ZooError(f"ckpt=last: {folder} has no checkpoint, and {lost[0]} is not taken from it; repeat the whole command")
+    words = [*others, *typed]
+    new = _loaded(hydra, words)
+    with read_write(cfg), open_dict(cfg), read_write(hydra), open_dict(hydra):
+        for key in new.keys() - {"hydra"}:
+            cfg[key] = new[key]
+        hydra.overrides.task, hydra.runtime.choices.model = words, cfg.model.name
+    return f"config: {folder} has no checkpoint; from {', '.join(_described(words)) or 'the defaults'}"
+
+
+def _loaded(hydra: HydraConf, words: list[str]) -> DictConfig:
+    """Return the config that Hydra composes from the overrides `words`."""
+    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return hydra_patches.loader(*added).load_configuration("config", words, RunMode.RUN)
 
 
 def is_whole(hydra: HydraConf) -> bool:
@@ -123,8 +147,7 @@ def _described(words: Collection[str]) -> list[str]:
 
 def _named(cfg: DictConfig, words: list[str], hydra: HydraConf) -> set[str]:
     """Return the keys and groups that the overrides name, directly or by an experiment."""
-    added = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    default = hydra_patches.loader(*added).load_configuration("config", [], RunMode.RUN)
+    default = _loaded(hydra, [])
     usual, ours = (flattened(OmegaConf.to_container(each, resolve=False)) for each in (default, cfg))  # type: ignore[arg-type]
     named = {key for key, value in ours.items() if key not in usual or value != usual[key]}
     for override in OverridesParser.create().parse_overrides(words):
@@ -132,8 +155,10 @@ def _named(cfg: DictConfig, words: list[str], hydra: HydraConf) -> set[str]:
     return named
 
 
-def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mapping[str, Any], int | None]:
+def _read(cfg: DictConfig, hydra: HydraConf, folder: Path, named: Collection[str]) -> tuple[Mapping[str, Any], int | None]:
     """Return the config in the file that `ckpt` names, and the image size of its network for a test; set `ckpt` to its path.
+
+    Without a checkpoint, it is the config that a run in `folder` recorded before it was killed; empty if it has none.
 
     Raises:
         ZooError: The file does not exist, or does not say enough.
@@ -150,13 +175,18 @@ def _read(cfg: DictConfig, folder: Path, named: Collection[str]) -> tuple[Mappin
             raise ZooError(f"ckpt={path} does not name its network; use model=NAME model.weights={path} instead")
         card, cfg.ckpt = Card.of(plain), None
         return {"model": {**card.model, "weights": path}}, card.preprocessing.image_size if card.preprocessing else None
-    if found := find_checkpoint(path, cfg.task, folder, is_interrupted(folder)):
-        cfg.ckpt = agreed("ckpt", str(found))
+    decides = is_first() or not by_torchrun()
+    interrupted = is_interrupted(folder, single=hydra.mode == RunMode.RUN)
+    found = find_checkpoint(path, cfg.task, folder, interrupted) if decides else None
+    if place := agreed("ckpt", str(found or "")):
+        cfg.ckpt = place
         saved = saved_config(Path(cfg.ckpt))
         return saved, saved["data"].get("image_size") if cfg.task == "test" else None
-    record = folder / ".hydra" / "resolved.yaml"  # interrupted before its first checkpoint
-    known: Any = OmegaConf.to_container(OmegaConf.create(text_of(record)), resolve=False) if record.exists() else {}
-    return with_new_names(known), None
+    try:
+        return with_new_names(read_yaml(folder / ".hydra" / "resolved.yaml", {})), None
+    except ZooError as error:  # written by an older version, not atomically
+        log.warning("%s; the config is made from the overrides of the run", error)
+        return {}, None
 
 
 def _merged(key: str, ours: Any, saved: Any, named: Collection[str], old: str, left_out: list[str]) -> Any:

@@ -1,6 +1,5 @@
 """The `bench` command: measure sections, print and save each figure at once, and compare with targets and older results."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.sections import ON_DATA, USUAL, measure
 from inception_zoo.bench.targets import read_targets
 from inception_zoo.errors import ZooError
+from inception_zoo.system.records import write_json
 from inception_zoo.system.terminal import console, tell
 
 
@@ -90,4 +90,4 @@ def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None)
         found[label] = batch
         tell(f"{network} {label}: {f'batch {batch} within {gib:g} GiB' if batch else 'not even batch 1 fits'}", stdout=True)
     if keep:
-        keep.write_text(json.dumps({"network": network, "gib": gib, "batch": found}, indent=1) + "\n")
+        write_json(keep, {"network": network, "gib": gib, "batch": found})

@@ -22,6 +22,7 @@ from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, in_turns
 from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError
+from inception_zoo.system.records import write_json
 
 STEPS, EPOCHS = 100, 3  # enough steps that the checkpoint of an epoch takes no larger share than in a full epoch
 SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"
@@ -76,7 +77,7 @@ class BareLoop(Callback):
             self.optimizer.zero_grad()
             count += len(labels)
         self.rates.append(count / (time.perf_counter() - start))
-        (Path(trainer.default_root_dir) / self.FILE).write_text(json.dumps(self.rates))
+        write_json(Path(trainer.default_root_dir) / self.FILE, self.rates)
 
 
 class FirstStep(Callback):

@@ -8,6 +8,7 @@ from typing import Any
 
 from inception_zoo.bench.turns import Figure
 from inception_zoo.errors import ZooError
+from inception_zoo.system.records import write_json
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Results:
         """Write the figures, and the runs that they belong to, as JSON."""
         used = sorted({self.run_of[name] for name in self.figures})
         figures = {name: _plain(self.figures[name], used.index(self.run_of[name])) for name in self.figures}
-        path.write_text(json.dumps({"runs": [self.runs[number] for number in used], "figures": figures}, indent=1) + "\n")
+        write_json(path, {"runs": [self.runs[number] for number in used], "figures": figures})
 
 
 def read(path: Path, option: str) -> Results:
@@ -55,7 +56,7 @@ def read(path: Path, option: str) -> Results:
         return Results(plain["runs"], figures, {name: each["run"] for name, each in plain["figures"].items()})
     except OSError as error:
         raise ZooError(f"{option} {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ZooError(f"{option} {path}: not a results file of `inception-zoo bench`; give another file") from None
 
 

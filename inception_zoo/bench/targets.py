@@ -60,5 +60,5 @@ def read_targets(folder: Path) -> list[Target]:
     path = next((path for path in (folder / FILE, CHECKOUT / FILE) if path.is_file()), None)
     try:
         return [Target(**each) for each in json.loads(path.read_text())] if path else []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ZooError(f"{path}: not a list of targets ({type(error).__name__}); repair or delete it") from None

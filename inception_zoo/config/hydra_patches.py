@@ -35,10 +35,11 @@ from inception_zoo.config import CONF
 from inception_zoo.config.targets import refused_values
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import ZooError, one_line, raise_all
-from inception_zoo.redaction import guard, save_redacted
+from inception_zoo.redaction import guard
 from inception_zoo.runs.results import REASON
 from inception_zoo.system.places import walk
 from inception_zoo.system.ranks import agreed
+from inception_zoo.system.records import save_redacted
 from inception_zoo.system.renamed import with_new_key
 
 PLACE = re.compile(r"([\w/@]+\.)*(ckpt|root|weights|dirpath|\w*dir)")  # keys of paths

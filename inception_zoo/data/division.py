@@ -16,7 +16,7 @@ from torch import Tensor
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.source import Files, Images, Source, Split
 from inception_zoo.errors import ZooError, shown
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.system.csv_files import read_rows, write_rows
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.regular_files import text_of
@@ -122,8 +122,7 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
             "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"
         )
     if path and is_first():
-        with whole_file(path) as temporary:
-            temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")
+        write_whole(path, text.getvalue())
 
 
 def _same(*texts: str) -> bool:

@@ -18,7 +18,7 @@ from inception_zoo.data.layout import SPLITS, are_classes, check_names, class_fo
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import TREE, ZooError, printable
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.atomic_files import whole_file, write_whole
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.terminal import console
 
@@ -174,8 +174,7 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
     path, where = folder / BAD if folder and how == "skip" and not lost else cached(Path(root), ".txt"), ""
     if is_first():
         with suppress(OSError, ZooError):
-            with whole_file(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in source.bad), "utf-8", "surrogateescape")
+            write_whole(path, "".join(f"{line}\n" for line in source.bad))
             where = f"; full list: {path}"
     count = f"{len(source.bad)} of {len(source.bad) + sum(map(len, splits.values()))} images cannot be read"
     if how == "error":

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.progress import track
@@ -20,6 +19,8 @@ from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.system.regular_files import opened
 from inception_zoo.system.terminal import console
+from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.records import read_json, write_json
 
 SEED = 0  # of the order of the training images in the chunks
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -56,16 +57,14 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
         raise ZooError(f"{source.name}: chunks cannot be divided later; give the images of validation a folder `val`")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f"{out.name}.partial-", dir=out.parent) as beside:
-            partial_out = Path(beside) / out.name  # `beside` itself could only be read by its owner
+        with whole_file(out) as partial_out:
             partial_out.mkdir()
             for name, split in files.items():
                 if not isinstance(split, Files):
                     raise ZooError(f"{source.name}: only image folders can be packed into chunks")
                 _write(split, partial_out / name, size, workers)
                 _add(partial_out / name / "index.json", split, list(files), source.classes)
-            partial_out.joinpath("classes.json").write_text(json.dumps(source.classes))
-            partial_out.rename(out)
+            write_json(partial_out / "classes.json", source.classes)
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error.strerror or error})") from None
 
@@ -99,7 +98,7 @@ def _write(split: Files, folder: Path, size: int, workers: int) -> None:
 def _add(index: Path, split: Files, splits: list[str], classes: list[str]) -> None:
     counts = np.bincount(split.labels.numpy(), minlength=len(classes)).tolist()
     added = {"splits": splits, "classes": classes, "images_per_class": counts}
-    index.write_text(json.dumps({**json.loads(index.read_text()), **added}))
+    write_json(index, {**read_json(index, {}), **added})
 
 
 def _read(split: Files, order: np.ndarray, workers: int) -> Iterator[Item]:

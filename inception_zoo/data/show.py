@@ -10,6 +10,7 @@ from torchvision.utils import make_grid
 from inception_zoo.data.datamodule import ImageData
 from inception_zoo.data.pixels import denormalize
 from inception_zoo.errors import ZooError, printable
+from inception_zoo.system.atomic_files import whole_file
 
 SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 
@@ -54,5 +55,6 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.savefig(out, dpi=150, bbox_inches="tight")
+    with whole_file(Path(out)) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
     plt.close(figure)

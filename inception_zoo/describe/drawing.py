@@ -10,6 +10,7 @@ from inception_zoo.architecture.cost import plan_cost
 from inception_zoo.architecture.notation import Conv, Lrn, Module, Op, show
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.errors import ZooError
+from inception_zoo.system.atomic_files import whole_file
 
 # Lengths are in points (1/72 inch).
 OP, GAP, STEP = (58, 27), 9, 16  # minimum width and height of an op; gap between branches; gap between the ops of a chain
@@ -48,7 +49,8 @@ def draw_network(plan: Plan, image_size: int, path: Path) -> None:
 
     with matplotlib.rc_context({"svg.hashsalt": plan.net.name}):
         figure = network_figure(plan, image_size)
-        figure.savefig(path, dpi=144, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, dpi=144, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def network_figure(plan: Plan, image_size: int) -> Any:

@@ -14,6 +14,7 @@ from inception_zoo.data.pixels import denormalize
 from inception_zoo.errors import ZooError, check_installed, did_you_mean
 from inception_zoo.network.blocks import Concat, ResidualBlock
 from inception_zoo.network.inception import Inception
+from inception_zoo.system.atomic_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def draw(
         axes.imshow(shade, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.7 * shade)
         share = "" if found is looks[0] else f"\n{found.share:.0%} of the total"
         axes.set_title(f"{_folded(found.name)}{share}", fontsize=8)
-    figure.savefig(target, bbox_inches="tight", pad_inches=0.1)
+    with whole_file(Path(target)) as temporary:
+        figure.savefig(temporary, bbox_inches="tight", pad_inches=0.1)
 
 
 def _folded(row: str) -> str:

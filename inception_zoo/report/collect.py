@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
-from inception_zoo.errors import ZooError, did_you_mean, one_line
+from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import RESULTS, flattened
+from inception_zoo.runs.results import RESULTS, STATES, checked_results, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
 from inception_zoo.system.csv_files import read_rows
-from inception_zoo.system.regular_files import opened, text_of
+from inception_zoo.system.records import read_yaml
+from inception_zoo.system.regular_files import opened
 from inception_zoo.system.renamed import with_new_names
 
-STATES = ("finished", "running", "failed", "interrupted", "pruned")
 FIGURES = {  # key in results.json → name in the data of the page
     "test/top1": "test",
     "test/ece": "ece",
@@ -31,9 +29,6 @@ FIGURES = {  # key in results.json → name in the data of the page
 }
 READ = ("*.json", "*.csv", ".hydra/*.yaml", "csv/*/*.csv")  # files read from a run folder, which may be untrusted
 BYTES = 2**28  # maximum size of one of these files
-DEPTH = 100  # maximum nesting of a config
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
-Kind = TypeVar("Kind", dict[str, Any], list[Any])
 CURVES = ("val/top1", "train/loss", "val/loss")
 # Config keys that name the place of a run or its number in a series; they do not affect its results.
 PLACES = {"dirpath", "save_dir", "default_root_dir", "folder", "output_dir"}
@@ -132,32 +127,29 @@ def read_run(folder: Path, name: str) -> Run:
     """
     for path in (path for pattern in READ for path in folder.glob(pattern)):
         _check_file(folder, path)
-    results = redacted(_results(folder / RESULTS))
+    results = redacted(_results(folder))
     files = (folder / ".hydra" / f"{part}.yaml" for part in ("config", "resolved"))
-    composed, resolved = (with_new_names(redacted(_yaml(file, {}))) for file in files)
-    words = _yaml(folder / ".hydra" / "overrides.yaml", [])
-    if not all(isinstance(word, str) for word in words):
-        raise ZooError(f"{folder}/.hydra/overrides.yaml is damaged: it must be a list of overrides")
-    overrides = overrides_of(redacted(words))
+    composed, resolved = (with_new_names(redacted(read_yaml(file, {}))) for file in files)
+    overrides = overrides_of(redacted(read_yaml(folder / ".hydra" / "overrides.yaml", [])))
     flat = as_words(composed)
     curves = read_curves(folder)
-    figures = {short: _number(results, key, folder) for key, short in FIGURES.items()}
-    best = _number(results, "val/top1_best", folder)
+    figures = {short: _number(results, key) for key, short in FIGURES.items()}
+    best = _number(results, "val/top1_best")
     reached = [value for value in curves.get("val/top1", ([], []))[1] if value is not None]
     if best is None and results.get("monitor", "val/top1") == "val/top1":  # else it is not the checkpoint's value
-        best = max(reached, default=_number(results, "val/top1", folder))
+        best = max(reached, default=_number(results, "val/top1"))
     figures["val"] = best
     seed = results.get("seed", flat.get("seed", ""))
     return Run(
         folder=folder,
         name=name,
         state=results["state"],
-        reason=_line(results, "reason", folder),
+        reason=results.get("reason"),
         seed=int(seed) if str(seed).isdecimal() else None,
-        started=_line(results, "started", folder),
+        started=results.get("started"),
         model=str(results.get("model") or flat.get("model.name") or overrides.get("model", "–")),
         swapped=str(results.get("swapped") or "") or _swapped(flat),
-        image_size=int(_number(results, "image_size", folder) or 0) or None,
+        image_size=int(_number(results, "image_size") or 0) or None,
         figures=figures,
         curves=curves,
         overrides=overrides,
@@ -177,64 +169,15 @@ def _check_file(folder: Path, path: Path) -> None:
         raise ZooError(f"{path} is larger than {BYTES // 2**20} MiB")
 
 
-def _results(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _results(folder: Path) -> dict[str, Any]:
+    if not (folder / RESULTS).exists():
         return {"state": "interrupted", "reason": f"no {RESULTS} was written"}
-    try:
-        results = json.loads(text_of(path))
-    except OSError as error:
-        raise ZooError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ZooError(f"{path} is damaged: {one_line(error)}") from None
-    if not isinstance(results, dict):
-        raise ZooError(f"{path} is damaged: it must be one JSON object")
-    results.setdefault("state", "finished")  # results of older versions have no state
-    if results["state"] not in STATES:
-        raise ZooError(f"{path}: state={results['state']} is unknown; {did_you_mean(results['state'], STATES)}")
-    return results
+    return {"state": STATES[0], **checked_results(folder)}  # results of older versions have no state
 
 
-def _number(results: Mapping[str, Any], key: str, folder: Path) -> float | None:
+def _number(results: Mapping[str, Any], key: str) -> float | None:
     value = results.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ZooError(f"{folder / RESULTS}: {key}={value} must be a number")
-    return value if isfinite(value) else None
-
-
-def _line(results: Mapping[str, Any], key: str, folder: Path) -> str | None:
-    value = results.get(key)
-    if not isinstance(value, str | None):
-        raise ZooError(f"{folder / RESULTS}: {key} must be text or null")
-    return value
-
-
-def _yaml(path: Path, missing: Kind) -> Kind:
-    """Return the content of a file, which must have the type of `missing`, or `missing` if the file does not exist."""
-    if not path.exists():
-        return missing
-    try:
-        text = text_of(path)
-        _check_yaml(text)
-        found = yaml.load(text, LOADER)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ZooError(f"{path} is damaged: {one_line(error)}") from None
-    if not isinstance(found, type(missing)):
-        kind = "a mapping of keys" if isinstance(missing, dict) else "a list of overrides"
-        raise ZooError(f"{path} is damaged: it must be {kind}")
-    return found
-
-
-def _check_yaml(text: str) -> None:
-    """Raise ValueError for YAML aliases, which can expand to billions of values, and for excessive nesting."""
-    depth = 0
-    for event in yaml.parse(text, LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"YAML aliases such as *{event.anchor} are not allowed")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH:
-            raise ValueError(f"nested more than {DEPTH} levels deep")
+    return value if value is not None and isfinite(value) else None
 
 
 def as_words(config: Mapping[str, Any]) -> dict[str, str]:
@@ -280,7 +223,7 @@ def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float | None]]]
     """
     curves: dict[str, dict[int, float | None]] = {name: {} for name in CURVES}
     for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda path: _natural(path.parent)):
-        for number, row in rows_of(path, ["epoch"]):
+        for number, row in rows_of(path, ["epoch"], grows=True):
             for name in CURVES:
                 if row.get(name):
                     epoch = _cell(path, number, row, "epoch")
@@ -288,20 +231,21 @@ def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float | None]]]
     return {name: (list(map(int, sorted(curve))), [curve[e] for e in sorted(curve)]) for name, curve in curves.items() if curve}
 
 
-def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def rows_of(path: Path, columns: Iterable[str], grows: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (row number, column → cell) for each row of a CSV; the header is row 1.
 
     Args:
         path: the file.
         columns: names that the header must contain.
+        grows: the run appends to the file; a last line without an end is incomplete and left out.
 
     Raises:
         ZooError: a column is missing or a row is damaged.
     """
     try:
         with opened(path, "r", newline="", errors="backslashreplace") as file:  # worst.csv has file names
-            reader = read_rows(file, strict=True)
-            header = next(reader, [])
+            reader = read_rows((line for line in file if not grows or line.endswith("\n")), strict=True)
+            header = next(reader, list(columns) if grows else [])
             if missing := [name for name in columns if name not in header]:
                 raise ZooError(f"{path}, row 1: column {missing[0]} is missing")
             for number, cells in enumerate(reader, 2):

@@ -16,6 +16,7 @@ from inception_zoo import __version__
 from inception_zoo.errors import ZooError, check_installed, printable
 from inception_zoo.report.collect import Run, as_words, collect, is_place
 from inception_zoo.report.details import network_key, network_picture, read_details
+from inception_zoo.system.atomic_files import write_whole
 
 NETWORKS = 12  # maximum number of network drawings
 DETAILS = 8_000_000  # maximum bytes of tables and images; the best runs come first
@@ -43,10 +44,7 @@ def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]
         raise ZooError(f"--out {out} is a folder; give the name of a file, such as {out}/report.html")
     runs = collect(folders, warn)
     data = page_data(runs, warn)
-    try:
-        out.write_text(page(data, printable(" ".join(map(str, folders)))), encoding="utf-8")
-    except OSError as error:
-        raise ZooError(f"--out {out} cannot be written: {error.strerror}") from None
+    write_whole(out.resolve(), page(data, printable(" ".join(map(str, folders)))))
     groups = len({run["group"] for run in data["runs"]})
     return f"{len(runs)} run{'s' * (len(runs) != 1)} in {groups} group{'s' * (groups != 1)}"
 

@@ -80,6 +80,11 @@ def claim_new(folder: Path, key: str) -> Path:
     return found
 
 
+def is_new(folder: Path) -> bool:
+    """Return True if this command has created the folder, and nothing was started in it."""
+    return folder.resolve() in _new
+
+
 def keep() -> None:
     """Keep the folder of this command: its job or sweep starts now."""
     _new.clear()

@@ -1,6 +1,6 @@
 """The file results.json of a run: facts, results and state, from the start of the run to its end."""
 
-import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -11,20 +11,32 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from inception_zoo.errors import ZooError, one_line
+from inception_zoo.errors import ZooError, did_you_mean, one_line, shown
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.folders import claim, claim_first, claim_new, keep, quoted, release
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.runs.folders import claim, claim_first, claim_new, is_new, keep, quoted, release
+from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.system.programs import commit_of
 from inception_zoo.system.ranks import agreed, is_first
-from inception_zoo.system.regular_files import text_of
+from inception_zoo.system.records import read_json, write_json
 from inception_zoo.system.terminal import is_closed_output
 
 RESULTS = "results.json"
 SWEEP = "sweep.json"  # in the folder of a sweep
 CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")  # in the order in which a run resumes from them
 REASON = "INCEPTION_ZOO_REASON"  # environment variable: file for the reason why another rank than 0 failed
+STATES = ("finished", "running", "failed", "interrupted", "pruned")
 DONE = ("finished", "pruned")  # states of runs that need no more work
+TEXTS = (
+    "reason",
+    "started",
+    "model",
+    "swapped",
+    "monitor",
+    "mode",
+    "tested",
+)  # keys in results.json; those with a `/` are numbers
+NUMBERS = ("minutes", "earlier_minutes", "parameters", "multiply_adds", "image_size")
+log = logging.getLogger(__name__)
 
 
 class Pruned(Exception):  # noqa: N818 -- it is not an error
@@ -63,13 +75,16 @@ def recorded(folder: Path, **known: Any) -> Iterator[dict[str, Any]]:
         begun = "state" in results
         results["state"], results["reason"] = ending(end)
         results["minutes"] = minutes_of(results)
+        if writes and begun and not folder.is_dir():
+            release(folder)
+            raise ZooError(f"hydra.run.dir={folder}: the run folder was deleted during the run; start the run again") from end
         if writes:
             if begun or before.get("state") not in DONE:
                 outcome = {key: results[key] for key in ("state", "reason")}
                 _write(folder, results if begun else {**results, **before, **outcome})
             release(folder)
         elif place := os.environ.get(REASON):
-            Path(place).write_text(results["reason"] or "")
+            write_whole(Path(place), results["reason"] or "")
 
 
 def begin(folder: Path, results: dict[str, Any]) -> None:
@@ -152,8 +167,9 @@ def check_free(folder: Path, task: str, ckpt: str | None) -> None:
     if (folder / SWEEP).exists():
         raise ZooError(f"hydra.run.dir={folder} already holds a sweep; set another folder")
     own = ckpt == "last" or (ckpt is not None and Path(ckpt).resolve().is_relative_to(folder.resolve()))
-    saved = any(folder.glob("checkpoints/*.ckpt"))
-    if (saved or read_results(folder).get("state") in DONE) and not (task == "fit" and own):
+    if task == "fit" and own:
+        return
+    if any(folder.glob("checkpoints/*.ckpt")) or checked_results(folder).get("state") in DONE:
         resume = "resume it with ckpt=last, delete it, or " if task == "fit" else ""
         raise ZooError(f"hydra.run.dir={folder} already holds a run; {resume}set another folder")
 
@@ -177,13 +193,39 @@ def ending(error: BaseException | None) -> tuple[str, str | None]:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Return the content of results.json; an empty dict if the run never started."""
-    path = folder / RESULTS
-    return json.loads(text_of(path)) if path.exists() else {}
+    """Return the content of results.json; an empty dict if the run never started. A damaged file means an interrupted run."""
+    try:
+        return checked_results(folder)
+    except ZooError as error:
+        log.warning("%s; the run counts as interrupted", error)
+        return {"state": "interrupted", "reason": f"{RESULTS} is damaged"}
 
 
-def is_interrupted(folder: Path) -> bool:
-    """Return whether a run was started in a folder and is neither finished nor pruned."""
+def checked_results(folder: Path) -> dict[str, Any]:
+    """Return the content of results.json; an empty dict if it does not exist.
+
+    Raises:
+        ZooError: the file is damaged, or a value has the wrong type.
+    """
+    results = read_json(path := folder / RESULTS, {})
+    for key, value in results.items():
+        kind = str if key in TEXTS else int | float if "/" in key or key in NUMBERS else object
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not object)):
+            raise ZooError(f"{path}: {key}={shown(value)} must be {'text' if kind is str else 'a number'}")
+    if (state := results.get("state", STATES[0])) not in STATES:
+        raise ZooError(f"{path}: state={state} is unknown; {did_you_mean(state, STATES)}")
+    return {key: value for key, value in results.items() if value is not None or key in TEXTS}
+
+
+def is_interrupted(folder: Path, single: bool = False) -> bool:
+    """Return whether a run was started in a folder and is neither finished nor pruned.
+
+    Args:
+        folder: the run folder.
+        single: not a job of a sweep. An earlier folder without results.json is then that of a run that was killed at its start.
+    """
+    if single and folder.is_dir() and not (folder / RESULTS).exists():
+        return not is_new(folder)
     return read_results(folder).get("state", "finished") not in DONE
 
 
@@ -215,6 +257,4 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / RESULTS) as temporary:  # others read it during the run
-        temporary.write_text(json.dumps(redacted(results), indent=1))
+    write_json(folder / RESULTS, redacted(results))  # others read it during the run

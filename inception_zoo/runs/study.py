@@ -1,5 +1,7 @@
 """The Optuna study of a sweep, and the callback that prunes unpromising trials."""
 
+import logging
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from inception_zoo.runs.results import reason_of
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+log = logging.getLogger(__name__)
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 
 
@@ -65,15 +68,19 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Object
     storage = sweeper["storage"]
     if storage is None:
         journal = str(sweep_folder / "optuna.journal")
-        # some file systems do not support the default lock, a symbolic link
-        storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
+        lock = JournalFileOpenLock(journal)  # some file systems do not support the default lock, a symbolic link
+        if searching:
+            _cut(Path(journal), lock)
     name = sweeper["study_name"] or ("sweep" if sweeper["storage"] is None else sweep_folder.name)
     pruner = _chosen(optuna.pruners, "pruner", sweeper)
     direction = DIRECTIONS[objective.mode]
     try:
+        storage = storage or JournalStorage(JournalFileBackend(journal, lock_obj=lock))
         study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, direction=direction, load_if_exists=True)
     except (SQLAlchemyError, OSError, ImportError) as error:
         raise ZooError(f"hydra.sweeper.storage={redacted(sweeper['storage'])}: {reason_of(error)}") from None
+    except Exception as error:  # Optuna raises any type for a damaged journal
+        raise ZooError(f"{sweep_folder} has a damaged study ({reason_of(error)}); start another sweep") from None
     known = study.user_attrs.get("metric", objective.metric if not study.trials else "val/top1")  # older studies: val/top1
     if (other := study.direction.name.lower()) != direction or known != objective.metric:
         raise ZooError(
@@ -87,6 +94,18 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Object
             options["seed"] += len(study.trials)
         study.sampler = _chosen(optuna.samplers, "sampler", {**sweeper, "sampler_options": options})
     return study
+
+
+def _cut(journal: Path, lock: JournalFileOpenLock) -> None:
+    """Remove an incomplete last line of a killed process: Optuna would append to it, and not read the study any more."""
+    lock.acquire()
+    try:
+        text = journal.read_bytes() if journal.exists() else b""
+        if (end := text.rfind(b"\n") + 1) < len(text):
+            log.warning("%s: its last line is incomplete and is removed", journal)
+            os.truncate(journal, end)
+    finally:
+        lock.release()
 
 
 def _chosen(module: Any, key: str, sweeper: Mapping[str, Any]) -> Any:

@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.errors import ZooError, check_installed, check_whole
-from inception_zoo.redaction import redacted, save_redacted
+from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import quoted
-from inception_zoo.runs.results import DONE, best_of, read_results
+from inception_zoo.runs.results import DONE, RESULTS, best_of, read_results
 from inception_zoo.runs.sweeps import begin, words_of
 from inception_zoo.system.ranks import by_torchrun
+from inception_zoo.system.records import save_redacted
 
 log = logging.getLogger(__name__)
 NUMBER = "${hydra:job.num}"  # default of hydra.sweep.subdir
@@ -117,7 +118,7 @@ class GridSweeper(BasicSweeper):
 def _is_done(folder: Path, job: Sequence[str]) -> bool:
     """Return whether a job needs no more work; raise ZooError if its folder belongs to another job."""
     own = sorted(redacted([word for word in job if not word.startswith("hydra")]))
-    if (folder / ".hydra").exists() and own != sorted(words_of(folder)):
+    if (folder / RESULTS).exists() and (words := words_of(folder)) is not None and own != sorted(words):
         other = f"another sweep: its job {folder.name} differs"
         raise ZooError(f"hydra.sweep.dir={folder.parent} holds {other}; set another folder")
     return read_results(folder).get("state") in DONE

@@ -1,23 +1,20 @@
 """The folder of a sweep: the command that resumes it, the result tables and the progress."""
 
-import json
+import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from omegaconf import OmegaConf
 
 from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
-from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.ranks import is_first
-from inception_zoo.system.regular_files import text_of
+from inception_zoo.system.records import read_json, read_yaml, write_json, write_table
 from inception_zoo.system.renamed import with_new_key
 from inception_zoo.system.terminal import console, tell
 
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 RESUME = "sweep.resume="
+MOST = 10**6  # jobs of a sweep
 NARROW = 100  # columns of a terminal that has no room for costs
 COLUMNS = {  # name, format and unit of the results; the best validation value comes first
     "test/top1": ("test top-1", "{:.4f}", 1),
@@ -33,7 +31,8 @@ COLUMNS = {  # name, format and unit of the results; the best validation value c
     "train/images_per_second": ("images/s", "{:,.0f}", 1),
     "minutes": ("min", "{:.1f}", 1),
 }
-_begun: list[Path] = []  # folder of the sweep that this process runs
+_begun: list[tuple[Path, dict[str, Any]]] = []  # folder and sweep.json of the sweep that this process runs
+log = logging.getLogger(__name__)
 
 
 def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
@@ -49,8 +48,8 @@ def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     keep()
     asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": list(jobs), "fails_again": fails_again}
-    (folder / SWEEP).write_text(json.dumps(asked, indent=1))
-    _begun.append(folder)
+    write_json(folder / SWEEP, asked)
+    _begun.append((folder, asked))
 
 
 def resumed(words: Sequence[str]) -> list[str]:
@@ -74,7 +73,7 @@ def resumed(words: Sequence[str]) -> list[str]:
         raise ZooError(f"{RESUME}{folder}: there is no {SWEEP} in it; set the folder of a sweep, such as multirun/DATE/TIME")
     if beside := [word for word in words if not word.startswith(RESUME) and word not in ("-m", "--multirun")]:
         raise ZooError(f"{RESUME}{folder} resumes the sweep with its own overrides; leave {beside[0]} out")
-    asked = json.loads(text_of(folder / SWEEP))
+    asked = _asked(folder)
     if asked["cwd"] != str(Path.cwd()) and Path(asked["cwd"]).is_dir():  # otherwise the project was moved
         there = shlex.join(["python", "run.py", "-m", f"{RESUME}{folder.absolute()}"])
         start = f"the sweep was started in {asked['cwd']}, to which its paths are relative"
@@ -90,10 +89,18 @@ def resumed(words: Sequence[str]) -> list[str]:
     return [*words[:first], f"hydra.sweep.dir={quoted(folder)}", *words[first:]]
 
 
-def _folders(asked: Mapping[str, Any]) -> list[str]:
-    """Return the names of the jobs' folders in sweep.json; older versions recorded their number."""
-    jobs = asked["jobs"]
-    return [str(number) for number in range(jobs)] if isinstance(jobs, int) else jobs
+def _asked(folder: Path) -> dict[str, Any]:
+    """Return sweep.json, with the names of the jobs' folders; older versions recorded their number."""
+    asked = read_json(path := folder / SWEEP, {})
+    if isinstance(jobs := asked.get("jobs"), int) and jobs in range(MOST):
+        asked["jobs"] = [str(number) for number in range(jobs)]
+    lists = (asked.get("argv"), asked.get("jobs"))
+    whole = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
+    if not whole or not isinstance(asked.get("cwd"), str):
+        raise ZooError(
+            f"{path} is damaged: argv, cwd or jobs is missing; repeat the whole command with hydra.sweep.dir={folder}"
+        )
+    return asked
 
 
 def finish(prefix: str = "") -> int:
@@ -107,8 +114,7 @@ def finish(prefix: str = "") -> int:
     """
     if not _begun:
         return 0
-    folder = _begun.pop()
-    asked = json.loads(text_of(folder / SWEEP))
+    folder, asked = _begun.pop()
     jobs = [job for job in jobs_of(folder) if job["job"] in asked["jobs"]]
     if not jobs:  # a mistake in the overrides, reported already
         return 1
@@ -128,15 +134,19 @@ def jobs_of(folder: Path) -> list[dict[str, Any]]:
     """Return the results of the jobs of a sweep, with folder name (`job`) and `overrides`, sorted by the name."""
     found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
     return [
-        {"job": job.name, "overrides": overrides_of(words_of(job)), "state": "finished", **read_results(job)} for job in found
+        {"job": job.name, "overrides": overrides_of(words_of(job) or ()), "state": "finished", **read_results(job)}
+        for job in found
     ]
 
 
-def words_of(folder: Path) -> list[str]:
-    """Return the overrides of a run with current names of keys, without secrets; an empty list if it never started."""
-    path = folder / ".hydra" / "overrides.yaml"
-    words: Any = OmegaConf.to_container(OmegaConf.create(text_of(path))) if path.exists() else []
-    return redacted([*map(with_new_key, words)])
+def words_of(folder: Path) -> list[str] | None:
+    """Return the overrides of a run with current names of keys, without secrets; None if it has not started."""
+    try:
+        words = read_yaml(path := folder / ".hydra" / "overrides.yaml", [])
+    except ZooError as error:
+        log.warning("%s; the run counts as not started", error)
+        return None
+    return redacted([*map(with_new_key, words)]) if words or path.exists() else None
 
 
 def overrides_of(words: Iterable[str]) -> dict[str, str]:
@@ -147,11 +157,10 @@ def overrides_of(words: Iterable[str]) -> dict[str, str]:
 
 def write_results(folder: Path, jobs: Sequence[dict[str, Any]]) -> None:
     """Write `results.json` and `results.csv` of a sweep, with overrides and results of each job."""
-    (folder / "results.json").write_text(json.dumps(jobs, indent=1))
+    write_json(folder / "results.json", jobs)
     rows = [{**{k: v for k, v in job.items() if k != "overrides"}, **job["overrides"]} for job in jobs]
-    with (folder / "results.csv").open("w", newline="") as file:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        write_rows(file, columns, ([row.get(key) for key in columns] for row in rows))
+    columns = dict.fromkeys(key for row in rows for key in row)
+    write_table(folder / "results.csv", list(columns), ([row.get(key, "") for key in columns] for row in rows))
 
 
 def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":
@@ -213,10 +222,7 @@ def _short(word: str) -> str:
 def progress(run_folder: Path) -> str | None:
     """Return job number, best validation top-1 so far and remaining time of a sweep; None if the run is not part of one."""
     folder = run_folder.parent
-    if not (folder / SWEEP).exists():
-        return None
-    jobs = _folders(json.loads(text_of(folder / SWEEP)))
-    if run_folder.name not in jobs:
+    if not (folder / SWEEP).exists() or run_folder.name not in (jobs := _asked(folder)["jobs"]):
         return None
     begun = (folder / SWEEP).stat().st_mtime
     others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]

@@ -1,42 +1,70 @@
 """Atomic file writes: a file is complete or unchanged, even after a crash, a full disk or a power failure."""
 
 import os
+import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from inception_zoo.errors import ZooError, shown
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MARK = ".partial-"  # in the name of a folder to which a file is written: .NAME.partial-RANDOM
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file in the folder of `path`; on success, sync it to the disk and rename it to `path`.
+    """Yield a path to write a file or a folder to; on success, sync it to the disk and rename it to `path`.
+
+    It has the same name, in a private folder beside `path`. An earlier file is replaced and keeps its permissions; an earlier
+    folder must be empty. What killed processes have left of `path` is removed.
 
     Raises:
         ZooError: The file cannot be written; an earlier file at `path` is unchanged.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ZooError(f"{path} is not a regular file, and is not replaced; give another name")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
+        sweep_up(path.parent, path.name)
+        with _private_folder(path) as folder:
+            yield (temporary := folder / path.name)
+            for each in (*temporary.rglob("*"), temporary):
+                _sync(each)
+            if temporary.is_file():
+                temporary.chmod(0o666 & (path.stat().st_mode if path.is_file() else ~_umask()))
             temporary.replace(path)
             _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def sweep_up(folder: Path, name: str) -> None:
-    """Remove the temporary files of `name` that killed processes have left in `folder`. No process may be writing `name`."""
-    for left in folder.glob(f"{_prefix(folder / name)}*"):
-        left.unlink(missing_ok=True)
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8, with the line ends of `text`, which may contain undecodable file names.
+
+    Raises:
+        ZooError: The file cannot be written; an earlier file at `path` is unchanged.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def sweep_up(folder: Path, name: str = "") -> None:
+    """Remove what killed processes have left of the file `name` in `folder`, or of all files.
+
+    A process has locked the folder that it writes to. Without locks (Windows, some network disks), nothing is removed.
+    """
+    form = re.compile(rf"\.{re.escape(name) or '.+'}{MARK}\w{{8}}")
+    for left in folder.glob(f".*{MARK}*") if fcntl else ():
+        if form.fullmatch(left.name) and not left.is_symlink():
+            with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def is_whole_zip(path: Path) -> bool:
@@ -60,8 +88,29 @@ def check_folder(key: str, folder: Path) -> None:
         raise ZooError(f"{key}={shown(folder)} cannot be written: no write permission for {standing}")
 
 
-def _prefix(path: Path) -> str:
-    return f".{path.name}."
+@contextmanager
+def _private_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, locked against `sweep_up`; remove it at the end."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}{MARK}"))
+        with ExitStack() as stack:
+            if fcntl:
+                with suppress(OSError):  # a file system without locks
+                    stack.enter_context(_locked(folder, fcntl.LOCK_EX))
+            if folder.exists():  # else another process removed it before it was locked
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                yield folder
+                return
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:

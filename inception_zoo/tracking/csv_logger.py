@@ -8,8 +8,9 @@ from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from inception_zoo.system.atomic_files import whole_file
-from inception_zoo.system.csv_files import write_rows
+from inception_zoo.errors import ZooError
+from inception_zoo.system.csv_files import read_rows
+from inception_zoo.system.records import write_table
 
 
 class CSVLogger(loggers.CSVLogger):
@@ -42,22 +43,32 @@ class _Writer(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Read the columns of an existing file, and do not delete it."""
         self.path = Path(self.metrics_file_path)
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+        self.metrics_keys = _read(self.path)[0]
 
     def keep(self, kept: Any) -> None:
         """Rewrite the file with the rows for which `kept(row)` is true; drop incomplete rows."""
-        if not self.path.exists():
-            return
-        with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if _is_whole(row) and kept(row)]
-        with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
-            write_rows(file, self.metrics_keys, ([row.get(key) for key in self.metrics_keys] for row in rows))
+        if self.path.exists():
+            rows = ([row.get(key, "") for key in self.metrics_keys] for row in _read(self.path)[1] if kept(row))
+            write_table(self.path, self.metrics_keys, rows)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self.keep(lambda row: True)
 
 
-def _is_whole(row: dict[Any, Any]) -> bool:
-    return None not in row and None not in row.values() and row["step"].isdecimal()
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns and the complete rows of metrics.csv. A killed run may have left a part of a row.
+
+    Raises:
+        ZooError: the file is damaged.
+    """
+    if not path.exists():
+        return [], []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(read_rows(line for line in file if line.endswith("\n"))) or [[]]
+        if header and "step" not in header:
+            raise ValueError("it has no column 'step'")
+    except (ValueError, csv.Error) as error:
+        raise ZooError(f"{path} is damaged ({error}); move it away to continue without the earlier metrics") from None
+    named = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+    return header, [row for row in named if row["step"].isdecimal()]

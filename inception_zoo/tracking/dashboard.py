@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.tracking.service import STEP
 
 PARAMETERS, MULTIPLY_ADDS = "parameters", "multiply_adds"
@@ -33,10 +34,7 @@ def write_dashboard(entity: str | None, project: str, out: Path) -> str:
             return f"workspace: {workspace(entity or '', project).save().url}"
     except Exception as error:  # connection, API key or project
         raise ZooError(f"W&B refused the workspace of {project}: {one_line(error)}") from error
-    try:
-        out.write_text(as_json(entity or "", project))
-    except OSError as error:
-        raise ZooError(f"--out {out}: {error.strerror}") from None
+    write_whole(out.resolve(), as_json(entity or "", project))
     return f"workspace: {out}; not logged in to W&B: run `wandb login` or set WANDB_API_KEY, then repeat this command"
 
 

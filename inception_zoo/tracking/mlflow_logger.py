@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.errors import check_installed
 from inception_zoo.runs.results import flattened, reason_of
+from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.tracking.service import NOWHERE, unharmed
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ class MLFlowLogger(loggers.MLFlowLogger):
             tracking_uri = f"sqlite:///{folder}/mlflow.db"
             more.setdefault("artifact_location", f"{folder}/artifacts")
         self.note, self.is_lost = folder / "run_id", False
-        super().__init__(tracking_uri=tracking_uri, run_id=self.note.read_text() if self.note.exists() else None, **more)
+        known = self.note.read_text(errors="replace").strip() if self.note.is_file() else None
+        super().__init__(tracking_uri=tracking_uri, run_id=known or None, **more)
 
     @property
     @rank_zero_experiment
@@ -47,7 +49,7 @@ class MLFlowLogger(loggers.MLFlowLogger):
             if not self._initialized:
                 self.note.parent.mkdir(parents=True, exist_ok=True)
                 client = super().experiment
-                self.note.write_text(str(self._run_id))
+                write_whole(self.note, str(self._run_id))
                 client.update_run(self._run_id, status="RUNNING")  # an interrupted run is marked as failed
         except Exception as error:  # Lightning asks for it before the training: the server may not answer
             self.lose(error)

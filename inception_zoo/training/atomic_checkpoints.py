@@ -18,7 +18,13 @@ class AtomicCheckpointIO(CheckpointIO):
 
     Lightning's own plugin writes to TMPDIR first. An interruption while it moves the file to another file system destroys
     the old and the new checkpoint.
+
+    Args:
+        run_folder: it must exist; folders below it are created.
     """
+
+    def __init__(self, run_folder: Path = Path()) -> None:
+        self.run_folder = run_folder
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint; the existing file stays intact until the new one is complete.
@@ -32,6 +38,8 @@ class AtomicCheckpointIO(CheckpointIO):
             ZooError: the file cannot be written.
         """
         path = Path(path)
+        if not self.run_folder.is_dir():
+            raise ZooError(f"{path} cannot be written: the run folder was deleted")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -175,7 +175,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     loggers = [build(f"logger.{name}", node, **identity(node, cfg, HydraConfig.get())) for name, node in cfg.logger.items()]
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         callbacks.append(Tracking(results))
-    trainer = _trainer(cfg, folder, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO()])
+    trainer = _trainer(cfg, folder, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO(folder)])
     if isinstance(trainer.strategy, DDPStrategy):  # set here: `strategy=auto` takes no options
         trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
     launcher = trainer.strategy.launcher

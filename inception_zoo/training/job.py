@@ -27,6 +27,7 @@ from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_co
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
 from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
+from inception_zoo.system.records import save_redacted
 from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
@@ -193,7 +194,7 @@ def read_data(job: Job) -> None:
         names = data.classes or []
         model.classes = names if len(names) == model.plan.num_classes else None
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():
-        OmegaConf.save(redacted(job.config), hydra_folder / "resolved.yaml")
+        save_redacted(job.config, hydra_folder / "resolved.yaml")
     data.check_batch(job.trainer.world_size)
 
 

@@ -82,7 +82,7 @@ class LastCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen()
         if trainer.is_global_zero:
-            sweep_up(self.last.parent, "*.ckpt")
+            sweep_up(self.last.parent)
         self.is_whole = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.last
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if trainer.world_size > 1:
@@ -278,7 +278,6 @@ def _finite(module: LightningModule) -> bool:
 def _link(path: Path, name: Path) -> None:
     """Give a file a second name; replace the file that has this name."""
     with whole_file(name) as temporary:
-        temporary.unlink()
         try:
             temporary.hardlink_to(path)
         except OSError:  # a file system without hard links

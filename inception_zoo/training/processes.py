@@ -48,7 +48,7 @@ class Rank(subprocess.Popen):
         status = self.poll()
         if not status or status in STOPPED:
             return None
-        reason = self.place.read_text() if self.place.exists() else ""
+        reason = self.place.read_text(errors="replace") if self.place.exists() else ""
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return f"rank {self.number} of this job {f'failed: {reason}' if reason else how}"
 

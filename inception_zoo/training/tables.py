@@ -1,17 +1,17 @@
 """Tables and pictures of a test, written to the run folder."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.pixels import as_pictures
-from inception_zoo.system.csv_files import write_rows
+from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.records import write_table
 from inception_zoo.training.metrics import ROW
 
 FIGURES = ("probability", "probability_of_label", "loss")
@@ -45,7 +45,7 @@ def write_tables(
     matrix = confusion.tolist()
     predicted = confusion.sum(0).tolist()
     rows = ([name, *row] for name, row in zip(names, matrix, strict=True))
-    _write(folder / "confusion.csv", ["class", *names], rows)
+    write_table(folder / "confusion.csv", ["class", *names], rows)
     classes = []
     for label, name in enumerate(names):
         hits, images = matrix[label][label], sum(matrix[label])
@@ -53,30 +53,26 @@ def write_tables(
         precision = hits / predicted[label] if predicted[label] else None
         f1 = 2 * hits / (images + predicted[label]) if images + predicted[label] else None
         classes.append([name, images, *figures, precision, f1])
-    _write(folder / "per_class.csv", ["class", "images", "top1", "top5", "precision", "f1"], classes)
+    write_table(folder / "per_class.csv", ["class", "images", "top1", "top5", "precision", "f1"], classes)
     edges = [round(k / calibration.shape[1], 4) for k in range(calibration.shape[1] + 1)]
     shares = (calibration[1:] / calibration[0]).T.tolist()
     reliability = (
         [*ends, int(images), *(round(share, 6) if images else None for share in pair)]  # more digits depend on the order
         for ends, images, pair in zip(pairwise(edges), calibration[0].tolist(), shares, strict=True)
     )
-    _write(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], reliability)
+    write_table(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], reliability)
     _write_worst(folder, names, worst[0], as_pictures(worst[1], preprocessing), sources)
 
 
 def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Tensor, sources: Sequence[str]) -> None:
-    shutil.rmtree(folder / "worst", ignore_errors=True)  # from an earlier test
-    (folder / "worst").mkdir()
-    table = []
-    for number, (row, pixels, source) in enumerate(zip(rows.tolist(), pictures.numpy(), sources, strict=True)):
-        picture = f"worst/{number}.png"
-        Image.fromarray(pixels).save(folder / picture)
-        found = dict(zip(ROW, row, strict=True))
-        who = [names[int(found[key])] for key in ("label", "predicted")]
-        table.append([picture, *who, *(f"{found[key]:.6g}" for key in FIGURES), source])
-    _write(folder / "worst.csv", ["picture", "label", "predicted", *FIGURES, "image"], table)
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", errors="surrogateescape") as file:
-        write_rows(file, header, rows)
+    table, worst = [], folder / "worst"
+    with whole_file(worst) as temporary:
+        temporary.mkdir()
+        for number, (row, pixels, source) in enumerate(zip(rows.tolist(), pictures.numpy(), sources, strict=True)):
+            Image.fromarray(pixels).save(temporary / f"{number}.png")
+            found = dict(zip(ROW, row, strict=True))
+            who = [names[int(found[key])] for key in ("label", "predicted")]
+            table.append([f"worst/{number}.png", *who, *(f"{found[key]:.6g}" for key in FIGURES), source])
+        (folder / "worst.csv").unlink(missing_ok=True)  # from an earlier test: it must not name pictures of this one
+        shutil.rmtree(worst, ignore_errors=True)
+    write_table(folder / "worst.csv", ["picture", "label", "predicted", *FIGURES, "image"], table)

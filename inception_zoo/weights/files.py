@@ -316,12 +316,25 @@ def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = No
         if path.suffix == ".safetensors":
             stated = {METADATA: card, TRANSFORM: None if transform is None else json.dumps(transform)}
             save_file(state, temporary, metadata={"format": "pt"} | {key: text for key, text in stated.items() if text})
+            _sort_metadata(temporary)
         elif path.suffix in KERAS:
             with _h5py().File(temporary, "w") as file:
                 for key, value in state.items():
                     file.create_dataset(key, data=_axes(value, (2, 3, 1, 0)).numpy())
         else:
             torch.save(state if transform is None else with_transform(state, transform), temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, which are in random order, so that equal weights give equal files."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        assert len(text) == size
+        file.seek(8)
+        file.write(text)
 
 
 def sha256(path: Path) -> str:

@@ -188,6 +188,32 @@ def test_a_run_without_a_checkpoint_starts_again_with_its_own_config(tmp_path):
     assert config == {**resolved(composed(RUN, tmp_path)), "ckpt": "last"}
 
 
+@pytest.mark.parametrize("left", [None, "", "- [mod", "{}"])
+def test_a_run_that_was_killed_before_it_recorded_its_config_starts_again_as_typed(left, tmp_path):
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    if left is not None:
+        (run / ".hydra/resolved.yaml").write_text("")
+        (run / ".hydra/overrides.yaml").write_text(left)
+    config, said, words = recovered(["ckpt=last", *RUN], run)
+    assert config == {**resolved(composed(RUN, run)), "ckpt": "last"} and words == ["ckpt=last", *RUN]
+    assert said == [f"config: {run} has no checkpoint; from {', '.join(RUN)}"]
+
+
+def test_a_run_that_was_killed_before_it_recorded_its_config_keeps_its_overrides(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save([*RUN, "seed=5"], tmp_path / ".hydra/overrides.yaml")
+    config, said, words = recovered(["ckpt=last", "seed=7"], tmp_path)
+    assert config == {**resolved(composed([*RUN, "seed=7"], tmp_path)), "ckpt": "last"} and "model=inception_v3" in said[0]
+    assert words == [*RUN, "ckpt=last", "seed=7"]
+    for place in ("callbacks.best.dirpath=/x", "data.root=${oc.env:HOME}", "+hydra.job.chdir=true"):
+        OmegaConf.save([place], tmp_path / ".hydra/overrides.yaml")
+        with pytest.raises(ZooError, match="is not taken from it; repeat the whole command"):
+            recovered(["ckpt=last"], tmp_path)
+    with pytest.raises(ZooError, match=r"ckpt=last: there is no intact checkpoint in \S+/gone or under outputs"):
+        recovered(["ckpt=last"], tmp_path / "gone")
+
+
 @pytest.mark.parametrize("task", ["fit", "test"])
 def test_the_file_of_the_initial_weights_may_be_gone(task, tmp_path):
     old = saved([*RUN, "model.weights=gone.pth", "model.adapt=[head]"], tmp_path / "old")

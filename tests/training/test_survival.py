@@ -226,9 +226,10 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(size, mistake, tmp_pat
 
 def test_what_a_killed_writer_left_is_swept_up(tmp_path):
     (tmp_path / "last.ckpt").write_text("whole")
-    left = tmp_path / ".last.ckpt.x8f3a.ckpt"
-    left.write_text("half")
-    sweep_up(tmp_path, "*.ckpt")
+    left = tmp_path / ".last.ckpt.partial-x8f3a_12"
+    left.mkdir()
+    (left / "last.ckpt").write_text("half")
+    sweep_up(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "last.ckpt") as temporary:
         temporary.write_text("half")

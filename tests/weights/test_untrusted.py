@@ -380,12 +380,12 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
 )
 RUNS = {  # runs that cannot be read: case → (file → content, fragment of the error message)
     "no JSON": ({"results.json": "{"}, "results.json is damaged"),
-    "a list": ({"results.json": "[]"}, "must be one JSON object"),
+    "a list": ({"results.json": "[]"}, "it must be a mapping of keys"),
     "JSON without end": ({"results.json": "[" * 10**6}, "is damaged"),
     "a state of its own": ({"results.json": '{"state": "<script>"}'}, "state=<script> is unknown"),
     "a state that is no word": ({"results.json": '{"state": []}'}, "unknown"),
-    "a reason that is no word": ({"results.json": '{"reason": NaN}'}, "reason must be text or null"),
-    "a time that is no word": ({"results.json": '{"started": 7}'}, "started must be text or null"),
+    "a reason that is no word": ({"results.json": '{"reason": NaN}'}, "reason=nan must be text"),
+    "a time that is no word": ({"results.json": '{"started": 7}'}, "started=7 must be text"),
     "a number that is none": ({"results.json": '{"parameters": "many"}'}, "parameters=many must be a number"),
     "a number without end": ({"results.json": f'{{"parameters": 1{"0" * 4000}}}'}, "is damaged"),
     "no YAML": ({".hydra/config.yaml": "a: ]"}, "config.yaml is damaged"),
