@@ -4,14 +4,12 @@ import logging
 import math
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.conf import HydraConf
@@ -34,7 +32,7 @@ from inception_zoo.saved_config import command, not_saved, recover
 from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.records import save_redacted
 from inception_zoo.system.renamed import with_new_names
-from inception_zoo.system.terminal import ending_signals, guard_output, leave_lost_terminal, tell
+from inception_zoo.system.terminal import asked, end_on_signals, guard_output, leave, tell
 
 log = logging.getLogger(__name__)
 _taken: list[str] = []  # what was taken from a checkpoint, until the job's log is open
@@ -44,8 +42,9 @@ def main() -> None:
     """Run the command line.
 
     A mistake of the user is reported in one line, with exit status 2. The exit status is 1 if a job of a sweep failed, and
-    130 after Ctrl-C.
+    128 + N after signal N, such as 130 after Ctrl-C.
     """
+    end_on_signals()
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that start later: nothing is imported from the working folder by itself
     if CONF.parent == (root := Path(__file__).parents[1]):  # a checkout, which they would not find then
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(root)]))
@@ -54,8 +53,6 @@ def main() -> None:
     guard_output()
     os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes on every error, and this module explains it
-    for number in ending_signals():  # until training installs its own handlers
-        signal.signal(number, _end)
     status = 1
     try:
         with one_line_errors():
@@ -73,15 +70,15 @@ def main() -> None:
                 sys.argv += ["hydra.output_subdir=null", f"hydra.job.name={process_name()}"]
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(HydraJob())()
         status = 0
-    except KeyboardInterrupt:
-        status = 130
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     finally:
         discard()
         with one_line_errors():  # sweep.json does not make a name trusted
             ended = finish(f"{VARIABLE}={shlex.quote(trusted)} " if (trusted := os.environ.get(VARIABLE)) else "")
-    sys.exit(status or ended)
+        if asked():  # without the traceback of a consequence, such as a lost connection to another rank
+            leave(0)
+    leave(status or ended)
 
 
 class HydraJob:
@@ -132,11 +129,6 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def _recover(cfg: DictConfig, node: HydraConf, folder: Path) -> None:
     _taken.extend(recover(cfg, node, folder))
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    leave_lost_terminal()
-    sys.exit(128 + number)
 
 
 @contextmanager

@@ -32,15 +32,30 @@ class Mistakes(ZooError):  # noqa: N818 -- it holds several errors
         return "; ".join(self.args)
 
 
+# a message with the traceback of another process: what comes before its last frame, and the type and message after it
+TRACED = re.compile(r'(?ms)(.*)^ +File "[^\n]+", line \d+[^\n]*\n(?: [^\n]*\n)*([A-Za-z_][\w.]*)(?:: (.*?))?\s*(?:^-{9}.*)?')
+
+
 def raise_all(messages: Iterable[str]) -> None:
     """Raise one ZooError with all different messages; do nothing if there are none."""
     if different := tuple(dict.fromkeys(messages)):
         raise Mistakes(*different)
 
 
-def messages_of(error: ZooError) -> list[str]:
+def messages_of(error: Exception) -> list[str]:
     """Return the messages of an error; several if it is a `Mistakes`."""
-    return list(error.args) if isinstance(error, Mistakes) else [str(error)]
+    return list(error.args) if isinstance(error := origin_of(error), Mistakes) else [str(error)]
+
+
+def origin_of(error: Exception) -> Exception:
+    """Return an error; if its message has the traceback of an error in another process, the error there, without it."""
+    if not (traced := TRACED.fullmatch(str(error))):
+        return error
+    name, message = traced[2].rpartition(".")[2], (traced[3] or "").strip()
+    if name in ("ZooError", "Mistakes"):
+        return ZooError(message)
+    where = "a data worker" if "DataLoader worker" in traced[1] else "another process"
+    return type(name, (Exception,), {})(f"{message} (in {where})")
 
 
 def one_line(error: object) -> str:

@@ -48,7 +48,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
                 tell(f"  {name}: {tables.median(figure)}")
             if options.are_usual:
                 results.drop_others(section, measured.figures)
-        except KeyboardInterrupt:
+        except SystemExit:  # Ctrl-C or another signal
             tell(f"interrupted in {section}; figures measured before: {len(measured.figures)}")
             raise
         finally:  # an error or Ctrl-C must not lose the figures that were measured

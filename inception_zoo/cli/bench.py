@@ -1,6 +1,5 @@
 """`inception-zoo bench`: speed and memory on this machine."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -39,5 +38,4 @@ def bench_machine(
         from inception_zoo.bench.command import run as run_bench
         from inception_zoo.bench.options import Options
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: figures are saved and child jobs end
         run_bench(sections, Options(rounds, tuple(networks), batch, image_size, data_root), keep, compare)

@@ -8,7 +8,7 @@ import typer
 from inception_zoo.cli import bench, convert, dashboard, data, describe, export, parity, predict, report, run
 from inception_zoo.cli import list as list_command
 from inception_zoo.errors import ZooError, fail, messages_of
-from inception_zoo.system.terminal import guard_output
+from inception_zoo.system.terminal import asked, guard_output, leave
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_command.list_networks,
@@ -37,6 +37,9 @@ def main() -> None:
         app()
     except ZooError as error:
         fail(*messages_of(error))
+    finally:
+        if asked():
+            leave(0)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def explain_all(error: Exception, words: list[str] | None = None) -> list[str]:
         error: The exception.
         words: The overrides that Hydra composes; None: those of the command line.
     """
-    if isinstance(error, ZooError) and not str(error).startswith("Caught ZooError"):
+    if isinstance(error, ZooError):
         return messages_of(error)
     if isinstance(error, ConfigCompositionException | OverrideParseException):
         with suppress(*CAUGHT):  # the error may be in a config file, not in an override
@@ -96,8 +96,6 @@ def explain(error: Exception) -> str:
     text = one_line(error) if str(error) or cause is None else one_line(cause)
     if added := re.search(r"Multiple values for ([\w/]+)\. To override", text):
         return unknown_key(added[1], [added[1]])
-    if text.startswith("Caught ZooError"):  # raised in a worker, which adds its traceback
-        return text.rpartition("ZooError: ")[2]
     if (merged := re.search(r"Error merging override (.*)", text)) and isinstance(cause, OmegaConfBaseException):
         return f"{merged[1]}: {str(cause).splitlines()[0]}"
     return re.sub(r" full_key: (\S+) object_type=\S+", r" (in \1)", text)

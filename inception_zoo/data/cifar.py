@@ -42,7 +42,9 @@ def _read(name: str, dataset: type[CIFAR10], root: str) -> Source:
     except Exception as error:  # besides file and network errors, unpickling raises many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         if not fetch:
-            raise ZooError(f"data.root={root} is from the checkpoint, and has no {name}; add data.root=FOLDER to the command") from None
+            raise ZooError(
+                f"data.root={root} is from the checkpoint, and has no {name}; add data.root=FOLDER to the command"
+            ) from None
         raise ZooError(
             f"data.root={root}: {name} is missing or damaged, and the download failed ({reason}); "
             f"put {dataset.filename} into {root}, and delete {dataset.base_folder} there if it exists"

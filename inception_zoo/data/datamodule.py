@@ -29,6 +29,7 @@ from inception_zoo.data.source import Batch, Files, Images, Source, Split, View,
 from inception_zoo.data.stream import Stream
 from inception_zoo.errors import ZooError
 from inception_zoo.system.seeding import seed_all
+from inception_zoo.system.terminal import obey_parent
 
 SHARES = 8  # evaluation has the same batches for any number of processes up to this one
 
@@ -274,7 +275,8 @@ class ImageData(L.LightningDataModule):
         if split.in_memory:
             return {"collate_fn": lambda batch: batch}
         workers, pinned = self._workers, torch.cuda.is_available()
-        return {"collate_fn": collate, "num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
+        loading = {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": obey_parent}
+        return {"collate_fn": collate, "pin_memory": pinned, **loading}
 
     @property
     def _workers(self) -> int:

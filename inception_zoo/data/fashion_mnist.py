@@ -65,7 +65,7 @@ def find(root: Path) -> Path | None:
     """Return the first folder that contains all four files, gzipped or not; None if there is none."""
     folders = (root, root / "fashion-mnist", root / RAW, DEBIAN)
     names = [name for pair in FILES.values() for name in pair]
-    return next((folder for folder in folders if all([_file(folder, name) for name in names])), None)
+    return next((folder for folder in folders if None not in [_file(folder, name) for name in names]), None)
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -86,7 +86,9 @@ def download(root: Path) -> Path:
     from torchvision.datasets import FashionMNIST
 
     if not may_download(root):
-        raise ZooError(f"data.root={root} is from the checkpoint, and has no Fashion-MNIST; add data.root=FOLDER to the command")
+        raise ZooError(
+            f"data.root={root} is from the checkpoint, and has no Fashion-MNIST; add data.root=FOLDER to the command"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="FashionMNIST.partial-", dir=root) as beside:  # an interrupted one is not found
@@ -97,8 +99,8 @@ def download(root: Path) -> Path:
     except (OSError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ZooError(
-            f"data.root={root}: no intact Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); run `make data`, "
-            f"or `apt-get install dataset-fashion-mnist`, or put {', '.join(n + '.gz' for p in FILES.values() for n in p)} "
+            f"data.root={root}: no intact Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); "
+            f"run `make data`, or `apt-get install dataset-fashion-mnist`, or put {', '.join(n + '.gz' for p in FILES.values() for n in p)} "
             f"into {root}"
         ) from None
     return root / RAW

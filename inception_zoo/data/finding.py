@@ -46,7 +46,7 @@ def entries(folder: str | Path, left_out: list[str], strict: bool = False) -> li
                     raise ZooError(f"{entry.path} is a hidden folder among the images; delete it or move it elsewhere")
                 if hidden:
                     continue
-                if is_folder(entry) or is_picture(entry.path):  # a pipe or a broken link with the suffix of an image is reported
+                if is_folder(entry) or is_picture(entry.path):  # also a pipe or a broken link with this suffix: it is reported
                     found.append(entry)
                 else:
                     left_out.append(entry.path)

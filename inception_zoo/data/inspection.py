@@ -14,7 +14,16 @@ import torch
 from rich.progress import track
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
-from inception_zoo.data.layout import SPLITS, are_classes, check_names, class_folders, class_name, is_folder, split_folders, splits_folder
+from inception_zoo.data.layout import (
+    SPLITS,
+    are_classes,
+    check_names,
+    class_folders,
+    class_name,
+    is_folder,
+    split_folders,
+    splits_folder,
+)
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import TREE, ZooError, printable

@@ -58,12 +58,12 @@ def check_names(place: str, names: Iterable[str]) -> None:
         ZooError: a name is not UTF-8, or has a line break or another control character.
     """
     if odd := next((name for name in names if any(unicodedata.category(each) in ("Cs", "Cc") for each in name)), None):
-        raise ZooError(f"{place}: the class name {ascii(odd)} has a control character or is not UTF-8; rename the class")
+        raise ZooError(f"{place}: the class name {odd!a} has a control character or is not UTF-8; rename the class")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return True for a folder and for a link to one; `entry.is_dir` would raise for a link to itself."""
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def class_folders(split: Path) -> list[str]:

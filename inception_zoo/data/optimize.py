@@ -3,7 +3,6 @@
 LitData: https://github.com/Lightning-AI/litdata.
 """
 
-import json
 import os
 import re
 import warnings
@@ -17,10 +16,10 @@ from rich.progress import track
 
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, check_installed, check_whole
-from inception_zoo.system.regular_files import opened
-from inception_zoo.system.terminal import console
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.records import read_json, write_json
+from inception_zoo.system.regular_files import opened
+from inception_zoo.system.terminal import console
 
 SEED = 0  # of the order of the training images in the chunks
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -25,6 +25,7 @@ from inception_zoo.data.source import Batch, Source, View, collate, too_large
 from inception_zoo.errors import ZooError, check_installed, one_line
 from inception_zoo.system.regular_files import UnreadableError, opened, text_of
 from inception_zoo.system.seeding import seed_all
+from inception_zoo.system.terminal import obey_parent
 
 if TYPE_CHECKING:  # its import takes seconds
     from litdata import StreamingDataLoader, StreamingDataset
@@ -133,9 +134,8 @@ class Stream:
             chunks.distributed_env = _DistributedEnv(world, rank, num_nodes=1)
             # Workers are not persistent, because persistent workers would not notice the next epoch.
             pinned = torch.cuda.is_available()
-            return StreamingDataLoader(
-                chunks, batch_size=batch_size, num_workers=workers, pin_memory=pinned, collate_fn=collate
-            )
+            loading = {"num_workers": workers, "pin_memory": pinned, "worker_init_fn": obey_parent}
+            return StreamingDataLoader(chunks, batch_size=batch_size, collate_fn=collate, **loading)
 
         return Epochs(make, workers)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from inception_zoo.errors import ZooError, did_you_mean, one_line, shown
+from inception_zoo.errors import ZooError, did_you_mean, one_line, origin_of, shown
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import claim, claim_first, claim_new, is_new, keep, quoted, release
 from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.system.programs import commit_of
 from inception_zoo.system.ranks import agreed, is_first
 from inception_zoo.system.records import read_json, write_json
-from inception_zoo.system.terminal import is_closed_output
+from inception_zoo.system.terminal import asked, is_closed_output
 
 RESULTS = "results.json"
 SWEEP = "sweep.json"  # in the folder of a sweep
@@ -188,8 +188,9 @@ def ending(error: BaseException | None) -> tuple[str, str | None]:
     if isinstance(error, Pruned):
         return "pruned", str(error)
     if isinstance(error, Exception):
-        return "failed", reason_of(error)
-    return "interrupted", None  # KeyboardInterrupt, or SystemExit, which Lightning raises after Ctrl-C and SIGTERM
+        # another error after a signal is its consequence, such as a lost connection to a rank that it has ended, too
+        return "failed" if isinstance(error, ZooError) or not asked() else "interrupted", reason_of(error)
+    return "interrupted", None  # SystemExit, after a signal; KeyboardInterrupt in a worker of a launcher
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -229,10 +230,11 @@ def is_interrupted(folder: Path, single: bool = False) -> bool:
     return read_results(folder).get("state", "finished") not in DONE
 
 
-def reason_of(error: BaseException) -> str:
+def reason_of(error: Exception) -> str:
     """Return an error as one line without secrets; errors other than ZooError with their type, cut to 500 characters."""
-    text = redacted(one_line(error))
-    return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"[:500]
+    error = origin_of(error)
+    text = redacted(one_line(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {one_line(error)}")
+    return text if isinstance(error, ZooError) or len(text) <= 500 else f"{text[:499]}…"
 
 
 def commit_of_the_code() -> str | None:

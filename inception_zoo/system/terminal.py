@@ -1,5 +1,6 @@
 """The terminal: Rich's console, encodings that cannot represent every character, signals, and output that was closed."""
 
+import atexit
 import codecs
 import io
 import json
@@ -8,8 +9,10 @@ import os
 import select
 import signal
 import sys
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from types import FrameType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from inception_zoo.redaction import learn, printable, redacted, safe
 
@@ -21,6 +24,8 @@ HANDLER = "inception_zoo.ascii"
 ENDING = tuple(  # signals that ask a job to end; SIGHUP: the connection to the terminal was lost (not on Windows)
     number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
+PRESS = 1.0  # seconds; signals that follow each other faster count as one, such as those of a Ctrl-C that is held down
+_first, _requests, _latest = 0, 0, 0.0  # signal that asked this process to end, number of requests, time of the latest signal
 
 
 def console(least: int = 0, markup: bool = False, **options: Any) -> "Console":
@@ -107,6 +112,62 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 def ending_signals() -> list[signal.Signals]:
     """Return the signals that end a job: `ENDING` without ignored ones, since `nohup` makes a program ignore SIGHUP."""
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def end_on_signals() -> None:
+    """End this process with status 128 + N after signal N: SIGINT, SIGTERM or SIGHUP.
+
+    The first signal decides the status. Later ones are ignored, except Ctrl-C a second or more after the latest signal: the
+    second request raises SystemExit again, where a block that cleans up may wait; the third ends the process at once.
+    """
+    for number in (signal.SIGINT, *ending_signals()):
+        signal.signal(number, _end)
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # after all others; a default handler would change the status
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if hear(number):
+        sys.exit(asked())
+
+
+def hear(number: int) -> int:
+    """Count a signal. Return 1 if it is the first request to end, 2 if it is Ctrl-C pressed again, and 0 if it is ignored."""
+    global _first, _requests, _latest
+    again, _latest = number == signal.SIGINT and time.monotonic() - _latest > PRESS, time.monotonic()
+    if _first and not again:
+        return 0
+    _first, _requests = _first or number, _requests + 1
+    leave_lost_terminal()
+    if _requests > 2:
+        os._exit(asked())
+    return _requests
+
+
+def asked() -> int:
+    """Return the exit status that a signal asked for; 0 without one."""
+    return _first and 128 + _first
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with the status of the first signal, or with `status`, which later signals do not change."""
+    global _first, _requests
+    status, _first, _requests = asked() or status, _first or -128, max(_requests, 1)
+    sys.exit(status)
+
+
+def obey_parent(worker: int = 0) -> None:
+    """Let only its parent end a data worker: a signal to all processes must not take its data from the step that finishes."""
+    for number in (signal.SIGINT, *ENDING):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on Windows and macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)  # as torch's handler does
 
 
 def is_closed_output(error: BaseException | None) -> bool:

@@ -178,6 +178,8 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
     trainer = _trainer(cfg, folder, callbacks=callbacks, logger=loggers, plugins=[AtomicCheckpointIO(folder)])
     if isinstance(trainer.strategy, DDPStrategy):  # set here: `strategy=auto` takes no options
         trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
+    # until `LastCheckpoint` listens, Lightning's handler of SIGTERM would wait for all ranks, and come before ours
+    trainer._signal_connector._sigterm_notifier_fn = lambda *signal: None  # type: ignore[method-assign]
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         size = launcher.num_processes, launcher.num_nodes

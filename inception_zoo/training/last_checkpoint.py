@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +27,7 @@ from inception_zoo.data.stream import BEFORE
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import CHECKPOINTS
 from inception_zoo.system.atomic_files import sweep_up, whole_file
-from inception_zoo.system.terminal import ending_signals, leave_lost_terminal
+from inception_zoo.system.terminal import asked, ending_signals, hear
 from inception_zoo.tracking.csv_logger import CSVLogger
 from inception_zoo.tracking.tensorboard_logger import TensorBoardLogger
 
@@ -252,15 +253,19 @@ class LastCheckpoint(Callback):
             signals.append(REQUEUE)
         for number in signals:
             self.others[number] = signal.signal(number, self._heard)
+        self.signal = self.signal or (asked() - 128 if asked() else None)  # a library may have caught the SystemExit
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal is not None:
-            raise KeyboardInterrupt  # a second Ctrl-C ends at once
-        self.signal = number
-        leave_lost_terminal()
-        name = signal.Signals(number).name
+        request = hear(number) if number != REQUEUE else self.signal is None
+        if request > 1:
+            raise SystemExit(asked())
+        if not request:
+            return
+        self.signal = self.signal or number
+        name, hint = signal.Signals(number).name, "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            os.write(sys.stderr.fileno(), f"\n{name}: finishing this step and saving before exit\n".encode())
+            with suppress(OSError):  # the output was closed
+                os.write(sys.stderr.fileno(), f"\n{name}: finishing this step and saving before exit{hint}\n".encode())
 
     def _end_if_asked(self) -> None:
         if self.signal is None:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Trainer
 
 from inception_zoo.data import ImageData
-from inception_zoo.errors import ZooError, one_line, raise_all
+from inception_zoo.errors import ZooError, one_line, origin_of, raise_all
 
 PHASES = ("train", "val", "test")
 
@@ -26,7 +26,7 @@ def naming_the_key(config: Mapping[str, Any]) -> Iterator[None]:
     except ZooError:
         raise
     except Exception as error:
-        if not _is_of_lightning(error):
+        if origin_of(error) is not error or not _is_of_lightning(error):
             raise
         raise ZooError(f"{_key(str(error), config)}: {one_line(error)}") from error
 

@@ -16,10 +16,11 @@ from inception_zoo.architecture.plan import plan_of
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config import CONF
 from inception_zoo.config.check import check
-from inception_zoo.config.explain import explain
+from inception_zoo.config.explain import explain_all
 from inception_zoo.config.hydra_patches import install
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.errors import TREE
+from inception_zoo.runs.results import reason_of
 
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -261,9 +262,11 @@ def test_the_recipes_are_the_papers(experiment, expected, composed, tmp_path):
 
 
 def test_an_error_in_a_worker_is_the_error():
-    trace = "Caught ZooError in DataLoader worker process 0.\nOriginal Traceback ...\n"
-    wrapped = f"{trace}inception_zoo.errors.ZooError: x.jpg: is empty\n"
-    assert explain(ZooError(wrapped)) == "x.jpg: is empty"
+    frames = 'Original Traceback:\n  File "a.py", line 3, in f\n    g()\n  File "b.py", line 1, in g\n'
+    error = ZooError(
+        f"Caught ZooError in DataLoader worker process 0.\n{frames}inception_zoo.errors.ZooError: x.jpg: is empty\n"
+    )
+    assert explain_all(error) == [reason_of(error)] == ["x.jpg: is empty"]
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet"])

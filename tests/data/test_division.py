@@ -179,9 +179,7 @@ def test_bad_files_are_listed_and_left_out_on_request(photos, tmp_path, caplog):
     (found,) = (tmp_path / "cache/inception_zoo").glob("*.txt")
     assert str(error.value).endswith(f"full list: {found}")
     expected, listed = found.read_text(), tmp_path / "unreadable_images.txt"
-    assert (
-        expected.splitlines()[0] == f"{photos}/cat/3.png: is empty" and len(expected.splitlines()) == 2
-    )
+    assert expected.splitlines()[0] == f"{photos}/cat/3.png: is empty" and len(expected.splitlines()) == 2
     assert not listed.exists()  # the folder of a run that does not start is removed
     data = module(photos, tmp_path, on_bad_file="skip")
     assert f"data.on_bad_file=skip: 2 of 21 images cannot be read; they are left out; full list: {listed}" in caplog.text

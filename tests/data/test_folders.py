@@ -195,7 +195,9 @@ def test_a_jpeg_has_the_pixels_that_pil_gives(mode, options, tmp_path):
     path, channels = tmp_path / "a.jpg", len(mode)
     Image.fromarray(blurred(61, 47)).convert(mode).save(path, **options)
     expected = torch.from_numpy(np.array(Image.open(path))).view(47, 61, channels).permute(2, 0, 1)
-    assert torch.equal(_jpeg(io.BytesIO(path.read_bytes()), channels), expected) and torch.equal(read_image(path, channels), expected)
+    assert torch.equal(_jpeg(io.BytesIO(path.read_bytes()), channels), expected) and torch.equal(
+        read_image(path, channels), expected
+    )
 
 
 @pytest.mark.parametrize(

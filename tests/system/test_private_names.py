@@ -61,6 +61,12 @@ USES = [
     ("tracking/mlflow_logger.py", "lightning.pytorch.loggers.MLFlowLogger._initialized", "stored once"),
     ("tracking/mlflow_logger.py", "lightning.pytorch.loggers.MLFlowLogger._mlflow_client", "returned as Lightning does"),
     ("training/callbacks.py", "lightning.pytorch.callbacks.EMAWeightAveraging._average_model", "moved to the device"),
+    ("training/components.py", "lightning.pytorch.Trainer._signal_connector", "its handler of SIGTERM is replaced"),
+    (
+        "training/components.py",
+        "lightning.pytorch.trainer.connectors.signal_connector._SignalConnector._sigterm_notifier_fn",
+        "replaced: it waits for all ranks inside a signal handler",
+    ),
     ("training/components.py", SUBPROCESS_LAUNCHER, "recognized, to be replaced by `JobLauncher`"),
     ("training/components.py", SPAWN_LAUNCHER, "recognized, to be refused: results stay in its processes"),
     ("training/components.py", "lightning.pytorch.strategies.DDPStrategy._ddp_kwargs", "gradient_as_bucket_view with `auto`"),

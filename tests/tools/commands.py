@@ -79,13 +79,15 @@ def run(
 
 
 @contextmanager
-def started(words: Sequence[Any], folder: Path, log: Path, timeout: float = 300) -> Iterator[BaseProcess]:
+def started(
+    words: Sequence[Any], folder: Path, log: Path, timeout: float = 300, main: Callable[[], Any] | None = None
+) -> Iterator[BaseProcess]:
     """Start `python WORDS` in a fork with its own process group; wait until it ends, or kill it after an error.
 
-    Both outputs are appended to `log`.
+    Both outputs are appended to `log`. `main` is called instead of a script, as in `run`.
     """
     words = list(map(str, words))
-    process = _start(words, folder, environment(), (Path(os.devnull), log, log), leads=True)
+    process = _start(words, folder, environment(), (Path(os.devnull), log, log), main, leads=True)
     try:
         yield process
         _ended(process, timeout)

@@ -1,5 +1,6 @@
 """Fault injection: train small networks as a user would, interrupt each run, and resume it (`make test-faults`).
 
+`make test-faults FAULTS=--kill-points` kills commands at every change of a file instead (`kill_points.py`).
 A resumed run must equal an uninterrupted run: bit-equal weights in last.ckpt and best.ckpt, the same rows in its CSV (except
 speed and memory), the same accuracies. The table FAULTS lists the faults.
 """
@@ -513,6 +514,12 @@ def judge(bench: Bench, fault: str, number: int) -> Verdict:
 
 
 def main() -> None:
+    if "--kill-points" in sys.argv[1:]:
+        sys.argv.remove("--kill-points")
+        sys.path.insert(0, str(ROOT / "tests"))
+        from tools import kill_points
+
+        return kill_points.main()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="random seed of the moments of the faults")
     parser.add_argument("--only", default="", help="part of a fault's name")
@@ -566,6 +573,7 @@ def page(lines: Sequence[Sequence[str]], seed: int) -> str:
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "hydra-core", "wandb"))
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    kill_points = PAGE.read_text().partition("## Kill points")[1:] if PAGE.exists() else ()
     return f"""# Fault injection: does an interrupted run resume exactly?
 
 `make test-faults` runs this test. `make test-faults FAULTS="--seed 2"` injects the faults at other moments.
@@ -589,7 +597,7 @@ Lost steps are the optimizer steps that the resumed run had to repeat.
 
 {datetime.now():%Y-%m-%d}, seed {seed}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()},
 {versions}, commit {commit}.
-"""
+""" + "".join(("\n", *kill_points) if any(kill_points) else ())
 
 
 if __name__ == "__main__":

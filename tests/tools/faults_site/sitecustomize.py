@@ -3,6 +3,9 @@
 Nothing happens until the file in the variable exists.
     INCEPTION_ZOO_FAULT=raise:FILE   the process with LOCAL_RANK=1 raises an `InjectedFault` at any point
     INCEPTION_ZOO_FAULT=clock:FILE   the clock jumps by the number of seconds in the file
+
+Without such a file:
+    INCEPTION_ZOO_FAULT=kill:FOLDER:N   the first process is killed before it changes a file in the folder for the Nth time
 """
 
 import ctypes
@@ -37,3 +40,9 @@ if kind == "clock":
 
     time.time = lambda: true_time() + jump()
     time.time_ns = lambda: true_time_ns() + int(jump() * 1e9)
+
+if kind == "kill" and os.environ.get("LOCAL_RANK", "0") == "0":
+    import kill_hook
+
+    folder, _, number = path.rpartition(":")
+    kill_hook.install(folder, int(number))
