@@ -98,10 +98,10 @@ def download(root: Path) -> Path:
                 file.replace(root / RAW / file.name)
     except (OSError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        files = ", ".join(f"{name}.gz" for pair in FILES.values() for name in pair)
         raise ZooError(
             f"data.root={root}: no intact Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); "
-            f"run `make data`, or `apt-get install dataset-fashion-mnist`, or put {', '.join(n + '.gz' for p in FILES.values() for n in p)} "
-            f"into {root}"
+            f"run `make data`, or `apt-get install dataset-fashion-mnist`, or put {files} into {root}"
         ) from None
     return root / RAW
 
