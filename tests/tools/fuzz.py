@@ -3,6 +3,7 @@
 Targets:
     tests/properties, with new examples;
     random overrides on the command line, through Hydra and the config check;
+    damaged records of runs, sweeps, data sets and benchmarks;
     corrupt weight files, each read in a separate process with a memory limit; it must not run code, write files or hang.
 """
 
@@ -34,6 +35,7 @@ from hypothesis import given, seed
 from hypothesis import strategies as st
 from rich.console import Console
 from tools import hostile_files
+from tools.damaged_records import any_record_is_read_or_an_error_of_ours
 from tools.examples import examples, rows
 from tools.hostile_configs import a_file_passes_no_other_variable_target_or_secret
 from tools.hostile_text import PROPERTIES as TEXTS
@@ -300,7 +302,8 @@ def main():
     parser.add_argument("--only", default="", help="part of a target's name")
     options = parser.parse_args()
     own = [any_words_make_a_config_or_lines_that_say_why, any_bytes_are_weights_or_an_error_of_ours]
-    own += [a_file_passes_no_other_variable_target_or_secret, *TEXTS, *hostile_files.PROPERTIES]
+    own += [a_file_passes_no_other_variable_target_or_secret, any_record_is_read_or_an_error_of_ours]
+    own += [*TEXTS, *hostile_files.PROPERTIES]
     targets = {found.__name__: of_this_file(found) for found in own if options.only in found.__name__}
     if not targets or not options.only:
         targets["properties"] = partial(properties, options.only)
