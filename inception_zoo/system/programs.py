@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ def run_program(words: Sequence[str | Path], seconds: float | None = None, **own
     return subprocess.run(words, env=variables, timeout=seconds, **quiet).stdout.strip()
 
 
-def git(folder: Path, *words: str, **own: str) -> str:
-    """Run git in a folder and return its output; no program that the repository's config names is called. Raises as above."""
+def git(folder: Path, config: Mapping[str, str], *words: str) -> str:
+    """Run git in a folder, with `config` in place of what the repository says, and return its output. Raises as above."""
     path = find_program("git")
     if path is None:
         raise FileNotFoundError("git")
-    return run_program([path, "--no-pager", "-C", folder, *words], 10, **_GIT, **own)
+    numbered = {"GIT_CONFIG_COUNT": str(len(config))}
+    for number, (key, value) in enumerate(config.items()):
+        numbered |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return run_program([path, "--no-pager", "-C", folder, *words], 10, **_GIT, **numbered)
 
 
 def commit_of(folder: Path, file: str) -> str:
@@ -51,15 +54,11 @@ def commit_of(folder: Path, file: str) -> str:
         OSError: There is no git.
         subprocess.SubprocessError: The file is not part of a checkout.
     """
-    names = git(folder, "config", "--name-only", "--list").splitlines()  # a filter would run to compare a file
-    filters = [name for name in names if name.startswith("filter.")]
-    pairs = [("core.fsmonitor", "false"), ("core.hooksPath", os.devnull)]
-    pairs += [(name, "false" if name.endswith(".required") else "") for name in filters]
-    numbered = {"GIT_CONFIG_COUNT": str(len(pairs))}
-    for number, (key, value) in enumerate(pairs):
-        numbered |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-    git(folder, "ls-files", "--error-unmatch", file, **numbered)  # a package may be inside another project's checkout
-    changes = git(
-        folder, "diff", "--name-only", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD", **numbered
-    )
-    return git(folder, "rev-parse", "--short=12", "HEAD") + "+" * bool(changes)
+    # no program of the repository is called, so that its owner does not matter: in a container it is often another user
+    usual = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, "safe.directory": "*"}
+    names = git(folder, usual, "config", "--name-only", "--list").splitlines()
+    filters = {name: "false" if name.endswith(".required") else "" for name in names if name.startswith("filter.")}
+    config = usual | filters  # a filter would run to compare a file
+    git(folder, config, "ls-files", "--error-unmatch", file)  # a package may be inside another project's checkout
+    changes = git(folder, config, "diff", "--name-only", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "HEAD")
+    return git(folder, config, "rev-parse", "--short=12", "HEAD") + "+" * bool(changes)
