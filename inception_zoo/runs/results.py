@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ TEXTS = (
     "tested",
 )  # keys in results.json; those with a `/` are numbers
 NUMBERS = ("minutes", "earlier_minutes", "parameters", "multiply_adds", "image_size")
-log = logging.getLogger(__name__)
+warn = cache(logging.getLogger(__name__).warning)  # once
 
 
 class Pruned(Exception):  # noqa: N818 -- it is not an error
@@ -198,7 +199,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     try:
         return checked_results(folder)
     except ZooError as error:
-        log.warning("%s; the run counts as interrupted", error)
+        warn(f"{error}; the run counts as interrupted")
         return {"state": "interrupted", "reason": f"{RESULTS} is damaged"}
 
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ COLUMNS = {  # name, format and unit of the results; the best validation value c
     "minutes": ("min", "{:.1f}", 1),
 }
 _begun: list[tuple[Path, dict[str, Any]]] = []  # folder and sweep.json of the sweep that this process runs
-log = logging.getLogger(__name__)
+warn = cache(logging.getLogger(__name__).warning)  # once
 
 
 def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
@@ -144,7 +145,7 @@ def words_of(folder: Path) -> list[str] | None:
     try:
         words = read_yaml(path := folder / ".hydra" / "overrides.yaml", [])
     except ZooError as error:
-        log.warning("%s; the run counts as not started", error)
+        warn(f"{error}; the run counts as not started")
         return None
     return redacted([*map(with_new_key, words)]) if words or path.exists() else None
 
