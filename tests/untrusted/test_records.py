@@ -111,10 +111,11 @@ def test_a_run_folder_that_was_deleted_is_one_line(tmp_path):
 
 # Writing
 
-WRITES = {"write_text", "write_bytes", "savetxt", "to_csv", "touch", "mkstemp", "NamedTemporaryFile"}
-SAVES = {"save", "savefig", "tofile", "save_file"}  # with a path, they are in the block of `whole_file`
+WRITES = {"write_text", "write_bytes", "savefig", "tofile", "save_file", "savetxt", "to_csv", "touch", "mkstemp"}
 ALLOWED = {
     ("training/callbacks.py", "write_text"),  # /proc
+    ("tracking/callback.py", "savefig"),  # in memory
+    ("report/details.py", "savefig"),  # in memory
     ("bench/framework.py", "touch"),  # a mark in a temporary folder
     ("weights/files.py", "open r+b"),  # inside the block of `whole_file`
 }
