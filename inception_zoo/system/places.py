@@ -6,10 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 READ_ONLY = "INCEPTION_ZOO_READ_ONLY"  # the folder of data that a checkpoint names: it is read, but nothing is downloaded to it
 _PARAMS = "hydra.sweeper.params."
@@ -87,6 +83,10 @@ def leaves(node: Any) -> Iterator[tuple[str, Any]]:
 
 def parsed(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield key and value of overrides, as `leaves`; a value that Hydra cannot parse is a text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # the checks of a config do not need Hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     parser = OverridesParser.create()
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
