@@ -137,8 +137,14 @@ def content(path: Path) -> Any:
             return _digest(b"".join(weights.SerializeToString() for weights in graph.graph.initializer))
         case ".json":
             found = json.loads(path.read_text())
-            if path.name == "results.json":
-                return {key: value for key, value in found.items() if key.startswith(("val", "test")) or key == "state"}
+            if path.name == "results.json":  # of a run, or of the jobs of a sweep
+                jobs = found if isinstance(found, list) else [found]
+                return {
+                    f"{number} {key}": value
+                    for number, job in enumerate(jobs)
+                    for key, value in job.items()
+                    if key.startswith(("val", "test")) or key == "state"
+                }
             if path.name == "index.json":  # of LitData
                 del found["updated_at"]
             return found
