@@ -66,7 +66,9 @@ TRAINING = [
     ),
     *("logger=csv", "logger.csv.flush_logs_every_n_steps=1"),
 ]
-OF_THE_MACHINE = re.compile("images_per_second|peak_memory_gib|minutes")  # columns that differ between equal runs
+OF_THE_MACHINE = re.compile(
+    "images_per_second|peak_memory_gib|minutes|started|config_sha256|commit"
+)  # columns that equal runs need not share
 OPTIONAL = ("previous.ckpt", ".lock")  # files that a resumed run need not have
 CLI = ("-m", "inception_zoo.cli")
 
@@ -145,9 +147,8 @@ def content(path: Path) -> Any:
                     for key, value in job.items()
                     if key.startswith(("val", "test")) or key == "state"
                 }
-            if path.name == "index.json":  # of LitData
-                del found["updated_at"]
-            return found
+            others = ("updated_at", "cwd")  # in LitData's index.json, in sweep.json
+            return {key: value for key, value in found.items() if key not in others} if isinstance(found, dict) else found
         case ".csv":
             with path.open(newline="") as file:
                 rows = list(csv.DictReader(file))
