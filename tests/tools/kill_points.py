@@ -147,7 +147,11 @@ def content(path: Path) -> Any:
                     for key, value in job.items()
                     if key.startswith(("val", "test")) or key == "state"
                 }
-            others = ("updated_at", "cwd")  # in LitData's index.json, in sweep.json
+            others = (
+                "updated_at",
+                "cwd",
+                "argv",
+            )  # in LitData's index.json; in sweep.json, where a resumed one names its folder in full
             return {key: value for key, value in found.items() if key not in others} if isinstance(found, dict) else found
         case ".csv":
             with path.open(newline="") as file:
