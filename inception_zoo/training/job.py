@@ -33,6 +33,7 @@ from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, divided_for, find_checkpoint, saved_config
+from inception_zoo.training.last_checkpoint import LastCheckpoint
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.metrics import ROW
 from inception_zoo.training.module import Classifier
@@ -215,7 +216,10 @@ def fit(job: Job) -> None:
         if job.ckpt and not metrics and count == getattr(trainer, key):
             done = f"{job.ckpt} has finished trainer.{key}={count} {key[4:]}"
             say(f"nothing left to train: {done}; set a larger trainer.{key} to continue")
-    results |= metrics or {key: value for key, value in job.earlier.items() if key.startswith(("train/", "val/"))}
+    saved = next((each.metrics for each in trainer.callbacks if isinstance(each, LastCheckpoint)), {})  # type: ignore[attr-defined]
+    if not metrics and not saved:  # an older version's checkpoint has no metrics
+        saved = {key: value for key, value in job.earlier.items() if key.startswith(("train/", "val/"))}
+    results |= saved | metrics
     best, job.ckpt = trainer.checkpoint_callback, None  # the first ModelCheckpoint
     if isinstance(best, ModelCheckpoint) and best.monitor:
         results |= {"monitor": best.monitor, "mode": best.mode}

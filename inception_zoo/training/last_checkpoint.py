@@ -69,6 +69,7 @@ class LastCheckpoint(Callback):
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
         self.on_nan, self.rollbacks, self.rate_factor = on_nan, rollbacks, rate_factor
         self.done_rollbacks = 0
+        self.metrics: dict[str, float] = {}  # of the checkpoint that is resumed: results of the epochs that are not repeated
         self.saved_step, self.saved_at = 0, time.monotonic()
         self.is_whole = False  # `last.ckpt` is intact: this process saved or loaded it
         self.group: Any = None  # gloo group of all processes, for decisions without a GPU
@@ -88,6 +89,14 @@ class LastCheckpoint(Callback):
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
+        self._forget_later_rows(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.callback_metrics:  # nothing was left to train, and `on_train_start` was not called; the test is repeated
+            self._forget_later_rows(trainer)
+
+    @staticmethod
+    def _forget_later_rows(trainer: Trainer) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger | TensorBoardLogger):
                 logger.go_on(trainer.global_step)
@@ -185,12 +194,14 @@ class LastCheckpoint(Callback):
             counts = loops["epoch_loop.val_loop.batch_progress"][progress]
             counts |= dict.fromkeys(counts, 0)
         checkpoint["epoch"] = epoch - (batch == 0)  # the last epoch that has started
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        checkpoint["callbacks"][self.state_key]["metrics"] = metrics or self.metrics
 
     def state_dict(self) -> dict[str, Any]:
         return {"rollbacks": self.done_rollbacks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.done_rollbacks = state_dict["rollbacks"]
+        self.done_rollbacks, self.metrics = state_dict["rollbacks"], state_dict.get("metrics", {})
 
     def _first_bad(self) -> tuple[int, float, Tensor] | None:
         """Return the first step since the last check that has a NaN or infinite loss."""
