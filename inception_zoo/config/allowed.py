@@ -108,4 +108,5 @@ FOR_FILES: dict[Any, str] = {
     **dict.fromkeys((*(f"job.env_set.{name}" for name in _VARIABLES), *_OF_HYDRA), r"(?!\.)[\w.,:+-]*"),
     **{"job.env_set.WANDB_MODE": "offline|disabled|dryrun", ...: r"-?\d+(\.\d+)?"},
     **dict.fromkeys(("run.dir", "sweep.dir"), "(outputs|multirun)/.*"),
+    "sweep.subdir": r"(?!.*\.\.)[^/\\~]*",
 }

@@ -83,7 +83,7 @@ class GridSweeper(BasicSweeper):
         if given == NUMBER:
             return [str(number) for number in range(len(jobs))]
         names = [self._name(number, job) for number, job in enumerate(jobs)]
-        wrong = [name for name in names if names.count(name) > 1 or "/" in name]
+        wrong = [name for name in names if names.count(name) > 1 or "/" in name or name in (".", "..")]
         if wrong:
             raise ZooError(
                 f"hydra.sweep.subdir={given} must give each job a folder of its own, but gives '{wrong[0]}'; for folders by "

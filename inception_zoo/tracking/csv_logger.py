@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.errors import ZooError
 from inception_zoo.system.csv_files import read_rows
-from inception_zoo.system.records import write_table
+from inception_zoo.system.records import save_redacted, write_table
 
 
 class CSVLogger(loggers.CSVLogger):
@@ -44,6 +44,11 @@ class _Writer(ExperimentWriter):
         """Read the columns of an existing file, and do not delete it."""
         self.path = Path(self.metrics_file_path)
         self.metrics_keys = _read(self.path)[0]
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write hparams.yaml atomically."""
+        self.hparams.update(params)
+        save_redacted(self.hparams, Path(self.log_dir, self.NAME_HPARAMS_FILE))
 
     def keep(self, kept: Any) -> None:
         """Rewrite the file with the rows for which `kept(row)` is true; drop incomplete rows."""

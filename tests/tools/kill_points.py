@@ -88,6 +88,10 @@ class Command:
     earlier: Sequence[str] = ()
 
 
+def _resumed_fit(folder: Path, words: Sequence[str]) -> Sequence[str]:
+    return [*words, "ckpt=last"] if (folder / "out/run").exists() else words
+
+
 def _resumed_sweep(folder: Path, words: Sequence[str]) -> Sequence[str]:
     began = (folder / "out/sweep/sweep.json").exists()
     return [words[0], "-m", "sweep.resume=out/sweep"] if began else words
@@ -103,7 +107,7 @@ def _written(name: str, *options: str, earlier: Sequence[str] = ()) -> Command:
 
 RUN = str(ROOT / "run.py")
 COMMANDS = {
-    "fit": Command((RUN, *TRAINING, "hydra.run.dir=out/run"), lambda folder, words: [*words, "ckpt=last"]),
+    "fit": Command((RUN, *TRAINING, "hydra.run.dir=out/run"), _resumed_fit),
     "sweep.resume": Command(
         (RUN, "-m", *TRAINING, "trainer.max_epochs=1", "seed=1,2", "hydra.sweep.dir=out/sweep"), _resumed_sweep
     ),
