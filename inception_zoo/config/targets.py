@@ -44,6 +44,7 @@ def trust_words(words: Sequence[str], *program: str) -> None:
         os.environ[COMMAND] = shlex.join(redacted([*program, *words]))
     typed = {name for _, name in _typed(words)} - TARGETS.keys()
     typed |= {key for key, value in parsed(words) if is_place(key, value) or is_strange(key, value, FOR_FILES)}
+    typed -= {"hydra.run.dir", "hydra.sweep.dir"}  # a folder that is typed needs no permission
     if AGENT not in os.environ and (typed := set(filter(_PATH.fullmatch, typed))):
         os.environ[VARIABLE] = ",".join(sorted(own() | typed))
 
