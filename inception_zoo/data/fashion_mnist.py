@@ -100,7 +100,7 @@ def download(root: Path) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         files = ", ".join(f"{name}.gz" for pair in FILES.values() for name in pair)
         raise ZooError(
-            f"data.root={root}: no intact Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); "
+            f"data.root={root}: no Fashion-MNIST there or in {DEBIAN}, and the download failed ({reason}); "
             f"run `make data`, or `apt-get install dataset-fashion-mnist`, or put {files} into {root}"
         ) from None
     return root / RAW

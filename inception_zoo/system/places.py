@@ -96,7 +96,7 @@ def parsed(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 yield from parsed([f"{key}={each}" for each in override.sweep_string_iterator()])
                 continue
             node = value if override.is_sweep_override() else override.value()
-        except (HydraException, OmegaConfBaseException):  # the latter: a sweep in a sweep
+        except (HydraException, OmegaConfBaseException, ValueError):  # also a sweep in a sweep, or a number of 5,000 digits
             node = value
         yield from leaves({key: node})
 
