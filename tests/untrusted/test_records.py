@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -134,7 +135,9 @@ def writes(path):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         whole = ast.unparse(node)
         modes = [word.value for word in [*node.args, *(each.value for each in node.keywords)] if isinstance(word, ast.Constant)]
-        if name == "open" and (mode := next((m for m in modes if isinstance(m, str) and set(m) & set("wax+")), None)):
+        if name == "open" and (
+            mode := next((m for m in modes if isinstance(m, str) and re.fullmatch("[rbt]*[wax+][wbt+]*", m)), None)
+        ):
             yield f"open {mode}"
         elif name in WRITES or whole.startswith(("OmegaConf.save", "torch.save", "np.save", "shutil.copy", "os.replace")):
             yield name

@@ -399,7 +399,7 @@ RUNS = {  # runs that cannot be read: case → (file → content, fragment of th
         {"csv/version_0/metrics.csv": "epoch,val/top1\n0,high\n"},
         "row 2: val/top1=high must be a number",
     ),
-    "bytes": ({"csv/version_0/metrics.csv": b"epoch,val/top1\n\xff\xfe"}, "metrics.csv, row 2: 1 cells, but 2 columns"),
+    "bytes": ({"csv/version_0/metrics.csv": b"epoch,val/top1\n\xff\xfe\n"}, "metrics.csv, row 2: 1 cells, but 2 columns"),
 }
 
 
