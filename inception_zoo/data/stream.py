@@ -277,8 +277,9 @@ def check_chunk(path: Path, items: int, size: int) -> None:
 def _odd(index: dict[str, Any]) -> str | None:
     """Return the first key of an index with a value that `data optimize` does not write."""
     config, classes, counts, chunks = (index[key] for key in ("config", "classes", "images_per_class", "chunks"))
+    config = {"item_loader": FORMAT["item_loader"], **config}  # older versions of LitData did not write it
     faults = {
-        **{f"config.{key}": config.get(key, value) != value for key, value in FORMAT.items()},
+        **{f"config.{key}": config.get(key) != value for key, value in FORMAT.items()},
         "splits": not {"train"} <= set(index["splits"]) <= SPLITS.keys(),
         "classes": not all(isinstance(name, str) for name in classes),
         **{f"chunks[{number}]": not _is_plain(**chunk) for number, chunk in enumerate(chunks)},

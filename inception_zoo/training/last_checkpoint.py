@@ -81,10 +81,12 @@ class LastCheckpoint(Callback):
 
     # When to save
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:  # also if nothing is left to train
+            sweep_up(self.last.parent)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listen()
-        if trainer.is_global_zero:
-            sweep_up(self.last.parent)
         self.is_whole = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.last
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if trainer.world_size > 1:

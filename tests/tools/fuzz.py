@@ -133,7 +133,8 @@ def _as_far_as_the_check(overrides):
     GlobalHydra.instance().clear()
     hydra = hydra_internal.Hydra.create_main_hydra2("fuzz", create_config_search_path(str(CONF)))
     hydra.acts = True
-    hydra.compose_config("config", get_args_parser().parse_args(overrides).overrides, RunMode.RUN)
+    words = get_args_parser().parse_args(overrides).overrides
+    hydra.compose_config(config_name="config", overrides=words, run_mode=RunMode.RUN)
 
 
 # Weight files
