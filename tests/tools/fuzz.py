@@ -12,6 +12,7 @@ import io
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -271,24 +272,11 @@ def _forbid(event, arguments):
 # Run the targets in turn
 
 
-QUIET = "ignore::pytest.PytestAssertRewriteWarning"  # Hypothesis was imported before pytest could rewrite it
-
-
 def properties(only, number):
-    """Run the properties with pytest, which prints a failure; then raise AssertionError."""
-    arguments = [
-        str(Path(__file__).resolve().parents[1] / "properties"),
-        "-q",
-        "--no-header",
-        "--no-summary",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        QUIET,
-        "-k",
-        only,
-    ]
-    status = pytest.main([*arguments, *([] if number is None else [f"--hypothesis-seed={number}"])])
+    """Run the properties with pytest in another process: its plugin has to be loaded before Hypothesis draws anything."""
+    folder = Path(__file__).resolve().parents[1] / "properties"
+    words = [sys.executable, "-m", "pytest", folder, "-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-k", only]
+    status = subprocess.run([*words, *([] if number is None else [f"--hypothesis-seed={number}"])]).returncode
     assert status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), "a property does not hold"
 
 
