@@ -26,12 +26,12 @@ from tools.hostile_text import CONTROLS, FORBIDDEN, FORMS, FORMULAS, NORMAL, PRO
 from inception_zoo import redaction
 from inception_zoo.architecture.card import Card
 from inception_zoo.errors import ZooError, say
-from inception_zoo.redaction import save_redacted
 from inception_zoo.report.collect import read_confusion
 from inception_zoo.runs.results import _write, reason_of
 from inception_zoo.runs.sweeps import write_results
 from inception_zoo.serving.predict import WRITERS, Prediction
 from inception_zoo.system.csv_files import write_rows
+from inception_zoo.system.records import save_redacted
 from inception_zoo.system.terminal import console, data_output, guard_output, tell, tell_json
 
 
