@@ -27,6 +27,5 @@ class PyTreeLoader(item_loader.PyTreeLoader):  # index.json has the name of this
         try:
             return super().load_item_from_chunk(index, chunk_index, chunk_filepath, begin, filesize_bytes, encryption)
         except (ValueError, IndexError, struct.error) as error:
-            raise ZooError(
-                f"{chunk_filepath}: image {index} is damaged ({type(error).__name__}); copy the chunk again"
-            ) from None
+            kind = type(error).__name__
+            raise ZooError(f"{chunk_filepath}: image {index} is damaged ({kind}); copy the chunk again") from None

@@ -7,8 +7,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from inception_zoo.data.source import Images, Source
 from inception_zoo.errors import ZooError
-from inception_zoo.system.places import may_download
-from inception_zoo.system.regular_files import special
+from inception_zoo.system.places import check_download, may_download
+from inception_zoo.system.regular_files import check_regular
 
 
 def cifar10(root: str) -> Source:
@@ -32,19 +32,14 @@ def cifar100(root: str) -> Source:
 
 
 def _read(name: str, dataset: type[CIFAR10], root: str) -> Source:
-    fetch = may_download(root)
     for path in (Path(root, dataset.filename), *Path(root, dataset.base_folder).glob("*")):
-        if reason := special(path):  # the download would be written into it
-            raise ZooError(f"{path} {reason}; delete it")
+        check_regular(path)  # the download would be written into it
     try:
         # torchvision downloads files that are missing or have another MD5 sum.
-        train, test = dataset(root, train=True, download=fetch), dataset(root, train=False)
+        train, test = dataset(root, train=True, download=may_download(root)), dataset(root, train=False)
     except Exception as error:  # besides file and network errors, unpickling raises many types
+        check_download(root, name)
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        if not fetch:
-            raise ZooError(
-                f"data.root={root} is from the checkpoint, and has no {name}; add data.root=FOLDER to the command"
-            ) from None
         raise ZooError(
             f"data.root={root}: {name} is missing or damaged, and the download failed ({reason}); "
             f"put {dataset.filename} into {root}, and delete {dataset.base_folder} there if it exists"

@@ -1,7 +1,6 @@
 """Division of the training images, where a data set has no validation or test split."""
 
 import hashlib
-import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,12 @@ from torch import Tensor
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.source import Files, Images, Source, Split
 from inception_zoo.errors import ZooError, shown
-from inception_zoo.system.atomic_files import write_whole
-from inception_zoo.system.csv_files import read_rows, write_rows
+from inception_zoo.system.csv_files import read_table, write_table
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.regular_files import text_of
 
-TABLE = "split.csv"  # in the run folder: path or number of each image that was divided, its class and its split
+TABLE = "split.csv"  # in the run folder: path of each image that was divided, its class and its split
+HEADER = ["path", "class", "split"]
 Sizes = Mapping[str, float | None]  # of val and test: a number of images, a fraction below 1, or None
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
 
 def has_made_test(folder: Path) -> bool:
     """Return True if a run has chosen its test images from the training images."""
-    return (folder / TABLE).exists() and ",test\n" in text_of(folder / TABLE, encoding="utf-8", errors="replace")
+    return (folder / TABLE).exists() and ",test\n" in text_of(folder / TABLE, errors="replace")
 
 
 def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
@@ -113,17 +112,12 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
     if not (path or before):
         return
     split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
-    rows = ((train.paths[row], classes[label], split_of[row]) for row, label in enumerate(train.labels.tolist()))
-    text = io.StringIO()
-    write_rows(text, ("path", "class", "split"), rows, lineterminator="\n")
-    if before and not (before.exists() and _same(text.getvalue(), text_of(before, encoding="utf-8", errors="surrogateescape"))):
+    rows = [[str(train.paths[row]), classes[label], split_of[row]] for row, label in enumerate(train.labels.tolist())]
+    earlier = read_table(before, errors="surrogateescape") if before and before.exists() else ()
+    if before and not all(mine == theirs for mine, theirs in zip_longest([HEADER, *rows], earlier)):
         raise ZooError(
             f"ckpt: {before} does not list the same images in the same splits, so training images could be in the test split; "
             "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"
         )
     if path and is_first():
-        write_whole(path, text.getvalue())
-
-
-def _same(*texts: str) -> bool:
-    return all(mine == theirs for mine, theirs in zip_longest(*(read_rows(io.StringIO(text)) for text in texts)))
+        write_table(path, HEADER, rows)

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from inception_zoo.errors import ZooError, fail, printable
-from inception_zoo.system.places import may_download
-from inception_zoo.system.regular_files import opened, special
+from inception_zoo.errors import ZooError, fail
+from inception_zoo.system.places import check_download
+from inception_zoo.system.regular_files import opened
 
 if TYPE_CHECKING:  # `make data` runs `main` without torch
     from torch import Tensor
@@ -71,9 +71,9 @@ def find(root: Path) -> Path | None:
 def _file(folder: Path, name: str) -> Path | None:
     """Return the file, or the gzipped one, without those that an interrupted download has left empty."""
     for path in (path for path in (folder / name, folder / f"{name}.gz") if path.exists()):
-        if special(path) or path.stat().st_size:
+        if not path.is_file() or path.stat().st_size:
             return path
-        log.warning("%s", printable(f"{path}: is empty, and not used; delete it"))
+        log.warning("%s is empty, and not used; delete it", path)
     return None
 
 
@@ -85,10 +85,7 @@ def download(root: Path) -> Path:
     """
     from torchvision.datasets import FashionMNIST
 
-    if not may_download(root):
-        raise ZooError(
-            f"data.root={root} is from the checkpoint, and has no Fashion-MNIST; add data.root=FOLDER to the command"
-        )
+    check_download(root, "Fashion-MNIST")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="FashionMNIST.partial-", dir=root) as beside:  # an interrupted one is not found

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from inception_zoo.data.layout import is_folder
 from inception_zoo.data.pictures import is_picture
 from inception_zoo.errors import ZooError, printable
 from inception_zoo.system.ranks import is_first
@@ -31,7 +30,7 @@ def images_below(folder: str | Path, left_out: list[str], strict: bool = False) 
     """
     found = []
     for entry in entries(folder, left_out, strict):
-        found += images_below(entry.path, left_out, strict) if is_folder(entry) else [entry]
+        found += images_below(entry.path, left_out, strict) if entry.is_dir() else [entry]
     return found
 
 
@@ -42,18 +41,18 @@ def entries(folder: str | Path, left_out: list[str], strict: bool = False) -> li
         with os.scandir(folder) as every:
             for entry in sorted(every, key=lambda entry: entry.name):
                 hidden = entry.name.startswith(".") or entry.name.lower() in CLUTTER
-                if is_folder(entry) and hidden and strict:
+                if entry.is_dir() and hidden and strict:
                     raise ZooError(f"{entry.path} is a hidden folder among the images; delete it or move it elsewhere")
                 if hidden:
                     continue
-                if is_folder(entry) or is_picture(entry.path):  # also a pipe or a broken link with this suffix: it is reported
+                if entry.is_dir() or is_picture(entry.path):  # also a pipe or a broken link with this suffix: it is reported
                     found.append(entry)
                 else:
                     left_out.append(entry.path)
     except OSError as error:
         raise ZooError(f"{error.filename} cannot be read: {error.strerror}") from None
     for entry in found:
-        if entry.is_symlink() and is_folder(entry) and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
+        if entry.is_symlink() and entry.is_dir() and Path(folder).resolve().is_relative_to(Path(entry.path).resolve()):
             raise ZooError(f"{entry.path} links to a folder that contains it; delete the link")
     return found
 

@@ -12,7 +12,7 @@ from inception_zoo.data.inspection import inspect
 from inception_zoo.data.layout import SPLITS, class_folders, split_folders, splits_folder
 from inception_zoo.data.source import Source
 from inception_zoo.errors import ZooError
-from inception_zoo.system.regular_files import opened, reason_of, text_of
+from inception_zoo.system.regular_files import opened, text_of
 
 ID = re.compile(r"n\d{8}")  # WordNet's id of a class
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's labels: ImageId,PredictionString; "ILSVRC2012_val_00000001,n03995372 85 1 499 272"
@@ -61,8 +61,10 @@ def _solution(root: Path) -> dict[str, str]:
             f"data.root={root}: the images in {split_folders(root)['val']} are not in class folders; "
             f"put Kaggle's {SOLUTION} into {root}, or sort them into class folders as in train"
         ) from None
+    except ZooError:
+        raise
     except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
-        raise ZooError(f"{path}: not Kaggle's file, or damaged ({reason_of(error)})") from None
+        raise ZooError(f"{path}: not Kaggle's file, or damaged ({type(error).__name__})") from None
 
 
 def _lines(text: str) -> dict[str, str]:
@@ -86,10 +88,11 @@ def _words(root: Path) -> dict[str, str]:
     path = next((root / name for name in NAMES if (root / name).exists()), None)
     if path is None:
         return {}
+    text = text_of(path)
     try:
-        return NAMES[path.name](text_of(path, encoding="utf-8"))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ZooError(f"{path}: no class names found ({reason_of(error)}); repair or delete the file") from None
+        return NAMES[path.name](text)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ZooError(f"{path}: no class names found ({type(error).__name__}); repair or delete the file") from None
 
 
 def _unique(ids: list[str], words: Mapping[str, str]) -> list[str]:

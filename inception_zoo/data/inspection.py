@@ -14,16 +14,7 @@ import torch
 from rich.progress import track
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
-from inception_zoo.data.layout import (
-    SPLITS,
-    are_classes,
-    check_names,
-    class_folders,
-    class_name,
-    is_folder,
-    split_folders,
-    splits_folder,
-)
+from inception_zoo.data.layout import SPLITS, are_classes, check_names, class_folders, class_name, split_folders, splits_folder
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import TREE, ZooError, printable
@@ -90,7 +81,7 @@ def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out
     classes: Listed = {}
     loose: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries(folder, left_out, strict=True):
-        if is_folder(entry):
+        if entry.is_dir():
             if (name := class_name(entry.name)) in classes:
                 raise ZooError(f"{entry.path}: another folder has the name '{name}', in other Unicode characters; merge them")
             others: list[str] = []

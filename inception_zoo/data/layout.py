@@ -1,13 +1,13 @@
 """Class folders of an image data set. Imports nothing heavy: the config counts classes before torch is imported."""
 
-import json
 import os
 import unicodedata
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from inception_zoo.errors import ZooError
-from inception_zoo.system.regular_files import text_of
+from inception_zoo.system.records import read_json
 
 CLASSES = "classes.json"  # class names by label, in a data set in chunks
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of ImageNet
@@ -61,26 +61,19 @@ def check_names(place: str, names: Iterable[str]) -> None:
         raise ZooError(f"{place}: the class name {odd!a} has a control character or is not UTF-8; rename the class")
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return True for a folder and for a link to one; `entry.is_dir` would raise for a link to itself."""
-    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
-
-
 def class_folders(split: Path) -> list[str]:
     """Return the class names of a split's folders in the order of labels, without hidden ones; none without such a split."""
-    if not split.is_dir():
-        return []
-    with os.scandir(split) as entries:
-        return sorted(class_name(entry.name) for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+    _, names, _ = next(os.walk(split), ("", [], []))  # a link to itself is not a folder, whereas `DirEntry.is_dir` raises
+    return sorted(class_name(name) for name in names if not name.startswith("."))
 
 
 def count_classes(root: str | None) -> int:
     """Return the number of classes of a data set in chunks, or of its class folders; 0 if there are none."""
     if not root:
         return 0
-    try:
-        return len(json.loads(text_of(Path(root, CLASSES), encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        folder = splits_folder(Path(root))
-        names = class_folders(folder / "train") if (folder / "train").is_dir() else class_folders(folder)
-        return len(names) if are_classes(names) else 0
+    with suppress(ZooError):  # reported when the data are read
+        if packed := read_json(Path(root, CLASSES), []):
+            return len(packed)
+    folder = splits_folder(Path(root))
+    names = class_folders(folder / "train") if (folder / "train").is_dir() else class_folders(folder)
+    return len(names) if are_classes(names) else 0

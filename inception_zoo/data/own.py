@@ -20,7 +20,7 @@ from inception_zoo.data.reading import MODES, Draw, Read, part_of, pixels_of
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.system.ranks import is_first
-from inception_zoo.system.regular_files import special
+from inception_zoo.system.regular_files import check_regular
 
 DATASET = "a Dataset with __len__ and __getitem__ (not an IterableDataset), or a mapping of them by train, val and test"
 ITEM = "a pair (image, label); the image is a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C)"
@@ -81,9 +81,8 @@ class Items(Files):
 
 def _item(dataset: Any, name: str, row: int, path: str = "", channels: int = 0) -> Any:
     """Return an item, with a PIL image decoded if `channels` is given. An error names the item, and its path if known."""
-    known = path not in ("", str(row))
-    if known and (reason := special(path)):
-        raise ZooError(f"{name}: item {row} ({path}) {reason}")
+    if known := path not in ("", str(row)):
+        check_regular(path)
     try:
         item = dataset[row]
         if channels and isinstance(item[0], Image.Image):

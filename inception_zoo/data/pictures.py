@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from inception_zoo.errors import ZooError
-from inception_zoo.system.regular_files import UnreadableError, opened
+from inception_zoo.system.regular_files import opened
 
 # All of Pillow's formats for pictures, but not EPS, whose decoder starts Ghostscript, and not icons, which may contain an image
 # of another size than their header says. Common ones come first; AVIF comes last, because Pillow before 11.3 does not know it.
@@ -90,10 +90,8 @@ def checked(file: Path | BytesIO) -> Iterator[ImageFile.ImageFile]:
             if max(image.size) > OBLONG * min(image.size):
                 raise ZooError(f"one side is more than {OBLONG} times the other")
             yield image
-    except UnreadableError as error:
-        raise ZooError(error.strerror) from None
-    except ZooError:
-        raise
+    except ZooError as error:
+        raise ZooError(str(error).removeprefix(f"{file} ")) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter under `python -W error`
         raise ZooError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except FileNotFoundError:

@@ -51,11 +51,8 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
     names = data.classes or [str(label) for label in range(data.num_classes)]
     step = side + gap
     axes.set_xticks([gap + side / 2, gap + step * (1 + draws) / 2], ["evaluation", "training"])
-    axes.set_yticks(
-        [gap + side / 2 + step * row for row in range(len(rows))],
-        [printable(names[label]) for label in labels.tolist()],
-        parse_math=False,
-    )
+    labelled = [printable(names[label]) for label in labels.tolist()]
+    axes.set_yticks([gap + side / 2 + step * row for row in range(len(rows))], labelled, parse_math=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -23,7 +23,7 @@ from inception_zoo.data.layout import SPLITS
 from inception_zoo.data.reading import decode_image
 from inception_zoo.data.source import Batch, Source, View, collate, too_large
 from inception_zoo.errors import ZooError, check_installed, one_line
-from inception_zoo.system.regular_files import UnreadableError, opened, text_of
+from inception_zoo.system.regular_files import opened, text_of
 from inception_zoo.system.seeding import seed_all
 from inception_zoo.system.terminal import obey_parent
 
@@ -299,13 +299,13 @@ def _index(root: str, name: str) -> dict[str, Any]:
     """Read the index of a split, and check all keys that decide how it is read."""
     place = f"{root}/{name}/index.json"
     try:
-        index = json.loads(_download(place) if root.startswith(STORES) else text_of(place, encoding="utf-8"))
+        index = json.loads(_download(place) if root.startswith(STORES) else text_of(place))
         odd = _odd(index)
     except FileNotFoundError:
         raise ZooError(f"data.root={root}: no such file {place}; set another, or run `inception-zoo data optimize`") from None
     except json.JSONDecodeError as error:
         raise ZooError(f"{place}: damaged ({error})") from None
-    except UnreadableError:
+    except ZooError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
         odd = one_line(error)

@@ -1,6 +1,5 @@
 """Read and check the results of run folders; the order of the folders is kept."""
 
-import csv
 import json
 import os
 import re
@@ -14,9 +13,8 @@ from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import RESULTS, STATES, checked_results, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
-from inception_zoo.system.csv_files import read_rows
+from inception_zoo.system.csv_files import read_table
 from inception_zoo.system.records import read_yaml
-from inception_zoo.system.regular_files import opened
 from inception_zoo.system.renamed import with_new_names
 
 FIGURES = {  # key in results.json → name in the data of the page
@@ -242,18 +240,14 @@ def rows_of(path: Path, columns: Iterable[str], grows: bool = False) -> Iterator
     Raises:
         ZooError: a column is missing or a row is damaged.
     """
-    try:
-        with opened(path, "r", newline="", errors="backslashreplace") as file:  # worst.csv has file names
-            reader = read_rows((line for line in file if not grows or line.endswith("\n")), strict=True)
-            header = next(reader, list(columns) if grows else [])
-            if missing := [name for name in columns if name not in header]:
-                raise ZooError(f"{path}, row 1: column {missing[0]} is missing")
-            for number, cells in enumerate(reader, 2):
-                if len(cells) != len(header):
-                    raise ZooError(f"{path}, row {number}: {len(cells)} cells, but {len(header)} columns")
-                yield number, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise ZooError(f"{path} is damaged: {error}") from None
+    rows = read_table(path, grows)
+    header = next(rows, list(columns) if grows else [])
+    if missing := [name for name in columns if name not in header]:
+        raise ZooError(f"{path}, row 1: column {missing[0]} is missing")
+    for number, cells in enumerate(rows, 2):
+        if len(cells) != len(header):
+            raise ZooError(f"{path}, row {number}: {len(cells)} cells, but {len(header)} columns")
+        yield number, dict(zip(header, cells, strict=True))
 
 
 def _cell(path: Path, number: int, row: Mapping[str, str], name: str) -> float | None:
@@ -284,14 +278,13 @@ def read_confusion(path: Path) -> tuple[list[str], list[list[int]]]:
         ZooError: a row is damaged, or the matrix is not square.
     """
     classes, matrix = [], []
-    with opened(path, "r", newline="", errors="backslashreplace") as file:
-        reader = read_rows(file)
-        names = next(reader, ["class"])[1:]  # no dict: two classes may have the same name
-        for number, cells in enumerate(reader, 2):
-            if len(cells) != len(names) + 1 or not all(cell.isdecimal() for cell in cells[1:]):
-                raise ZooError(f"{path}, row {number}: it must be a class and {len(names)} whole numbers")
-            classes.append(cells[0])
-            matrix.append([int(cell) for cell in cells[1:]])
+    rows = read_table(path)
+    names = next(rows, ["class"])[1:]  # no dict: two classes may have the same name
+    for number, cells in enumerate(rows, 2):
+        if len(cells) != len(names) + 1 or not all(cell.isdecimal() for cell in cells[1:]):
+            raise ZooError(f"{path}, row {number}: it must be a class and {len(names)} whole numbers")
+        classes.append(cells[0])
+        matrix.append([int(cell) for cell in cells[1:]])
     if len(classes) != len(names):
         raise ZooError(f"{path}: {len(classes)} rows for {len(names)} classes")
     return classes, matrix

@@ -41,8 +41,6 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
                 details[name] = found
         except ZooError as error:
             warn(f"{error}; the file is skipped")
-        except OSError as error:
-            warn(f"{path} cannot be read ({error.strerror}); the file is skipped")
         except Exception as error:  # an untrusted file may contain anything
             warn(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]}); the file is skipped")
     return details

@@ -27,15 +27,8 @@ CHECKPOINTS = ("last.ckpt", "previous.ckpt", "best.ckpt")  # in the order in whi
 REASON = "INCEPTION_ZOO_REASON"  # environment variable: file for the reason why another rank than 0 failed
 STATES = ("finished", "running", "failed", "interrupted", "pruned")
 DONE = ("finished", "pruned")  # states of runs that need no more work
-TEXTS = (
-    "reason",
-    "started",
-    "model",
-    "swapped",
-    "monitor",
-    "mode",
-    "tested",
-)  # keys in results.json; those with a `/` are numbers
+# Keys in results.json; those with a `/` are numbers, too:
+TEXTS = ("reason", "started", "model", "swapped", "monitor", "mode", "tested")
 NUMBERS = ("minutes", "earlier_minutes", "parameters", "multiply_adds", "image_size")
 warn = cache(logging.getLogger(__name__).warning)  # once
 

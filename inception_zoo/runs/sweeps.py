@@ -14,8 +14,9 @@ from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.folders import keep, quoted
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
+from inception_zoo.system.csv_files import write_table
 from inception_zoo.system.ranks import is_first
-from inception_zoo.system.records import read_json, read_yaml, write_json, write_table
+from inception_zoo.system.records import read_json, read_yaml, write_json
 from inception_zoo.system.renamed import with_new_key
 from inception_zoo.system.terminal import console, tell
 

@@ -41,8 +41,6 @@ def _expand(word: str) -> list[Path]:
         log_found((entry.name for entry in below), left_out, path)
         return [Path(entry.path) for entry in below]
     start = next(folder for folder in path.parents if folder.is_dir())  # taken as it is, though its name may have [ or *
-    if found := sorted(
-        file for file in start.glob(str(path.relative_to(start))) if not file.is_dir()
-    ):  # reading reports a pipe
+    if found := sorted(file for file in start.glob(str(path.relative_to(start))) if not file.is_dir()):
         return found
     raise ZooError(f"{word}: no such file, folder or pattern")

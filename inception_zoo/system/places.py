@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inception_zoo.errors import ZooError
+
 AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 READ_ONLY = "INCEPTION_ZOO_READ_ONLY"  # the folder of data that a checkpoint names: it is read, but nothing is downloaded to it
 _PARAMS = "hydra.sweeper.params."
@@ -39,6 +41,12 @@ def is_place(key: str, value: Any) -> bool:
 def may_download(root: str | Path) -> bool:
     """Return False for a folder of data that only a checkpoint names."""
     return os.environ.get(READ_ONLY) != str(root)
+
+
+def check_download(root: str | Path, name: str) -> None:
+    """Raise ZooError if the data set `name` must not be downloaded to `root`."""
+    if not may_download(root):
+        raise ZooError(f"data.root={root} is from the checkpoint, and has no {name}; add data.root=FOLDER to the command")
 
 
 def outside(values: Iterable[tuple[str, Any]], folder: Path) -> Iterator[tuple[str, Any]]:

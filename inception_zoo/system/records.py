@@ -1,8 +1,6 @@
-"""Records: the small JSON, YAML and CSV files that the package writes for itself, atomically, and reads with care."""
+"""Records: the small JSON and YAML files that the package writes for itself, atomically, and reads with care."""
 
-import io
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +9,11 @@ import yaml
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.system.atomic_files import write_whole
-from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.regular_files import text_of
 
 DEPTH = 100  # maximum nesting of a YAML file
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
-KINDS = {dict: "a mapping of keys", list: "a list of overrides"}
+KINDS = {dict: "a mapping of keys", list: "a list of texts"}
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 
 
@@ -39,13 +36,6 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file atomically."""
-    text = io.StringIO(newline="")
-    write_rows(text, header, rows)
-    write_whole(path, text.getvalue())
-
-
 def save_redacted(config: Any, path: Path) -> None:
     """Save a Hydra config as YAML, atomically, without secrets and with unresolved interpolations; create the folder."""
     from omegaconf import OmegaConf
@@ -57,11 +47,11 @@ def save_redacted(config: Any, path: Path) -> None:
 
 def _read(path: Path, missing: Kind, parse: Any) -> Kind:
     try:
-        found = parse(text_of(path, encoding="utf-8"))
+        text = text_of(path)
     except FileNotFoundError:
         return missing
-    except OSError as error:
-        raise ZooError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        found = parse(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ZooError(f"{path} is damaged: {one_line(error)}") from None
     if not isinstance(found, type(missing)) or (isinstance(found, list) and not all(isinstance(each, str) for each in found)):

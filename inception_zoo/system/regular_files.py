@@ -1,54 +1,63 @@
 """Opening of regular files only. A named pipe, a socket or a device with the name of a file could block or never end."""
 
+import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, one_line
 
 KINDS = {"d": "folder", "p": "named pipe", "s": "socket", "c": "device", "b": "device"}
 # Without O_NONBLOCK, opening a pipe would wait for its writer; with O_NOCTTY, a terminal cannot take over this process.
 FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
-class UnreadableError(OSError, ZooError):
-    """A path that is not a regular file, or that cannot be opened. `strerror` is the reason without the path."""
-
-
-def opened(path: str | Path, mode: str = "rb", **options: Any) -> Any:
-    """Open a regular file for reading, without a gap between the check and the use.
+@contextmanager
+def opened(path: str | Path, mode: str = "rb", **options: Any) -> Iterator[Any]:
+    """Open a regular file for reading, without a gap between the check and the use; close it at the end of the block.
 
     Args:
         path: of the file, which may be a link to it.
         mode: `rb` or `r`.
         **options: of `open`.
 
-    Returns:
+    Yields:
         The file object, as of `open`.
 
     Raises:
-        UnreadableError: it is not a regular file, or cannot be opened; the message is one line.
+        ZooError: it is not a regular file, or cannot be read. The message begins with the path and a space.
         FileNotFoundError: there is no such file.
     """
     try:
-        return open(path, mode, opener=_regular, **options)
+        with open(path, mode, opener=_open_regular, **options) as file:
+            yield file
     except FileNotFoundError:
         raise
     except OSError as error:  # also a loop of links, no permission
-        refused = UnreadableError(f"{path} {special(path) or f'cannot be read: {error.strerror or error}'}")
-        refused.strerror = str(refused).removeprefix(f"{path} ")
-        raise refused from None
+        if error.errno is None:  # of a library that reads the file
+            raise
+        raise ZooError(f"{path} {_special(path) or f'cannot be read: {error.strerror}'}") from None
 
 
-def text_of(path: str | Path, **options: Any) -> str:
-    """Return the text of a regular file; the options are those of `open`, the errors those of `opened`."""
-    with opened(path, "r", **options) as file:
-        return file.read()
+def text_of(path: str | Path, errors: str = "strict") -> str:
+    """Return the text of a regular file in UTF-8; the errors are those of `opened`."""
+    with opened(path, "r", encoding="utf-8", errors=errors) as file:
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise ZooError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def special(path: str | Path) -> str | None:
+def check_regular(path: str | Path) -> None:
+    """Raise ZooError for a pipe, a socket, a device or a folder. Call it before a library opens the path itself."""
+    if reason := _special(path):
+        raise ZooError(f"{path} {reason}")
+
+
+def _special(path: str | Path) -> str | None:
     """Return what a path is instead of a regular file, such as `is a named pipe, not a regular file`; else None."""
     with suppress(OSError, ValueError):  # reported when it is opened
         kind = stat.filemode(os.stat(path).st_mode)[0]  # noqa: PTH116 -- also for the text of a path
@@ -56,19 +65,9 @@ def special(path: str | Path) -> str | None:
     return None
 
 
-def reason_of(error: Exception) -> str:
-    """Return the reason why a file is not opened, or the type of an error in its content."""
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def check_regular(path: str | Path) -> None:
-    """Raise what `opened` would raise. Call it before a library opens the path itself."""
-    opened(path).close()
-
-
-def _regular(path: str, flags: int) -> int:
+def _open_regular(path: str, flags: int) -> int:
     file = os.open(path, flags | FLAGS)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError("not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return file

@@ -1,6 +1,5 @@
 """The CSV logger. A resumed run continues the same file."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from inception_zoo.errors import ZooError
-from inception_zoo.system.csv_files import read_rows
-from inception_zoo.system.records import save_redacted, write_table
+from inception_zoo.system.csv_files import read_table, write_table
+from inception_zoo.system.records import save_redacted
 
 
 class CSVLogger(loggers.CSVLogger):
@@ -69,11 +68,10 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not path.exists():
         return [], []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(read_rows(line for line in file if line.endswith("\n"))) or [[]]
+        header, *rows = list(read_table(path, grows=True)) or [[]]
         if header and "step" not in header:
-            raise ValueError("it has no column 'step'")
-    except (ValueError, csv.Error) as error:
-        raise ZooError(f"{path} is damaged ({error}); move it away to continue without the earlier metrics") from None
+            raise ZooError(f"{path} is damaged: it has no column 'step'")
+    except ZooError as error:
+        raise ZooError(f"{error}; move it away to continue without the earlier metrics") from None
     named = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
     return header, [row for row in named if row["step"].isdecimal()]

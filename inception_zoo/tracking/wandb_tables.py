@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_zoo.runs.results import best_key
-from inception_zoo.system.csv_files import read_rows
+from inception_zoo.system.csv_files import read_table
 from inception_zoo.tracking.service import current_run, log_content, warned
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def log_folder(folder: Path, results: Mapping[str, Any], step: int) -> None:
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # W&B's default for tables to upload is in the home folder
     content = {}
     for key, (name, make) in TABLES.items():
-        with warned(name), (folder / name).open(newline="", errors="backslashreplace") as file:  # W&B needs Unicode
-            content[key] = make(*read_rows(file), folder=folder)
+        with warned(name):
+            content[key] = make(*read_table(folder / name), folder=folder)
     with warned("the tables of the test"):
         log_content(run, step, **content)
         run.summary.update({key: value for key, value in results.items() if "/" not in key or key == best_key(results)})

@@ -11,7 +11,7 @@ from torch import Tensor
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data.pixels import as_pictures
 from inception_zoo.system.atomic_files import whole_file
-from inception_zoo.system.records import write_table
+from inception_zoo.system.csv_files import write_table
 from inception_zoo.training.metrics import ROW
 
 FIGURES = ("probability", "probability_of_label", "loss")

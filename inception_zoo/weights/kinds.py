@@ -29,11 +29,8 @@ def check_kind(path: Path) -> bytes:
     Raises:
         ZooError: they show that the file has no weights, or that it has the suffix of another format.
     """
-    try:
-        with opened(path) as file:
-            head = file.read(512)
-    except OSError as error:
-        raise ZooError(f"{path} {error.strerror}") from None
+    with opened(path) as file:
+        head = file.read(512)
     kind = next((kind for first, kind in KINDS.items() if re.match(first, head, re.DOTALL | re.IGNORECASE)), SUFFIXES)
     if isinstance(kind, str):
         raise ZooError(f"{path} {kind}")

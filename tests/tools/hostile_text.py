@@ -3,11 +3,13 @@
 import csv
 import io
 import re
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tools.examples import examples
 
+from inception_zoo import redaction
 from inception_zoo.redaction import learn, redacted, safe
 from inception_zoo.system.csv_files import read_rows, write_rows
 
@@ -72,7 +74,7 @@ def any_cell_is_text_for_a_spreadsheet_and_is_read_as_it_was(rows):
     file = io.StringIO(newline="")
     write_rows(file, ["a", "=b"], rows)
     file.seek(0)
-    assert list(read_rows(file, strict=True)) == [["a", "=b"], *rows]
+    assert list(read_rows(file)) == [["a", "=b"], *rows]
     file.seek(0)
     cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r\n\uff1d")) and not is_number(cell)]
@@ -87,8 +89,9 @@ def any_secret_of_an_address_is_removed(form, secret):
 @examples(50)
 @given(st.text("abcXYZ019", min_size=12, max_size=20))
 def a_secret_that_was_typed_is_removed_from_every_other_form(secret):
-    learn([f"data.root=s3://user:{secret}@bucket/x"])
-    assert secret not in redacted(f'Invalid bucket name "user:{secret}@bucket", {secret}')
+    with patch.object(redaction, "_learned", set()):  # the tests after this one have the same process
+        learn([f"data.root=s3://user:{secret}@bucket/x"])
+        assert secret not in redacted(f'Invalid bucket name "user:{secret}@bucket", {secret}')
 
 
 def is_number(text):

@@ -120,7 +120,8 @@ ABSENT = {  # readers for which any other kind is an absent file, or that read o
     "split.csv": (nothing, "split.csv", has_made_test),
     "sweep.json": (nothing, "sweep.json", lambda root: resumed([f"sweep.resume={root}"])),
 }
-QUIET = ("classes.json", "a checkpoint of a run")  # the folders are counted; another checkpoint is looked for
+# the folders are counted; another checkpoint is looked for; a warning says that the run counts as interrupted or not started
+QUIET = ("classes.json", "a checkpoint of a run", "results.json of a run", "overrides of a run")
 
 
 def fashion(root):
@@ -207,7 +208,7 @@ def test_an_empty_download_is_not_used(tmp_path, caplog):
         raw.joinpath(FILES["test"][1]).write_bytes(b"")  # as of an older version, whose unpacking was interrupted
         again = fashion_mnist(str(tmp_path))
     assert (len(data.train), len(data.test), len(again.test)) == (4, 2, 2)
-    assert f"{FILES['train'][0]}: is empty, and not used; delete it" in caplog.text
+    assert f"{FILES['train'][0]} is empty, and not used; delete it" in caplog.text
     assert not list(tmp_path.glob("*partial*"))
 
 
@@ -272,6 +273,7 @@ OPENING = re.compile(
 ELSEWHERE = {  # function that opens a path without `opened` → why it may
     "system/regular_files.py": "the one place",
     "system/atomic_files.py:_sync": "a file that this process has written",
+    "system/atomic_files.py:_locked": "a folder that this process has made, or a folder with such a name",
     "system/atomic_files.py:is_whole_zip": "after `read_checkpoint`, which opens the same file",
     "system/terminal.py:leave_lost_terminal": "the null device",
     "system/devices.py": "a file of /proc",
@@ -281,19 +283,18 @@ ELSEWHERE = {  # function that opens a path without `opened` → why it may
     "tracking/": "the tables of this run",
     "training/processes.py": "messages of the ranks of this job",
     "training/job.py": "the profile of this run",
-    "training/tables.py": "written",
     "training/atomic_checkpoints.py:save_checkpoint": "written",
     "serving/predict.py": "written",
     "serving/export.py": "a file that this process has written, or after `check_regular` in `open_classifier`",
     "serving/quantize.py": "a file that this process has written",
-    "runs/sweeps.py:write_results": "written",
+    "runs/study.py:_cut": "the journal of this sweep",
     "weights/files.py:_read_safetensors": "after `check_kind`, which opens the same file",
     "weights/files.py:load_pickle": "calls `check_kind` first",
     "weights/files.py:_check_zip": "after `check_kind`",
     "weights/files.py:_read_keras": "after `check_kind`",
     "weights/files.py:write_weights": "written",
+    "weights/files.py:_sort_metadata": "a file that this process has written",
     "data/inspection.py": "the user's own cache",
-    "data/optimize.py:_add": "written by this process",
     "data/pictures.py": "PIL, on a file from `opened`",
     "data/fashion_mnist.py:read_idx": "gzip, on a file from `opened`",
     "data/stream.py:_download": "a download of this process",
