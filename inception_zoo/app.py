@@ -21,14 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
-from inception_zoo.config.targets import AGENT, VARIABLE, own, refused_values, trust_words
+from inception_zoo.config.targets import AGENT, allowing, own, refused_in_file, trust_words
 from inception_zoo.config.unknown_keys import readable
 from inception_zoo.errors import raise_all, say
-from inception_zoo.redaction import learn, safe
+from inception_zoo.redaction import learn, redacted, safe
 from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, resumed
-from inception_zoo.saved_config import command, not_saved, recover
+from inception_zoo.saved_config import not_saved, recover
 from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.records import save_redacted
 from inception_zoo.system.renamed import with_new_names
@@ -60,7 +60,7 @@ def main() -> None:
             trust_words(given := sys.argv[1:], *program)
             if (words := resumed(given)) != given or (AGENT in os.environ and REASON not in os.environ):  # nobody typed them
                 skipped = ("-", "hydra.sweep.dir=") if words != given else "-"  # `resumed` has put the folder that was typed
-                raise_all(refused_values([word for word in words if not word.startswith(skipped)]))
+                raise_all(refused_in_file([word for word in words if not word.startswith(skipped)]))
             sys.argv[1:] = words
             check_flags()
             sys.argv[1:] = readable(sys.argv[1:])
@@ -75,7 +75,7 @@ def main() -> None:
     finally:
         discard()
         with one_line_errors():  # sweep.json does not make a name trusted
-            ended = finish(f"{VARIABLE}={shlex.quote(trusted)} " if (trusted := os.environ.get(VARIABLE)) else "")
+            ended = finish(lambda again: allowing(own(), again))
         if asked():  # without the traceback of a consequence, such as a lost connection to another rank
             leave(0)
     leave(status or ended)
@@ -140,7 +140,7 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
         mistake = isinstance(end, SystemExit) and end.code == 2
         if _has_checkpoint(folder) and not mistake and is_first() and node.mode == RunMode.RUN:
             words = [*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"]
-            tell(f"resume with: {command(words, own() - {word.lstrip('+').partition('=')[0] for word in words})}")
+            tell(f"resume with: {allowing(own(), shlex.join(['python', 'run.py', *redacted(words)]))}")
         raise
 
 

@@ -123,9 +123,7 @@ def _network_of(state: State, path: Path, name: str | None) -> Inception:
     if found:
         check_twin(state, LAYOUTS[found[0]][found[1]], str(path))
     if not found and not name:
-        raise ZooError(
-            f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; for the native layout, give --model"
-        )
+        raise ZooError(f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; if it is native, give --model")
     if not found or (name and name != found[1]):
         first = make_plan(find_net(name or "")).blocks[0].name
         conv, fc, aux = f"{first}.0.0.conv.weight", "fc.weight", any(key.startswith("aux.") for key in state)

@@ -5,7 +5,6 @@ A checkpoint may be untrusted. Its config passes the checks of every config, and
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from inception_zoo.architecture.choices import LOADING, Choices
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import NEEDED, SPECIAL, TOP
-from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.results import REASON, flattened, is_interrupted
@@ -120,12 +118,6 @@ def is_whole(hydra: HydraConf) -> bool:
     """Return True if the command names a whole config (`--config-path`, `--config-name`), as that of another rank does."""
     main = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
     return REASON in os.environ or main != [str(CONF)] or hydra.job.config_name != "config"
-
-
-def command(words: list[str], allowed: Collection[str]) -> str:
-    """Return the command line with the arguments `words`, which allows the targets `allowed`, too."""
-    variable = f"{VARIABLE}={shlex.quote(','.join(sorted(allowed)))} " if allowed else ""
-    return variable + shlex.join(["python", "run.py", *redacted(words)])
 
 
 def not_saved(hydra: HydraConf) -> list[str]:

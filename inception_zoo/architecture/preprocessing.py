@@ -31,9 +31,8 @@ class Preprocessing:
             raise ZooError(f"preprocessing: interpolation={self.interpolation} is unknown; valid: {', '.join(INTERPOLATIONS)}")
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in (*self.mean, *self.std))
         if not numbers or not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ZooError(
-                f"preprocessing: mean={list(self.mean)} and std={list(self.std)} must be numbers, one per channel, std above 0"
-            )
+            given = f"mean={list(self.mean)} and std={list(self.std)}"
+            raise ZooError(f"preprocessing: {given} must be numbers, one per channel, std above 0")
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Preprocessing":

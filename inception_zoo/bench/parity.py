@@ -209,9 +209,7 @@ def prove(name: str, images: int = 4) -> Proof:
     try:
         peer = peer_of(pair)
     except ImportError as error:
-        raise ZooError(
-            f"parity: {name} needs a package that is not installed ({error}); pip install 'inception-zoo[dev]'"
-        ) from None
+        raise ZooError(f"parity: {name} needs another package ({error}); pip install 'inception-zoo[dev]'") from None
     ours = create_model(pair.net, aux=pair.aux)
     weights = peer.weights()
     load_weights(ours, with_transform(weights, False))  # layout `auto`; raises ZooError unless every tensor is used

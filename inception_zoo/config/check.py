@@ -9,20 +9,7 @@ from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config import CONF
 from inception_zoo.config.allowed import TARGETS
-from inception_zoo.config.rules import (
-    CALLED,
-    FAMILY,
-    GROUPS,
-    KEYS,
-    LEVEL,
-    NEEDED,
-    OF_HYDRA,
-    OWNED,
-    SPECIAL,
-    TOP,
-    USUAL,
-    Options,
-)
+from inception_zoo.config.rules import CALLED, FAMILY, GROUPS, HYDRA, KEYS, LEVEL, NEEDED, OWNED, SPECIAL, TOP, USUAL, Options
 from inception_zoo.config.targets import refused_targets
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.system.places import walk
@@ -114,7 +101,7 @@ def check_hydra(hydra: Mapping[str, Any]) -> None:
     for key in ("hydra_logging", "job_logging"):
         values = walk(hydra.get(key), f"hydra.{key}")
         found += [text for at, value in values if at.rpartition(".")[2] == "level" for text in LEVEL.mistake(at, value)]
-    found += _mistakes(dict(walk(hydra, "hydra")), OF_HYDRA)
+    found += _mistakes(dict(walk(hydra, "hydra")), HYDRA)
     found += _options_of({key: hydra.get(key) for key in ("launcher", "sweeper")}, "hydra")
     raise_all(found)
 

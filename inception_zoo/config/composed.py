@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.check import check, check_hydra
 from inception_zoo.config.explain import one_line_errors
-from inception_zoo.config.targets import AGENT, refused_targets, refused_values, refused_words, trust_words
+from inception_zoo.config.targets import AGENT, refused_places, refused_targets, refused_words, trust_words
 from inception_zoo.config.unknown_keys import readable, wrong_overrides
 from inception_zoo.errors import ZooError, messages_of, raise_all
 from inception_zoo.runs.results import claim_folder
@@ -52,9 +52,8 @@ def check_composed(cfg: DictConfig, single: bool, recover: Callable[..., Any] = 
         own |= {"job": {name: plain(node.job[name]) for name in ("name", "chdir")}, key: {"dir": str(node[key].dir)}}
         checks = [lambda: check_hydra(own), lambda: check_folder(f"hydra.{key}.dir", folder)]
         if AGENT in os.environ or not any(word.startswith(f"hydra.{key}.dir=") for word in node.overrides.hydra):
-            checks.append(
-                lambda: raise_all(refused_values({"hydra": {key: own[key]}}, Path(own[key]["dir"])))
-            )  # it leads upwards
+            upwards = refused_places({"hydra": {key: own[key]}}, Path(own[key]["dir"]))  # a name with `..`
+            checks.append(lambda: raise_all(upwards))
         if single:
             job = plain(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
             checks.append(lambda: check_job(with_new_names(job), node, cfg))
@@ -79,7 +78,7 @@ def check_job(config: Mapping[str, Any], hydra: HydraConf, cfg: DictConfig) -> N
     Raises:
         ZooError: The config is invalid; all errors are reported together.
     """
-    places = refused_values(config, Path(hydra.runtime.output_dir))
+    places = refused_places(config, Path(hydra.runtime.output_dir))
     _run_all([lambda: check(config), lambda: raise_all(places), lambda: _check_rate(hydra)], cfg)
 
 

@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from inception_zoo.architecture.choices import table_config
 from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.config import CONF
-from inception_zoo.config.targets import refused_values
+from inception_zoo.config.targets import refused_in_file
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import ZooError, one_line, raise_all
 from inception_zoo.redaction import guard
@@ -72,7 +72,7 @@ def install() -> None:
 def _checked(found: ConfigResult) -> ConfigResult:
     """Refuse a file that sets what only the user may set; `found` has all of its keys, at their place in the config."""
     if found.path.startswith("file:") and found.path != f"file://{CONF}" and REASON not in os.environ:
-        raise_all(refused_values(OmegaConf.to_container(found.config)))
+        raise_all(refused_in_file(OmegaConf.to_container(found.config)))
     return found
 
 

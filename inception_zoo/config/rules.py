@@ -220,7 +220,7 @@ METRIC = Rule(
     lambda value: NAME.fits(value) and (value in METRICS or not nearest(value, METRICS, 0.8)),
     METRICS,
 )
-OF_HYDRA = {
+HYDRA = {
     **dict.fromkeys(("hydra.run.dir", "hydra.sweep.dir", "hydra.job.name"), NAME),
     "hydra.output_subdir": NAME | NULL,
     "hydra.job.chdir": FLAG | NULL,

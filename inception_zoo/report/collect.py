@@ -196,11 +196,11 @@ def _comparable(flat: Mapping[str, str]) -> dict[str, str]:
             reference = re.fullmatch(r"\$\{([\w.]+)\}", value)
             value = flat.get(reference[1], value) if reference else value
         followed[key] = value
-    return {key: value for key, value in followed.items() if not is_place(key) and "hydra:" not in value}
+    return {key: value for key, value in followed.items() if not is_incidental(key) and "hydra:" not in value}
 
 
-def is_place(key: str) -> bool:
-    """Return True for a config key that names the place or the number of a run, without effect on its results."""
+def is_incidental(key: str) -> bool:
+    """Return True for a config key without effect on the results: it names the place or the number of a run."""
     return key.rpartition(".")[2] in PLACES or key.startswith(SERIES) or key == "ckpt"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from inception_zoo import __version__
 from inception_zoo.errors import ZooError, check_installed, printable
-from inception_zoo.report.collect import Run, as_words, collect, is_place
+from inception_zoo.report.collect import Run, as_words, collect, is_incidental
 from inception_zoo.report.details import network_key, network_picture, read_details
 from inception_zoo.system.atomic_files import write_whole
 
@@ -84,14 +84,14 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
     """Group runs that differ only in `seed` and in output paths; a run without a config is a group by itself."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        flat = {key: value for key, value in as_words(run.composed).items() if key != "seed" and not is_place(key)}
+        flat = {key: value for key, value in as_words(run.composed).items() if key != "seed" and not is_incidental(key)}
         groups.setdefault(json.dumps(flat, sort_keys=True) if flat else str(run.folder), []).append(run)
     return list(groups.values())
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
     """Return override keys with different values among the runs, without keys that have a separate column."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if key not in SHOWN_ELSEWHERE and not is_place(key))
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if key not in SHOWN_ELSEWHERE and not is_incidental(key))
     return [key for key in keys if not key.startswith("model.blocks.") and len({_said(run, key) for run in runs}) > 1]
 
 

@@ -189,9 +189,7 @@ class OptunaSweeper(Sweeper):
         fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
         space = {override.get_key_element(): _distribution(override) for override in overrides if override.is_sweep_override()}
         if not space:
-            raise ZooError(
-                "hydra/sweeper=optuna has no search space; set several values for a key: 'optimizer.lr=interval(1e-4,1e-1)'"
-            )
+            raise ZooError("hydra/sweeper=optuna has no search space; set one, such as 'optimizer.lr=interval(1e-4,1e-1)'")
         if varied := [key for key in space if key in ("callbacks.best.monitor", "callbacks.best.mode")]:
             raise ZooError(f"{varied[0]}: the trials are compared by this metric; give the key one value")
         folder = Path(self.conf.hydra.sweep.dir)
@@ -207,12 +205,12 @@ class OptunaSweeper(Sweeper):
             if found.get("state") in DONE:  # the sweep was interrupted before it reported the result
                 self._tell(study, goal, trial.number, found)
         while batch := list(self._next(study, space)):
-            jobs = [
-                [*fixed, *_words(trial.params), _place(str(trial.number)), f"sweep.trial={trial.number}"] for trial in batch
-            ]
-            self.launch(jobs, initial_job_idx=batch[0].number)
-            for trial in batch:
-                self._tell(study, goal, trial.number, read_results(folder / str(trial.number)))
+            numbers = [trial.number for trial in batch]
+            places = ([_place(str(number)), f"sweep.trial={number}"] for number in numbers)
+            jobs = [[*fixed, *_words(trial.params), *place] for trial, place in zip(batch, places, strict=True)]
+            self.launch(jobs, initial_job_idx=numbers[0])
+            for number in numbers:
+                self._tell(study, goal, number, read_results(folder / str(number)))
 
     def _next(self, study: Any, space: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the trials to run next: interrupted ones first, then new ones."""

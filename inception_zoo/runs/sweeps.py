@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,17 +99,15 @@ def _asked(folder: Path) -> dict[str, Any]:
     lists = (asked.get("argv"), asked.get("jobs"))
     whole = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
     if not whole or not isinstance(asked.get("cwd"), str):
-        raise ZooError(
-            f"{path} is damaged: argv, cwd or jobs is missing; repeat the whole command with hydra.sweep.dir={folder}"
-        )
+        raise ZooError(f"{path} has no argv, cwd or jobs; repeat the whole command with hydra.sweep.dir={folder}")
     return asked
 
 
-def finish(prefix: str = "") -> int:
+def finish(allowing: Callable[[str], str]) -> int:
     """Print and write the tables of the sweep that this process has run, if any.
 
     Args:
-        prefix: start of the command that resumes the sweep: the variables that it needs.
+        allowing: adds the variable that allows what the user has allowed to the command that resumes the sweep.
 
     Returns:
         The exit status: 1 if a job did not finish, else 0.
@@ -126,7 +124,7 @@ def finish(prefix: str = "") -> int:
     left = len(asked["jobs"]) - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)
-        how = f"; resume with: {prefix}python run.py -m {RESUME}{shlex.quote(str(folder))}" if again else ""
+        how = f"; resume with: {allowing(f'python run.py -m {RESUME}{shlex.quote(str(folder))}')}" if again else ""
         tell(f"{left} of {len(asked['jobs'])} jobs did not finish{how}")
     tell(f"sweep folder: {folder}", stdout=True)
     return int(left > 0)
@@ -135,10 +133,8 @@ def finish(prefix: str = "") -> int:
 def jobs_of(folder: Path) -> list[dict[str, Any]]:
     """Return the results of the jobs of a sweep, with folder name (`job`) and `overrides`, sorted by the name."""
     found = sorted((path.parent for path in folder.glob("*/results.json")), key=lambda job: (len(job.name), job.name))
-    return [
-        {"job": job.name, "overrides": overrides_of(words_of(job) or ()), "state": "finished", **read_results(job)}
-        for job in found
-    ]
+    usual = {"state": "finished"}
+    return [{"job": job.name, "overrides": overrides_of(words_of(job) or ()), **usual, **read_results(job)} for job in found]
 
 
 def words_of(folder: Path) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet can open without computing a formula: the only place that reads and writes CSV of ours.
+"""CSV files that a spreadsheet can open without computing a formula: the only place that writes CSV.
 
 A text that begins like a formula gets an apostrophe in front, as OWASP advises; numbers stay. Reading removes it again.
 """

@@ -1,4 +1,4 @@
-"""Config values that say where to write or what to call, and values that only the user may set."""
+"""Config values that say where to write or which address to call, and the values that overrides and configs set."""
 
 import os
 import re
@@ -8,17 +8,13 @@ from typing import Any
 
 from inception_zoo.errors import ZooError
 
-AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 READ_ONLY = "INCEPTION_ZOO_READ_ONLY"  # the folder of data that a checkpoint names: it is read, but nothing is downloaded to it
 _PARAMS = "hydra.sweeper.params."
-
 # Names of options, and forms of values, that say where to write or which address to call:
 _NAME = re.compile(
     r"(^|_)(dir|dirpath|paths?|folder|root|file|cache|uri|url|host|location|prox(y|ies)|endpoints?|exporter|executable"
     r"|program|args)(_|$)"
 )
-_READ = "SLURM_ARRAY_TASK_ID|SLURM_JOB_ID|WANDB_RUN_ID"  # variables that a file may read
-_REFERENCE = re.compile(rf"\$\{{\s*([\w.\[\]]*\}}|(zoo\.\w+|now|hydra|oc\.select):|oc\.env:({_READ})\}})")
 _FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
 
@@ -73,7 +69,7 @@ def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield key and value of everything in `node` that is not a container, in a list under the key of the list.
+    """Yield key and value of everything in the config `node` that is not a container, in a list under the key of the list.
 
     The overrides that a sweeper passes to its jobs are yielded as what they set.
     """
@@ -107,24 +103,3 @@ def parsed(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         except (HydraException, OmegaConfBaseException, ValueError):  # also a sweep in a sweep, or a number of 5,000 digits
             node = value
         yield from leaves({key: node})
-
-
-def is_strange(key: str, value: Any, allowed: Mapping[Any, str]) -> bool:
-    """Return True for a value that a file must not set.
-
-    Args:
-        key: The key, dotted.
-        value: The value, not resolved.
-        allowed: Regular expression of the values that a file may set, by key below `hydra`; `...`: for every other option
-            of a launcher or sweeper.
-    """
-    group, _, rest = key.partition(".")
-    option, text = rest.rpartition(".")[2], str(value)
-    if value is None or option == "_target_":  # a target has a check of its own
-        return False
-    if group == "logger" and option in ("offline", "mode"):  # sends what a run has to a server
-        return AGENT not in os.environ and text.lower() not in ("true", "offline", "disabled")
-    if f"{key}={text}".count("${") != len(_REFERENCE.findall(text)):
-        return True
-    usual = allowed[...] if rest.startswith(("launcher.", "sweeper.")) else "(?!)"
-    return group == "hydra" and not re.fullmatch(allowed.get(rest, usual), text)

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import CheckpointIO
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import is_whole_zip, whole_file
 from inception_zoo.weights.files import load_pickle
-from inception_zoo.weights.kinds import KERAS, reason_of
+from inception_zoo.weights.kinds import KERAS, refused_object
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -92,7 +92,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except ZooError as error:
         raise ZooError(f"ckpt={error}") from None
     except Exception as error:  # torch raises errors of many types for damaged files
-        raise ZooError(f"ckpt={path} {reason_of(error) or f'is not a readable checkpoint ({type(error).__name__})'}") from None
+        raise ZooError(
+            f"ckpt={path} {refused_object(error) or f'is not a readable checkpoint ({type(error).__name__})'}"
+        ) from None
     recorded = content.get("hyper_parameters") if isinstance(content, dict) else None
     groups = ("model", "data", "trainer")
     if not isinstance(recorded, dict) or not all(isinstance(recorded.get(group), dict) for group in groups):

@@ -189,9 +189,7 @@ def read_data(job: Job) -> None:
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
         check_classes(source, job.saved_classes, data.classes, published=not job.ckpt and is_name(str(weights)))
         if job.config["task"] == "test" and not data.before and not is_name(str(weights)) and has_made_test(job.folder):
-            log.warning(
-                "data.split chose the test images; if %s was trained on this folder, some may be training images", source
-            )
+            log.warning("data.split chose the test images; if %s was trained on this folder, it may know some of them", source)
         names = data.classes or []
         model.classes = names if len(names) == model.plan.num_classes else None
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():

@@ -22,7 +22,7 @@ from inception_zoo.runs.results import evaluated_checkpoint
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.regular_files import opened
 from inception_zoo.weights.entries import CONVERT, chosen
-from inception_zoo.weights.kinds import AGAIN, ALONE, KERAS, SUFFIXES, check_kind, reason_of
+from inception_zoo.weights.kinds import AGAIN, ALONE, KERAS, SUFFIXES, check_kind, refused_object
 
 log = logging.getLogger(__name__)
 METADATA = "inception_zoo"  # key of the card: JSON in safetensors' metadata, a mapping in a checkpoint
@@ -142,7 +142,7 @@ def _read(path: Path, ema: bool | None) -> tuple[Mapping[Any, Any], dict[str, An
     except Exception as error:  # each library raises many types for a damaged file
         first = one_line(error).split(". ")[0]
         damaged = f"cannot be read ({type(error).__name__}: {first[:200]}); it is damaged or incomplete: {AGAIN}"
-        raise ZooError(f"{path} {reason_of(error) or damaged}") from None
+        raise ZooError(f"{path} {refused_object(error) or damaged}") from None
     if not isinstance(content, Mapping):
         raise ZooError(f"{path} contains a {type(content).__name__}, not a mapping of names to tensors")
     return content, content.get(METADATA), []

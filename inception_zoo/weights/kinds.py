@@ -39,7 +39,7 @@ def check_kind(path: Path) -> bytes:
     return head
 
 
-def reason_of(error: Exception) -> str | None:
-    """Return why torch does not unpickle a file, if the reason is an object in it; else None."""
+def refused_object(error: Exception) -> str | None:
+    """Return the message for an object in a file that torch refuses to unpickle; None for another error."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return found and f"contains an object ({found[1]}), as after torch.save(model), and is not read: it could run code; {ALONE}"

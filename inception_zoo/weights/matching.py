@@ -125,9 +125,8 @@ def _initial_parts(
     for key, ours in model.state_dict().items():
         theirs = translation.keys.get(key)
         if not key.endswith("num_batches_tracked"):
-            has.setdefault(part_of(key), []).append(
-                theirs is not None and theirs in weights and weights[theirs].shape == ours.shape
-            )
+            fits = theirs is not None and theirs in weights and weights[theirs].shape == ours.shape
+            has.setdefault(part_of(key), []).append(fits)
     blocks = {part for part in swapped if part in has and not all(has[part])} if "blocks" in adapt else set()
     return blocks | ({part for part in has if part.startswith("aux ") and not any(has[part])} if "aux" in adapt else set())
 

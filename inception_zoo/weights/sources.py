@@ -104,9 +104,8 @@ def _torchvision(source: str, tag: str, net: str) -> Published:
     )
     # Both networks were ported from TensorFlow. In torchvision, the network itself converts images from the ImageNet
     # normalization to the range -1 … 1.
-    preprocessing = Preprocessing(
-        transform.crop_size[0], HALF[0], HALF[1], transform.resize_size[0], str(transform.interpolation.value)
-    )
+    size, resize, interpolation = transform.crop_size[0], transform.resize_size[0], str(transform.interpolation.value)
+    preprocessing = Preprocessing(size, *HALF, resize, interpolation)
     return Published("torchvision", entry, preprocessing, provenance, entry.meta["categories"], normalized_again=True)
 
 

@@ -17,8 +17,8 @@ from inception_zoo.config.targets import (
     COMMAND,
     VARIABLE,
     own,
+    refused_in_file,
     refused_targets,
-    refused_values,
     refused_words,
     trust_words,
     walk,
@@ -125,7 +125,7 @@ def test_the_environment_allows_exact_names_and_a_config_cannot_set_it(parts, mo
     (message,) = refused_targets(config)
     assert message.startswith("callbacks.x._target_=my_parts.MyAdam.Inner is not on the allow-list")
     assert refused_targets({"model": {"blocks": {"all": "my_parts.rows", "grid7": "residual", "grid8": ["1x1 8"]}}}) == []
-    (message,) = refused_values({"hydra": {"job": {"env_set": {VARIABLE: "os.system", "OMP_NUM_THREADS": "1"}}}})
+    (message,) = refused_in_file({"hydra": {"job": {"env_set": {VARIABLE: "os.system", "OMP_NUM_THREADS": "1"}}}})
     assert message.startswith(f"hydra.job.env_set.{VARIABLE}=os.system must not come from a file; set it in the environment")
 
 
@@ -150,7 +150,7 @@ TYPED = {
     "optimizer._target_=my_parts.MyAdam": {"my_parts.MyAdam"},
     "+callbacks.mine._target_=my_parts.rows": {"my_parts.rows"},
     "+callbacks.mine={_target_: my_parts.rows, name: not.this}": {"my_parts.rows"},
-    "++callbacks.mine={'_target_':'my_parts.rows',inner:{_target_:my_parts.MyAdam.Inner}}": {
+    "++callbacks.mine={_target_:'my_parts.rows',inner:{_target_:my_parts.MyAdam.Inner}}": {
         "my_parts.rows",
         "my_parts.MyAdam.Inner",
     },

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tools.examples import examples
 
 from inception_zoo.config.allowed import FOR_FILES, TARGETS
-from inception_zoo.config.targets import own, refused_targets, refused_values
+from inception_zoo.config.targets import own, refused_in_file, refused_targets
 
 SHELL = "touch pwned; false"
 ONLY_TYPED = {  # key → value; the file that sets it is refused when it is read, before anything is composed
@@ -126,7 +126,7 @@ CONFIGS = st.recursive(
 @given(st.dictionaries(NAMES, SIMPLE, max_size=4), CONFIGS)
 def a_file_passes_no_other_variable_target_or_secret(variables, config):
     node = {"hydra": {"job": {"env_set": variables}}, "trainer": config}
-    said = refused_values(node)
+    said = refused_in_file(node)
     for name, value in variables.items():
         if value is not None and (f"job.env_set.{name}" not in FOR_FILES or "$" in str(value) or value == SHELL):
             assert any(each.startswith(f"hydra.job.env_set.{name}=") for each in said), (name, value, said)

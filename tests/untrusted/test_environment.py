@@ -13,7 +13,7 @@ from conftest import SMALL, lines
 from tools import commands
 from tools.hostile_configs import FINE, ONLY_TYPED, PLACES, SHELL, a_file_passes_no_other_variable_target_or_secret, nested
 
-from inception_zoo.config.targets import AGENT, VARIABLE, own, refused_values, trust_words
+from inception_zoo.config.targets import AGENT, VARIABLE, own, refused_in_file, trust_words
 from inception_zoo.data.fashion_mnist import fashion_mnist
 from inception_zoo.errors import ZooError, imported, in_quotes
 from inception_zoo.system.places import READ_ONLY
@@ -56,7 +56,7 @@ def quoted(value):
 def test_a_value_that_only_the_user_sets(key, monkeypatch):
     value = ONLY_TYPED[key]
     node = nested(key, value)
-    messages = refused_values(node)
+    messages = refused_in_file(node)
     assert messages and all("\n" not in each and " must not come from a file; " in each for each in messages)
     assert SECRET not in str(messages)
     named = [each.partition("=")[0] for each in messages]
@@ -65,7 +65,7 @@ def test_a_value_that_only_the_user_sets(key, monkeypatch):
         assert f"set it in the environment: {key.rpartition('.')[2]}=… " in messages[0]
     elif ".env_set." not in named[0]:
         assert f"{VARIABLE}={','.join(sorted(named))} " in messages[0]
-    assert refused_values([word(key, value)])  # as an override of a saved sweep or an agent
+    assert refused_in_file([word(key, value)])  # as an override of a saved sweep or an agent
     monkeypatch.setenv(AGENT, "abc")
     trust_words([word(key, value)])
     assert own() == set()
@@ -73,14 +73,14 @@ def test_a_value_that_only_the_user_sets(key, monkeypatch):
     trust_words([word(key, value)])  # typed: now it is allowed, here and in the processes that inherit the environment
     if key in ("hydra.run.dir", "hydra.sweep.dir"):  # what is typed is not looked at
         return
-    assert refused_values([word(key, value)]) == [] and os.environ[VARIABLE]
+    assert refused_in_file([word(key, value)]) == [] and os.environ[VARIABLE]
 
 
 @pytest.mark.parametrize("key", FINE)
 def test_what_a_file_may_set(key):
-    assert refused_values(nested(key, FINE[key])) == []
+    assert refused_in_file(nested(key, FINE[key])) == []
     if "${zoo" not in str(FINE[key]) and "params" not in key:
-        assert refused_values([word(key, FINE[key])]) == []
+        assert refused_in_file([word(key, FINE[key])]) == []
 
 
 def merged(table):

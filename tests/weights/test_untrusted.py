@@ -393,8 +393,8 @@ RUNS = {  # runs that cannot be read: case → (file → content, fragment of th
     "a billion laughs": ({".hydra/config.yaml": LAUGHS}, "YAML aliases such as *a are not allowed"),
     "itself": ({".hydra/resolved.yaml": "a: &a [*a]"}, "YAML aliases such as *a are not allowed"),
     "YAML without end": ({".hydra/config.yaml": "[" * 10**5}, "nested more than 100 levels deep"),
-    "words that are none": ({".hydra/overrides.yaml": "[{a: 1}]"}, "it must be a list of overrides"),
-    "a word alone": ({".hydra/overrides.yaml": "a"}, "it must be a list of overrides"),
+    "words that are none": ({".hydra/overrides.yaml": "[{a: 1}]"}, "it must be a list of texts"),
+    "a word alone": ({".hydra/overrides.yaml": "a"}, "it must be a list of texts"),
     "metrics that are none": (
         {"csv/version_0/metrics.csv": "epoch,val/top1\n0,high\n"},
         "row 2: val/top1=high must be a number",

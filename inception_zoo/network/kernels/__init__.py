@@ -82,9 +82,8 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(file))
     except (OSError, RuntimeError, ZooError, subprocess.CalledProcessError) as error:  # RuntimeError: no home folder
         words = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).strip().splitlines()
-        log.warning(
-            "the CPU kernels cannot be compiled (%s): using PyTorch's operators, which are slower", words[0] if words else "?"
-        )
+        why = words[0] if words else "?"
+        log.warning("the CPU kernels cannot be compiled (%s): using PyTorch's operators, which are slower", why)
         return None
 
 
