@@ -10,6 +10,7 @@ from inception_zoo.bench.results import Results, compare, read
 from inception_zoo.bench.sections import ON_DATA, USUAL, measure
 from inception_zoo.bench.targets import read_targets
 from inception_zoo.errors import ZooError
+from inception_zoo.system.atomic_files import check_file
 from inception_zoo.system.records import write_json
 from inception_zoo.system.terminal import console, tell
 
@@ -27,8 +28,8 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     Raises:
         ZooError: options do not fit together, or a file or folder is missing or invalid.
     """
-    if keep and not keep.parent.is_dir():
-        raise ZooError(f"--json {keep}: there is no folder {keep.parent}")
+    if keep:
+        check_file(f"--json {keep}", keep)
     before = read(old, "--compare") if old else None
     results = read(keep, "--json") if keep and keep.exists() else Results()
     targets = read_targets(keep.parent if keep else Path())

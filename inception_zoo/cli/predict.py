@@ -32,11 +32,13 @@ def predict_images(
     from inception_zoo.interpret.gradcam import check_explain
     from inception_zoo.serving.classifier import open_classifier
     from inception_zoo.serving.images import find_images
-    from inception_zoo.serving.predict import check_format, check_output, report
+    from inception_zoo.serving.predict import check_format, report
+    from inception_zoo.system.atomic_files import check_file
 
     check_format(layout)
     check_crops(crops)
-    check_output(output)
+    if output:
+        check_file(f"--output {output}", output)
     check_explain(network, explain, layer)
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths = find_images(images)

@@ -146,10 +146,8 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
                 named = zip(files[split].paths[rows], reasons, strict=True)
                 bad += [f"{files[split].root / str(path)}: {reason}" for path, reason in named if reason]
     finally:  # an interrupted check can then be resumed
-        with suppress(OSError, ZooError):
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(cache) as temporary:
-                np.concatenate([states[split][good[split]] for split in files]).tofile(temporary)
+        with suppress(OSError, ZooError), whole_file(cache, parents=True) as temporary:
+            np.concatenate([states[split][good[split]] for split in files]).tofile(temporary)
     return good, bad
 
 

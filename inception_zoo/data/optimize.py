@@ -55,8 +55,7 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
     if len(files) == 1:
         raise ZooError(f"{source.name}: chunks cannot be divided later; give the images of validation a folder `val`")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as partial_out:
+        with whole_file(out, parents=True) as partial_out:
             partial_out.mkdir()
             for name, split in files.items():
                 if not isinstance(split, Files):

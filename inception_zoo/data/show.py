@@ -10,7 +10,7 @@ from torchvision.utils import make_grid
 from inception_zoo.data.datamodule import ImageData
 from inception_zoo.data.pixels import denormalize
 from inception_zoo.errors import ZooError, printable
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.atomic_files import check_file, whole_file
 
 SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 
@@ -29,8 +29,7 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
     """
     if out.suffix.lower() not in SUFFIXES:
         raise ZooError(f"--out {out}: must end in one of {', '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise ZooError(f"--out {out}: there is no folder {out.parent}")
+    check_file(f"--out {out}", out)
     size, data.batch_size = data.batch_size, 1  # any number of training images passes the check
     data.setup()
     count = len(data.splits["train"])

@@ -10,7 +10,7 @@ from inception_zoo.architecture.cost import plan_cost
 from inception_zoo.architecture.notation import Conv, Lrn, Module, Op, show
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.errors import ZooError
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.atomic_files import check_file, whole_file
 
 # Lengths are in points (1/72 inch).
 OP, GAP, STEP = (58, 27), 9, 16  # minimum width and height of an op; gap between branches; gap between the ops of a chain
@@ -39,8 +39,7 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix not in (".svg", ".png"):
         raise ZooError(f"--draw {path}: the name must end in .svg or .png")
-    if not path.parent.is_dir():
-        raise ZooError(f"--draw {path}: there is no folder {path.parent}")
+    check_file(f"--draw {path}", path)
 
 
 def draw_network(plan: Plan, image_size: int, path: Path) -> None:

@@ -16,7 +16,7 @@ from inception_zoo import __version__
 from inception_zoo.errors import ZooError, check_installed, printable
 from inception_zoo.report.collect import Run, as_words, collect, is_incidental
 from inception_zoo.report.details import network_key, network_picture, read_details
-from inception_zoo.system.atomic_files import write_whole
+from inception_zoo.system.atomic_files import check_file, write_whole
 
 NETWORKS = 12  # maximum number of network drawings
 DETAILS = 8_000_000  # maximum bytes of tables and images; the best runs come first
@@ -38,10 +38,7 @@ def write_report(folders: Sequence[Path], out: Path, warn: Callable[[str], None]
         ZooError: Plotly is missing, `out` cannot be written, or no run can be read.
     """
     check_installed("plotly", "report", "inception-zoo report")
-    if not out.parent.is_dir():
-        raise ZooError(f"--out {out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise ZooError(f"--out {out} is a folder; give the name of a file, such as {out}/report.html")
+    check_file(f"--out {out}", out)
     runs = collect(folders, warn)
     data = page_data(runs, warn)
     write_whole(out.resolve(), page(data, printable(" ".join(map(str, folders)))))

@@ -5,6 +5,7 @@ from pathlib import Path
 from inception_zoo.architecture.preprocessing import NOTHING_STATED, Stated
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import load_model
+from inception_zoo.system.atomic_files import check_file
 from inception_zoo.weights.files import sha256, write_weights
 from inception_zoo.weights.kinds import KERAS, TORCH
 from inception_zoo.weights.loading import normalizes_again
@@ -32,10 +33,7 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
         raise ZooError(f"{target}: '{target.suffix}' is not a weight format; valid: .safetensors, .pth, .weights.h5")
     if to == "native" and target.suffix != ".safetensors":
         raise ZooError(f"{target}: layout native is saved as .safetensors; use this suffix, or choose another --to")
-    if target.is_dir():
-        raise ZooError(f"{target} is a folder; give the name of a file")
-    if not target.parent.is_dir():
-        raise ZooError(f"{target}: there is no folder {target.parent}")
+    check_file(str(target), target)
     if target.exists() and not overwrite:
         raise ZooError(f"{target} already exists; give another name, or --overwrite")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving import folding
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.atomic_files import check_file, whole_file
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.kinds import SUFFIXES
 from inception_zoo.weights.saving import card_of
@@ -46,8 +46,7 @@ def check_out(path: Path, int8: bool = False) -> None:
         raise ZooError(f"{path}: the name must end in .onnx or .pt2{hint}")
     if int8 and path.suffix != ".onnx":
         raise ZooError(f"{path}: --int8 writes ONNX only; the name must end in .onnx")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ZooError(f"{path}: " + ("it is a folder" if path.is_dir() else f"there is no folder {path.parent}"))
+    check_file(str(path), path)
     if path.suffix == ".onnx":
         for package in PACKAGES:
             check_installed(package, "export", f"{path}: ONNX")

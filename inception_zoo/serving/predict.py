@@ -127,16 +127,6 @@ def check_format(layout: str) -> None:
         raise ZooError(f"--format {layout} is unknown; {did_you_mean(layout, WRITERS)}")
 
 
-def check_output(output: Path | None) -> None:
-    """Check the folder of an output file.
-
-    Raises:
-        ZooError: the folder does not exist.
-    """
-    if output and not output.parent.is_dir():
-        raise ZooError(f"--output {output}: there is no folder {output.parent}")
-
-
 def report(
     classifier: Classifier,
     paths: Sequence[Path],

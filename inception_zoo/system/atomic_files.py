@@ -20,11 +20,15 @@ MARK = ".partial-"  # in the name of a folder to which a file is written: .NAME.
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, parents: bool = False) -> Iterator[Path]:
     """Yield a path to write a file or a folder to; on success, sync it to the disk and rename it to `path`.
 
     It has the same name, in a private folder beside `path`. An earlier file is replaced and keeps its permissions; an earlier
     folder must be empty. What killed processes have left of `path` is removed.
+
+    Args:
+        path: The file or folder.
+        parents: Create the folders above it.
 
     Raises:
         ZooError: The file cannot be written; an earlier file at `path` is unchanged.
@@ -32,6 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ZooError(f"{path} is not a regular file, and is not replaced; give another name")
     try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         sweep_up(path.parent, path.name)
         with _private_folder(path) as folder:
             yield (temporary := folder / path.name)
@@ -45,13 +51,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise ZooError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8, with the line ends of `text`, which may contain undecodable file names.
-
-    Raises:
-        ZooError: The file cannot be written; an earlier file at `path` is unchanged.
-    """
-    with whole_file(path) as temporary:
+def write_whole(path: Path, text: str, parents: bool = False) -> None:
+    """Write a text file as `whole_file`, in UTF-8, with the line ends of `text`, which may have undecodable file names."""
+    with whole_file(path, parents) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
@@ -74,6 +76,14 @@ def is_whole_zip(path: Path) -> bool:
             return archive.testzip() is None
     except Exception:  # zipfile raises many types for corrupt files
         return False
+
+
+def check_file(name: str, path: Path) -> None:
+    """Raise ZooError, beginning with `name`, unless `path` may be the name of a file: its folder exists, and it is not one."""
+    if path.is_dir():
+        raise ZooError(f"{name} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise ZooError(f"{name}: there is no folder {path.parent}")
 
 
 def check_folder(key: str, folder: Path) -> None:

@@ -40,9 +40,8 @@ def save_redacted(config: Any, path: Path) -> None:
     """Save a Hydra config as YAML, atomically, without secrets and with unresolved interpolations; create the folder."""
     from omegaconf import OmegaConf
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
-    write_whole(path, OmegaConf.to_yaml(redacted(plain)))
+    write_whole(path, OmegaConf.to_yaml(redacted(plain)), parents=True)
 
 
 def _read(path: Path, missing: Kind, parse: Any) -> Kind:

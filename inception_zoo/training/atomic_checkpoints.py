@@ -40,11 +40,7 @@ class AtomicCheckpointIO(CheckpointIO):
         path = Path(path)
         if not self.run_folder.is_dir():
             raise ZooError(f"{path} cannot be written: the run folder was deleted")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ZooError(f"{path} cannot be written: {error.strerror}") from error
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with whole_file(path, parents=True) as temporary, temporary.open("wb") as file:
             written = _Written(file)
             try:
                 torch.save(checkpoint, cast(BinaryIO, written))

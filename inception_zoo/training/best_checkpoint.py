@@ -88,7 +88,6 @@ def _is_brought(there: Path, here: Path) -> bool:
     if not (there.is_file() and is_whole(there)):
         warn("%s is missing or damaged, the best checkpoint so far; the best later one will be selected", there)
         return False
-    here.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(here) as temporary:
+    with whole_file(here, parents=True) as temporary:
         shutil.copyfile(there, temporary)
     return True

@@ -43,17 +43,16 @@ def ended(*arguments, signals, every):
 
 
 @pytest.mark.parametrize(
-    ("signals", "every", "status"),
+    ("signals", "status", "every"),
     [
-        (["SIGTERM"], 0.1, 143),
-        (["SIGTERM"], 0.005, 143),
-        (["SIGINT"], 0.005, 130),
-        (["SIGHUP"], 0.005, 129),
-        (["SIGINT", "SIGTERM"], 0.1, 130),
-        (["SIGTERM", "SIGINT"], 0.1, 143),  # of two that arrive together, Python handles the lower number first
+        (["SIGTERM"], 143, 0.005),
+        (["SIGINT"], 130, 0.1),
+        (["SIGHUP"], 129, 0.005),
+        (["SIGINT", "SIGTERM"], 130, 0.005),
+        (["SIGTERM", "SIGINT"], 143, 0.1),
     ],
 )
-def test_the_first_of_many_signals_decides_the_status_and_the_end_is_not_disturbed(signals, every, status):
+def test_the_first_of_many_signals_decides_the_status_and_the_end_is_not_disturbed(signals, status, every):
     assert ended("wait", 3, signals=[getattr(signal, name) for name in signals], every=every) == (status, "cleaned up\n")
 
 

@@ -188,7 +188,7 @@ def read_chunks(root):
             one_line(lambda: split.dataset(3, _whole)[index])  # noqa: B023 -- called at once
 
 
-@examples(40)
+@examples(25)
 @given(st.data())
 def any_bytes_of_chunks_are_images_or_a_line(data):
     with TemporaryDirectory() as folder:

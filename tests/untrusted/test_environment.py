@@ -243,13 +243,10 @@ def full_of_traps(folder):
     (folder / "wandb/settings").write_text("[default]\nmode = online\nbase_url = http://localhost:9\n")
 
 
-COMMANDS = (
-    ["list"],
-    ["describe", "googlenet"],
-    ["run", "--cfg", "job", *SMALL],
-    ["run", "seed=-1", *SMALL],
+COMMANDS = (  # Hydra and its plugins, torch, matplotlib, which reads the file matplotlibrc
     ["run", "-m", "seed=-1,-2", "hydra/launcher=joblib", *SMALL],
     ["predict", "nothing.ckpt", "nothing.png"],
+    ["describe", "googlenet", "--draw", "picture.svg"],
 )
 START = "from inception_zoo.cli.main import main; main()"  # what the console script does; it is in the folder of Python
 
