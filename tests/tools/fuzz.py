@@ -47,7 +47,7 @@ from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed
 from inception_zoo.config.explain import check_flags, one_line_errors
 from inception_zoo.config.targets import trust_words
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import TREE, ZooError
 from inception_zoo.runs import folders
 from inception_zoo.weights.files import METADATA, write_weights
 from inception_zoo.weights.saving import card_of, export_weights, save_model
@@ -121,7 +121,7 @@ def any_words_make_a_config_or_lines_that_say_why(overrides):
             for claimed in list(folders._claimed):
                 folders.release(claimed)
             folders.keep()
-    lines = said.getvalue().splitlines()
+    lines = said.getvalue().replace(TREE, "").splitlines()
     assert lines and all(line.startswith("error: ") and line.isprintable() for line in lines), lines
 
 
@@ -275,7 +275,7 @@ def _forbid(event, arguments):
 def properties(only, number):
     """Run the properties with pytest in another process: its plugin has to be loaded before Hypothesis draws anything."""
     folder = Path(__file__).resolve().parents[1] / "properties"
-    words = [sys.executable, "-m", "pytest", folder, "-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-k", only]
+    words = [sys.executable, "-m", "pytest", folder, "-q", "--no-header", "-p", "no:cacheprovider", "-k", only]
     status = subprocess.run([*words, *([] if number is None else [f"--hypothesis-seed={number}"])]).returncode
     assert status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), "a property does not hold"
 
