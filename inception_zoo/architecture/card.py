@@ -100,13 +100,14 @@ class Card:
                 all(isinstance(n, int) and 0 < n < 10**7 for n in numbers),
                 isinstance(model.get("blocks", {}), dict),
                 classes is None or (isinstance(classes, list) and len(classes) == numbers[0]),
-                all(isinstance(c, str) and c.encode("utf-8", "surrogateescape") is not None for c in classes or []),
+                all(isinstance(c, str) for c in classes or []),
             )
             if not all(right):
                 raise TypeError
+            "".join(classes or []).encode("utf-8", "surrogateescape")  # a file name has no other surrogates
             preprocessing = Preprocessing.of(plain["preprocessing"]) if plain["preprocessing"] else None
             return cls(model, classes, preprocessing, Provenance.of(plain["provenance"]) if plain["provenance"] else None)
-        except (TypeError, KeyError, AttributeError, UnicodeEncodeError):  # a file name has no other surrogates
+        except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
             raise ZooError("the file's card, which describes its network, is corrupt") from None
 
 

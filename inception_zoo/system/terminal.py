@@ -25,7 +25,8 @@ ENDING = tuple(  # signals that ask a job to end; SIGHUP: the connection to the 
     number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 )
 PRESS = 1.0  # seconds; signals that follow each other faster count as one, such as those of a Ctrl-C that is held down
-_first, _requests, _latest = 0, 0, 0.0  # signal that asked this process to end, number of requests, time of the latest signal
+_status: int | None = None  # exit status, as soon as a signal or `leave` has decided it
+_requests, _latest = 0, 0.0  # number of requests to end, time of the latest signal
 
 
 def console(least: int = 0, markup: bool = False, **options: Any) -> "Console":
@@ -132,27 +133,27 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def hear(number: int) -> int:
     """Count a signal. Return 1 if it is the first request to end, 2 if it is Ctrl-C pressed again, and 0 if it is ignored."""
-    global _first, _requests, _latest
+    global _status, _requests, _latest
     again, _latest = number == signal.SIGINT and time.monotonic() - _latest > PRESS, time.monotonic()
-    if _first and not again:
+    if _status is not None and not again:
         return 0
-    _first, _requests = _first or number, _requests + 1
+    _status, _requests = 128 + number if _status is None else _status, _requests + 1
     leave_lost_terminal()
     if _requests > 2:
-        os._exit(asked())
+        os._exit(_status)
     return _requests
 
 
 def asked() -> int:
     """Return the exit status that a signal asked for; 0 without one."""
-    return _first and 128 + _first
+    return _status or 0
 
 
 def leave(status: int) -> NoReturn:
     """Exit with the status of the first signal, or with `status`, which later signals do not change."""
-    global _first, _requests
-    status, _first, _requests = asked() or status, _first or -128, max(_requests, 1)
-    sys.exit(status)
+    global _status, _requests
+    _status, _requests = status if _status is None else _status, max(_requests, 1)
+    sys.exit(_status)
 
 
 def obey_parent(worker: int = 0) -> None:
