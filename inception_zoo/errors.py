@@ -123,6 +123,8 @@ def imported(path: str) -> Callable[..., Any]:
     """
     *modules, last = path.split(".")
     names = [last]
+    if not all(map(str.isidentifier, [*modules, last])):
+        raise ZooError("not the path of a class or function, such as my_parts.MyAdam")
     if modules and modules[0] not in sys.modules and find_spec(modules[0]) is None:  # the user's own, beside the command
         sys.path.append(str(Path.cwd()))
     while modules:

@@ -98,7 +98,7 @@ class Inception(nn.Module):
         """
         names = [block.name for block in self.plan.blocks]
         stages = {block.stage: block.name for block in self.plan.blocks}
-        if last is not None and last not in names and last not in stages:
+        if last is not None and (not isinstance(last, str) or last not in [*names, *stages]):
             hint = did_you_mean(last, [*stages, *names], ALIKE)
             raise ZooError(f"{self.plan.net.name}: freeze={last} is not a stage or endpoint; {hint}")
         self.frozen = names[: names.index(stages.get(last, last)) + 1] if last is not None else []
