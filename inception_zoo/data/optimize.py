@@ -16,7 +16,7 @@ from rich.progress import track
 
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, check_installed, check_whole
-from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.atomic_files import sweep_up, whole_file
 from inception_zoo.system.records import read_json, write_json
 from inception_zoo.system.regular_files import opened
 from inception_zoo.system.terminal import console
@@ -49,6 +49,7 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
     check_installed("litdata", "stream", "data optimize")
     check_whole("workers", workers, at_least=1)
     size = _size(chunk_bytes)
+    sweep_up(out.parent, out.name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ZooError(f"{out}: already exists and is not an empty folder; choose another path, or delete it")
     files = {name: split for name, split in source.splits().items() if split is not None}
