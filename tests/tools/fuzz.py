@@ -46,7 +46,7 @@ from inception_zoo.architecture.notation import show
 from inception_zoo.config import CONF, hydra_patches
 from inception_zoo.config.composed import check_composed
 from inception_zoo.config.explain import check_flags, one_line_errors
-from inception_zoo.config.targets import trust_words
+from inception_zoo.config.targets import VARIABLE, trust_words
 from inception_zoo.errors import TREE, ZooError
 from inception_zoo.runs import folders
 from inception_zoo.weights.files import METADATA, write_weights
@@ -118,6 +118,7 @@ def any_words_make_a_config_or_lines_that_say_why(overrides):
         except SystemExit as end:
             assert end.code == 2
         finally:
+            os.environ.pop(VARIABLE, None)  # `trust_words` has set it
             for claimed in list(folders._claimed):
                 folders.release(claimed)
             folders.keep()
