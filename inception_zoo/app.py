@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from inception_zoo.config.composed import check_composed, check_job, plain
 from inception_zoo.config.explain import CAUGHT, TRACEBACK, check_flags, explain_all, one_line_errors, wants_traceback
 from inception_zoo.config.targets import AGENT, allowing, own, refused_in_file, trust_words
 from inception_zoo.config.unknown_keys import readable
-from inception_zoo.errors import raise_all, say
+from inception_zoo.errors import raise_all, say, shown
 from inception_zoo.redaction import learn, redacted, safe
 from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
@@ -35,6 +35,16 @@ from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import asked, end_on_signals, guard_output, leave, tell
 
 log = logging.getLogger(__name__)
+FLAGS = (
+    "-m",
+    "--multirun",
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+)  # that a saved command may have
 _taken: list[str] = []  # what was taken from a checkpoint, until the job's log is open
 
 
@@ -60,7 +70,7 @@ def main() -> None:
             trust_words(given := sys.argv[1:], *program)
             if (words := resumed(given)) != given or (AGENT in os.environ and REASON not in os.environ):  # nobody typed them
                 skipped = ("-", "hydra.sweep.dir=") if words != given else "-"  # `resumed` has put the folder that was typed
-                raise_all(refused_in_file([word for word in words if not word.startswith(skipped)]))
+                raise_all(_refused_flags(words) + refused_in_file([word for word in words if not word.startswith(skipped)]))
             sys.argv[1:] = words
             check_flags()
             sys.argv[1:] = readable(sys.argv[1:])
@@ -81,6 +91,13 @@ def main() -> None:
     leave(status or ended)
 
 
+def _refused_flags(words: Sequence[str]) -> list[str]:
+    """Return an error message for each flag of a command that nobody typed, except the folder and name of its configs."""
+    flags = [word for word in words if word.startswith("-") or ("=" not in word and "://" in word)]
+    wrong = [word for word in flags if word.partition("=")[0] not in FLAGS or "://" in word]
+    return [f"{shown(word)} must not come from a file; repeat the whole command" for word in wrong]
+
+
 class HydraJob:
     """Function that Hydra calls with the config of each job.
 
@@ -89,6 +106,8 @@ class HydraJob:
 
     def __call__(self, cfg: DictConfig) -> float:
         """Return the best value of the metric that selects the best checkpoint; NaN without one."""
+        if asked():  # a library has caught the exit while the config was composed
+            leave(0)
         node = HydraConfig.get()
         folder = Path(node.runtime.output_dir)
         single = node.mode == RunMode.RUN

@@ -66,7 +66,7 @@ def one_line(error: object) -> str:
 def shown(value: Any) -> str:
     """Format a value for an error message: one line, at most 200 characters; null, true and false as in a config."""
     words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else one_line(value)
+    text = words[value] if value is None or isinstance(value, bool) else redacted(one_line(value))  # before it is cut
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

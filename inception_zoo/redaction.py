@@ -21,7 +21,7 @@ _PAIR = re.compile(r"(?<![\w.])([\w.+-]+)=([^\s&;,]{4,})")  # `key=value` in a s
 _REFERENCE = re.compile(r"['\"\\]*\$\{[\w.:]+\}['\"]*")  # an interpolation: names the secret's variable, not its value
 _LOGIN = re.compile(  # in a URL; also with one slash, as in a path, or escaped. A port is not a password with a slash
     r"(:(?:\\?/){1,2}|%3A%2F%2F)"
-    r"(?:([^\s/:@]{0,64}?)(?::|%3A)([^\s/]{0,256}(?:@|%40)|(?!\d+[/?#])[^\s\"']{0,256}?@)|([^\s/:@]{20,256}@))"
+    r"(?:([^\s/:@]{0,64}?)(?::|%3A)([^\s/]{0,4096}(?:@|%40)|(?!\d+[/?#])[^\s\"']{0,4096}?@)|([^\s/:@]{20,4096}@))"
 )
 _CONTROL = re.compile(  # C0, DEL, C1; line and paragraph separators; text direction; zero width, without joiners; surrogates
     r"\x1b\[[0-?]*[@-~]|[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"

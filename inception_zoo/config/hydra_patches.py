@@ -62,17 +62,30 @@ def install() -> None:
     ConfigSource._get_header_dict = staticmethod(lambda text: header(text.removeprefix("\ufeff")))  # type: ignore
     parse, read = OverridesParser.parse_overrides, ConfigRepository.load_config  # patched to accept old keys
     OverridesParser.parse_overrides = lambda parser, overrides: parse(parser, [*map(with_new_key, overrides)])  # type: ignore
-    ConfigRepository.load_config = lambda files, config_path: _with_new_keys(config_path, read(files, config_path))  # type: ignore
+    ConfigRepository.load_config = lambda files, config_path: _with_new_keys(config_path, _here(read(files, config_path)))  # type: ignore
     embed = ConfigLoaderImpl._embed_result_config
     ConfigLoaderImpl._embed_result_config = staticmethod(lambda *args: _checked(embed(*args)))  # type: ignore
     _add_resolvers()
     _fill_store()
 
 
+def _is_ours(found: ConfigResult) -> bool:
+    """Return True for a config of this package or of Hydra, and for that of rank 0, which was checked."""
+    return found.path.startswith((f"file://{CONF}", "pkg://hydra.conf", "structured://")) or REASON in os.environ
+
+
+def _here(found: ConfigResult | None) -> ConfigResult | None:
+    """Refuse a file with a `hydra.searchpath`, as it is read: Hydra imports the packages in it before it composes anything."""
+    if found and not _is_ours(found) and (path := OmegaConf.select(found.config, "hydra.searchpath")) is not None:
+        raise_all(refused_in_file({"hydra": {"searchpath": str(path)}}))
+    return found
+
+
 def _checked(found: ConfigResult) -> ConfigResult:
     """Refuse a file that sets what only the user may set; `found` has all of its keys, at their place in the config."""
-    if found.path.startswith("file:") and found.path != f"file://{CONF}" and REASON not in os.environ:
-        raise_all(refused_in_file(OmegaConf.to_container(found.config)))
+    if not _is_ours(found):
+        defaults = [text for each in found.defaults_list or () for text in vars(each).values() if isinstance(text, str | list)]
+        raise_all(refused_in_file({"defaults": defaults, **OmegaConf.to_container(found.config)}))  # type: ignore[dict-item]
     return found
 
 
@@ -156,6 +169,8 @@ class _CheckedHydra(Hydra):
             raise
         except ValueError as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
+        except RecursionError:
+            raise ZooError("a config file is nested too deeply, or includes itself") from None
         if self.acts:
             self.check(cfg, run_mode == RunMode.RUN)
         if with_log_configuration:

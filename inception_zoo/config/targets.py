@@ -16,11 +16,10 @@ from typing import Any
 from inception_zoo.config.allowed import FOR_FILES, TARGETS
 from inception_zoo.errors import ZooError, imported, nearest, shown
 from inception_zoo.redaction import redacted
-from inception_zoo.system.places import is_place, leaves, outside, parsed, walk
+from inception_zoo.system.places import AGENT, is_place, leaves, outside, parsed, sending, walk
 from inception_zoo.system.renamed import MOVED
 
 VARIABLE = "INCEPTION_ZOO_TARGETS"
-AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 COMMAND = "INCEPTION_ZOO_COMMAND"  # the command line as typed, without secrets, for messages; set by `trust_words`
 _PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)+")  # path of a function, in an override
 _READ = "SLURM_ARRAY_TASK_ID|SLURM_JOB_ID|WANDB_RUN_ID"  # variables that a file may read
@@ -103,6 +102,8 @@ def file_may_set(key: str, value: Any) -> bool:
         return AGENT in os.environ or text.lower() in ("true", "offline", "disabled")
     if f"{key}={text}".count("${") != len(_REFERENCE.findall(text)):
         return False
+    if group == "logger" and "$" in _REFERENCE.sub("", text):  # Lightning's loggers put variables into paths
+        return False
     usual = FOR_FILES[...] if rest.startswith(("launcher.", "sweeper.")) else "(?!)"
     return group != "hydra" or bool(re.fullmatch(FOR_FILES.get(rest, usual), text))
 
@@ -124,7 +125,7 @@ def refused_places(config: Mapping[str, Any], folder: Path) -> list[str]:
         config: Plain containers, with every value resolved.
         folder: The run folder, absolute.
     """
-    return _only_typed(outside(leaves(config), folder))
+    return _only_typed([*outside(leaves(config), folder), *sending(config)])
 
 
 def _only_typed(pairs: Iterable[tuple[str, Any]]) -> list[str]:

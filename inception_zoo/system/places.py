@@ -8,12 +8,13 @@ from typing import Any
 
 from inception_zoo.errors import ZooError
 
+AGENT = "WANDB_SWEEP_ID"  # set for the commands that an agent of W&B runs: its server sends them, nobody typed them
 READ_ONLY = "INCEPTION_ZOO_READ_ONLY"  # the folder of data that a checkpoint names: it is read, but nothing is downloaded to it
 _PARAMS = "hydra.sweeper.params."
 # Names of options, and forms of values, that say where to write or which address to call:
 _NAME = re.compile(
     r"(^|_)(dir|dirpath|paths?|folder|root|file|cache|uri|url|host|location|prox(y|ies)|endpoints?|exporter|executable"
-    r"|program|args)(_|$)"
+    r"|program|args|headers|api_?key)(_|$)"
 )
 _FORM = re.compile(r"[/\\~]|\w:[/\\]|.*://|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
@@ -58,6 +59,13 @@ def outside(values: Iterable[tuple[str, Any]], folder: Path) -> Iterator[tuple[s
             path = Path(os.fsdecode(value)) if isinstance(value, str | bytes) else Path()
             if not path.is_relative_to(folder) or ".." in path.parts:
                 yield key, value
+
+
+def sending(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the key `offline` of each W&B logger without it: W&B's default is to send. An agent of W&B sends anyway."""
+    loggers = (config.get("logger") or {}).items() if AGENT not in os.environ else ()
+    wandb = [(name, node) for name, node in loggers if str(node.get("_target_")).endswith("WandbLogger")]
+    return [(f"logger.{name}.offline", None) for name, node in wandb if node.get("offline") is None]
 
 
 def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,11 +13,26 @@ from omegaconf import DictConfig
 
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
+from inception_zoo.system.regular_files import text_of
 from inception_zoo.tracking.service import NOWHERE, current_run, lose, unharmed
 
 UNTAGGED = ("ckpt=", "data.root=", "hydra.", "logger", "sweep.")  # overrides that do not describe what is trained
 OWN = {"id": "WANDB_RUN_ID", "tags": "WANDB_TAGS"}  # variables that W&B reads itself; the config reads the others
+HARMLESS = ("mode", "disabled", "entity", "project")  # in `wandb/settings`
 TAG = 64  # maximum length that W&B allows, in characters
+
+
+def _check_settings() -> None:
+    """Refuse settings in the working folder that W&B would obey, such as its server's address or a folder to write to.
+
+    Raises:
+        ZooError: The file has other keys than those that `wandb offline` and `wandb init` write.
+    """
+    for path in Path("wandb", "settings"), Path(".wandb", "settings"):
+        if path.is_file() and any(
+            line.split("=")[0].strip() not in HARMLESS for line in text_of(path).splitlines() if "=" in line
+        ):
+            raise ZooError(f"logger.wandb: delete {path.absolute()}, or start elsewhere; set W&B's variables instead")
 
 
 class WandbLogger(loggers.WandbLogger):
@@ -31,9 +46,7 @@ class WandbLogger(loggers.WandbLogger):
 
     def __init__(self, save_dir: str, settings: Any = None, **more: Any) -> None:
         os.environ.setdefault("WANDB_DISABLE_GIT", "true")  # git calls programs that the folder's repository names
-        found = [path for path in (Path("wandb", "settings"), Path(".wandb", "settings")) if path.exists()]
-        if found and not more.get("offline"):  # W&B would take the address of its server from there, and send the key to it
-            raise ZooError(f"logger.wandb: delete {found[0].absolute()}, or start elsewhere; set W&B's variables instead")
+        _check_settings()
         import wandb
 
         known = {**signature(loggers.WandbLogger).parameters, **signature(wandb.init).parameters}

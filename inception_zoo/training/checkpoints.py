@@ -1,5 +1,6 @@
 """Selection of the checkpoint for a job, and the check that it matches the job."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -11,7 +12,7 @@ from torch import nn
 from inception_zoo.architecture.card import Card
 from inception_zoo.data.division import TABLE
 from inception_zoo.data.layout import class_name
-from inception_zoo.errors import ZooError, shown
+from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint, flattened
 from inception_zoo.system.atomic_files import is_whole_zip
@@ -88,7 +89,12 @@ def saved_config(path: Path) -> dict[str, Any]:
     Raises:
         ZooError: the file is damaged, or not a checkpoint of a run.
     """
-    return with_new_names(read_checkpoint(path)["hyper_parameters"])
+    config = read_checkpoint(path)["hyper_parameters"]
+    try:
+        json.dumps(config)
+    except (TypeError, ValueError, RecursionError) as error:  # a tensor, or a container that contains itself
+        raise ZooError(f"{path}: its config is not plain data ({one_line(error)}); it is damaged or was changed") from None
+    return with_new_names(config)
 
 
 def card_of(path: Path) -> Card | None:

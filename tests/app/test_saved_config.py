@@ -258,7 +258,7 @@ HOSTILE = {
     ),
     "a foreign key": ({"logger": {"wandb": {"settings": {"api_key": "0" * 40}}}}, "logger.wandb.settings.api_key=000"),
     "servers by name": ({"logger": {"wandb": {"x_endpoints": {"b": "a:80"}}}}, "logger.wandb.x_endpoints.b=a:80"),
-    "a folder as bytes": ({"callbacks": {"best": {"filename": b"/etc"}}}, "callbacks.best.filename=b'/etc'"),
+    "a folder as bytes": ({"callbacks": {"best": {"filename": b"/etc"}}}, "its config is not plain data"),
     "a cache": ({"data": {"source": {"cache": "here"}}}, "add +data.source.cache=VALUE"),
     "a remote data set": ({"data": {"root": "s3://bucket"}}, "add data.root=VALUE"),
     "a reference": ({"seed": "${oc.env:HOME}"}, "seed=${oc.env:HOME}: a checkpoint cannot set"),

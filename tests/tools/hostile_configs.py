@@ -65,6 +65,7 @@ ONLY_TYPED = {  # key → value; the file that sets it is refused when it is rea
     "logger.wandb.tags": ["a ${oc.env:DATABASE} b"],
     "logger.wandb.notes": "${oc.decode:${oc.env:TOKEN}}",
     "logger.wandb.group": "${oc.${seed}:TOKEN}",
+    "logger.tensorboard.name": "a$TOKEN",  # Lightning puts variables into this path
     "logger.csv.name": "${oc.create:'{_target_: os.mkdir}'}",
     "optimizer.x": "\\${oc.env:TOKEN}",
     "metrics.x": "${ oc.env : TOKEN }",
@@ -82,6 +83,8 @@ PLACES = {  # key → value; refused when the config is composed, with every val
     "logger.wandb.settings.base_url": "http://evil",
     "logger.wandb.settings.x_executable": SHELL,
     "logger.wandb.settings.disable_git": False,
+    "logger.wandb.settings.api_key": "evil",
+    "logger.wandb.settings.x_extra_http_headers": {"X-Evil": "a"},
     "logger.wandb.settings.program": "pwned",
     "logger.wandb.settings.code_dir": "/",
     "logger.mlflow.tracking_uri": "file:pwned",

@@ -129,6 +129,34 @@ def test_a_file_under_another_package_or_in_another_group(mistake):
     is_refused(mistake("--config-path", str(Path("conf/data").absolute()), "--config-name", "mine"), ["hydra.job.env_set.CXX"])
 
 
+def test_ways_around_the_check_of_a_file(mistake, tmp_path):
+    trap = tmp_path / "theirs"
+    (trap / "experiment").mkdir(parents=True)
+    (trap / "__init__.py").write_text("import pathlib; pathlib.Path(__file__).with_name('pwned').touch()\n")
+    (trap / "experiment/by_defaults.yaml").write_text(
+        "# @package _global_\ndefaults:\n- optional /experiment@zzz: ${oc.env:TOKEN}\n"
+    )
+    (trap / "experiment/online.yaml").write_text(
+        "# @package _global_\nlogger: {mine: {_target_: inception_zoo.tracking.wandb_logger.WandbLogger, "
+        "save_dir: '${hydra:runtime.output_dir}'}}\n"
+    )
+    (trap / "experiment/itself.yaml").write_text("# @package _global_\ndefaults: [/experiment: itself]\n")
+    for name, package in (("main", "_global_"), ("below", "sweep.x")):  # Hydra imports the packages of a primary config first
+        (trap / f"{name}.yaml").write_text(
+            f"# @package {package}\ndefaults: [config, _self_]\nhydra: {{searchpath: ['pkg://theirs']}}\n"
+        )
+    where = ["--config-dir", "theirs"]
+    for name in ("main", "below"):
+        is_refused(mistake(*where, "--config-name", name, *SMALL), ["hydra.searchpath"])
+    is_refused(mistake(*where, "experiment=by_defaults", *SMALL), ["defaults"])
+    is_refused(mistake(*where, "experiment=online", *SMALL), ["logger.mine.offline"])
+    looped = mistake(*where, "experiment=itself", *SMALL)
+    assert lines(looped.stderr) == ["error: a config file is nested too deeply, or includes itself"]
+    agent = mistake("--config-path=pkg://theirs", "--experimental-rerun=x", env={AGENT: "abc"}.items())
+    flags = ["--config-path=pkg://theirs", "--experimental-rerun=x"]
+    assert lines(agent.stderr) == [f"error: {flag} must not come from a file; repeat the whole command" for flag in flags]
+
+
 def test_places_in_a_composed_config(mistake):
     keys = {key: value for key, value in PLACES.items() if not key.startswith("logger.mlflow")}
     written(keys)
@@ -153,9 +181,16 @@ def test_the_overrides_of_a_saved_sweep_and_of_an_agent(mistake, tmp_path):
     ]
     keys = [key for key in COMPOSED if key not in ("hydra.sweep.dir", "logger.wandb.offline") and "logger.wandb.m" not in key]
     (tmp_path / "sweep").mkdir()
-    asked = {"argv": ["-m", "seed=1,2", *words], "cwd": str(tmp_path), "jobs": ["0"], "fails_again": True}
+    asked = {
+        "argv": ["-m", "--config-dir", "pkg://theirs", "seed=1,2", *words],
+        "cwd": str(tmp_path),
+        "jobs": ["0"],
+        "fails_again": True,
+    }
     (tmp_path / "sweep/sweep.json").write_text(json.dumps(asked))
-    is_refused(mistake("-m", "sweep.resume=sweep"), keys)
+    resumed = mistake("-m", "sweep.resume=sweep")
+    is_refused(resumed, keys)
+    assert "error: pkg://theirs must not come from a file; " in resumed.stderr
     agent = mistake(*words, env={AGENT: "abc"}.items())
     is_refused(agent, [key for key in keys if not key.startswith("logger.wandb.settings.mode")])
     fine = ["hydra.run.dir=outputs/wandb/${oc.env:WANDB_RUN_ID}", "logger.wandb.offline=false", "seed=-1"]
