@@ -267,7 +267,7 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
             what, how = ("keep", KEEP) if own.kind == "block" else ("halve", f"give it a stride, such as '{pool_of(own)}'")
             raise ZooError(f"a variant must {what} the grid here, but row '{wrong}' of '{place.swapped}' does not; {how}")
     if block.c_out != own.c_out:
-        rows = ", ".join(f"'{show(row)}'" for row in block.rows)
+        rows = ", ".join(f"'{show(row)}'" for row in block.rows) or "none"
         if block.residual:
             raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut=true; rows {rows}")
         raise ZooError(f"'{variant_name(choice)}' gives {block.c_out} channels instead of {own.c_out}; rows {rows}")
