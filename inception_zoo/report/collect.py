@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from inception_zoo.errors import ZooError, one_line
+from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import RESULTS, STATES, checked_results, flattened
 from inception_zoo.runs.sweeps import SWEEP, overrides_of
@@ -102,15 +102,21 @@ def collect(folders: Sequence[Path], warn: Callable[[str], None]) -> list[Run]:
     return runs
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """Yield run folders in natural order of their names (2 before 10); do not search inside a run folder."""
+def find_runs(folder: Path, levels: int = 50) -> Iterator[Path]:
+    """Yield run folders in natural order of their names (2 before 10); do not search inside a run folder.
+
+    Raises:
+        ZooError: folders are nested more than `levels` deep.
+    """
+    if not levels:
+        raise ZooError(f"{shown(folder)}: folders are nested too deeply for runs; name a folder below")
     is_sweep = (folder / SWEEP).exists() or (folder / "multirun.yaml").exists()
     if not is_sweep and ((folder / RESULTS).exists() or (folder / ".hydra" / "config.yaml").exists()):
         yield folder
         return
     below = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name[0] != ".")
     for path in sorted(below, key=_natural):
-        yield from find_runs(path)
+        yield from find_runs(path, levels - 1)
 
 
 def _natural(path: Path) -> list[Any]:

@@ -423,6 +423,12 @@ def test_a_link_out_of_a_run_is_not_followed(name, tmp_path):
         write_report([run], tmp_path / "report.html", pytest.fail)
 
 
+def test_folders_without_end_are_one_line(tmp_path):
+    (tmp_path / "/".join("a" * 400)).mkdir(parents=True)
+    with refused(tmp_path / "a", "folders are nested too deeply for runs"):
+        write_report([tmp_path], tmp_path / "report.html", pytest.fail)
+
+
 TABLES = {  # corrupt tables, which the page leaves out: case → (table, content, fragment of the warning)
     "a path upwards": (
         "worst",
