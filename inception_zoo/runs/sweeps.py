@@ -220,7 +220,11 @@ def _short(word: str) -> str:
 def progress(run_folder: Path) -> str | None:
     """Return job number, best validation top-1 so far and remaining time of a sweep; None if the run is not part of one."""
     folder = run_folder.parent
-    if not (folder / SWEEP).exists() or run_folder.name not in (jobs := _asked(folder)["jobs"]):
+    try:
+        jobs = _asked(folder)["jobs"] if (folder / SWEEP).exists() else []
+    except ZooError as error:  # not a reason to end a job
+        return str(error)
+    if run_folder.name not in jobs:
         return None
     begun = (folder / SWEEP).stat().st_mtime
     others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]
