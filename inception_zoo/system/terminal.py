@@ -146,7 +146,7 @@ def hear(number: int) -> int:
 
 def asked() -> int:
     """Return the exit status that a signal asked for; 0 without one."""
-    return _status or 0
+    return _status if _status is not None and _status > 128 else 0  # `leave` may have decided it without a signal
 
 
 def leave(status: int) -> NoReturn:

@@ -462,7 +462,7 @@ HEAVY_MISTAKES = {
     "more classes than the data have": (["data.num_classes=12"], "set data.num_classes=10, and model.num_classes=12 for"),
     "a folder without the files": (
         ["data=fashion_mnist", "data.root=empty", "data.image_size=64"],
-        "data.root=empty: no intact Fashion",
+        "data.root=empty: no Fashion",
     ),
     "mixup of one image": (["data.batch_size=1", "augmentation.mixup=0.2"], "augmentation.mixup mixes the images of a batch"),
     "no GPU for SyncBatchNorm": (

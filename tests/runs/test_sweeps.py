@@ -333,7 +333,7 @@ def test_long_overrides_share_a_column_with_whole_figures():
 @pytest.mark.parametrize("jobs", [["0", "1", "2", "3"], 4], ids=["folders", "older version"])
 def test_where_a_sweep_is(jobs, tmp_path):
     assert progress(tmp_path / "run") is None
-    (tmp_path / "sweep.json").write_text(json.dumps({"argv": [], "cwd": "", "jobs": jobs}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"argv": [], "cwd": str(tmp_path), "jobs": jobs}))
     assert str(progress(tmp_path / "0")) == "job 1/4"
     for number, (state, best) in enumerate([("finished", 0.25), ("failed", 0.75)]):
         (tmp_path / str(number)).mkdir()
