@@ -182,10 +182,7 @@ IMAGE_DATA: Options = {
     "flip": SHARE,
     "progressive": Rule(
         "image sides in pixels by first epoch, such as '{0:128,10:160}', or null",
-        lambda value: (
-            value is None
-            or (isinstance(value, Mapping) and all(map(whole(0).fits, value)) and all(map(COUNT.fits, value.values())))
-        ),
+        lambda value: value is None or (isinstance(value, Mapping) and all(map(whole(0).fits, [*value, *value.values()]))),
     ),
     "workers": whole(0, 4096) | NULL,
     "seed": SEED,
