@@ -35,7 +35,7 @@ from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import asked, end_on_signals, guard_output, leave, tell
 
 log = logging.getLogger(__name__)
-FLAGS = (
+FLAGS = [
     "-m",
     "--multirun",
     "--config-dir",
@@ -44,7 +44,7 @@ FLAGS = (
     "-cp",
     "--config-name",
     "-cn",
-)  # that a saved command may have
+]  # flags that a saved command may have
 _taken: list[str] = []  # what was taken from a checkpoint, until the job's log is open
 
 

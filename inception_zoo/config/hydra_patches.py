@@ -71,7 +71,7 @@ def install() -> None:
 
 def _is_ours(found: ConfigResult) -> bool:
     """Return True for a config of this package or of Hydra, and for that of rank 0, which was checked."""
-    return found.path.startswith((f"file://{CONF}", "pkg://hydra.conf", "structured://")) or REASON in os.environ
+    return found.path in (f"file://{CONF}", "pkg://hydra.conf", "structured://") or REASON in os.environ
 
 
 def _here(found: ConfigResult | None) -> ConfigResult | None:

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import SMALL, lines
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
 from tools import commands
 from tools.hostile_configs import FINE, ONLY_TYPED, PLACES, SHELL, a_file_passes_no_other_variable_target_or_secret, nested
 
+from inception_zoo.config import CONF
+from inception_zoo.config.hydra_patches import _checked, _here
 from inception_zoo.config.targets import AGENT, VARIABLE, own, refused_in_file, trust_words
 from inception_zoo.data.fashion_mnist import fashion_mnist
 from inception_zoo.errors import ZooError, imported, in_quotes
@@ -155,6 +159,14 @@ def test_ways_around_the_check_of_a_file(mistake, tmp_path):
     agent = mistake("--config-path=pkg://theirs", "--experimental-rerun=x", env={AGENT: "abc"}.items())
     flags = ["--config-path=pkg://theirs", "--experimental-rerun=x"]
     assert lines(agent.stderr) == [f"error: {flag} must not come from a file; repeat the whole command" for flag in flags]
+
+
+@pytest.mark.parametrize("path", [f"file://{CONF}_theirs", f"file://{CONF}/../theirs", "pkg://hydra.confs", "pkg://theirs"])
+def test_only_the_exact_folder_of_configs_is_trusted(path):
+    found = ConfigResult("theirs", path, OmegaConf.create({"hydra": {"searchpath": ["pkg://theirs"]}}), {})
+    for check in _here, _checked:
+        with pytest.raises(ZooError, match=r"hydra\.searchpath"):
+            check(found)
 
 
 def test_places_in_a_composed_config(mistake):
