@@ -35,16 +35,8 @@ from inception_zoo.system.renamed import with_new_names
 from inception_zoo.system.terminal import asked, end_on_signals, guard_output, leave, tell
 
 log = logging.getLogger(__name__)
-FLAGS = [
-    "-m",
-    "--multirun",
-    "--config-dir",
-    "-cd",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-]  # flags that a saved command may have
+# flags that a saved command may have
+FLAGS = ("-m", "--multirun", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 _taken: list[str] = []  # what was taken from a checkpoint, until the job's log is open
 
 

@@ -223,7 +223,7 @@ INDEXES = {  # what an index may not say → the key that the message names
     "too many items": (lambda index: index["chunks"][0].update(chunk_size=10**9), r"chunks\[0\]"),
     "a split elsewhere": (lambda index: index.update(splits=["train", "../x"]), "splits"),
     "no chunks": (lambda index: index.pop("chunks"), "chunks"),
-    "a class that is no text": (lambda index: index.update(classes=["a", 1]), "classes"),
+    "a class that is not text": (lambda index: index.update(classes=["a", 1]), "classes"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Every record of this package x every damage x every command that reads it; and every write is whole or not at all."""
+"""Every record of this package x every damage x every command that reads it; every write is atomic."""
 
 import ast
 import hashlib
