@@ -7,7 +7,7 @@ from typing import Unpack
 import torch
 
 from inception_zoo.architecture.card import Card
-from inception_zoo.architecture.choices import Adapt, Memory, Options
+from inception_zoo.architecture.choices import Adapt, Memory, Options, check_loading
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.errors import ZooError
@@ -60,6 +60,8 @@ def create_model(
         >>> model(torch.zeros(8, 3, 64, 64)).shape
         torch.Size([8, 10])
     """
+    source = str(weights) if isinstance(weights, Path) else weights
+    check_loading(find_net(name), weights=source, adapt=adapt, freeze=freeze, compile=compile, memory=memory)
     model = Inception(make_plan(find_net(name), num_classes, in_channels, **choices))
     if weights is not None:
         pretrain(model, weights, adapt)

@@ -175,6 +175,7 @@ VALUES = {
     "logger.csv.flush_logs_every_n_steps=0": ["logger.csv.flush_logs_every_n_steps=0 must be"],
     "logger.wandb.offline=no_thanks": ["logger.wandb.offline=no_thanks must be true or false"],
     "logger.wandb.tags=mine": ["logger.wandb.tags=mine must be a list"],
+    "+logger.x=csv": ["logger.x=csv must have a _target_"],
     "'~logger'": ["logger=null must be one of the group's options"],
     "experiment=finetune callbacks.unfreeze.epoch=0 model.weights=null 'model.adapt=[]'": [
         "callbacks.unfreeze.epoch=0 must be"

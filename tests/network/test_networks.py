@@ -302,6 +302,8 @@ def test_rows_written_by_hand_stand_at_an_endpoint_or_a_whole_stage():
         ("inception_v3", {"dropout": 1.0}, "dropout=1.0 must be"),
         ("inception_v3", {"num_classes": 0}, "num_classes=0 must be a whole number"),
         ("bn_inception", {"aux": True}, "no auxiliary head"),
+        ("inception_v3", {"weights": []}, "inception_v3: weights=[] must be a file"),
+        ("inception_v3", {"adapt": ["head"]}, "inception_v3: adapt=head: there are no weights to adapt"),
         ("inception_v3", {"blocks": {"mixed_6z": ["1x1 8"]}}, "blocks.mixed_6z is not a stage or endpoint; did you mean"),
         (
             "inception_v3",
