@@ -113,6 +113,7 @@ Options = Mapping[Any, Rule]  # rule by option of a class or function; `...`: it
 KEYS = {
     "task": one_of("fit", "test"),
     "ckpt": NAME | NULL,
+    "run_name": NAME | NULL,
     "seed": SEED,
     "label_smoothing": number(0, below=1),
     "aux_weight": number(0) | NULL,

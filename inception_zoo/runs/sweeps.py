@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,7 @@ def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":
     for key in dict.fromkeys(key for job in jobs for key in job["overrides"]):
         if key not in ("model", "block") and not key.startswith("model.blocks."):  # they have their own columns
             columns[key] = [_short(job["overrides"].get(key, "")) for job in jobs]
-    columns = {key: words for key, words in columns.items() if len(set(words)) > 1}
+    columns = {key: words for key, words in columns.items() if len(set(words)) > 1 and not _by_name(key, words, columns)}
     last = [key.rpartition(".")[2] for key in columns]
     named = [name if last.count(name) == 1 else key for name, key in zip(last, columns, strict=True)]
     best = {best_key(job): job.get("monitor", "val/top1").replace("/", " ").replace("top1", "top-1") for job in jobs}
@@ -207,6 +207,12 @@ def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":
         cells = [figures[key][1].format(job[key] / figures[key][2]) if key in job else "" for key in shown]
         table.add_row(job["job"], *row, *cells, *([state] * unusual))
     return table
+
+
+def _by_name(key: str, words: Sequence[str], columns: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether an override has one value in all runs of a name, so that the column with the names stands for it."""
+    names = columns.get("run_name")
+    return names is not None and key != "run_name" and len({*zip(names, words, strict=True)}) == len({*names})
 
 
 def _short(word: str) -> str:

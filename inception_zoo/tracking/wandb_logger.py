@@ -100,8 +100,8 @@ def identity(node: DictConfig, cfg: DictConfig, hydra: HydraConf) -> dict[str, A
         Arguments for the logger; an empty dict if it is not a logger of W&B or MLflow.
     """
     in_sweep = hydra.mode == RunMode.MULTIRUN
-    folder, model = Path(hydra.runtime.output_dir), cfg.model.name
-    name = f"{model}-{folder.name}" if in_sweep else model
+    folder, name = Path(hydra.runtime.output_dir), cfg.run_name or cfg.model.name
+    name = f"{name}-{folder.name}" if in_sweep else name
     if node._target_.endswith(".MLFlowLogger"):
         return {} if node.get("run_name") else {"run_name": name}
     if not node._target_.endswith(".WandbLogger"):
