@@ -4,13 +4,14 @@ BIN := .venv/bin
 DATA := data
 MINUTES ?= 5
 JOBS ?= 2 # test processes, one thread each: more threads than cores would slow all of them down
+STUDIES ?= rates block_swap batchnorm reduction low_resolution # of the papers' claims, see experiments/README.md
 CANARY_TESTS ?= tests/architecture tests/config tests/network
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 # Without the option, root is warned that the user _apt cannot write here.
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help docs docs-serve setup data browser run test test-slow test-faults fuzz check audit canary bench
+.PHONY: help docs docs-serve setup data browser run test test-slow test-faults fuzz check audit canary bench experiments experiments-smoke
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,3 +112,11 @@ bench: setup data ## compare speed and memory with other implementations and tar
 	@mkdir -p experiments/benchmarks
 	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json
 	$(BIN)/python experiments/benchmark_page.py experiments/benchmarks
+
+experiments: setup data ## run the studies of the papers' claims and write their pages (hours; the same command resumes)
+	@for each in $(STUDIES); do $(BIN)/python run.py -m sweep=$$each || exit 1; done
+	$(BIN)/python experiments/claims.py collect $(STUDIES)
+	$(BIN)/python experiments/claims.py write $(STUDIES)
+
+experiments-smoke: setup data ## run the studies with two batches a run (minutes); no page is written
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal tests/experiments

@@ -149,3 +149,25 @@ def fashion_mnist_root():
     folder = find(ROOT / "data")
     assert folder, "no Fashion-MNIST: run `make data`"
     return str(folder)
+
+
+@pytest.fixture
+def composed(tmp_path):
+    """Return a function that composes the config of a job from overrides."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from inception_zoo.config import CONF
+    from inception_zoo.config.hydra_patches import install
+
+    install()
+
+    def make(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", [*overrides, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+    yield make
+    HydraConfig.instance().cfg = None

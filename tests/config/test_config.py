@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -17,7 +15,6 @@ from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config import CONF
 from inception_zoo.config.check import check
 from inception_zoo.config.explain import explain_all
-from inception_zoo.config.hydra_patches import install
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.errors import TREE
 from inception_zoo.runs.results import reason_of
@@ -38,20 +35,6 @@ def folder_of_images(root):
     for name in ("n01440764", "n01443537"):
         (root / "images" / "train" / name).mkdir(parents=True)
     return [f"data.root={root / 'images'}"]
-
-
-@pytest.fixture
-def composed(tmp_path):
-    install()
-
-    def make(*overrides):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", [*overrides, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-
-    yield make
-    HydraConfig.instance().cfg = None
 
 
 def test_the_glob_finds_the_groups():
