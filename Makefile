@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA := data
 MINUTES ?= 5
 JOBS ?= 2 # test processes, one thread each: more threads than cores would slow all of them down
-STUDIES ?= rates block_swap batchnorm reduction low_resolution # of the papers' claims, see experiments/README.md
+STUDIES ?= rates block_swap factorization batchnorm reduction low_resolution # of the papers' claims, see experiments/README.md
 CANARY_TESTS ?= tests/architecture tests/config tests/network
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 # Without the option, root is warned that the user _apt cannot write here.

@@ -293,7 +293,7 @@ class Study:
         reference: arm with which the others are compared.
         draw: draws the picture; None for none.
         table: yields the rows of the table.
-        same_cost: the arms have equal multiply-adds.
+        same_cost: the arms whose names end with this have the multiply-adds of the reference; None: no arm needs to.
         curves: record validation accuracy by step, and count the steps to the best accuracy of the reference.
         page: name of the page; empty for that of the study.
     """
@@ -301,17 +301,18 @@ class Study:
     reference: str = ""
     draw: Callable[[Results], Figure] | None = intervals
     table: Callable[[Results], Iterator[Sequence[str]]] = table_of_arms
-    same_cost: bool = False
+    same_cost: str | None = None
     curves: bool = False
     page: str = ""
 
 
 STUDIES = {
     "rates": Study(draw=None, table=table_of_rates, page="claims"),
-    "block_swap": Study("parallel", heat_map, same_cost=True),
+    "block_swap": Study("parallel", heat_map, same_cost=""),
+    "factorization": Study("5x5", same_cost=" at equal cost"),
     "batchnorm": Study("V1", curves, curves=True),
-    "reduction": Study("convolutions beside the pool", same_cost=True),
-    "low_resolution": Study("32 px", same_cost=True),
+    "reduction": Study("convolutions beside the pool", same_cost=""),
+    "low_resolution": Study("32 px", same_cost=""),
 }
 
 
