@@ -167,7 +167,7 @@ class _CheckedHydra(Hydra):
             cfg = super().compose_config(run_mode=run_mode, **more)
         except ZooError:
             raise
-        except ValueError as error:  # an option of a group is not a string
+        except (ValueError, TypeError) as error:  # an option of a group is not a string
             raise ConfigCompositionException(one_line(error)) from error
         except RecursionError:
             raise ZooError("a config file is nested too deeply, or includes itself") from None

@@ -79,7 +79,7 @@ def wrong_overrides(words: list[str] | None = None, sweep: bool = True, keys: bo
                 hint = did_you_mean(value, sorted(options))
                 other = key == "model" and hint.startswith("valid")
                 found.append(f"{key}={shown(value)} {f'must be {FAMILY.words}' if other else f'is unknown; {hint}'}")
-        fits = [value for value, each in zip(given, lists, strict=True) if {*each} <= {*options}]
+        fits = [value for value, each in zip(given, lists, strict=True) if all(item in options for item in each)]
         chosen += [f"{key}={value}" for value in fits[:1]]
     if not keys:
         return found

@@ -175,6 +175,9 @@ VALUES = {
     "logger.csv.flush_logs_every_n_steps=0": ["logger.csv.flush_logs_every_n_steps=0 must be"],
     "logger.wandb.offline=no_thanks": ["logger.wandb.offline=no_thanks must be true or false"],
     "logger.wandb.tags=mine": ["logger.wandb.tags=mine must be a list"],
+    "model={0:64}": ["model={0: 64} must be a network of the Inception family"],
+    "model=[0.5]": ["model=0.5 must be a network of the Inception family"],
+    "data={a:1}": ["data={'a': 1} is unknown; valid: cifar10"],
     "+logger.x=csv": ["logger.x=csv must have a _target_"],
     "'~logger'": ["logger=null must be one of the group's options"],
     "experiment=finetune callbacks.unfreeze.epoch=0 model.weights=null 'model.adapt=[]'": [
