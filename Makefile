@@ -4,7 +4,6 @@ BIN := .venv/bin
 DATA := data
 MINUTES ?= 5
 JOBS ?= 2 # test processes, one thread each: more threads than cores would slow all of them down
-STUDIES ?= rates block_swap factorization batchnorm reduction low_resolution # of the papers' claims, see experiments/README.md
 CANARY_TESTS ?= tests/architecture tests/config tests/network
 DEBIAN_DATA := usr/share/datasets/fashion-mnist
 # Without the option, root is warned that the user _apt cannot write here.
@@ -114,9 +113,9 @@ bench: setup data ## compare speed and memory with other implementations and tar
 	$(BIN)/python experiments/benchmark_page.py experiments/benchmarks
 
 experiments: setup data ## run the studies of the papers' claims and write their pages (hours; the same command resumes)
-	@for each in $(STUDIES); do $(BIN)/python run.py -m sweep=$$each || exit 1; done
-	$(BIN)/python experiments/claims.py collect $(STUDIES)
-	$(BIN)/python experiments/claims.py write $(STUDIES)
+	@for each in $$($(BIN)/python experiments/claims.py names); do $(BIN)/python run.py -m sweep=$$each || exit 1; done
+	$(BIN)/python experiments/claims.py collect
+	$(BIN)/python experiments/claims.py write
 
 experiments-smoke: setup data ## run the studies with two batches a run (minutes); no page is written
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal tests/experiments

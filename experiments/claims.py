@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from scipy import stats
 
 from inception_zoo.bench.machine import hardware
@@ -37,13 +38,16 @@ COLUMNS = ["run_name", "seed", "state", *FIGURES, "optimizer.lr", "commit", "day
 # Collecting
 
 
-def collect(name: str, sweep: Path) -> None:
-    """Write one row for each run of a sweep to ``results/NAME.csv``, and its curves to ``results/NAME_curves.csv``."""
+def collect(name: str, folder: Path = Path("multirun")) -> None:
+    """Write one row for each run of ``FOLDER/NAME`` to ``results/NAME.csv``, and the curves to ``results/NAME_curves.csv``."""
+    sweep = folder / name
     jobs = jobs_of(sweep)
     if not jobs:
         sys.exit(f"{sweep} has no runs; run: python run.py -m sweep={name}")
     machine = f"{hardware()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     rows = [{**job["overrides"], **job, "day": job["started"][:10], "machine": machine} for job in jobs]
+    for row in rows:
+        row["optimizer.lr"] = OmegaConf.load(sweep / row["job"] / ".hydra/config.yaml").optimizer.lr
     _save(name, COLUMNS, ([row.get(key, "") for key in COLUMNS] for row in rows))
     if STUDIES[name].curves:
         points = ([row["run_name"], row["seed"], *point] for row in rows for point in _curve(sweep / row["job"]))
@@ -121,7 +125,7 @@ class Results:
     def of(self, arm: str, key: str = "test/top1") -> list[float]:
         """Return a figure of an arm, sorted by seed. The accuracy of a run that diverged is that of chance."""
         rows = sorted((row for row in self.rows if row["run_name"] == arm), key=lambda row: int(row["seed"]))
-        return [float(row[key] or CHANCE) for row in rows]
+        return [float(row[key] or (CHANCE if "top1" in key else "nan")) for row in rows]
 
     def differences(self) -> dict[str, Difference]:
         """Return the difference of each arm from the reference, in points of test top-1."""
@@ -316,9 +320,13 @@ STUDIES = {
 }
 
 
-if __name__ == "__main__":
-    command, *names = sys.argv[1:]
+def main(command: str, *names: str) -> None:
+    """Run a command for the named studies, or for all of them."""
     matplotlib.use("Agg")
-    plt.rcParams["svg.hashsalt"] = "claims"  # the same picture from the same results
-    for each in names or STUDIES:
-        collect(each, Path("multirun", each)) if command == "collect" else write(each)
+    plt.rcParams["svg.hashsalt"] = "claims"  # equal results give an equal file
+    for name in names or STUDIES:
+        {"collect": collect, "write": write, "names": print}[command](name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -15,6 +15,7 @@ COPIED = {  # file of the repository → page
     "experiments/benchmarks/README.md": "experiments/benchmarks/index.md",
     "experiments/benchmarks/avx2/README.md": "experiments/benchmarks/avx2/index.md",
     **{f"experiments/{path.name}": f"experiments/{path.name}" for path in (ROOT / "experiments").glob("*.md")},
+    "experiments/README.md": "experiments/index.md",
 }
 ORIGINS = {page: file for file, page in COPIED.items()}
 

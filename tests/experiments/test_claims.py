@@ -82,9 +82,10 @@ def test_a_sweep_is_collected_and_a_run_that_diverged_counts_as_chance(tmp_path,
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
     monkeypatch.setitem(claims.STUDIES, "mine", claims.Study("slow", curves=True))
     for number, (arm, seed) in enumerate([("slow", 1), ("fast", 1), ("slow", 2), ("fast", 2)]):
-        run = tmp_path / "sweep" / str(number)
+        run = tmp_path / "mine" / str(number)
         (run / ".hydra").mkdir(parents=True)
-        (run / ".hydra/overrides.yaml").write_text(f"[run_name={arm}, seed={seed}, optimizer.lr=0.1]")
+        (run / ".hydra/overrides.yaml").write_text(f"[run_name={arm}, seed={seed}]")
+        (run / ".hydra/config.yaml").write_text("optimizer: {lr: 0.1}")
         facts = {"started": "2026-11-29T21:00:00+00:00", "commit": "abc", "parameters": 2e6, "multiply_adds": 3e6, "minutes": 1}
         lost = (arm, seed) == ("fast", 2)
         results = {} if lost else {"val/top1": 0.8, "val/top1_best": 0.8, "test/top1": 0.7 + seed / 100, "test/loss": 1.0}
@@ -93,7 +94,7 @@ def test_a_sweep_is_collected_and_a_run_that_diverged_counts_as_chance(tmp_path,
         (run / "csv/version_0").mkdir(parents=True)
         points = "9,0.5\n19,\n29,0.8\n" if arm == "slow" else "9,0.1\n29,0.1\n" if lost else "9,0.8\n"
         (run / "csv/version_0/metrics.csv").write_text(f"step,val/top1\n{points}")
-    claims.collect("mine", tmp_path / "sweep")
+    claims.collect("mine", tmp_path)
     results = claims.Results("mine")
     assert results.of("slow") == [0.71, 0.72] and results.of("fast") == [0.71, 0.1]
     assert results.steps() == {"slow": [30, 30], "fast": [10, None]}
@@ -105,11 +106,11 @@ def test_a_sweep_is_collected_and_a_run_that_diverged_counts_as_chance(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", claims.STUDIES)
 def test_every_study_runs(name, zoo, tmp_path, monkeypatch, fashion_mnist_root):
-    short = ["trainer=smoke", "++trainer.val_check_interval=1.0", "seed=1,2", "hydra.sweep.dir=sweep", "hydra/launcher=basic"]
+    short = ["trainer=smoke", "++trainer.val_check_interval=1.0", "seed=1,2", f"hydra.sweep.dir={name}", "hydra/launcher=basic"]
     done = zoo("-m", f"sweep={name}", *short, f"data.root={fashion_mnist_root}")
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
-    claims.collect(name, tmp_path / "sweep")
+    claims.collect(name, tmp_path)
     results = claims.Results(name)
     assert "| arm |" in claims.text(results)
     if claims.STUDIES[name].draw:
