@@ -324,8 +324,9 @@ def main(command: str, *names: str) -> None:
     """Run a command for the named studies, or for all of them."""
     matplotlib.use("Agg")
     plt.rcParams["svg.hashsalt"] = "claims"  # equal results give an equal file
+    commands: dict[str, Callable[[str], None]] = {"collect": collect, "write": write, "names": print}
     for name in names or STUDIES:
-        {"collect": collect, "write": write, "names": print}[command](name)
+        commands[command](name)
 
 
 if __name__ == "__main__":
