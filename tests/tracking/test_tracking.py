@@ -169,7 +169,7 @@ def test_identity(tmp_path):
     node = OmegaConf.create(
         {"_target_": "lightning.pytorch.loggers.WandbLogger", "name": None, "group": None, "job_type": None, "tags": []}
     )
-    cfg = OmegaConf.create({"task": "fit", "model": {"name": "inception_v3"}})
+    cfg = OmegaConf.create({"task": "fit", "run_name": None, "model": {"name": "inception_v3"}})
     words = ["seed=2", f"data.root=/{'x' * 80}", "logger.wandb.offline=false", f"model.blocks.mixed_6b=[{'1x1 64,' * 12}]"]
 
     def hydra(mode, folder):
@@ -181,6 +181,8 @@ def test_identity(tmp_path):
     assert single["tags"][0] == "seed=2" and len(single["tags"]) == 2 and len(single["tags"][1]) == 64
     swept = identity(node, cfg, hydra(RunMode.MULTIRUN, "/w/multirun/2026-11-25/08-00-00/12"))
     assert (swept["name"], swept["group"]) == ("inception_v3-12", "2026-11-25/08-00-00")
+    named = identity(node, OmegaConf.merge(cfg, {"run_name": "V1, wide"}), hydra(RunMode.MULTIRUN, "/w/multirun/x/12"))
+    assert named["name"] == "V1, wide-12"
     (tmp_path / "wandb/offline-run-20261125_090314-kkc67utp").mkdir(parents=True)
     assert identity(node, cfg, hydra(RunMode.RUN, str(tmp_path)))["id"] == "kkc67utp"  # a resumed run keeps its id
     given = OmegaConf.merge(node, {"name": "mine", "group": "ours", "tags": ["t"]})
