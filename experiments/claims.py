@@ -291,7 +291,7 @@ def curves(results: Results) -> Figure:
 
 @dataclass(frozen=True)
 class Study:
-    """What the page of a study shows.
+    """Content of the page of a study.
 
     Attributes:
         reference: arm with which the others are compared.
