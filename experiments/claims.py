@@ -7,14 +7,14 @@ Without a name, both commands do all studies. `make experiments` runs the sweeps
 """
 
 import csv
+import math
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -23,16 +23,19 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from scipy import stats
+from scipy.optimize import brentq
 
 from inception_zoo.bench.machine import hardware
 from inception_zoo.runs.sweeps import jobs_of
+from inception_zoo.system.csv_files import read_table, write_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 END = "<!-- end of results -->"
-CHANCE = 0.1  # accuracy of a run that diverged: ten classes
+DIVERGED = "the loss is ", "a weight is not finite"  # reasons of runs that diverged begin with one of these
 FIGURES = ["val/top1", "val/top1_best", "test/top1", "test/loss", "parameters", "multiply_adds", "minutes"]
-COLUMNS = ["run_name", "seed", "state", *FIGURES, "optimizer.lr", "commit", "day", "machine"]
+COLUMNS = ["run_name", "seed", "optimizer.lr", "state", *FIGURES, "commit", "day", "machine"]
+POWER = 0.8  # probability with which a difference of the size `visible` would have been significant
 
 
 # Collecting
@@ -40,29 +43,29 @@ COLUMNS = ["run_name", "seed", "state", *FIGURES, "optimizer.lr", "commit", "day
 
 def collect(name: str, folder: Path = Path("multirun")) -> None:
     """Write one row for each run of ``FOLDER/NAME`` to ``results/NAME.csv``, and the curves to ``results/NAME_curves.csv``."""
-    sweep = folder / name
-    jobs = jobs_of(sweep)
-    if not jobs:
-        sys.exit(f"{sweep} has no runs; run: python run.py -m sweep={name}")
     machine = f"{hardware()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
-    rows = [{**job["overrides"], **job, "day": job["started"][:10], "machine": machine} for job in jobs]
-    for row in rows:
-        row["optimizer.lr"] = OmegaConf.load(sweep / row["job"] / ".hydra/config.yaml").optimizer.lr
-    _save(name, COLUMNS, ([row.get(key, "") for key in COLUMNS] for row in rows))
+    rows, points = [], []
+    for job in jobs_of(folder / name):
+        diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
+        if job["state"] != "finished" and not diverged:
+            sys.exit(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
+        config = OmegaConf.load(folder / name / job["job"] / ".hydra/config.yaml")
+        run = {"run_name": config.run_name, "seed": config.seed, "optimizer.lr": config.optimizer.lr}
+        row = {**job, **run, "state": "diverged" if diverged else "finished", "day": job["started"][:10], "machine": machine}
+        rows.append([row.get(key, "") for key in COLUMNS])
+        points += [[config.run_name, config.seed, *point] for point in _curve(folder / name / job["job"])]
+    if not rows:
+        sys.exit(f"{folder / name} has no runs; run: python run.py -m sweep={name}")
+    write_table(RESULTS / f"{name}.csv", COLUMNS, rows)
     if STUDIES[name].curves:
-        points = ([row["run_name"], row["seed"], *point] for row in rows for point in _curve(sweep / row["job"]))
-        _save(f"{name}_curves", ["run_name", "seed", "step", "val/top1"], points)
-
-
-def _save(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+        write_table(RESULTS / f"{name}_curves.csv", ["run_name", "seed", "step", "val/top1"], points)
 
 
 def _curve(run: Path) -> Iterator[tuple[int, float]]:
     """Yield (steps, validation top-1) of a run."""
-    with next(run.glob("csv/**/metrics.csv")).open() as file:
-        yield from ((int(row["step"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row.get("val/top1"))
+    for path in sorted(run.glob("csv/**/metrics.csv")):
+        with path.open() as file:
+            yield from ((int(row["step"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row.get("val/top1"))
 
 
 # Statistics
@@ -74,8 +77,8 @@ class Difference:
 
     Attributes:
         mean: mean over the seeds.
-        half: half the width of the 95 % interval of Student's t.
-        visible: true difference that would have been significant, at 5 % and uncorrected, with a probability of 80 %.
+        half: half the width of the 95 % interval of Student's t, for this comparison alone.
+        visible: true difference that would have been significant with the probability `POWER`, corrected for all comparisons.
         p: two-sided p value, corrected by `holm`.
     """
 
@@ -85,22 +88,41 @@ class Difference:
     p: float
 
 
-def compare(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, Difference]:
+def compare(values: Mapping[str, Mapping[str, float]], reference: str) -> dict[str, Difference]:
     """Return the difference of each arm from `reference`.
 
     Args:
-        values: arm → a value for each seed, in the same order of seeds.
+        values: arm → seed → value.
         reference: arm with which the others are compared.
+
+    Raises:
+        ValueError: an arm has other seeds than the reference.
     """
-    found = {arm: np.subtract(each, values[reference]) for arm, each in values.items() if arm != reference}
+    found = {}
+    for arm, each in values.items():
+        if each.keys() != values[reference].keys():
+            raise ValueError(f"{arm} has the seeds {sorted(each)}, and {reference} has {sorted(values[reference])}")
+        if arm != reference:
+            found[arm] = np.array([value - values[reference][seed] for seed, value in each.items()])
     corrected = holm([float(stats.ttest_1samp(each, 0).pvalue) for each in found.values()])
-    return {arm: _difference(each, p) for (arm, each), p in zip(found.items(), corrected, strict=True)}
+    return {arm: _difference(each, p, len(found)) for (arm, each), p in zip(found.items(), corrected, strict=True)}
 
 
-def _difference(each: np.ndarray, p: float) -> Difference:
-    error, free = stats.sem(each), len(each) - 1
-    quantile = float(stats.t.ppf(0.975, free))
-    return Difference(float(each.mean()), quantile * error, (quantile + float(stats.t.ppf(0.8, free))) * error, p)
+def _difference(each: np.ndarray, p: float, comparisons: int) -> Difference:
+    error, free = float(stats.sem(each)), len(each) - 1
+    half = float(stats.t.ppf(0.975, free)) * error
+    return Difference(float(each.mean()), half, visible(free, comparisons) * error, p)
+
+
+def visible(free: int, comparisons: int) -> float:
+    """Return the true difference, in standard errors, that a two-sided t test at 5 % finds with the probability `POWER`.
+
+    Args:
+        free: degrees of freedom.
+        comparisons: number of tests; the first step of Holm's method divides the 5 % among them.
+    """
+    critical = float(stats.t.ppf(1 - 0.025 / comparisons, free))
+    return float(brentq(lambda shift: stats.nct.sf(critical, free, shift) - POWER, 0, 10 * critical))
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -121,64 +143,65 @@ class Results:
     def __init__(self, name: str) -> None:
         self.name, self.study, self.rows = name, STUDIES[name], _load(name)
         self.arms = list(dict.fromkeys(row["run_name"] for row in self.rows))
+        if STUDIES[name].curves:
+            self.points = _load(f"{name}_curves")
 
-    def of(self, arm: str, key: str = "test/top1") -> list[float]:
-        """Return a figure of an arm, sorted by seed. The accuracy of a run that diverged is that of chance."""
-        rows = sorted((row for row in self.rows if row["run_name"] == arm), key=lambda row: int(row["seed"]))
-        return [float(row[key] or (CHANCE if "top1" in key else "nan")) for row in rows]
+    def of(self, arm: str, key: str = "test/top1") -> dict[str, float]:
+        """Return a figure of an arm by seed, without the runs that diverged."""
+        return {row["seed"]: float(row[key]) for row in self.rows if row["run_name"] == arm and row["state"] != "diverged"}
+
+    def diverged(self, arm: str) -> int:
+        """Return the number of runs of an arm whose loss was NaN or infinite."""
+        return sum(row["run_name"] == arm and row["state"] == "diverged" for row in self.rows)
 
     def differences(self) -> dict[str, Difference]:
-        """Return the difference of each arm from the reference, in points of test top-1."""
-        return compare({arm: [100 * value for value in self.of(arm)] for arm in self.arms}, self.study.reference)
+        """Return the difference from the reference in points of test top-1, for each arm of which no run diverged."""
+        whole = [arm for arm in self.arms if not self.diverged(arm)]
+        return compare({a: {seed: 100 * top1 for seed, top1 in self.of(a).items()} for a in whole}, self.study.reference)
 
-    def steps(self) -> dict[str, list[int | None]]:
-        """Return, for each arm, the steps of each run to the target; None where it is not reached."""
-        points = _load(f"{self.name}_curves")
-        runs = {(row["run_name"], row["seed"]): row for row in self.rows}
-        first = {
-            run: next(
-                (int(row["step"]) for row in points if _run(row) == run and float(row["val/top1"]) >= self.target()), None
-            )
-            for run in runs
-        }
-        return {arm: [steps for (name, _), steps in first.items() if name == arm] for arm in self.arms}
-
-    def target(self) -> float:
-        """Return the accuracy whose steps are counted: the mean of the best validation top-1 of the reference."""
-        return statistics.mean(self.of(self.study.reference, "val/top1_best"))
+    def steps(self, arm: str) -> list[float]:
+        """Return the steps in which each run reaches the best validation top-1 of the reference with its seed; or infinity."""
+        best = self.of(self.study.reference, "val/top1_best")
+        first = dict.fromkeys((row["seed"] for row in self.rows if row["run_name"] == arm), math.inf)
+        for point in self.points:
+            if point["run_name"] == arm and float(point["val/top1"]) >= best[point["seed"]]:
+                first[point["seed"]] = min(first[point["seed"]], int(point["step"]))
+        return list(first.values())
 
 
 def _load(name: str) -> list[dict[str, str]]:
-    with (RESULTS / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _run(row: Mapping[str, str]) -> tuple[str, str]:
-    return row["run_name"], row["seed"]
+    header, *rows = read_table(RESULTS / f"{name}.csv")
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def table_of_arms(results: Results) -> Iterator[Sequence[str]]:
     """Yield the rows of the table that compares the arms with the reference."""
-    differences, steps = results.differences(), results.steps() if results.study.curves else {}
-    count = [f"steps to {results.target():.3f}"] if steps else []
+    differences, curves = results.differences(), results.study.curves
+    count = [f"steps to the best of {results.study.reference}"] if curves else []
     yield ["arm", "rate", "params, M", "mult-adds, M", "test top-1, %", "difference", "95 % interval", "p", "visible", *count]
     for arm in results.arms:
-        top1, each = [100 * value for value in results.of(arm)], differences.get(arm)
+        row, each = next(row for row in results.rows if row["run_name"] == arm), differences.get(arm)
+        cost = [f"{float(row['parameters']) / 1e6:.2f}", f"{float(row['multiply_adds']) / 1e6:.1f}"]
         compared = [f"{each.mean:+.2f}", _interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 4
-        cost = [f"{results.of(arm, key)[0] / 1e6:.{digits}f}" for key, digits in (("parameters", 2), ("multiply_adds", 1))]
-        counted = [_counted(steps[arm])] if steps else []
-        accuracy = f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f}"
-        yield [arm, f"{results.of(arm, 'optimizer.lr')[0]:g}", *cost, accuracy, *compared, *counted]
+        counted = [_counted(results.steps(arm))] if curves else []
+        yield [arm, f"{float(row['optimizer.lr']):g}", *cost, _accuracy(results, arm), *compared, *counted]
+
+
+def _accuracy(results: Results, arm: str) -> str:
+    top1, lost = [100 * value for value in results.of(arm).values()], results.diverged(arm)
+    spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
+    found = f"{statistics.mean(top1):.2f}{spread}" if top1 else ""
+    return "; ".join(filter(None, [found, f"{lost} of {lost + len(top1)} diverged" if lost else ""]))
 
 
 def _interval(each: Difference) -> str:
     return f"{each.mean - each.half:+.2f} to {each.mean + each.half:+.2f}"
 
 
-def _counted(steps: Sequence[int | None]) -> str:
-    reached = [count for count in steps if count is not None]
-    never = f"; {len(steps) - len(reached)} of {len(steps)} never" if len(reached) < len(steps) else ""
-    return f"{statistics.mean(reached):.0f} ({min(reached)} to {max(reached)}){never}" if reached else "never"
+def _counted(steps: Sequence[float]) -> str:
+    """Return median, smallest and largest number of steps."""
+    middle, low, high = (f"{n:.0f}" if n < math.inf else "never" for n in (statistics.median(steps), min(steps), max(steps)))
+    return f"{middle} ({low} to {high})"
 
 
 def table_of_rates(results: Results) -> Iterator[Sequence[str]]:
@@ -186,25 +209,27 @@ def table_of_rates(results: Results) -> Iterator[Sequence[str]]:
     rates = sorted({float(row["optimizer.lr"]) for row in results.rows})
     yield ["arm", *(f"{rate:g}" for rate in rates)]
     for arm in results.arms:
-        found = {float(row["optimizer.lr"]): float(row["val/top1"] or CHANCE) for row in results.rows if row["run_name"] == arm}
+        found = _by_rate(results, arm)
         best = best_rate(results, arm)
-        cells = [f"{found[rate]:.3f}" if rate in found else "" for rate in rates]
+        cells = [f"{found[rate]:.3f}" if rate in found else "diverged" for rate in rates]
         yield [arm, *(f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True))]
 
 
 def best_rate(results: Results, arm: str) -> float:
     """Return the learning rate with the best validation top-1; of equal ones, the smallest."""
-    rows = [row for row in results.rows if row["run_name"] == arm]
-    return min((-float(row["val/top1"] or CHANCE), float(row["optimizer.lr"])) for row in rows)[1]
+    return min(_by_rate(results, arm).items(), key=lambda each: (-each[1], each[0]))[0]
+
+
+def _by_rate(results: Results, arm: str) -> dict[float, float]:
+    rows = [row for row in results.rows if row["run_name"] == arm and row["state"] != "diverged"]
+    return {float(row["optimizer.lr"]): float(row["val/top1_best"]) for row in rows}
 
 
 def provenance(results: Results) -> str:
-    """Return a line with the cost, the day, the commits and the machines of the runs."""
+    """Return a line with the cost, the days, the commits and the machines of the runs."""
     minutes = sum(float(row["minutes"]) for row in results.rows)
-    day, commit, machine = (", ".join(sorted({row[key] for row in results.rows})) for key in ("day", "commit", "machine"))
-    diverged = sum(not row["test/top1"] for row in results.rows)
-    lost = f", {diverged} of them diverged (counted as {CHANCE})" if diverged else ""
-    return f"{len(results.rows)} runs{lost}; {minutes:.0f} minutes in all, one thread each; {day}; commit {commit}; {machine}."
+    day, commit, machine = ("; ".join(sorted({row[key] for row in results.rows})) for key in ("day", "commit", "machine"))
+    return f"{len(results.rows)} runs, {minutes:.0f} minutes in all on one thread each; {day}; commit {commit}; {machine}."
 
 
 def text(results: Results) -> str:
@@ -231,17 +256,19 @@ def write(name: str) -> None:
 
 # Pictures
 
+GRIDS = {"grid28": "14x14", "grid14": "7x7", "grid7": "3x3"}  # with 28 px and the stem `small`
+
 
 def heat_map(results: Results) -> Figure:
-    """Draw the differences of arms named ``VARIANT at STAGE``, with the half width of their intervals."""
+    """Draw the differences of arms named ``VARIANT at STAGE``, with half the width of their intervals; * p < 0.05."""
     differences = results.differences()
-    places = [arm.split(" at ") for arm in differences]
+    places = [arm.split(" at ") for arm in differences if " at " in arm]
     variants, stages = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
     grid = np.array([[differences[f"{variant} at {stage}"].mean for stage in stages] for variant in variants])
     figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
     limit = float(np.abs(grid).max())
     image = axes.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_xticks(range(len(stages)), stages)
+    axes.set_xticks(range(len(stages)), [f"{stage}: {GRIDS[stage]}" for stage in stages])
     axes.set_yticks(range(len(variants)), variants)
     for (y, x), value in np.ndenumerate(grid):
         each = differences[f"{variants[y]} at {stages[x]}"]
@@ -269,21 +296,18 @@ def intervals(results: Results) -> Figure:
 
 
 def curves(results: Results) -> Figure:
-    """Draw validation accuracy by step: each run thin, and the mean of each arm."""
-    points = _load(f"{results.name}_curves")
+    """Draw validation accuracy by step: the mean of each arm, between its lowest and its highest run."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for index, arm in enumerate(results.arms):
         by_step: dict[int, list[float]] = {}
-        for row in points:
+        for row in results.points:
             if row["run_name"] == arm:
                 by_step.setdefault(int(row["step"]), []).append(float(row["val/top1"]))
         steps = sorted(by_step)
-        axes.fill_between(
-            steps, [min(by_step[s]) for s in steps], [max(by_step[s]) for s in steps], color=f"C{index}", alpha=0.2
-        )
-        axes.plot(steps, [statistics.mean(by_step[s]) for s in steps], color=f"C{index}", label=arm)
-    axes.axhline(results.target(), color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="steps", ylabel="validation top-1: mean, lowest and highest seed")
+        low, mean, high = ([of(by_step[step]) for step in steps] for of in (min, statistics.mean, max))
+        axes.fill_between(steps, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
+        axes.plot(steps, mean, color=f"C{index}", label=arm)
+    axes.set(xlabel="steps", ylabel="validation top-1: mean, lowest, highest seed")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
@@ -297,7 +321,6 @@ class Study:
         reference: arm with which the others are compared.
         draw: draws the picture; None for none.
         table: yields the rows of the table.
-        same_cost: the arms whose names end with this have the multiply-adds of the reference; None: no arm needs to.
         curves: record validation accuracy by step, and count the steps to the best accuracy of the reference.
         page: name of the page; empty for that of the study.
     """
@@ -305,18 +328,18 @@ class Study:
     reference: str = ""
     draw: Callable[[Results], Figure] | None = intervals
     table: Callable[[Results], Iterator[Sequence[str]]] = table_of_arms
-    same_cost: str | None = None
     curves: bool = False
     page: str = ""
 
 
 STUDIES = {
     "rates": Study(draw=None, table=table_of_rates, page="claims"),
-    "block_swap": Study("parallel", heat_map, same_cost=""),
-    "factorization": Study("5x5", same_cost=" at equal cost"),
+    "block_swap": Study("parallel", heat_map),
+    "factorization": Study("5x5"),
+    "batchnorm_rate": Study(draw=None, table=table_of_rates, page="batchnorm"),
     "batchnorm": Study("V1", curves, curves=True),
-    "reduction": Study("convolutions beside the pool", same_cost=""),
-    "low_resolution": Study("32 px", same_cost=""),
+    "reduction": Study("convolutions beside the pool"),
+    "low_resolution": Study("32 px"),
 }
 
 

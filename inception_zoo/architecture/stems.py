@@ -1,4 +1,4 @@
-"""Stems for small images, derived from the table's stem: less stride at equal cost (arXiv 1512.00567, section 9, Table 5).
+"""Stems for small images, derived from the table's stem: less stride at equal cost (arXiv 1512.00567, section 9, Table 2).
 
 `medium`  removes the stride of the first reduction: 151 px in the paper, half the usual image size.
 `small`   also removes the stride of the second reduction: 79 px, a quarter. A strided pool that is the only row is removed.

@@ -210,9 +210,9 @@ def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":
 
 
 def _by_name(key: str, words: Sequence[str], columns: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether an override has one value in all runs of a name, so that the column with the names stands for it."""
-    names = columns.get("run_name")
-    return names is not None and key != "run_name" and len({*zip(names, words, strict=True)}) == len({*names})
+    """Return True if runs share names, and an override has one value in all runs of a name, which then stands for it."""
+    names = columns.get("run_name", ())
+    return key != "run_name" and len({*names}) < len(names) and len({*zip(names, words, strict=True)}) == len({*names})
 
 
 def _short(word: str) -> str:

@@ -313,13 +313,14 @@ def printed(jobs, width):
 def test_the_name_of_a_run_stands_for_what_all_its_runs_have_in_common():
     results = {"val/top1_best": 0.5, "test/top1": 0.5, "minutes": 1.0, "state": "finished"}
     jobs = [
-        {"job": str(n), "overrides": {"seed": str(n % 2), "run_name": name, "model.width": width, "optimizer.lr": rate}} | results
-        for n, (name, width, rate) in enumerate([("narrow", "0.25", "1"), ("narrow", "0.25", "2"), ("wide", "1.0", "1")])
+        {"job": name, "overrides": {"seed": seed, "run_name": name, "model.width": width, "optimizer.lr": rate}} | results
+        for name, seed, width, rate in [("narrow", "1", "0.25", "1"), ("narrow", "2", "0.25", "2"), ("wide", "1", "1.0", "1")]
     ]
     columns = printed(jobs, 120).splitlines()[1].split()
     assert "run_name" in columns and "seed" in columns and "lr" in columns and "width" not in columns
     unnamed = [{**job, "overrides": {k: v for k, v in job["overrides"].items() if k != "run_name"}} for job in jobs]
     assert "width" in printed(unnamed, 120)
+    assert "width" in printed(jobs[1:], 120)  # each run has a name of its own, which says nothing about its overrides
 
 
 def test_long_overrides_share_a_column_with_whole_figures():
