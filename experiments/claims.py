@@ -338,6 +338,8 @@ STUDIES = {
     "factorization": Study("5x5"),
     "batchnorm_rate": Study(draw=None, table=table_of_rates, page="batchnorm"),
     "batchnorm": Study("V1", curves, curves=True),
+    "residual_rate": Study(draw=None, table=table_of_rates, page="residual"),
+    "residual": Study("V4", curves, curves=True),
     "reduction": Study("convolutions beside the pool"),
     "low_resolution": Study("32 px"),
 }
