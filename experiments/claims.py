@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import matplotlib
@@ -45,7 +46,7 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
     """Write one row for each run of ``FOLDER/NAME`` to ``results/NAME.csv``, and the curves to ``results/NAME_curves.csv``."""
     machine = f"{hardware()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     rows, points = [], []
-    for job in jobs_of(folder / name):
+    for job in sorted(jobs_of(folder / name), key=itemgetter("started")):  # as the arms are listed in the sweep
         diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
         if job["state"] != "finished" and not diverged:
             sys.exit(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
