@@ -179,11 +179,11 @@ def table_of_arms(results: Results) -> Iterator[Sequence[str]]:
     """Yield the rows of the table that compares the arms with the reference."""
     differences, curves = results.differences(), results.study.curves
     count = [f"steps to the best of {results.study.reference}"] if curves else []
-    yield ["arm", "rate", "params, M", "mult-adds, M", "test top-1, %", "difference", "95 % interval", "p", "visible", *count]
+    yield ["arm", "rate", "params, M", "mult-adds, M", "test top-1, %", "difference (95 % interval)", "p", "visible", *count]
     for arm in results.arms:
         row, each = next(row for row in results.rows if row["run_name"] == arm), differences.get(arm)
         cost = [f"{float(row['parameters']) / 1e6:.2f}", f"{float(row['multiply_adds']) / 1e6:.1f}"]
-        compared = [f"{each.mean:+.2f}", _interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 4
+        compared = [_interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 3
         counted = [_counted(results.steps(arm))] if curves else []
         yield [arm, f"{float(row['optimizer.lr']):g}", *cost, _accuracy(results, arm), *compared, *counted]
 
@@ -196,7 +196,7 @@ def _accuracy(results: Results, arm: str) -> str:
 
 
 def _interval(each: Difference) -> str:
-    return f"{each.mean - each.half:+.2f} to {each.mean + each.half:+.2f}"
+    return f"{each.mean:+.2f} ({each.mean - each.half:+.2f} to {each.mean + each.half:+.2f})"
 
 
 def _counted(steps: Sequence[float]) -> str:
