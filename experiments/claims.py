@@ -27,6 +27,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from inception_zoo.bench.machine import hardware
+from inception_zoo.errors import ZooError
 from inception_zoo.runs.sweeps import jobs_of
 from inception_zoo.system.csv_files import read_table, write_table
 
@@ -49,14 +50,14 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
     for job in sorted(jobs_of(folder / name), key=itemgetter("started")):  # as the arms are listed in the sweep
         diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
         if job["state"] != "finished" and not diverged:
-            sys.exit(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
+            raise ZooError(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
         config = OmegaConf.load(folder / name / job["job"] / ".hydra/config.yaml")
         run = {"run_name": config.run_name, "seed": config.seed, "optimizer.lr": config.optimizer.lr}
         row = {**job, **run, "state": "diverged" if diverged else "finished", "day": job["started"][:10], "machine": machine}
         rows.append([row.get(key, "") for key in COLUMNS])
         points += [[config.run_name, config.seed, *point] for point in _curve(folder / name / job["job"])]
     if not rows:
-        sys.exit(f"{folder / name} has no runs; run: python run.py -m sweep={name}")
+        raise ZooError(f"{folder / name} has no runs; run: python run.py -m sweep={name}")
     write_table(RESULTS / f"{name}.csv", COLUMNS, rows)
     if STUDIES[name].curves:
         write_table(RESULTS / f"{name}_curves.csv", ["run_name", "seed", "step", "val/top1"], points)
@@ -156,7 +157,13 @@ class Results:
         return sum(row["run_name"] == arm and row["state"] == "diverged" for row in self.rows)
 
     def differences(self) -> dict[str, Difference]:
-        """Return the difference from the reference in points of test top-1, for each arm of which no run diverged."""
+        """Return the difference from the reference in points of test top-1, for each arm of which no run diverged.
+
+        Raises:
+            ZooError: a run of the reference diverged.
+        """
+        if lost := self.diverged(self.study.reference):
+            raise ZooError(f"{self.name}: {lost} runs of {self.study.reference} diverged, so nothing can be compared with it")
         whole = [arm for arm in self.arms if not self.diverged(arm)]
         return compare({a: {seed: 100 * top1 for seed, top1 in self.of(a).items()} for a in whole}, self.study.reference)
 
@@ -248,7 +255,7 @@ def write(name: str) -> None:
     before, _, rest = page.read_text().partition(begin)
     _, found, after = rest.partition(END)
     if not found:
-        sys.exit(f"{page} has no line {begin} with {END} below it")
+        raise ZooError(f"{page} has no line {begin} with {END} below it")
     page.write_text(f"{before}{begin}\n{text(results)}\n{END}{after}")
     if results.study.draw:
         figure = results.study.draw(results)
@@ -351,8 +358,11 @@ def main(command: str, *names: str) -> None:
     matplotlib.use("Agg")
     plt.rcParams["svg.hashsalt"] = "claims"  # equal results give an equal file
     commands: dict[str, Callable[[str], None]] = {"collect": collect, "write": write, "names": print}
-    for name in names or STUDIES:
-        commands[command](name)
+    try:
+        for name in names or STUDIES:
+            commands[command](name)
+    except ZooError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

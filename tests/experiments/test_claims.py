@@ -13,6 +13,7 @@ from scipy import stats
 
 from inception_zoo.architecture.cost import plan_cost
 from inception_zoo.architecture.plan import plan_of
+from inception_zoo.errors import ZooError
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "experiments"))
@@ -148,7 +149,7 @@ def test_a_sweep_is_collected_and_written_to_its_page(mine, tmp_path):
     assert "| fast | 0.1 | 2.00 | 3.0 | 83.50 ± 3.54 | +2.00 (-48.82 to +52.82) |" in page and "| never (10 to never) |" in page
     assert "4 runs, 4 minutes in all" in page
     (tmp_path / "mine.md").write_text("no markers")
-    with pytest.raises(SystemExit, match="has no line"):
+    with pytest.raises(ZooError, match="has no line"):
         claims.write("mine")
 
 
@@ -158,10 +159,17 @@ def test_a_run_that_diverged_is_counted_and_its_arm_not_tested(mine, tmp_path):
     assert "| fast | 0.1 | 2.00 | 3.0 | 86.00; 1 of 2 diverged | – | – | – |" in claims.text(claims.Results("mine"))
 
 
+def test_nothing_is_compared_with_a_reference_that_diverged(mine, tmp_path):
+    mine(0, state="failed", reason="a weight is not finite after 9 steps, at learning rate 0.1; …")
+    claims.collect("mine", tmp_path)
+    with pytest.raises(ZooError, match="1 runs of slow, wide diverged"):
+        claims.text(claims.Results("mine"))
+
+
 @pytest.mark.parametrize(("state", "reason"), [("running", None), ("interrupted", "SIGTERM"), ("failed", "the disk is full")])
 def test_a_sweep_that_did_not_end_is_refused(state, reason, mine, tmp_path):
     mine(1, state=state, reason=reason)
-    with pytest.raises(SystemExit, match=rf"mine/1 is {state}; run: python run.py -m sweep=mine"):
+    with pytest.raises(ZooError, match=rf"mine/1 is {state}; run: python run.py -m sweep=mine"):
         claims.collect("mine", tmp_path)
 
 
