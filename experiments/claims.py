@@ -178,7 +178,10 @@ class Results:
 
 
 def _load(name: str) -> list[dict[str, str]]:
-    header, *rows = read_table(RESULTS / f"{name}.csv")
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        raise ZooError(f"{path} does not exist; run: python experiments/claims.py collect {name.removesuffix('_curves')}")
+    header, *rows = read_table(path)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
@@ -360,6 +363,8 @@ def main(command: str, *names: str) -> None:
     commands: dict[str, Callable[[str], None]] = {"collect": collect, "write": write, "names": print}
     try:
         for name in names or STUDIES:
+            if command not in commands or name not in STUDIES:
+                raise ZooError(f"{command} {name}: valid: {', '.join(commands)}, with {', '.join(STUDIES)}")
             commands[command](name)
     except ZooError as error:
         sys.exit(str(error))
