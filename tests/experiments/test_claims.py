@@ -185,8 +185,9 @@ def test_the_best_rate_is_the_smallest_of_equal_ones(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", claims.STUDIES)
 def test_every_study_runs(name, zoo, tmp_path, monkeypatch, fashion_mnist_root):
-    short = ["trainer=smoke", "++trainer.val_check_interval=1.0", "seed=1,2", f"hydra.sweep.dir={name}", "hydra/launcher=basic"]
-    done = zoo("-m", f"sweep={name}", *short, f"data.root={fashion_mnist_root}")
+    short = ["trainer=smoke", "++trainer.val_check_interval=1.0", f"hydra.sweep.dir={name}", "hydra/launcher=basic"]
+    seeds = ["seed=1,2"] if claims.STUDIES[name].reference else []
+    done = zoo("-m", f"sweep={name}", *short, *seeds, f"data.root={fashion_mnist_root}")
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
     claims.collect(name, tmp_path)
