@@ -144,7 +144,8 @@ class Results:
 
     def __init__(self, name: str) -> None:
         self.name, self.study, self.rows = name, STUDIES[name], _load(name)
-        self.arms = list(dict.fromkeys(row["run_name"] for row in self.rows))
+        arms = dict.fromkeys(row["run_name"] for row in self.rows)
+        self.arms = sorted(arms, key=lambda arm: arm != self.study.reference)  # the reference first
         if STUDIES[name].curves:
             self.points = _load(f"{name}_curves")
 
@@ -300,7 +301,7 @@ def intervals(results: Results) -> Figure:
         axes.text(1.01, y, f"p = {each.p:.3f}", va="center", fontsize=8, transform=axes.get_yaxis_transform())
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(differences)), list(differences))
-    axes.invert_yaxis()
+    axes.set_ylim(len(differences) - 0.5, -0.5)
     axes.set_xlabel(f"points of test top-1 against {results.study.reference}, 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
