@@ -21,6 +21,7 @@ def figures(folder):
     return {key: value for key, value in results(folder).items() if key.startswith(("test/", "test_raw/"))}
 
 
+@pytest.mark.slow
 def test_every_image_counts_once_on_one_and_on_two_processes(zoo, tmp_path, image_tree):
     """21 images in batches of four: the last batch has one image, and rank 1 gets one batch less than rank 0."""
     root = f"data.root={image_tree}"

@@ -43,6 +43,7 @@ def results_of(folder, jobs):
     return [read_results(folder / str(job)) for job in range(jobs)]
 
 
+@pytest.mark.slow
 def test_every_job_has_its_devices_its_folder_and_its_wandb_run(zoo, cli, visit, tmp_path):
     done = zoo("-m", "trainer.devices=1,2", "seed=1,2", *SMALL, "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
@@ -126,6 +127,7 @@ def speeds(folder):
         return [(row["epoch"], row["train/images_per_second"]) for row in rows if row.get("train/images_per_second")]
 
 
+@pytest.mark.slow
 def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
     study = ["sweep=optuna", "trainer.devices=2", "logger=csv", "trainer.max_epochs=2", *SMALL, "hydra.sweep.dir=sweep"]
     hopeless = ["hydra.sweeper.pruner=ThresholdPruner", "+hydra.sweeper.pruner_options.lower=1.1"]

@@ -146,8 +146,10 @@ def test_wandb_that_is_disabled_needs_no_key(arguments, monkeypatch):
 
 def test_mlflow_has_the_name_of_the_run(arguments, tmp_path):
     hydra = SimpleNamespace(mode=None, runtime=SimpleNamespace(output_dir=str(tmp_path)))
-    cfg = OmegaConf.create({"model": {"name": "googlenet"}})
+    cfg = OmegaConf.create({"run_name": None, "model": {"name": "googlenet"}})
     node = OmegaConf.create({"_target_": "inception_zoo.tracking.mlflow_logger.MLFlowLogger", "run_name": None})
     assert identity(node, cfg, hydra) == {"run_name": "googlenet"}
+    cfg.run_name = "baseline"
+    assert identity(node, cfg, hydra) == {"run_name": "baseline"}
     node.run_name = "mine"
     assert identity(node, cfg, hydra) == {}
