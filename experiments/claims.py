@@ -8,11 +8,9 @@ Without a name, both commands do all studies. `make experiments` runs the sweeps
 
 import csv
 import math
-import os
-import platform
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -20,24 +18,20 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
-from scipy import stats
-from scipy.optimize import brentq
+from paired import Difference, compare
+from summary import END, machine
 
-from inception_zoo.bench.machine import hardware
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.sweeps import jobs_of
 from inception_zoo.system.csv_files import read_table, write_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-END = "<!-- end of results -->"
 DIVERGED = "the loss is ", "a weight is not finite"  # reasons of runs that diverged begin with one of these
 FIGURES = ["val/top1", "val/top1_best", "test/top1", "test/loss", "parameters", "multiply_adds", "minutes"]
 COLUMNS = ["run_name", "seed", "optimizer.lr", "state", *FIGURES, "commit", "day", "machine"]
-POWER = 0.8  # probability with which a difference of the size `visible` would have been significant
 
 
 # Collecting
@@ -45,7 +39,6 @@ POWER = 0.8  # probability with which a difference of the size `visible` would h
 
 def collect(name: str, folder: Path = Path("multirun")) -> None:
     """Write one row for each run of ``FOLDER/NAME`` to ``results/NAME.csv``, and the curves to ``results/NAME_curves.csv``."""
-    machine = f"{hardware()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     rows, points = [], []
     for job in sorted(jobs_of(folder / name), key=itemgetter("started")):  # as the arms are listed in the sweep
         diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
@@ -53,7 +46,7 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
             raise ZooError(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
         config = OmegaConf.load(folder / name / job["job"] / ".hydra/config.yaml")
         run = {"run_name": config.run_name, "seed": config.seed, "optimizer.lr": config.optimizer.lr}
-        row = {**job, **run, "state": "diverged" if diverged else "finished", "day": job["started"][:10], "machine": machine}
+        row = {**job, **run, "state": "diverged" if diverged else "finished", "day": job["started"][:10], "machine": machine()}
         rows.append([row.get(key, "") for key in COLUMNS])
         points += [[config.run_name, config.seed, *point] for point in _curve(folder / name / job["job"])]
     if not rows:
@@ -70,72 +63,6 @@ def _curve(run: Path) -> Iterator[tuple[int, float]]:
             yield from ((int(row["step"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row.get("val/top1"))
 
 
-# Statistics
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Difference of an arm from the reference, paired by seed, in the unit of the values.
-
-    Attributes:
-        mean: mean over the seeds.
-        half: half the width of the 95 % interval of Student's t, for this comparison alone.
-        visible: true difference that would have been significant with the probability `POWER`, corrected for all comparisons.
-        p: two-sided p value, corrected by `holm`.
-    """
-
-    mean: float
-    half: float
-    visible: float
-    p: float
-
-
-def compare(values: Mapping[str, Mapping[str, float]], reference: str) -> dict[str, Difference]:
-    """Return the difference of each arm from `reference`.
-
-    Args:
-        values: arm → seed → value.
-        reference: arm with which the others are compared.
-
-    Raises:
-        ValueError: an arm has other seeds than the reference.
-    """
-    found = {}
-    for arm, each in values.items():
-        if each.keys() != values[reference].keys():
-            raise ValueError(f"{arm} has the seeds {sorted(each)}, and {reference} has {sorted(values[reference])}")
-        if arm != reference:
-            found[arm] = np.array([value - values[reference][seed] for seed, value in each.items()])
-    corrected = holm([float(stats.ttest_1samp(each, 0).pvalue) for each in found.values()])
-    return {arm: _difference(each, p, len(found)) for (arm, each), p in zip(found.items(), corrected, strict=True)}
-
-
-def _difference(each: np.ndarray, p: float, comparisons: int) -> Difference:
-    error, free = float(stats.sem(each)), len(each) - 1
-    half = float(stats.t.ppf(0.975, free)) * error
-    return Difference(float(each.mean()), half, visible(free, comparisons) * error, p)
-
-
-def visible(free: int, comparisons: int) -> float:
-    """Return the true difference, in standard errors, that a two-sided t test at 5 % finds with the probability `POWER`.
-
-    Args:
-        free: degrees of freedom.
-        comparisons: number of tests; the first step of Holm's method divides the 5 % among them.
-    """
-    critical = float(stats.t.ppf(1 - 0.025 / comparisons, free))
-    return float(brentq(lambda shift: stats.nct.sf(critical, free, shift) - POWER, 0, 10 * critical))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number by Holm's method."""
-    order, corrected, largest = np.argsort(values), [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = largest
-    return corrected
-
-
 # Pages
 
 
@@ -146,7 +73,7 @@ class Results:
         self.name, self.study, self.rows = name, STUDIES[name], _load(name)
         arms = dict.fromkeys(row["run_name"] for row in self.rows)
         self.arms = sorted(arms, key=lambda arm: arm != self.study.reference)  # the reference first
-        if STUDIES[name].curves:
+        if self.study.curves:
             self.points = _load(f"{name}_curves")
 
     def of(self, arm: str, key: str = "test/top1") -> dict[str, float]:
@@ -241,7 +168,7 @@ def provenance(results: Results) -> str:
     """Return a line with the cost, the days, the commits and the machines of the runs."""
     minutes = sum(float(row["minutes"]) for row in results.rows)
     day, commit, machine = ("; ".join(sorted({row[key] for row in results.rows})) for key in ("day", "commit", "machine"))
-    return f"{len(results.rows)} runs, {minutes:.0f} minutes in all on one thread each; {day}; commit {commit}; {machine}."
+    return f"{len(results.rows)} runs, {minutes:.0f} minutes in all; {day}; commit {commit}; {machine}."
 
 
 def text(results: Results) -> str:

@@ -69,8 +69,13 @@ def show(key: str, value: float) -> str:
 
 def provenance(commit: str) -> str:
     """Return a line with this machine's hardware and versions, and the commit of the runs."""
+    return f"{machine()}; commit {commit}."
+
+
+def machine() -> str:
+    """Return this machine's CPU, number of cores and versions."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, lightning {lightning.__version__}"
-    return f"{hardware()['cpu']}, {os.cpu_count()} cores; {versions}; commit {commit}."
+    return f"{hardware()['cpu']}, {os.cpu_count()} cores; {versions}"
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:

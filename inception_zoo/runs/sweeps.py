@@ -98,7 +98,8 @@ def _asked(folder: Path) -> dict[str, Any]:
         asked["jobs"] = [str(number) for number in range(jobs)]
     lists = (asked.get("argv"), asked.get("jobs"))
     whole = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
-    if not whole or not isinstance(cwd := asked.get("cwd"), str) or not Path(cwd).is_absolute():
+    cwd = asked.get("cwd")
+    if not (whole and isinstance(cwd, str) and Path(cwd).is_absolute()):
         raise ZooError(f"{path} has no argv, cwd or jobs; repeat the whole command with hydra.sweep.dir={folder}")
     return asked
 

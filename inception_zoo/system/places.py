@@ -63,10 +63,14 @@ def outside(values: Iterable[tuple[str, Any]], folder: Path) -> Iterator[tuple[s
 
 def sending(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the key `offline` of each W&B logger without it: W&B's default is to send. An agent of W&B sends anyway."""
-    node = config.get("logger") if AGENT not in os.environ else None
-    loggers = {name: each for name, each in node.items() if isinstance(each, Mapping)} if isinstance(node, Mapping) else {}
-    wandb = [(name, each) for name, each in loggers.items() if str(each.get("_target_")).endswith("WandbLogger")]
-    return [(f"logger.{name}.offline", None) for name, each in wandb if each.get("offline") is None]
+    loggers = config.get("logger") if AGENT not in os.environ else None
+    nodes = loggers.items() if isinstance(loggers, Mapping) else ()
+    wandb = [(name, node) for name, node in nodes if isinstance(node, Mapping) and _is_wandb(node)]
+    return [(f"logger.{name}.offline", None) for name, node in wandb if node.get("offline") is None]
+
+
+def _is_wandb(node: Mapping[str, Any]) -> bool:
+    return str(node.get("_target_")).endswith("WandbLogger")
 
 
 def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from inception_zoo.errors import ZooError
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "experiments"))
 import claims  # noqa: E402
+import paired  # noqa: E402
 
 MEASURED = [name for name in claims.STUDIES if (claims.RESULTS / f"{name}.csv").exists()]
 SWEEPS = {name: OmegaConf.load(ROOT / f"conf/sweep/{name}.yaml") for name in claims.STUDIES}
@@ -80,9 +81,16 @@ def test_batchnorm_has_1_5_and_30_times_the_rate_of_v1(composed):
     assert [cfg.optimizer.lr for cfg in arms] == pytest.approx([found, found, 5 * found, 30 * found])
 
 
+@pytest.mark.skipif("residual_rate" not in MEASURED, reason="the rates were not searched yet")
+def test_both_networks_have_the_rate_that_was_searched(composed):
+    rates = claims.Results("residual_rate")
+    arms = [composed("sweep=residual", *job) for job in SWEEPS["residual"].hydra.sweeper.jobs]
+    assert [cfg.optimizer.lr for cfg in arms] == [claims.best_rate(rates, cfg.run_name) for cfg in arms]
+
+
 def test_differences_are_those_of_a_paired_t_test():
     values = {"a": [1.0, 2.0, 4.0, 3.0], "b": [2.0, 2.5, 5.0, 4.5], "c": [1.5, 2.0, 3.0, 3.5]}
-    found = claims.compare({arm: dict(zip("3142", each, strict=True)) for arm, each in values.items()}, "a")
+    found = paired.compare({arm: dict(zip("3142", each, strict=True)) for arm, each in values.items()}, "a")
     for arm in "bc":
         known = stats.ttest_rel(values[arm], values["a"])
         low, high = known.confidence_interval(0.95)
@@ -90,20 +98,20 @@ def test_differences_are_those_of_a_paired_t_test():
         assert (each.mean - each.half, each.mean + each.half) == pytest.approx((low, high))
         assert each.p == pytest.approx(min(1, known.pvalue * (2 if arm == "b" else 1)))
     with pytest.raises(ValueError, match=r"b has the seeds \['1'\], and a has \['1', '2'\]"):
-        claims.compare({"a": {"1": 1.0, "2": 1.0}, "b": {"1": 2.0}}, "a")
+        paired.compare({"a": {"1": 1.0, "2": 1.0}, "b": {"1": 2.0}}, "a")
 
 
 @pytest.mark.parametrize("comparisons", [1, 12])
 def test_a_visible_difference_is_found_four_times_of_five(comparisons):
-    shift = claims.visible(4, comparisons)
+    shift = paired.visible(4, comparisons)
     samples = np.random.default_rng(0).normal(shift / np.sqrt(5), 1, (100_000, 5))  # in standard errors of the mean
     p = stats.ttest_1samp(samples, 0, axis=1).pvalue
     assert (p < 0.05 / comparisons).mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_holm():
-    assert claims.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert claims.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert paired.holm([0.6, 0.5]) == [1.0, 1.0]
 
 
 @pytest.fixture
