@@ -10,8 +10,8 @@ import csv
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
@@ -85,15 +85,20 @@ class Results:
         return sum(row["run_name"] == arm and row["state"] == "diverged" for row in self.rows)
 
     def differences(self) -> dict[str, Difference]:
-        """Return the difference from the reference in points of test top-1, for each arm of which no run diverged.
+        """Return the difference from its reference in points of test top-1, for each arm of which no run diverged.
 
         Raises:
             ZooError: a run of the reference diverged.
         """
         if lost := self.diverged(self.study.reference):
             raise ZooError(f"{self.name}: {lost} runs of {self.study.reference} diverged, so nothing can be compared with it")
-        whole = [arm for arm in self.arms if not self.diverged(arm)]
-        return compare({a: {seed: 100 * top1 for seed, top1 in self.of(a).items()} for a in whole}, self.study.reference)
+        top1 = {arm: {seed: 100 * value for seed, value in self.of(arm).items()} for arm in self.arms if not self.diverged(arm)}
+        references = {arm: self.compared_with(arm) for arm in top1 if arm != self.study.reference}
+        return compare(top1, {arm: other for arm, other in references.items() if other in top1})
+
+    def compared_with(self, arm: str) -> str:
+        """Return the arm with which `arm` is compared."""
+        return self.study.against.get(arm, self.study.reference)
 
     def steps(self, arm: str) -> list[float]:
         """Return the steps in which each run reaches the best validation top-1 of the reference with its seed; or infinity."""
@@ -115,13 +120,16 @@ def _load(name: str) -> list[dict[str, str]]:
 
 def table_of_arms(results: Results) -> Iterator[Sequence[str]]:
     """Yield the rows of the table that compares the arms with the reference."""
-    differences, curves = results.differences(), results.study.curves
+    differences, curves, against = results.differences(), results.study.curves, results.study.against
     count = [f"steps to the best of {results.study.reference}"] if curves else []
-    yield ["arm", "rate", "params, M", "mult-adds, M", "test top-1, %", "difference (95 % interval)", "p", "visible", *count]
+    compared = ["compared with"] if against else []
+    compared += ["difference (95 % interval)", "p", "visible"]
+    yield ["arm", "rate", "params, M", "mult-adds, M", "test top-1, %", *compared, *count]
     for arm in results.arms:
         row, each = next(row for row in results.rows if row["run_name"] == arm), differences.get(arm)
         cost = [f"{float(row['parameters']) / 1e6:.2f}", f"{float(row['multiply_adds']) / 1e6:.1f}"]
-        compared = [_interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 3
+        compared = [results.compared_with(arm) if each else "–"] if against else []
+        compared += [_interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 3
         counted = [_counted(results.steps(arm))] if curves else []
         yield [arm, f"{float(row['optimizer.lr']):g}", *cost, _accuracy(results, arm), *compared, *counted]
 
@@ -227,9 +235,11 @@ def intervals(results: Results) -> Figure:
         axes.errorbar(each.mean, y, xerr=each.half, fmt="o", capsize=3, color="C0" if each.p < 0.05 else "grey")
         axes.text(1.01, y, f"p = {each.p:.3f}", va="center", fontsize=8, transform=axes.get_yaxis_transform())
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(differences)), list(differences))
+    against = results.study.against
+    names = [f"{arm}\nagainst {results.compared_with(arm)}" if against else arm for arm in differences]
+    axes.set_yticks(range(len(differences)), names, fontsize=8 if against else None)
     axes.set_ylim(len(differences) - 0.5, -0.5)
-    axes.set_xlabel(f"points of test top-1 against {results.study.reference}, 95 % interval")
+    axes.set_xlabel(f"points of test top-1{'' if against else f' against {results.study.reference}'}, 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -258,6 +268,7 @@ class Study:
 
     Attributes:
         reference: arm with which the others are compared.
+        against: arm → another arm with which it is compared.
         draw: draws the picture; None for none.
         table: yields the rows of the table.
         curves: record validation accuracy by step, and count the steps to the best accuracy of the reference.
@@ -265,22 +276,37 @@ class Study:
     """
 
     reference: str = ""
+    against: Mapping[str, str] = field(default_factory=dict)
     draw: Callable[[Results], Figure] | None = intervals
     table: Callable[[Results], Iterator[Sequence[str]]] = table_of_arms
     curves: bool = False
     page: str = ""
 
 
+V3_LINES = {
+    "GoogLeNet without auxiliary heads": "GoogLeNet",
+    "GoogLeNet with BatchNorm": "GoogLeNet",
+    "BN-Inception": "GoogLeNet with BatchNorm",
+    "Inception-v2": "BN-Inception",
+    "with RMSProp": "Inception-v2",
+    "and label smoothing": "with RMSProp",
+    "and factorized 7x7": "and label smoothing",
+    "and factorized 7x7 without auxiliary head": "and factorized 7x7",
+    "Inception-v3": "and factorized 7x7",
+    "Inception-v3 without auxiliary head": "Inception-v3",
+}
 STUDIES = {
     "rates": Study(draw=None, table=table_of_rates, page="claims"),
-    "block_swap": Study("parallel", heat_map),
+    "block_swap": Study("parallel", draw=heat_map),
     "factorization": Study("5x5"),
     "batchnorm_rate": Study(draw=None, table=table_of_rates, page="batchnorm"),
-    "batchnorm": Study("V1", curves, curves=True),
+    "batchnorm": Study("V1", draw=curves, curves=True),
     "residual_rate": Study(draw=None, table=table_of_rates, page="residual"),
-    "residual": Study("V4", curves, curves=True),
+    "residual": Study("V4", draw=curves, curves=True),
     "reduction": Study("convolutions beside the pool"),
     "low_resolution": Study("32 px"),
+    "v3_ablation_rate": Study(draw=None, table=table_of_rates, page="v3_ablation"),
+    "v3_ablation": Study("GoogLeNet", V3_LINES),
 }
 
 

@@ -27,22 +27,22 @@ class Difference:
     p: float
 
 
-def compare(values: Mapping[str, Mapping[str, float]], reference: str) -> dict[str, Difference]:
-    """Return the difference of each arm from `reference`.
+def compare(values: Mapping[str, Mapping[str, float]], references: Mapping[str, str]) -> dict[str, Difference]:
+    """Return the difference of each arm from its reference.
 
     Args:
         values: arm → seed → value.
-        reference: arm with which the others are compared.
+        references: arm → arm with which it is compared; one that is not named is not compared.
 
     Raises:
-        ValueError: an arm has other seeds than the reference.
+        ValueError: an arm has other seeds than its reference.
     """
     found = {}
-    for arm, each in values.items():
-        if each.keys() != values[reference].keys():
-            raise ValueError(f"{arm} has the seeds {sorted(each)}, and {reference} has {sorted(values[reference])}")
-        if arm != reference:
-            found[arm] = np.array([value - values[reference][seed] for seed, value in each.items()])
+    for arm, reference in references.items():
+        each, other = values[arm], values[reference]
+        if each.keys() != other.keys():
+            raise ValueError(f"{arm} has the seeds {sorted(each)}, and {reference} has {sorted(other)}")
+        found[arm] = np.array([value - other[seed] for seed, value in each.items()])
     corrected = holm([float(stats.ttest_1samp(each, 0).pvalue) for each in found.values()])
     return {arm: _difference(each, p, len(found)) for (arm, each), p in zip(found.items(), corrected, strict=True)}
 

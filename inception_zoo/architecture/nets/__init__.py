@@ -7,6 +7,7 @@ from inception_zoo.architecture.nets.inception_resnet_v1 import INCEPTION_RESNET
 from inception_zoo.architecture.nets.inception_resnet_v2 import INCEPTION_RESNET_V2
 from inception_zoo.architecture.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
 from inception_zoo.architecture.nets.inception_v2 import INCEPTION_V2
+from inception_zoo.architecture.nets.inception_v2_7x7 import INCEPTION_V2_7X7
 from inception_zoo.architecture.nets.inception_v3 import INCEPTION_V3
 from inception_zoo.architecture.nets.inception_v3_slim import INCEPTION_V3_SLIM
 from inception_zoo.architecture.nets.inception_v4 import INCEPTION_V4
@@ -18,6 +19,7 @@ _NETS = (
     GOOGLENET_BN,
     BN_INCEPTION,
     INCEPTION_V2,
+    INCEPTION_V2_7X7,
     INCEPTION_V3,
     INCEPTION_V3_SLIM,
     INCEPTION_V4,
