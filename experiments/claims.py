@@ -10,10 +10,11 @@ import csv
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -23,6 +24,8 @@ from omegaconf import OmegaConf
 from paired import Difference, compare
 from summary import END, machine
 
+from inception_zoo.architecture.plan import plan_of
+from inception_zoo.describe.saved_bytes import saved_activations
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.sweeps import jobs_of
 from inception_zoo.system.csv_files import read_table, write_table
@@ -30,7 +33,7 @@ from inception_zoo.system.csv_files import read_table, write_table
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 DIVERGED = "the loss is ", "a weight is not finite"  # reasons of runs that diverged begin with one of these
-FIGURES = ["val/top1", "val/top1_best", "test/top1", "test/loss", "parameters", "multiply_adds", "minutes"]
+FIGURES = ["val/top1", "val/top1_best", "test/top1", "test/loss", "parameters", "multiply_adds", "saved_mib", "minutes"]
 COLUMNS = ["run_name", "seed", "optimizer.lr", "state", *FIGURES, "commit", "day", "machine"]
 
 
@@ -40,12 +43,16 @@ COLUMNS = ["run_name", "seed", "optimizer.lr", "state", *FIGURES, "commit", "day
 def collect(name: str, folder: Path = Path("multirun")) -> None:
     """Write one row for each run of ``FOLDER/NAME`` to ``results/NAME.csv``, and the curves to ``results/NAME_curves.csv``."""
     rows, points = [], []
-    for job in sorted(jobs_of(folder / name), key=itemgetter("started")):  # as the arms are listed in the sweep
+    for job, config in saved_configs(name, folder):
         diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
         if job["state"] != "finished" and not diverged:
             raise ZooError(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
-        config = OmegaConf.load(folder / name / job["job"] / ".hydra/config.yaml")
-        run = {"run_name": config.run_name, "seed": config.seed, "optimizer.lr": config.optimizer.lr}
+        run = {
+            "run_name": config.run_name,
+            "seed": config.seed,
+            "optimizer.lr": config.optimizer.lr,
+            "saved_mib": _saved(config),
+        }
         row = {**job, **run, "state": "diverged" if diverged else "finished", "day": job["started"][:10], "machine": machine()}
         rows.append([row.get(key, "") for key in COLUMNS])
         points += [[config.run_name, config.seed, *point] for point in _curve(folder / name / job["job"])]
@@ -54,6 +61,22 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
     write_table(RESULTS / f"{name}.csv", COLUMNS, rows)
     if STUDIES[name].curves:
         write_table(RESULTS / f"{name}_curves.csv", ["run_name", "seed", "step", "val/top1"], points)
+
+
+def saved_configs(name: str, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield (record, config) of each run of ``FOLDER/NAME``, as the arms are listed in the sweep."""
+    for job in sorted(jobs_of(folder / name), key=itemgetter("started")):
+        yield job, OmegaConf.load(folder / name / job["job"] / ".hydra/config.yaml")
+
+
+def model_of(config: Any) -> dict[str, Any]:
+    """Return the `model` node of a run's config, without interpolations."""
+    return cast(dict[str, Any], OmegaConf.to_container(config.model, resolve=True))
+
+
+def _saved(config: Any) -> float:
+    """Return the activation memory per image in MiB, fp32."""
+    return sum(saved_activations(plan_of(model_of(config)), config.data.image_size).values()) / 2**20
 
 
 def _curve(run: Path) -> Iterator[tuple[int, float]]:
@@ -70,11 +93,14 @@ class Results:
     """The runs of a study, as ``results/NAME.csv`` has them."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.study, self.rows = name, STUDIES[name], _load(name)
+        self.name, self.study, self.rows = name, STUDIES[name], load(name)
         arms = dict.fromkeys(row["run_name"] for row in self.rows)
         self.arms = sorted(arms, key=lambda arm: arm != self.study.reference)  # the reference first
         if self.study.curves:
-            self.points = _load(f"{name}_curves")
+            self.points = load(f"{name}_curves")
+        self.speeds: dict[str, list[float]] = {}
+        for row in load(f"{name}_speed") if self.study.timed else []:
+            self.speeds.setdefault(row["run_name"], []).append(float(row["images/s"]))
 
     def of(self, arm: str, key: str = "test/top1") -> dict[str, float]:
         """Return a figure of an arm by seed, without the runs that diverged."""
@@ -109,8 +135,16 @@ class Results:
                 first[point["seed"]] = min(first[point["seed"]], int(point["step"]))
         return list(first.values())
 
+    def text(self) -> str:
+        """Return the table, with a line for the cost, the days, the commits and the machines of the runs."""
+        minutes = sum(float(row["minutes"]) for row in self.rows)
+        day, commit, machine = ("; ".join(sorted({row[key] for row in self.rows})) for key in ("day", "commit", "machine"))
+        footer = f"{len(self.rows)} runs, {minutes:.0f} minutes in all; {day}; commit {commit}; {machine}."
+        return text(self.study.table(self), footer)
 
-def _load(name: str) -> list[dict[str, str]]:
+
+def load(name: str) -> list[dict[str, str]]:
+    """Return the rows of ``results/NAME.csv`` by column."""
     path = RESULTS / f"{name}.csv"
     if not path.exists():
         raise ZooError(f"{path} does not exist; run: python experiments/claims.py collect {name.removesuffix('_curves')}")
@@ -124,10 +158,16 @@ def table_of_arms(results: Results) -> Iterator[Sequence[str]]:
     count = [f"steps to the best of {results.study.reference}"] if curves else []
     compared = ["compared with"] if against else []
     compared += ["difference (95 % interval)", "p", "visible"]
-    yield ["arm", "rate", "params, M", "mult-adds, M", "test top-1, %", *compared, *count]
+    timed = ["images/s"] if results.speeds else []
+    yield ["arm", "rate", "params, M", "mult-adds, M", "saved, MiB", *timed, "test top-1, %", *compared, *count]
     for arm in results.arms:
         row, each = next(row for row in results.rows if row["run_name"] == arm), differences.get(arm)
-        cost = [f"{float(row['parameters']) / 1e6:.2f}", f"{float(row['multiply_adds']) / 1e6:.1f}"]
+        cost = [
+            f"{float(row['parameters']) / 1e6:.2f}",
+            f"{float(row['multiply_adds']) / 1e6:.1f}",
+            f"{float(row['saved_mib']):.2f}",
+        ]
+        cost += [_median(results.speeds[arm])] if results.speeds else []
         compared = [results.compared_with(arm) if each else "–"] if against else []
         compared += [_interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 3
         counted = [_counted(results.steps(arm))] if curves else []
@@ -143,6 +183,11 @@ def _accuracy(results: Results, arm: str) -> str:
 
 def _interval(each: Difference) -> str:
     return f"{each.mean:+.2f} ({each.mean - each.half:+.2f} to {each.mean + each.half:+.2f})"
+
+
+def _median(rates: Sequence[float]) -> str:
+    """Return the median of the rounds, with the smallest and the largest."""
+    return f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
 
 
 def _counted(steps: Sequence[float]) -> str:
@@ -172,33 +217,29 @@ def _by_rate(results: Results, arm: str) -> dict[float, float]:
     return {float(row["optimizer.lr"]): float(row["val/top1_best"]) for row in rows}
 
 
-def provenance(results: Results) -> str:
-    """Return a line with the cost, the days, the commits and the machines of the runs."""
-    minutes = sum(float(row["minutes"]) for row in results.rows)
-    day, commit, machine = ("; ".join(sorted({row[key] for row in results.rows})) for key in ("day", "commit", "machine"))
-    return f"{len(results.rows)} runs, {minutes:.0f} minutes in all; {day}; commit {commit}; {machine}."
+def text(rows: Iterable[Sequence[str]], footer: str) -> str:
+    """Return a table in Markdown with a line below it; the first row is the header."""
+    header, *others = rows
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *others]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in lines), "", footer])
 
 
-def text(results: Results) -> str:
-    """Return the text between the markers of a study's page."""
-    rows = list(results.study.table(results))
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in lines), "", provenance(results)])
-
-
-def write(name: str) -> None:
-    """Write table and picture of a study to its page."""
-    results = Results(name)
-    page = HERE / f"{results.study.page or name}.md"
+def replace_results(page: Path, name: str, results: str) -> None:
+    """Replace the text between the markers of `name` in a page."""
     begin = f"<!-- results of {name}: experiments/claims.py -->"
     before, _, rest = page.read_text().partition(begin)
     _, found, after = rest.partition(END)
     if not found:
         raise ZooError(f"{page} has no line {begin} with {END} below it")
-    page.write_text(f"{before}{begin}\n{text(results)}\n{END}{after}")
+    page.write_text(f"{before}{begin}\n{results}\n{END}{after}")
+
+
+def write(name: str) -> None:
+    """Write table and picture of a study to its page."""
+    results = Results(name)
+    replace_results(HERE / f"{results.study.page or name}.md", name, results.text())
     if results.study.draw:
-        figure = results.study.draw(results)
-        figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+        results.study.draw(results).savefig(HERE / f"{name}.svg", metadata={"Date": None})
 
 
 # Pictures
@@ -239,8 +280,39 @@ def intervals(results: Results) -> Figure:
     names = [f"{arm}\nagainst {results.compared_with(arm)}" if against else arm for arm in differences]
     axes.set_yticks(range(len(differences)), names, fontsize=8 if against else None)
     axes.set_ylim(len(differences) - 0.5, -0.5)
-    axes.set_xlabel(f"points of test top-1{'' if against else f' against {results.study.reference}'}, 95 % interval")
+    label = "points of test top-1, 95 % interval"
+    axes.set_xlabel(label if against else f"{label}\nagainst {results.study.reference}")
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def by_cost(results: Results) -> Figure:
+    """Draw mean and standard deviation of each arm over its multiply-adds."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for index, arm in enumerate(results.arms):
+        top1 = [100 * value for value in results.of(arm).values()]
+        cost = next(float(row["multiply_adds"]) / 1e6 for row in results.rows if row["run_name"] == arm)
+        axes.errorbar(cost, statistics.mean(top1), statistics.stdev(top1), fmt="o", capsize=3, color=f"C{index}", label=arm)
+    axes.set(xlabel="multiply-adds per image, M", ylabel="test top-1, %: mean ± sd", xscale="log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def by_recipe(results: Results) -> Figure:
+    """Draw mean and standard deviation of arms named ``NETWORK RECIPE``: the networks side by side, a line per recipe."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    networks, recipes = (
+        list(dict.fromkeys(names)) for names in zip(*(arm.rsplit(" ", 1) for arm in results.arms), strict=True)
+    )
+    for recipe in recipes:
+        top1 = [[100 * value for value in results.of(f"{network} {recipe}").values()] for network in networks]
+        mean, spread = ([of(values) for values in top1] for of in (statistics.mean, statistics.stdev))
+        axes.errorbar(range(len(networks)), mean, spread, fmt="o-", capsize=3, label=f"recipe of {recipe}")
+    axes.set_xticks(range(len(networks)), networks)
+    axes.set_ylabel("test top-1, %: mean ± sd")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     return figure
 
 
@@ -271,6 +343,7 @@ class Study:
         against: arm → another arm with which it is compared.
         draw: draws the picture; None for none.
         table: yields the rows of the table.
+        timed: `speed.py` measures how fast the networks train.
         curves: record validation accuracy by step, and count the steps to the best accuracy of the reference.
         page: name of the page; empty for that of the study.
     """
@@ -279,6 +352,7 @@ class Study:
     against: Mapping[str, str] = field(default_factory=dict)
     draw: Callable[[Results], Figure] | None = intervals
     table: Callable[[Results], Iterator[Sequence[str]]] = table_of_arms
+    timed: bool = False
     curves: bool = False
     page: str = ""
 
@@ -295,10 +369,14 @@ V3_LINES = {
     "Inception-v3": "and factorized 7x7",
     "Inception-v3 without auxiliary head": "Inception-v3",
 }
+SCALES = {f"{n} channels at scale {scale}": f"{n} channels at scale 0.1" for n in (536, 1072, 2144) for scale in (0.3, 1.0)}
+WIDTHS = {f"width {wide}": f"width {narrow}" for narrow, wide in ((0.25, 0.375), (0.375, 0.5), (0.5, 0.75))}
+NETWORKS = "GoogLeNet", "BN-Inception", "Inception-v3", "Inception-ResNet-v2"
+RECIPES = {f"{network} today": f"{network} 2014" for network in NETWORKS}
 STUDIES = {
     "rates": Study(draw=None, table=table_of_rates, page="claims"),
     "block_swap": Study("parallel", draw=heat_map),
-    "factorization": Study("5x5"),
+    "factorization": Study("5x5", timed=True),
     "batchnorm_rate": Study(draw=None, table=table_of_rates, page="batchnorm"),
     "batchnorm": Study("V1", draw=curves, curves=True),
     "residual_rate": Study(draw=None, table=table_of_rates, page="residual"),
@@ -307,6 +385,11 @@ STUDIES = {
     "low_resolution": Study("32 px"),
     "v3_ablation_rate": Study(draw=None, table=table_of_rates, page="v3_ablation"),
     "v3_ablation": Study("GoogLeNet", V3_LINES),
+    "residual_scale": Study("536 channels at scale 0.1", SCALES, page="residual"),
+    "width_rate": Study(draw=None, table=table_of_rates, page="channels"),
+    "width": Study("width 0.125", WIDTHS, draw=by_cost, page="channels"),
+    "tricks_rate": Study(draw=None, table=table_of_rates, page="tricks"),
+    "tricks": Study("GoogLeNet 2014", RECIPES, draw=by_recipe),
 }
 
 
