@@ -390,6 +390,8 @@ STUDIES = {
     "width": Study("width 0.125", WIDTHS, draw=by_cost, page="channels"),
     "tricks_rate": Study(draw=None, table=table_of_rates, page="tricks"),
     "tricks": Study("GoogLeNet 2014", RECIPES, draw=by_recipe),
+    "cost_rate": Study(draw=None, table=table_of_rates, page="cost"),
+    "cost": Study("GoogLeNet", draw=by_cost, timed=True),
 }
 
 

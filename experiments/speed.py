@@ -1,32 +1,34 @@
-"""Measure how fast the networks of a study train: python experiments/speed.py NAME... → results/NAME_speed.csv.
+"""Measure how fast the networks of a sweep train: python experiments/speed.py NAME... → results/NAME_speed.csv.
 
-The networks are those of the runs in multirun/NAME. Nothing else should run meanwhile.
+Nothing else should run meanwhile.
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from claims import RESULTS, model_of, saved_configs
+from arms import BATCH, arms_of
+from claims import RESULTS, model_of
+from resnet import NETWORKS, TrainsResNet
 from summary import machine
 
 from inception_zoo.architecture.choices import LOADING
-from inception_zoo.architecture.nets import find_net
+from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.bench.contenders import Case, Contender
 from inception_zoo.bench.turns import rates
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import commit_of_the_code
 from inception_zoo.system.csv_files import write_table
 
-BATCH, ROUNDS = 128, 11
+ROUNDS = 11
 
 
-def measure(name: str, folder: Path = Path("multirun"), batch: int = BATCH, rounds: int = ROUNDS) -> None:
-    """Train each network of ``FOLDER/NAME`` for one step in each of the interleaved rounds, and write its images/s."""
-    cases = {config.run_name: _case(config, batch) for _, config in saved_configs(name, folder)}
-    found = rates({arm: Contender().trains(case) for arm, case in cases.items()}, rounds)
+def measure(name: str, batch: int = BATCH, rounds: int = ROUNDS) -> None:
+    """Train each network of ``conf/sweep/NAME.yaml`` for one step in each of the interleaved rounds, and write its images/s."""
+    turns = {arm: Contender().trains(_case(config, batch)) for arm, config in arms_of(name).items()}
+    if name == "cost":
+        turns |= {each: TrainsResNet().trains(Case(each, ZOO["googlenet"], batch, 32, {}, {}, 10, 1)) for each in NETWORKS}
     facts = [commit_of_the_code() or "", machine()]
-    rows = [[arm, index, rate, *facts] for arm, values in found.items() for index, rate in enumerate(values)]
+    rows = [[arm, index, rate, *facts] for arm, values in rates(turns, rounds).items() for index, rate in enumerate(values)]
     write_table(RESULTS / f"{name}_speed.csv", ["run_name", "round", "images/s", "commit", "machine"], rows)
 
 

@@ -17,8 +17,10 @@ from inception_zoo.errors import ZooError
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "experiments"))
+import arms  # noqa: E402
 import claims  # noqa: E402
 import paired  # noqa: E402
+import resnet  # noqa: E402
 
 MEASURED = [name for name in claims.STUDIES if (claims.RESULTS / f"{name}.csv").exists()]
 SWEEPS = {name: OmegaConf.load(ROOT / f"conf/sweep/{name}.yaml") for name in claims.STUDIES}
@@ -37,12 +39,13 @@ def test_a_page_has_the_figures_of_its_results(name):
 def test_the_results_have_every_seed_and_rate_of_every_arm_once(name):
     sweep, rows = SWEEPS[name].hydra.sweeper, claims.Results(name).rows
     arms = [OmegaConf.to_container(job)[0].removeprefix("run_name=") for job in sweep.jobs]
+    arms += resnet.NETWORKS if name.startswith("cost") else ()
     values = [str(each).split(",") for each in sweep.params.values()]
     found = [(row["run_name"], *(str(float(row[key])) for key in sweep.params)) for row in rows]
     assert sorted(found) == sorted(product(arms, *([str(float(each)) for each in given] for given in values)))
 
 
-UNEQUAL = "v3_ablation", "residual_scale", "width", "tricks"  # pages that do not compare at equal cost
+UNEQUAL = "v3_ablation", "residual_scale", "width", "tricks", "cost"  # pages that do not compare at equal cost
 
 
 @pytest.mark.parametrize("name", [name for name in claims.STUDIES if not name.startswith(UNEQUAL)])
@@ -101,6 +104,15 @@ def test_each_recipe_has_the_rate_that_was_searched(composed):
     rates = claims.Results("tricks_rate")
     arms = [composed("sweep=tricks", *job) for job in SWEEPS["tricks"].hydra.sweeper.jobs]
     assert [cfg.optimizer.lr for cfg in arms] == [claims.best_rate(rates, cfg.run_name) for cfg in arms]
+
+
+@pytest.mark.skipif("cost_rate" not in MEASURED, reason="the rates were not searched yet")
+def test_each_network_has_equal_time_and_the_rate_that_was_searched(composed):
+    rates = claims.Results("cost_rate")
+    for job in SWEEPS["cost"].hydra.sweeper.jobs:
+        cfg = composed("sweep=cost", *job)
+        assert cfg.optimizer.lr == claims.best_rate(rates, cfg.run_name)
+        assert cfg.trainer.limit_train_batches == arms.batches("cost", cfg.run_name)
 
 
 @pytest.mark.skipif("width_rate" not in MEASURED, reason="the rates were not searched yet")
