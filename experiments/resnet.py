@@ -44,10 +44,11 @@ class Reference(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        quarter = {"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8}  # three 3x3 instead of the 7x7
-        self.network = ResNet(**NETWORKS[name], **quarter, num_classes=10, in_chans=1)
-        self.network.conv1[0].stride = (1, 1)
-        self.network.maxpool = nn.Identity()
+        quarter: Any = {"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8}  # three 3x3 instead of the 7x7
+        network: Any = ResNet(**NETWORKS[name], **quarter, num_classes=10, in_chans=1)
+        network.conv1[0].stride = 1, 1
+        network.maxpool = nn.Identity()
+        self.network = network
         self.plan = SimpleNamespace(num_classes=10, aux={})
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class TrainsResNet(Contender):
     """ResNet in an interleaved measurement."""
 
     def build(self, case: Case) -> nn.Module:
-        return Reference(case.name).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        return Reference(case.name).to(memory_format=torch.channels_last).train()
 
 
 def costs(name: str, image_size: int) -> dict[str, float]:
@@ -92,6 +93,7 @@ def run(name: str, cfg: Any, folder: Path) -> None:
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     figures |= {"val/top1_best": figures["val/top1"], **trainer.test(module, data, verbose=False)[0]}
     config = {"run_name": name, "seed": cfg.seed, "optimizer": {"lr": cfg.optimizer.lr}}
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_json(folder / ".hydra/config.yaml", config)  # JSON is YAML
     facts = {"started": started, "state": "finished", "commit": commit_of_the_code(), "minutes": (monotonic() - begin) / 60}
     write_json(folder / "results.json", {**facts, **costs(name, cfg.data.image_size), **figures})

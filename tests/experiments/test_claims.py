@@ -21,6 +21,7 @@ import arms  # noqa: E402
 import claims  # noqa: E402
 import paired  # noqa: E402
 import resnet  # noqa: E402
+import speed  # noqa: E402
 
 MEASURED = [name for name in claims.STUDIES if (claims.RESULTS / f"{name}.csv").exists()]
 SWEEPS = {name: OmegaConf.load(ROOT / f"conf/sweep/{name}.yaml") for name in claims.STUDIES}
@@ -240,12 +241,17 @@ def test_the_best_rate_is_the_smallest_of_equal_ones(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Precision loss")  # after two batches, the differences of both seeds can be equal
 @pytest.mark.parametrize("name", claims.STUDIES)
-def test_every_study_runs(name, zoo, tmp_path, monkeypatch, fashion_mnist_root):
-    short = ["trainer=smoke", "++trainer.val_check_interval=1.0", f"hydra.sweep.dir={name}", "hydra/launcher=basic"]
+def test_every_study_runs(name, zoo, tmp_path, monkeypatch, composed, fashion_mnist_root):
+    short = ["trainer=smoke", "++trainer.val_check_interval=1.0", "hydra/launcher=basic", f"data.root={fashion_mnist_root}"]
     seeds = ["seed=1,2"] if claims.STUDIES[name].reference else []
-    done = zoo("-m", f"sweep={name}", *short, *seeds, f"data.root={fashion_mnist_root}")
+    done = zoo("-m", f"sweep={name}", *short, *seeds, f"hydra.sweep.dir={name}", timeout=600)
     assert done.returncode == 0, done.stderr
+    for network, seed in product(resnet.NETWORKS, (1, 2)) if name == "cost" else ():
+        resnet.run(network, composed(f"sweep={name}", *short, f"seed={seed}"), tmp_path / name / f"{network}, seed {seed}")
     monkeypatch.setattr(claims, "RESULTS", tmp_path)
+    if claims.STUDIES[name].timed:
+        monkeypatch.setattr(speed, "RESULTS", tmp_path)
+        speed.measure(name, batch=2, rounds=1)
     claims.collect(name, tmp_path)
     results = claims.Results(name)
     assert "| arm |" in results.text()
