@@ -47,13 +47,16 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
         diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
         if job["state"] != "finished" and not diverged:
             raise ZooError(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
-        run = {
-            "run_name": config.run_name,
-            "seed": config.seed,
-            "optimizer.lr": config.optimizer.lr,
-            "saved_mib": _saved(config),
+        run = {"run_name": config.run_name, "seed": config.seed, "optimizer.lr": config.optimizer.lr}
+        cost = {} if "saved_mib" in job else {"saved_mib": _saved(config)}  # a ResNet's record has it
+        row = {
+            **job,
+            **run,
+            **cost,
+            "state": "diverged" if diverged else "finished",
+            "day": job["started"][:10],
+            "machine": machine(),
         }
-        row = {**job, **run, "state": "diverged" if diverged else "finished", "day": job["started"][:10], "machine": machine()}
         rows.append([row.get(key, "") for key in COLUMNS])
         points += [[config.run_name, config.seed, *point] for point in _curve(folder / name / job["job"])]
     if not rows:
