@@ -33,7 +33,21 @@ from inception_zoo.system.csv_files import read_table, write_table
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 DIVERGED = "the loss is ", "a weight is not finite"  # reasons of runs that diverged begin with one of these
-FIGURES = ["val/top1", "val/top1_best", "test/top1", "test/loss", "parameters", "multiply_adds", "saved_mib", "minutes"]
+COLLAPSED = 0.3  # a run with a lower test top-1 counts as diverged
+DEAD = 2.25  # training loss of a dead network; that of equal probabilities is log(10) = 2.30
+COSTS = ["params, M", "mult-adds, M", "saved, MiB"]
+COMPARED = ["difference (95 % interval)", "p", "visible"]
+FIGURES = [
+    "train/loss_step",
+    "val/top1",
+    "val/top1_best",
+    "test/top1",
+    "test/loss",
+    "parameters",
+    "multiply_adds",
+    "saved_mib",
+    "minutes",
+]
 COLUMNS = ["run_name", "seed", "optimizer.lr", "state", *FIGURES, "commit", "day", "machine"]
 
 
@@ -107,23 +121,34 @@ class Results:
 
     def of(self, arm: str, key: str = "test/top1") -> dict[str, float]:
         """Return a figure of an arm by seed, without the runs that diverged."""
-        return {row["seed"]: float(row[key]) for row in self.rows if row["run_name"] == arm and row["state"] != "diverged"}
+        return {row["seed"]: float(row[key]) for row in self.rows if row["run_name"] == arm and not _diverged(row)}
 
     def diverged(self, arm: str) -> int:
-        """Return the number of runs of an arm whose loss was NaN or infinite."""
-        return sum(row["run_name"] == arm and row["state"] == "diverged" for row in self.rows)
+        """Return the number of runs of an arm with a NaN or infinite loss, or with a test top-1 below `COLLAPSED`."""
+        return sum(row["run_name"] == arm and _diverged(row) for row in self.rows)
 
     def differences(self) -> dict[str, Difference]:
-        """Return the difference from its reference in points of test top-1, for each arm of which no run diverged.
+        """Return the difference from its reference in points of top-1, for each arm.
 
-        Raises:
-            ZooError: a run of the reference diverged.
+        Arms of which a run diverged are left out, and those whose reference did. The means of the
+        curves are compared as ``ARM, curve``, if the study says so.
         """
-        if lost := self.diverged(self.study.reference):
-            raise ZooError(f"{self.name}: {lost} runs of {self.study.reference} diverged, so nothing can be compared with it")
-        top1 = {arm: {seed: 100 * value for seed, value in self.of(arm).items()} for arm in self.arms if not self.diverged(arm)}
-        references = {arm: self.compared_with(arm) for arm in top1 if arm != self.study.reference}
-        return compare(top1, {arm: other for arm, other in references.items() if other in top1})
+        whole = [arm for arm in self.arms if not self.diverged(arm)]
+        top1 = {arm: {seed: 100 * value for seed, value in self.of(arm).items()} for arm in whole}
+        references = {arm: self.compared_with(arm) for arm in whole if arm != self.study.reference}
+        references = {arm: other for arm, other in references.items() if other in whole}
+        if self.study.compare_curves:
+            top1 |= {f"{arm}, curve": self.heights(arm) for arm in whole}
+            references |= {f"{arm}, curve": f"{other}, curve" for arm, other in references.items()}
+        return compare(top1, references, self.study.pooled)
+
+    def heights(self, arm: str) -> dict[str, float]:
+        """Return the mean of the validation curve by seed, in points of top-1: the sooner a network learns, the higher."""
+        found: dict[str, list[float]] = {}
+        for point in self.points:
+            if point["run_name"] == arm:
+                found.setdefault(point["seed"], []).append(100 * float(point["val/top1"]))
+        return {seed: statistics.mean(values) for seed, values in found.items()}
 
     def compared_with(self, arm: str) -> str:
         """Return the arm with which `arm` is compared."""
@@ -146,6 +171,10 @@ class Results:
         return text(self.study.table(self), footer)
 
 
+def _diverged(row: Mapping[str, str]) -> bool:
+    return row["state"] == "diverged" or float(row["test/top1"]) < COLLAPSED
+
+
 def load(name: str) -> list[dict[str, str]]:
     """Return the rows of ``results/NAME.csv`` by column."""
     path = RESULTS / f"{name}.csv"
@@ -157,24 +186,45 @@ def load(name: str) -> list[dict[str, str]]:
 
 def table_of_arms(results: Results) -> Iterator[Sequence[str]]:
     """Yield the rows of the table that compares the arms with the reference."""
-    differences, curves, against = results.differences(), results.study.curves, results.study.against
-    count = [f"steps to the best of {results.study.reference}"] if curves else []
-    compared = ["compared with"] if against else []
-    compared += ["difference (95 % interval)", "p", "visible"]
-    timed = ["images/s"] if results.speeds else []
-    yield ["arm", "rate", "params, M", "mult-adds, M", "saved, MiB", *timed, "test top-1, %", *compared, *count]
+    study, differences = results.study, results.differences()
+    header = ["arm", "rate", *COSTS, *(["images/s"] if study.timed else []), "test top-1, %"]
+    header += [*(["compared with"] if study.against else []), *COMPARED]
+    header += [f"curve: {title}" for title in COMPARED] if study.compare_curves else []
+    yield [*header, *([f"steps to the best of {study.reference}"] if study.curves else [])]
     for arm in results.arms:
         row, each = next(row for row in results.rows if row["run_name"] == arm), differences.get(arm)
-        cost = [
-            f"{float(row['parameters']) / 1e6:.2f}",
-            f"{float(row['multiply_adds']) / 1e6:.1f}",
-            f"{float(row['saved_mib']):.2f}",
+        cells = [arm, f"{float(row['optimizer.lr']):g}", *_costs(row)]
+        cells += [_median(results.speeds[arm])] if study.timed else []
+        cells += [_accuracy(results, arm)]
+        cells += [results.compared_with(arm) if each else "–"] if study.against else []
+        cells += _compared(each)
+        cells += _compared(differences.get(f"{arm}, curve")) if study.compare_curves else []
+        yield [*cells, *([_counted(results.steps(arm))] if study.curves else [])]
+
+
+def _costs(row: Mapping[str, str]) -> list[str]:
+    parameters, macs, saved = (float(row[key]) for key in ("parameters", "multiply_adds", "saved_mib"))
+    return [f"{parameters / 1e6:.2f}", f"{macs / 1e6:.1f}", f"{saved:.2f}"]
+
+
+def _compared(each: Difference | None) -> list[str]:
+    if each is None:
+        return ["–"] * len(COMPARED)
+    interval = f"{each.mean:+.2f} ({each.mean - each.half:+.2f} to {each.mean + each.half:+.2f})"
+    return [interval, f"{each.p:.3f}", f"{each.visible:.2f}"]
+
+
+def table_of_deaths(results: Results) -> Iterator[Sequence[str]]:
+    """Yield the rows of the table that counts dead networks: their last training loss is above `DEAD`, or not finite."""
+    yield ["arm", *COSTS, "training loss of each seed", "test top-1 of each seed, %", "dead"]
+    for arm in results.arms:
+        rows = [row for row in results.rows if row["run_name"] == arm]
+        losses = [float(row["train/loss_step"] or "nan") for row in rows]
+        shown = [
+            ", ".join(f"{value:.2f}" for value in losses),
+            ", ".join(f"{100 * float(row['test/top1'] or 'nan'):.1f}" for row in rows),
         ]
-        cost += [_median(results.speeds[arm])] if results.speeds else []
-        compared = [results.compared_with(arm) if each else "–"] if against else []
-        compared += [_interval(each), f"{each.p:.3f}", f"{each.visible:.2f}"] if each else ["–"] * 3
-        counted = [_counted(results.steps(arm))] if curves else []
-        yield [arm, f"{float(row['optimizer.lr']):g}", *cost, _accuracy(results, arm), *compared, *counted]
+        yield [arm, *_costs(rows[0]), *shown, f"{sum(not loss <= DEAD for loss in losses)} of {len(rows)}"]
 
 
 def _accuracy(results: Results, arm: str) -> str:
@@ -182,10 +232,6 @@ def _accuracy(results: Results, arm: str) -> str:
     spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
     found = f"{statistics.mean(top1):.2f}{spread}" if top1 else ""
     return "; ".join(filter(None, [found, f"{lost} of {lost + len(top1)} diverged" if lost else ""]))
-
-
-def _interval(each: Difference) -> str:
-    return f"{each.mean:+.2f} ({each.mean - each.half:+.2f} to {each.mean + each.half:+.2f})"
 
 
 def _median(rates: Sequence[float]) -> str:
@@ -206,7 +252,7 @@ def table_of_rates(results: Results) -> Iterator[Sequence[str]]:
     for arm in results.arms:
         found = _by_rate(results, arm)
         best = best_rate(results, arm)
-        cells = [f"{found[rate]:.3f}" if rate in found else "diverged" for rate in rates]
+        cells = [f"{found[rate]:.3f}" if rate in found else "–" for rate in rates]
         yield [arm, *(f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True))]
 
 
@@ -290,15 +336,23 @@ def intervals(results: Results) -> Figure:
 
 
 def by_cost(results: Results) -> Figure:
-    """Draw mean and standard deviation of each arm over its multiply-adds."""
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    """Draw mean and standard deviation of each arm over its training speed, or over its multiply-adds if that is not known."""
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for index, arm in enumerate(results.arms):
         top1 = [100 * value for value in results.of(arm).values()]
-        cost = next(float(row["multiply_adds"]) / 1e6 for row in results.rows if row["run_name"] == arm)
-        axes.errorbar(cost, statistics.mean(top1), statistics.stdev(top1), fmt="o", capsize=3, color=f"C{index}", label=arm)
-    axes.set(xlabel="multiply-adds per image, M", ylabel="test top-1, %: mean ± sd", xscale="log")
+        macs = next(float(row["multiply_adds"]) / 1e6 for row in results.rows if row["run_name"] == arm)
+        cost = statistics.median(results.speeds[arm]) if results.speeds else macs
+        if len(top1) > 1:
+            label = f"{arm}, {macs:.0f} M" if results.speeds else arm
+            axes.errorbar(
+                cost, statistics.mean(top1), statistics.stdev(top1), fmt="o", capsize=3, color=f"C{index}", label=label
+            )
+    axes.set(
+        ylabel="test top-1, %: mean ± sd", xlabel="images/s in training" if results.speeds else "multiply-adds per image, M"
+    )
+    axes.set_xscale("log")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -309,7 +363,7 @@ def by_recipe(results: Results) -> Figure:
         list(dict.fromkeys(names)) for names in zip(*(arm.rsplit(" ", 1) for arm in results.arms), strict=True)
     )
     for recipe in recipes:
-        top1 = [[100 * value for value in results.of(f"{network} {recipe}").values()] for network in networks]
+        top1 = [[100 * value for value in results.of(f"{network} {recipe}").values()] or [math.nan] * 2 for network in networks]
         mean, spread = ([of(values) for values in top1] for of in (statistics.mean, statistics.stdev))
         axes.errorbar(range(len(networks)), mean, spread, fmt="o-", capsize=3, label=f"recipe of {recipe}")
     axes.set_xticks(range(len(networks)), networks)
@@ -346,8 +400,10 @@ class Study:
         against: arm → another arm with which it is compared.
         draw: draws the picture; None for none.
         table: yields the rows of the table.
+        pooled: estimate one standard error from all arms.
         timed: `speed.py` measures how fast the networks train.
         curves: record validation accuracy by step, and count the steps to the best accuracy of the reference.
+        compare_curves: compare the means of the curves, too.
         page: name of the page; empty for that of the study.
     """
 
@@ -355,27 +411,29 @@ class Study:
     against: Mapping[str, str] = field(default_factory=dict)
     draw: Callable[[Results], Figure] | None = intervals
     table: Callable[[Results], Iterator[Sequence[str]]] = table_of_arms
+    pooled: bool = False
     timed: bool = False
     curves: bool = False
+    compare_curves: bool = False
     page: str = ""
 
 
 V3_LINES = {
-    "GoogLeNet without auxiliary heads": "GoogLeNet",
     "GoogLeNet with BatchNorm": "GoogLeNet",
     "BN-Inception": "GoogLeNet with BatchNorm",
     "Inception-v2": "BN-Inception",
-    "with RMSProp": "Inception-v2",
-    "and label smoothing": "with RMSProp",
+    "and RMSProp": "Inception-v2",
+    "and label smoothing": "and RMSProp",
     "and factorized 7x7": "and label smoothing",
-    "and factorized 7x7 without auxiliary head": "and factorized 7x7",
     "Inception-v3": "and factorized 7x7",
-    "Inception-v3 without auxiliary head": "Inception-v3",
+    "GoogLeNet with heads": "GoogLeNet",
+    "and factorized 7x7 with head": "and factorized 7x7",
+    "Inception-v3 with head": "Inception-v3",
 }
-SCALES = {f"{n} channels at scale {scale}": f"{n} channels at scale 0.1" for n in (536, 1072, 2144) for scale in (0.3, 1.0)}
 WIDTHS = {f"width {wide}": f"width {narrow}" for narrow, wide in ((0.25, 0.375), (0.375, 0.5), (0.5, 0.75))}
-NETWORKS = "GoogLeNet", "BN-Inception", "Inception-v3", "Inception-ResNet-v2"
-RECIPES = {f"{network} today": f"{network} 2014" for network in NETWORKS}
+NEWER = "BN-Inception", "Inception-v3", "Inception-ResNet-v2"
+RECIPES = {f"{network} today": f"{network} 2014" for network in ("GoogLeNet", *NEWER)}
+RECIPES["Inception-ResNet-v2 2014"] = "GoogLeNet today"  # the newest network with the old recipe, and the reverse
 STUDIES = {
     "rates": Study(draw=None, table=table_of_rates, page="claims"),
     "block_swap": Study("parallel", draw=heat_map),
@@ -383,18 +441,17 @@ STUDIES = {
     "batchnorm_rate": Study(draw=None, table=table_of_rates, page="batchnorm"),
     "batchnorm": Study("V1", draw=curves, curves=True),
     "residual_rate": Study(draw=None, table=table_of_rates, page="residual"),
-    "residual": Study("V4", draw=curves, curves=True),
+    "residual": Study("V4", draw=curves, curves=True, compare_curves=True),
+    "residual_scale": Study(draw=None, table=table_of_deaths, page="residual"),
     "reduction": Study("convolutions beside the pool"),
     "low_resolution": Study("32 px"),
     "v3_ablation_rate": Study(draw=None, table=table_of_rates, page="v3_ablation"),
-    "v3_ablation": Study("GoogLeNet", V3_LINES),
-    "residual_scale": Study("536 channels at scale 0.1", SCALES, page="residual"),
-    "width_rate": Study(draw=None, table=table_of_rates, page="channels"),
-    "width": Study("width 0.125", WIDTHS, draw=by_cost, page="channels"),
+    "v3_ablation": Study("GoogLeNet", V3_LINES, pooled=True),
+    "width": Study("width 0.125", WIDTHS, draw=by_cost, pooled=True, page="channels"),
     "tricks_rate": Study(draw=None, table=table_of_rates, page="tricks"),
-    "tricks": Study("GoogLeNet 2014", RECIPES, draw=by_recipe),
+    "tricks": Study("GoogLeNet 2014", RECIPES, draw=by_recipe, pooled=True),
     "cost_rate": Study(draw=None, table=table_of_rates, page="cost"),
-    "cost": Study("GoogLeNet", draw=by_cost, timed=True),
+    "cost": Study("GoogLeNet with BatchNorm", draw=by_cost, pooled=True, timed=True),
 }
 
 
