@@ -115,7 +115,9 @@ bench: setup data ## compare speed and memory with other implementations and tar
 experiments: setup data ## run the studies of the papers' claims and write their pages (hours; the same command resumes)
 	@for each in $$($(BIN)/python experiments/claims.py names); do \
 		$(BIN)/python run.py -m sweep=$$each || [ $$? -eq 1 ] || exit 1; done # 1: a run diverged, which is a result
-	for each in cost_rate cost; do $(BIN)/python experiments/resnet.py $$each || exit 1; done
+	$(BIN)/python experiments/resnet.py cost_rate
+	$(BIN)/python experiments/claims.py collect cost_rate
+	$(BIN)/python experiments/resnet.py cost
 	$(BIN)/python experiments/claims.py collect
 	$(BIN)/python experiments/claims.py write
 

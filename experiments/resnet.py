@@ -7,6 +7,7 @@ As in the zoo at `model.width=0.25` and `model.stem=small`: a quarter of the cha
 Runs that finished are not repeated.
 """
 
+import math
 import sys
 from datetime import UTC, datetime
 from itertools import product
@@ -24,7 +25,6 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from inception_zoo.bench.contenders import Case, Contender
 from inception_zoo.bench.memory import saved_bytes
 from inception_zoo.config import CONF
 from inception_zoo.network.inception import Outputs
@@ -45,7 +45,7 @@ class Reference(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         quarter: Any = {"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8}  # three 3x3 instead of the 7x7
-        network: Any = ResNet(**NETWORKS[name], **quarter, num_classes=10, in_chans=1)
+        network: Any = ResNet(**NETWORKS[name], **quarter, num_classes=10, in_chans=1, zero_init_last=False)
         network.conv1[0].stride = 1, 1
         network.maxpool = nn.Identity()
         self.network = network
@@ -56,13 +56,6 @@ class Reference(nn.Module):
 
     def outputs(self, images: Tensor) -> Outputs:
         return Outputs(self(images), {})
-
-
-class TrainsResNet(Contender):
-    """ResNet in an interleaved measurement."""
-
-    def build(self, case: Case) -> nn.Module:
-        return Reference(case.name).to(memory_format=torch.channels_last).train()
 
 
 def costs(name: str, image_size: int) -> dict[str, float]:
@@ -92,6 +85,8 @@ def run(name: str, cfg: Any, folder: Path) -> None:
     trainer.fit(module, data)
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     figures |= {"val/top1_best": figures["val/top1"], **trainer.test(module, data, verbose=False)[0]}
+    if not math.isfinite(figures["test/loss"]):
+        raise SystemExit(f"{folder}: the loss is {figures['test/loss']}")
     config = {"run_name": name, "seed": cfg.seed, "optimizer": {"lr": cfg.optimizer.lr}}
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_json(folder / ".hydra/config.yaml", config)  # JSON is YAML
