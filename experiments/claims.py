@@ -159,7 +159,7 @@ class Results:
         best = self.of(self.study.reference, "val/top1_best")
         first = dict.fromkeys((row["seed"] for row in self.rows if row["run_name"] == arm), math.inf)
         for point in self.points:
-            if point["run_name"] == arm and float(point["val/top1"]) >= best[point["seed"]]:
+            if point["run_name"] == arm and float(point["val/top1"]) >= best.get(point["seed"], math.inf):
                 first[point["seed"]] = min(first[point["seed"]], int(point["step"]))
         return list(first.values())
 
