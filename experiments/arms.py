@@ -24,7 +24,7 @@ def composed(*overrides: str) -> Any:
         return compose("config", [*overrides])
 
 
-SECONDS, BATCH = 30, 128  # training time of each network of sweep=cost, on two threads
+SECONDS, BATCH = 60, 128  # training time of each network of sweep=cost, on two threads
 
 
 def batches(name: str, arm: str) -> int:
