@@ -5,7 +5,7 @@ This file does not import torch: the command line checks a network in millisecon
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import log2, prod
 from typing import Any
 
 from inception_zoo.architecture.choices import LOADING, VALID, Choices
@@ -86,7 +86,24 @@ class Plan:
     in_channels: int
     choices: Choices
     blocks: tuple[Block, ...]
-    aux: Mapping[str, Aux]
+
+    @property
+    def aux(self) -> dict[str, Aux]:
+        """Auxiliary heads by the endpoint that they read."""
+        used = self.net.aux if self.choices.aux and self.num_classes else {}
+        return {tap: _scaled_head(head, self.choices.width) for tap, head in used.items()}
+
+    @property
+    def levels(self) -> list[tuple[str, int]]:
+        """The last endpoint of each resolution, with its reduction: the side of the image divided by that of the grid.
+
+        It is rounded to a power of two, since unpadded convolutions make grids a little smaller.
+        """
+        size = self.net.image_size
+        if not self.fits(size):
+            size = self.nearest((size, size))[0]
+        last = {round(log2(size / height)): name for name, (_, height, _) in self.shapes(size).items()}
+        return [(name, 2**level) for level, name in last.items() if level]
 
     @property
     def bias(self) -> bool:
@@ -175,14 +192,14 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
 
     Args:
         net: The table.
-        num_classes: Number of classes.
+        num_classes: Number of classes; 0: no classifier and no auxiliary heads.
         in_channels: Number of image channels.
         **chosen: Architecture options, see `Choices`.
 
     Raises:
         ZooError: A choice is invalid; the message names the network and the choice, or the stage, row and token.
     """
-    check_whole(f"{net.name}: num_classes", num_classes, at_least=1)
+    check_whole(f"{net.name}: num_classes", num_classes, at_least=0)
     check_whole(f"{net.name}: in_channels", in_channels, at_least=1)
     choices = Choices.of(net, chosen)
     blocks: list[Block] = []
@@ -207,8 +224,7 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
         raise ZooError(f"{net.name}: blocks.{key}={variant_name(wanted[key])}: {key} has no {kind} to swap")
     if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
         raise ZooError(f"{net.name}: norm=lrn: no row of this network contains 'lrn'; use norm=none")
-    heads = {tap: _scaled_head(head, choices.width) for tap, head in net.aux.items() if choices.aux}
-    plan = Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices), heads)
+    plan = Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices))
     if any(block.module for block in blocks) and plan.fits(net.image_size):
         plan.walk(_pair(net.image_size), run=True)
     return plan

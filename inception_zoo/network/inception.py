@@ -1,7 +1,7 @@
 """Plan → network with named endpoints."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from inception_zoo.architecture.choices import ALIKE, MEMORY
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.architecture.preprocessing import Preprocessing
-from inception_zoo.errors import ZooError, did_you_mean
+from inception_zoo.errors import ZooError, check_whole, did_you_mean
 from inception_zoo.network.autograd import run_segments
 from inception_zoo.network.blocks import AuxHead, build_block
 from inception_zoo.network.initialization import initialize
@@ -45,25 +45,20 @@ class Inception(nn.Module):
         self.frozen: list[str] = []  # the first endpoints, in order
         for block in plan.blocks:
             self.add_module(block.name, build_block(plan, block))
-        channels = {block.name: block.c_out for block in plan.blocks}
-        heads = {tap: AuxHead(plan, head, channels[tap]) for tap, head in plan.aux.items()}
-        self.aux = nn.ModuleDict(heads)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(plan.choices.dropout or 0.0)
-        self.fc = nn.Linear(plan.blocks[-1].c_out, plan.num_classes)
+        self._build_heads()
         own = {layer for block in plan.blocks if block.module for layer in self.get_submodule(block.name).modules()}
-        initialize(self, {self.fc, *(head.fc for head in heads.values())}, plan.choices.init, own)
+        initialize(self, self._classifiers(), plan.choices.init, own)
 
     @explained
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes) for images (N, in_channels, H, W), in training and in evaluation.
 
         Raises:
-            ZooError: The network cannot read `x`; the message names the sizes that fit. So do `outputs` and `endpoints`.
+            ZooError: The network cannot read `x`; the message names the sizes that fit. So do all methods that read images.
         """
-        for _, features in run_segments(self, x):
-            x = features  # without a list, which would keep all feature maps in memory
-        return self._classify(x)
+        return self.forward_head(self._run(x))
 
     @explained
     def outputs(self, x: Tensor) -> Outputs:
@@ -72,18 +67,94 @@ class Inception(nn.Module):
         for name, features in run_segments(self, x):
             if name in self.aux:
                 aux[name] = self.aux[name](features)
-        return Outputs(self._classify(features), aux)
+        return Outputs(self.forward_head(features), aux)
 
     @explained
-    def endpoints(self, x: Tensor) -> dict[str, Tensor]:
-        """Return feature maps (N, C, H', W') by endpoint, in order, for images (N, in_channels, H, W)."""
-        return dict(self.run_blocks(x))
+    def endpoints(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return feature maps (N, C, H', W') by endpoint, in order, for images (N, in_channels, H, W).
 
-    def run_blocks(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield (endpoint, feature maps (N, C, H', W')) after each block, for images (N, in_channels, H, W)."""
+        Args:
+            x: Images.
+            names: Endpoints to return; the blocks after the last of them are not run. None: all.
+
+        Raises:
+            ZooError: A name is not an endpoint.
+        """
+        every = [block.name for block in self.plan.blocks]
+        for name in names or ():
+            if name not in every:
+                raise ZooError(f"{self.plan.net.name}: '{name}' is not an endpoint; {did_you_mean(name, every)}")
+        wanted = every if names is None else [name for name in every if name in names]
+        return {name: found for name, found in self.run_blocks(x, wanted[-1] if wanted else "") if name in wanted}
+
+    @explained
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        """Return the last feature maps (N, C, H', W') of each resolution, see `feature_info`."""
+        return list(self.endpoints(x, [level["module"] for level in self.feature_info]).values())
+
+    @explained
+    def features(self, x: Tensor) -> Tensor:
+        """Return the pooled features (N, num_features) of images (N, in_channels, H, W), before dropout."""
+        return self.pool(self._run(x)).flatten(1)
+
+    @explained
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature maps (N, num_features, H', W') of images (N, in_channels, H, W)."""
+        return self._run(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits (N, classes) for the last feature maps (N, num_features, H', W').
+
+        Args:
+            x: Feature maps, see `forward_features`.
+            pre_logits: Return what the classifier reads, (N, num_features), instead.
+        """
+        x = self.dropout(self.pool(x).flatten(1))
+        return x if pre_logits else self.fc(x)
+
+    @property
+    def num_features(self) -> int:
+        """Number of pooled features."""
+        return self.plan.blocks[-1].c_out
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """One dict per resolution: `num_chs`, `reduction` and `module`, the last endpoint that has it."""
+        channels = {block.name: block.c_out for block in self.plan.blocks}
+        return [{"num_chs": channels[name], "reduction": by, "module": name} for name, by in self.plan.levels]
+
+    def get_classifier(self) -> nn.Module:
+        """Return the layer that computes the logits; an `nn.Identity` without classes."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier and the auxiliary heads by new ones, with random weights.
+
+        Args:
+            num_classes: Number of classes; 0: the network returns pooled features.
+            global_pool: `avg` or None; other pools are not supported.
+
+        Raises:
+            ZooError: An argument is invalid.
+        """
+        check_whole(f"{self.plan.net.name}: num_classes", num_classes, at_least=0)
+        if global_pool not in ("avg", None):
+            raise ZooError(f"{self.plan.net.name}: global_pool={global_pool} is not supported; leave it out: it is avg")
+        self.plan, self.classes = replace(self.plan, num_classes=num_classes), None
+        weight = next(self.parameters())
+        self._build_heads()
+        for head in (self.fc, self.aux):
+            initialize(head, self._classifiers(), self.plan.choices.init, set())
+            head.to(weight.device, weight.dtype).train(self.training)
+        self.remember(self.memory)
+
+    def run_blocks(self, x: Tensor, last: str | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield (endpoint, feature maps (N, C, H', W')) after each block up to `last`, for images (N, in_channels, H, W)."""
         for block in self.plan.blocks:
             x = self.get_submodule(block.name)(x)
             yield block.name, x
+            if block.name == last:
+                return
 
     def freeze(self, last: str | None) -> None:
         """Freeze the weights and BatchNorm statistics of every endpoint up to `last`.
@@ -135,5 +206,19 @@ class Inception(nn.Module):
             if hasattr(type(module), "lean"):
                 module.lean = memory != "plain"  # type: ignore[assignment]
 
-    def _classify(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(self.pool(x).flatten(1)))
+    def _run(self, x: Tensor) -> Tensor:
+        for _, features in run_segments(self, x):
+            x = features  # without a list, which would keep all feature maps in memory
+        return x
+
+    def _build_heads(self) -> None:
+        """Build the auxiliary heads and the classifier."""
+        channels = {block.name: block.c_out for block in self.plan.blocks}
+        self.aux = nn.ModuleDict({tap: AuxHead(self.plan, head, channels[tap]) for tap, head in self.plan.aux.items()})
+        classes = self.plan.num_classes
+        self.fc = nn.Linear(self.num_features, classes) if classes else nn.Identity()
+
+    def _classifiers(self) -> set[nn.Module]:
+        """Return the layers that compute logits."""
+        heads: Any = self.aux.values()
+        return {self.fc, *(head.fc for head in heads)}

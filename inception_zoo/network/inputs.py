@@ -7,26 +7,27 @@ the network's own layers are explained: those of a user's layer or hook, and a l
 from collections.abc import Callable
 from functools import wraps
 from traceback import walk_tb
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from inception_zoo.errors import ZooError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 OWN = {"torch", "torchvision", "inception_zoo"}  # the packages of the network's own layers
 
 
-def explained(run: Callable[[Any, Tensor], T]) -> Callable[[Any, Tensor], T]:
-    """Return the method ``run(model, x)``, which raises ZooError if it fails because the network cannot read the images `x`."""
+def explained(run: Callable[Concatenate[Any, Tensor, P], T]) -> Callable[Concatenate[Any, Tensor, P], T]:
+    """Return the method ``run(model, x, …)``, which raises ZooError if it fails because the network cannot read images `x`."""
 
     @wraps(run)
-    def wrapper(model: Any, x: Tensor) -> T:
+    def wrapper(model: Any, x: Tensor, *args: P.args, **options: P.kwargs) -> T:
         if torch.compiler.is_compiling():
-            return run(model, x)
+            return run(model, x, *args, **options)
         try:
-            return run(model, x)
+            return run(model, x, *args, **options)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:  # PyTorch raises all of them
             if is_pytorchs(error) and (found := mistake(model, x, str(error))):
                 raise ZooError(found) from error

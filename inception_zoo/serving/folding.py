@@ -128,7 +128,7 @@ def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
     only folded.
     """
     fused = fold(model).requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fused.fc.weight.device.type == "cpu" and kernels.in_one_call(dtype):
+    if next(fused.parameters()).device.type == "cpu" and kernels.in_one_call(dtype):
         _fuse(fused)
     return fused
 

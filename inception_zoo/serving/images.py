@@ -1,12 +1,16 @@
-"""Image paths from the files, folders and patterns of the command line."""
+"""Images from the files, folders and patterns of the command line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from inception_zoo.data.finding import described, images_below, log_found
 from inception_zoo.errors import ZooError
 from inception_zoo.system.regular_files import check_regular
+
+T = TypeVar("T")
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
@@ -22,6 +26,17 @@ def find_images(words: Sequence[str]) -> list[Path]:
     if not found:
         raise ZooError("no image is given; name files, folders or patterns")
     return found
+
+
+def read_ahead(paths: Sequence[Path], read: Callable[[Path], T], count: int) -> Iterator[tuple[Sequence[Path], list[T]]]:
+    """Yield `count` paths at a time, with what `read` returns for each; the next ones are read meanwhile."""
+    chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
+    with ThreadPoolExecutor(4) as pool:
+        ahead = pool.map(read, chunks[0]) if chunks else iter(())
+        for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+            found = list(ahead)
+            ahead = pool.map(read, following)
+            yield chunk, found
 
 
 def _expand(word: str) -> list[Path]:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +18,7 @@ from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError, did_you_mean, printable
 from inception_zoo.serving.classifier import Classifier
+from inception_zoo.serving.images import read_ahead
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.terminal import console, data_output, tell
@@ -52,25 +52,15 @@ def predict(
         crops: views per image whose probabilities are averaged, see `crops.views`.
         flip: also average over the mirror images, see `crops.views`.
     """
-    count = max(1, batch_size // crops)
-    chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
-    with ThreadPoolExecutor(4) as pool:
-
-        def reading(chunk: Sequence[Path]) -> Iterator[Tensor | str]:
-            return pool.map(lambda path: _views(classifier, path, crops, flip), chunk)
-
-        ahead = reading(chunks[0]) if chunks else iter(())
-        for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-            read = list(ahead)
-            ahead = reading(following)  # decode the next images while the network computes
-            sizes = [len(seen) for seen in read if isinstance(seen, Tensor)]
-            found: Iterator[Tensor] = iter(())
-            if sizes:
-                stack = torch.cat([seen for seen in read if isinstance(seen, Tensor)])
-                probabilities = torch.cat([classifier.logits(part).float().softmax(1) for part in stack.split(batch_size)])
-                found = iter(torch.stack([seen.mean(0) for seen in probabilities.split(sizes)]))
-            for path, seen in zip(chunk, read, strict=True):
-                yield Prediction(path, next(found)) if isinstance(seen, Tensor) else Prediction(path, error=seen)
+    for chunk, read in read_ahead(paths, lambda path: _views(classifier, path, crops, flip), max(1, batch_size // crops)):
+        sizes = [len(seen) for seen in read if isinstance(seen, Tensor)]
+        found: Iterator[Tensor] = iter(())
+        if sizes:
+            stack = torch.cat([seen for seen in read if isinstance(seen, Tensor)])
+            probabilities = torch.cat([classifier.logits(part).float().softmax(1) for part in stack.split(batch_size)])
+            found = iter(torch.stack([seen.mean(0) for seen in probabilities.split(sizes)]))
+        for path, seen in zip(chunk, read, strict=True):
+            yield Prediction(path, next(found)) if isinstance(seen, Tensor) else Prediction(path, error=seen)
 
 
 def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor | str:

@@ -303,7 +303,7 @@ def test_rows_written_by_hand_stand_at_an_endpoint_or_a_whole_stage():
         ("inception_v3", {"norm": "bach"}, "norm=bach must be one of none, lrn, batch, group; did you mean 'batch'?"),
         ("inception_v3", {"width": 0}, "width=0 must be"),
         ("inception_v3", {"dropout": 1.0}, "dropout=1.0 must be"),
-        ("inception_v3", {"num_classes": 0}, "num_classes=0 must be a whole number"),
+        ("inception_v3", {"num_classes": -1}, "num_classes=-1 must be a whole number"),
         ("bn_inception", {"aux": True}, "no auxiliary head"),
         ("inception_v3", {"weights": []}, "inception_v3: weights=[] must be a file"),
         ("inception_v3", {"adapt": ["head"]}, "inception_v3: adapt=head: there are no weights to adapt"),

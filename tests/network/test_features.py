@@ -1,0 +1,98 @@
+"""Features: pooled vectors, feature maps by endpoint and by resolution, and timm's method names."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from inception_zoo import ZooError, create_model
+from inception_zoo.architecture.nets import ZOO
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return create_model("inception_v3", 7, 1, width=0.125, stem="small", aux=True).double().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 1, 40, 40, dtype=torch.float64)
+
+
+def test_the_methods_agree(small, images):
+    maps = small.forward_features(images)
+    assert torch.equal(maps, small.endpoints(images)["mixed_7c"])
+    torch.testing.assert_close(small.features(images), maps.mean((2, 3)))
+    assert small.features(images).shape == (2, small.num_features)
+    assert torch.equal(small.forward_head(maps, pre_logits=True), small.features(images))
+    assert torch.equal(small.forward_head(maps), small(images))
+    assert torch.equal(small.get_classifier()(small.features(images)), small(images))
+
+
+def test_in_training_only_the_head_drops_features(small, images):
+    small.train()
+    small.dropout.p = 1.0
+    assert small.features(images).any() and not small.forward_head(small.forward_features(images), pre_logits=True).any()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_last_endpoint_of_each_resolution(name):
+    with torch.device("meta"):
+        model = create_model(name, width=0.125)
+        found = model.eval().pyramid(torch.empty(1, 3, model.plan.net.image_size, model.plan.net.image_size))
+    assert [level["reduction"] for level in model.feature_info] == [2, 4, 8, 16, 32]
+    assert [level["num_chs"] for level in model.feature_info] == [maps.shape[1] for maps in found]
+    assert model.feature_info[-1]["module"] == model.plan.blocks[-1].name
+    for level, maps in zip(model.feature_info, found, strict=True):
+        assert model.plan.net.image_size / maps.shape[-1] == pytest.approx(level["reduction"], rel=0.2)
+
+
+def test_v3_has_timms_feature_info():
+    import timm
+
+    theirs = timm.create_model("inception_v3", aux_logits=False).feature_info
+    with torch.device("meta"):
+        ours = create_model("inception_v3").feature_info
+    assert [(level["num_chs"], level["reduction"]) for level in ours] == [(t["num_chs"], t["reduction"]) for t in theirs]
+
+
+def test_endpoints_by_name_stop_after_the_last(small, images):
+    ran = []
+    for block in small.plan.blocks:
+        small.get_submodule(block.name).register_forward_hook(lambda *_, name=block.name: ran.append(name))
+    found = small.endpoints(images, ["mixed_6a", "conv_1a"])
+    assert list(found) == ["conv_1a", "mixed_6a"] and ran[-1] == "mixed_6a"
+    with pytest.raises(ZooError, match="inception_v3: 'mixed_6z' is not an endpoint; did you mean 'mixed_6"):
+        small.endpoints(images, ["mixed_6z"])
+
+
+def test_without_classes_the_network_returns_features(images):
+    torch.manual_seed(0)
+    model = create_model("inception_v3", 0, 1, width=0.125, stem="small").double().eval()
+    assert torch.equal(model(images), model.features(images))
+    assert model.outputs(images).aux == {} and isinstance(model.get_classifier(), nn.Identity)
+
+
+def test_a_new_classifier(small, images):
+    before = small.features(images)
+    small.reset_classifier(3)
+    assert small(images).shape == (2, 3) and small.plan.num_classes == 3
+    assert small.outputs(images).aux["mixed_6e"].shape == (2, 3)
+    assert small.fc.weight.dtype == torch.float64 and not small.fc.bias.any()
+    assert 0.005 < small.fc.weight.std() < 0.015  # initialized as a classifier of this package
+    small.reset_classifier(0, global_pool="avg")
+    assert torch.equal(small(images), before) and not small.aux
+    small.reset_classifier(4)
+    assert list(small.aux) == ["mixed_6e"]
+    with pytest.raises(ZooError, match="global_pool=max is not supported"):
+        small.reset_classifier(4, "max")
+    with pytest.raises(ZooError, match="num_classes"):
+        small.reset_classifier(-1)
+
+
+def test_torchvisions_feature_extractor(small, images):
+    extractor = create_feature_extractor(small, {"mixed_5d": "early", "fc": "logits"})
+    found = extractor(images)
+    assert torch.equal(found["logits"], small(images))
+    assert torch.equal(found["early"], small.endpoints(images)["mixed_5d"])
