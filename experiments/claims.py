@@ -77,7 +77,7 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
         raise ZooError(f"{folder / name} has no runs; run: python run.py -m sweep={name}")
     write_table(RESULTS / f"{name}.csv", COLUMNS, rows)
     if STUDIES[name].curves:
-        write_table(RESULTS / f"{name}_curves.csv", ["run_name", "seed", "step", "val/top1"], points)
+        write_table(RESULTS / f"{name}_curves.csv", ["run_name", "seed", "step", "val/top1", "train/loss_step"], points)
 
 
 def saved_configs(name: str, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -96,11 +96,15 @@ def _saved(config: Any) -> float:
     return sum(saved_activations(plan_of(model_of(config)), config.data.image_size).values()) / 2**20
 
 
-def _curve(run: Path) -> Iterator[tuple[int, float]]:
-    """Yield (steps, validation top-1) of a run."""
+def _curve(run: Path) -> Iterator[tuple[int, float, str]]:
+    """Yield (steps, validation top-1, training loss of the last logged steps) of a run."""
     for path in sorted(run.glob("csv/**/metrics.csv")):
+        loss = ""
         with path.open() as file:
-            yield from ((int(row["step"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row.get("val/top1"))
+            for row in csv.DictReader(file):
+                loss = row.get("train/loss_step") or loss
+                if row.get("val/top1"):
+                    yield int(row["step"]) + 1, float(row["val/top1"]), loss
 
 
 # Pages
@@ -211,7 +215,11 @@ def _compared(each: Difference | None) -> list[str]:
     if each is None:
         return ["–"] * len(COMPARED)
     interval = f"{each.mean:+.2f} ({each.mean - each.half:+.2f} to {each.mean + each.half:+.2f})"
-    return [interval, f"{each.p:.3f}", f"{each.visible:.2f}"]
+    return [interval, _p(each), f"{each.visible:.2f}"]
+
+
+def _p(each: Difference) -> str:
+    return f"{each.p:.3f}" if each.p >= 0.001 else "< 0.001"
 
 
 def table_of_deaths(results: Results) -> Iterator[Sequence[str]]:
@@ -323,7 +331,9 @@ def intervals(results: Results) -> Figure:
     figure, axes = plt.subplots(figsize=(6, 0.8 + 0.35 * len(differences)), layout="constrained")
     for y, each in enumerate(differences.values()):
         axes.errorbar(each.mean, y, xerr=each.half, fmt="o", capsize=3, color="C0" if each.p < 0.05 else "grey")
-        axes.text(1.01, y, f"p = {each.p:.3f}", va="center", fontsize=8, transform=axes.get_yaxis_transform())
+        axes.text(
+            1.01, y, f"p {_p(each)}".replace("p 0", "p = 0"), va="center", fontsize=8, transform=axes.get_yaxis_transform()
+        )
     axes.axvline(0, color="black", linewidth=0.8)
     against = results.study.against
     names = [f"{arm}\nagainst {results.compared_with(arm)}" if against else arm for arm in differences]
@@ -374,20 +384,22 @@ def by_recipe(results: Results) -> Figure:
 
 
 def curves(results: Results) -> Figure:
-    """Draw validation accuracy by step: the mean of each arm, between its lowest and its highest run."""
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for index, arm in enumerate(results.arms):
-        by_step: dict[int, list[float]] = {}
-        for row in results.points:
-            if row["run_name"] == arm:
-                by_step.setdefault(int(row["step"]), []).append(float(row["val/top1"]))
-        steps = sorted(by_step)
-        low, mean, high = ([of(by_step[step]) for step in steps] for of in (min, statistics.mean, max))
-        axes.fill_between(steps, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
-        axes.plot(steps, mean, color=f"C{index}", label=arm)
-    axes.set(xlabel="steps", ylabel="validation top-1: mean, lowest, highest seed")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    """Draw validation accuracy and training loss by step: the mean of each arm, between its lowest and its highest run."""
+    figure, pair = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, key in zip(pair, ("val/top1", "train/loss_step"), strict=True):
+        for index, arm in enumerate(results.arms):
+            by_step: dict[int, list[float]] = {}
+            for row in results.points:
+                if row["run_name"] == arm and row[key]:
+                    by_step.setdefault(int(row["step"]), []).append(float(row[key]))
+            steps = sorted(by_step)
+            low, mean, high = ([of(by_step[step]) for step in steps] for of in (min, statistics.mean, max))
+            axes.fill_between(steps, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
+            axes.plot(steps, mean, color=f"C{index}", label=arm)
+        axes.spines[["top", "right"]].set_visible(False)
+    pair[0].set(xlabel="steps", ylabel="validation top-1: mean, lowest, highest seed")
+    pair[1].set(xlabel="steps", ylabel="training loss: mean, lowest, highest seed")
+    pair[0].legend(frameon=False)
     return figure
 
 
