@@ -120,6 +120,7 @@ experiments: setup data ## run the studies of the papers' claims and write their
 	$(BIN)/python experiments/resnet.py cost
 	$(BIN)/python experiments/claims.py collect
 	$(BIN)/python experiments/claims.py write
+	$(BIN)/python experiments/channels.py write
 
 experiments-smoke: setup data ## run the studies with two batches a run (minutes); no page is written
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal tests/experiments

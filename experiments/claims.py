@@ -96,15 +96,13 @@ def _saved(config: Any) -> float:
     return sum(saved_activations(plan_of(model_of(config)), config.data.image_size).values()) / 2**20
 
 
-def _curve(run: Path) -> Iterator[tuple[int, float, str]]:
-    """Yield (steps, validation top-1, training loss of the last logged steps) of a run."""
+def _curve(run: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield (steps, validation top-1, training loss) of a run; one of the two can be empty."""
     for path in sorted(run.glob("csv/**/metrics.csv")):
-        loss = ""
         with path.open() as file:
             for row in csv.DictReader(file):
-                loss = row.get("train/loss_step") or loss
-                if row.get("val/top1"):
-                    yield int(row["step"]) + 1, float(row["val/top1"]), loss
+                if any(found := (row.get("val/top1") or "", row.get("train/loss_step") or "")):
+                    yield int(row["step"]) + 1, *found
 
 
 # Pages
@@ -150,7 +148,7 @@ class Results:
         """Return the mean of the validation curve by seed, in points of top-1: the sooner a network learns, the higher."""
         found: dict[str, list[float]] = {}
         for point in self.points:
-            if point["run_name"] == arm:
+            if point["run_name"] == arm and point["val/top1"]:
                 found.setdefault(point["seed"], []).append(100 * float(point["val/top1"]))
         return {seed: statistics.mean(values) for seed, values in found.items()}
 
@@ -163,7 +161,7 @@ class Results:
         best = self.of(self.study.reference, "val/top1_best")
         first = dict.fromkeys((row["seed"] for row in self.rows if row["run_name"] == arm), math.inf)
         for point in self.points:
-            if point["run_name"] == arm and float(point["val/top1"]) >= best.get(point["seed"], math.inf):
+            if point["run_name"] == arm and point["val/top1"] and float(point["val/top1"]) >= best.get(point["seed"], math.inf):
                 first[point["seed"]] = min(first[point["seed"]], int(point["step"]))
         return list(first.values())
 
@@ -171,7 +169,7 @@ class Results:
         """Return the table, with a line for the cost, the days, the commits and the machines of the runs."""
         minutes = sum(float(row["minutes"]) for row in self.rows)
         day, commit, machine = ("; ".join(sorted({row[key] for row in self.rows})) for key in ("day", "commit", "machine"))
-        footer = f"{len(self.rows)} runs, {minutes:.0f} minutes in all; {day}; commit {commit}; {machine}."
+        footer = f"{len(self.rows)} runs, {minutes:.0f} minutes in all; {day}; commit {commit}; collected on {machine}."
         return text(self.study.table(self), footer)
 
 
@@ -266,7 +264,9 @@ def table_of_rates(results: Results) -> Iterator[Sequence[str]]:
 
 def best_rate(results: Results, arm: str) -> float:
     """Return the learning rate with the best validation top-1; of equal ones, the smallest."""
-    return min(_by_rate(results, arm).items(), key=lambda each: (-each[1], each[0]))[0]
+    if not (found := _by_rate(results, arm)):
+        raise ZooError(f"{results.name}: all rates of {arm} diverged; search smaller ones")
+    return min(found.items(), key=lambda each: (-each[1], each[0]))[0]
 
 
 def _by_rate(results: Results, arm: str) -> dict[float, float]:
@@ -346,7 +346,7 @@ def intervals(results: Results) -> Figure:
 
 
 def by_cost(results: Results) -> Figure:
-    """Draw mean and standard deviation of each arm over its training speed, or over its multiply-adds if that is not known."""
+    """Draw mean and standard deviation of each arm over its training speed; without speeds, over its multiply-adds."""
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for index, arm in enumerate(results.arms):
         top1 = [100 * value for value in results.of(arm).values()]
@@ -373,8 +373,11 @@ def by_recipe(results: Results) -> Figure:
         list(dict.fromkeys(names)) for names in zip(*(arm.rsplit(" ", 1) for arm in results.arms), strict=True)
     )
     for recipe in recipes:
-        top1 = [[100 * value for value in results.of(f"{network} {recipe}").values()] or [math.nan] * 2 for network in networks]
-        mean, spread = ([of(values) for values in top1] for of in (statistics.mean, statistics.stdev))
+        top1 = [[100 * value for value in results.of(f"{network} {recipe}").values()] or [math.nan] for network in networks]
+        mean, spread = (
+            [statistics.mean(values) for values in top1],
+            [float(np.std(values, ddof=len(values) > 1)) for values in top1],
+        )
         axes.errorbar(range(len(networks)), mean, spread, fmt="o-", capsize=3, label=f"recipe of {recipe}")
     axes.set_xticks(range(len(networks)), networks)
     axes.set_ylabel("test top-1, %: mean ± sd")

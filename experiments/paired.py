@@ -50,11 +50,16 @@ def compare(values: Values, references: Mapping[str, str], pooled: bool = False)
     if pooled:
         errors = dict.fromkeys(found, _pooled(values))
     means = {arm: float(each.mean()) for arm, each in found.items()}
-    p = holm([2 * float(stats.t.sf(abs(means[arm]) / error, free)) for arm, (error, free) in errors.items()])
+    p = holm([_two_sided(means[arm], *errors[arm]) for arm in found])
     return {
         arm: Difference(means[arm], float(stats.t.ppf(0.975, free)) * error, visible(free, len(found)) * error, each)
         for (arm, (error, free)), each in zip(errors.items(), p, strict=True)
     }
+
+
+def _two_sided(mean: float, error: float, free: int) -> float:
+    """Return the p value of a t test; equal differences, without an error, are certain."""
+    return 2 * float(stats.t.sf(abs(mean) / error, free)) if error else float(mean == 0)
 
 
 def _pooled(values: Values) -> tuple[float, int]:

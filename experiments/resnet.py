@@ -85,12 +85,12 @@ def run(name: str, cfg: Any, folder: Path) -> None:
     trainer.fit(module, data)
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     figures |= {"val/top1_best": figures["val/top1"], **trainer.test(module, data, verbose=False)[0]}
-    if not math.isfinite(figures["test/loss"]):
-        raise SystemExit(f"{folder}: the loss is {figures['test/loss']}")
     config = {"run_name": name, "seed": cfg.seed, "optimizer": {"lr": cfg.optimizer.lr}}
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_json(folder / ".hydra/config.yaml", config)  # JSON is YAML
-    facts = {"started": started, "state": "finished", "commit": commit_of_the_code(), "minutes": (monotonic() - begin) / 60}
+    facts = {"started": started, "commit": commit_of_the_code(), "minutes": (monotonic() - begin) / 60}
+    lost = not math.isfinite(figures["test/loss"])
+    facts |= {"state": "failed", "reason": f"the loss is {figures['test/loss']}"} if lost else {"state": "finished"}
     write_json(folder / "results.json", {**facts, **costs(name, cfg.data.image_size), **figures})
 
 

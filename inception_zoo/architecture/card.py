@@ -97,7 +97,7 @@ class Card:
                 set(plain) == {f.name for f in fields(cls)},
                 set(model) <= {"name", "num_classes", "in_channels", *(f.name for f in fields(Choices))},
                 isinstance(model["name"], str),
-                all(isinstance(n, int) and 0 < n < 10**7 for n in numbers),
+                all(isinstance(n, int) and least <= n < 10**7 for n, least in zip(numbers, (0, 1), strict=True)),
                 isinstance(model.get("blocks", {}), dict),
                 classes is None or (isinstance(classes, list) and len(classes) == numbers[0]),
                 all(isinstance(c, str) for c in classes or []),

@@ -5,6 +5,7 @@ This file does not import torch: the command line checks a network in millisecon
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import log2, prod
 from typing import Any
 
@@ -87,23 +88,24 @@ class Plan:
     choices: Choices
     blocks: tuple[Block, ...]
 
-    @property
+    @cached_property
     def aux(self) -> dict[str, Aux]:
         """Auxiliary heads by the endpoint that they read."""
         used = self.net.aux if self.choices.aux and self.num_classes else {}
         return {tap: _scaled_head(head, self.choices.width) for tap, head in used.items()}
 
-    @property
-    def levels(self) -> list[tuple[str, int]]:
-        """The last endpoint of each resolution, with its reduction: the side of the image divided by that of the grid.
+    @cached_property
+    def levels(self) -> tuple[tuple[str, int], ...]:
+        """The last endpoint of each resolution but the full one, with its reduction: side of the image by side of the grid.
 
-        It is rounded to a power of two, since unpadded convolutions make grids a little smaller.
+        It is rounded to a power of two, since unpadded convolutions make grids a little smaller. It is that of the usual image
+        size, or of the nearest one that fits; a small image can have smaller grids.
         """
         size = self.net.image_size
         if not self.fits(size):
             size = self.nearest((size, size))[0]
         last = {round(log2(size / height)): name for name, (_, height, _) in self.shapes(size).items()}
-        return [(name, 2**level) for level, name in last.items() if level]
+        return tuple((name, 2**level) for level, name in last.items() if level)
 
     @property
     def bias(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from inception_zoo.cli.option_types import EMA, MEAN, SIZE, STD, TRANSFORM, TRUST, stated
+from inception_zoo.errors import ZooError
 
 
 def predict_images(
@@ -43,5 +44,7 @@ def predict_images(
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths = find_images(images)
     classifier = open_classifier(network, trust, preprocessing)
+    if not classifier.classes:
+        raise ZooError(f"{network} has no classifier; use `inception-zoo features`")
     if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer):
         raise typer.Exit(1)

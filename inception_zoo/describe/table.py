@@ -122,7 +122,8 @@ def network_table(network: dict[str, Any], width: int) -> Table:
     for tap, head in network["aux"].items():
         layers = [*head["rows"], *([f"fc {head['hidden']}"] if head["hidden"] else []), f"fc {network['num_classes']}"]
         table.add_row(f"aux {tap}", "", " > ".join(layers), *_figures(head))
-    table.add_row("classifier", "", f"average pool > fc {network['num_classes']}", *_figures(network["classifier"]))
+    classes = f" > fc {network['num_classes']}" if network["num_classes"] else ""
+    table.add_row("classifier", "", f"average pool{classes}", *_figures(network["classifier"]))
     total = network["total"]
     table.add_row("[bold]total", "", "", f"[bold]{_millions(total)}", f"[bold]{total['macs'] / 1e6:,.1f}", _mib(total["saved"]))
     if network["aux"]:

@@ -81,11 +81,15 @@ class Inception(nn.Module):
             ZooError: A name is not an endpoint.
         """
         every = [block.name for block in self.plan.blocks]
-        for name in names or ():
+        if names is None:
+            return dict(self.run_blocks(x))
+        if isinstance(names, str):
+            raise ZooError(f"names='{names}' is not a list of endpoints")
+        for name in names:
             if name not in every:
                 raise ZooError(f"{self.plan.net.name}: '{name}' is not an endpoint; {did_you_mean(name, every)}")
-        wanted = every if names is None else [name for name in every if name in names]
-        return {name: found for name, found in self.run_blocks(x, wanted[-1] if wanted else "") if name in wanted}
+        wanted = [name for name in every if name in names]
+        return {name: maps for name, maps in self.run_blocks(x, wanted[-1]) if name in wanted} if wanted else {}
 
     @explained
     def pyramid(self, x: Tensor) -> list[Tensor]:
@@ -141,6 +145,9 @@ class Inception(nn.Module):
         if global_pool not in ("avg", None):
             raise ZooError(f"{self.plan.net.name}: global_pool={global_pool} is not supported; leave it out: it is avg")
         self.plan, self.classes = replace(self.plan, num_classes=num_classes), None
+        if self.provenance:
+            notes = [*self.provenance.notes, f"classifier re-initialized for {num_classes} classes"]
+            self.provenance = replace(self.provenance, accuracy=None, notes=notes)
         weight = next(self.parameters())
         self._build_heads()
         for head in (self.fc, self.aux):

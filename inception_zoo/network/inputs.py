@@ -52,7 +52,9 @@ def mistake(model: Any, x: Any, error: str) -> str | None:
     """
     if isinstance(x, torch.fx.Proxy):
         return None
-    plan, weight = model.plan, next(model.parameters())
+    plan, weight = model.plan, next(model.parameters(), None)
+    if weight is None:  # a fused network without classifier has none
+        return None
     first = next(module for module in model.modules() if list(module.parameters(recurse=False)))  # a user may have replaced it
     channels = first.in_channels if isinstance(first, nn.Conv2d) else None
     reads = f"{plan.net.name} reads images (N, {channels or plan.in_channels}, height, width)"

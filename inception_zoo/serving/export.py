@@ -200,5 +200,6 @@ def file_table(model: Inception, path: Path, difference: float) -> Table:
     table.add_row("preprocessing", "{}; mean {}; std {}".format(how, *numbers))
     names = f": {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}" if classes else ", without names"
     table.add_row("classes", f"{model.plan.num_classes}{names}")
-    table.add_row("difference", f"logits differ from the network's by up to {difference:.1e} of the largest logit")
+    outputs = "logits" if model.plan.num_classes else "features"
+    table.add_row("difference", f"{outputs} differ from the network's by up to {difference:.1e} of the largest one")
     return table

@@ -1,21 +1,26 @@
 """Features of images: as a module for metrics and other tools, and of many files at once."""
 
-import os
-from collections.abc import Iterable, Sequence
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from inception_zoo.architecture.choices import ALIKE
 from inception_zoo.architecture.preprocessing import NOTHING_STATED, Preprocessing, Stated
 from inception_zoo.data.pixels import centre, normalize, prepare
 from inception_zoo.data.reading import read_image
-from inception_zoo.errors import ZooError, check_installed, did_you_mean
+from inception_zoo.errors import ZooError, check_installed, did_you_mean, printable
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving.classifier import open_classifier
 from inception_zoo.serving.folding import fuse
@@ -24,17 +29,18 @@ from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.terminal import console
 
 POOL = "pool"  # layer whose features the classifier reads
-SHARE = 256  # images that a process extracts at a time
+SHARE = 256  # images that a process extracts at a time, at most
 
 
 class Features(nn.Module):
-    """Features of images as a module: (N, C, H, W) → (N, num_features). The network stays in evaluation mode.
+    """Features of images as a module: (N, C, H, W) → (N, num_features).
 
     Metrics such as torchmetrics' `FrechetInceptionDistance(feature=…)` call the module that they are given; a classifier would
-    give them its logits.
+    give them its logits. The module has its own copy of the network, which always stays in evaluation mode: metrics move and
+    convert it.
 
     Args:
-        model: The network.
+        model: The network; not changed.
         layer: `pool`: what the classifier reads; or an endpoint, whose feature maps are averaged over the grid.
         preprocessing: Applied to images of uint8; None: the network's own.
 
@@ -44,10 +50,8 @@ class Features(nn.Module):
 
     def __init__(self, model: Inception, layer: str = POOL, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
-        channels = {POOL: model.num_features, **{block.name: block.c_out for block in model.plan.blocks}}
-        if layer not in channels:
-            raise ZooError(f"{model.plan.net.name}: layer {layer} is unknown; {did_you_mean(layer, channels, ALIKE)}")
-        self.model, self.layer, self.num_features = model.eval(), layer, channels[layer]
+        self.num_features = channels_of(model, layer)
+        self.model, self.layer = deepcopy(model).eval(), layer
         self.preprocessing = preprocessing or model.preprocessing
 
     def train(self, mode: bool = True) -> "Features":
@@ -72,6 +76,18 @@ class Features(nn.Module):
         return self.model.endpoints(images, [self.layer])[self.layer].mean((2, 3))
 
 
+def channels_of(model: Inception, layer: str) -> int:
+    """Return the number of features of a layer.
+
+    Raises:
+        ZooError: `layer` is neither `pool` nor an endpoint.
+    """
+    channels = {POOL: model.num_features, **{block.name: block.c_out for block in model.plan.blocks}}
+    if layer not in channels:
+        raise ZooError(f"{model.plan.net.name}: layer {layer} is unknown; {did_you_mean(layer, channels, ALIKE)}")
+    return channels[layer]
+
+
 def extract(
     source: str | Path,
     paths: Sequence[Path],
@@ -80,7 +96,7 @@ def extract(
     processes: int = 1,
     trust: bool = False,
     stated: Stated = NOTHING_STATED,
-) -> Tensor:
+) -> np.ndarray:
     """Return features, float32 (N, num_features), of image files, in their order.
 
     Args:
@@ -93,44 +109,65 @@ def extract(
         stated: Facts about the file.
 
     Raises:
-        ZooError: The file or an image cannot be read, or the layer is unknown.
+        ZooError: The file or an image cannot be read, the layer is unknown, or a process was killed.
     """
-    _opened(source, layer, trust, stated)  # mistakes are reported before a process starts
-    job = source, layer, batch_size, trust, stated
-    shares = [paths[start : start + SHARE] for start in range(0, len(paths), SHARE)]
-    bar = console(stderr=True)
+    own = source, layer, trust, stated
+    features = _opened(*own)
+    size = min(SHARE, max(1, math.ceil(len(paths) / processes)))
+    shares = [paths[start : start + size] for start in range(0, len(paths), size)]
+    found = [np.empty((0, features.num_features), np.float32)]
+    processes = min(processes, len(shares))
+    if processes <= 1:
+        found += _shown((_extracted(features, batch_size, share) for share in shares), len(paths))
+        return np.concatenate(found)
+    threads = max(1, torch.get_num_threads() // processes)
+    try:
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start, (threads, *own)) as pool:
+            found += _shown(pool.map(_work, [batch_size] * len(shares), shares), len(paths))
+    except BrokenProcessPool:
+        raise ZooError(f"--processes {processes}: a process was killed, perhaps for lack of memory; use fewer") from None
+    return np.concatenate(found)
 
-    def shown(found: Iterable[Tensor]) -> Tensor:
-        if bar.is_terminal:
-            found = track(found, total=len(shares), description="images", console=bar, transient=True)
-        return torch.cat(list(found))
 
-    if processes == 1:
-        return shown(_extracted(*job, share) for share in shares)
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        return shown(pool.map(_extracted, *([each] * len(shares) for each in job), shares))
-
-
-@cache
-def _opened(source: str | Path, layer: str, trust: bool, stated: Stated) -> tuple[Features, int]:
-    """Return the features of a file's network, fused, and the number of image channels."""
+def _opened(source: str | Path, layer: str, trust: bool, stated: Stated) -> Features:
     classifier = open_classifier(source, trust, stated)
     if classifier.model is None:
         raise ZooError(f"{source} is an exported network, which gives logits only; give its checkpoint or weights")
-    Features(classifier.model, layer)
-    return Features(fuse(classifier.model), layer, classifier.preprocessing), classifier.channels
+    channels_of(classifier.model, layer)  # before the slow part
+    return Features(fuse(classifier.model), layer, classifier.preprocessing)
 
 
-def _extracted(source: str | Path, layer: str, batch_size: int, trust: bool, stated: Stated, paths: Sequence[Path]) -> Tensor:
-    features, channels = _opened(source, layer, trust, stated)
-    assert features.preprocessing is not None
-    known = features.preprocessing
+def _extracted(features: Features, batch_size: int, paths: Sequence[Path]) -> np.ndarray:
+    channels, known = features.model.plan.in_channels, features.preprocessing
+    assert known is not None
     found = []
     with torch.inference_mode():
         for _, images in read_ahead(paths, lambda path: prepare(read_image(path, channels), known), batch_size):
-            found.append(features(torch.stack(images).contiguous(memory_format=torch.channels_last)))
-    return torch.cat(found).float()
+            found.append(features(torch.stack(images).contiguous(memory_format=torch.channels_last)).float().numpy())
+    return np.concatenate(found)
+
+
+_own: list[Features] = []  # of a process of the pool; arrays travel back, since tensors would need a file descriptor each
+
+
+def _start(threads: int, source: str | Path, layer: str, trust: bool, stated: Stated) -> None:
+    logging.disable()  # the first process has logged the notes on the weights
+    torch.set_num_threads(threads)
+    _own.append(_opened(source, layer, trust, stated))
+
+
+def _work(batch_size: int, paths: Sequence[Path]) -> np.ndarray:
+    return _extracted(_own[0], batch_size, paths)
+
+
+def _shown(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+    """Yield what is found, with a progress bar on a terminal."""
+    bar = console(stderr=True)
+    with Progress(console=bar, transient=True, disable=not bar.is_terminal) as progress:
+        task = progress.add_task("images", total=total)
+        for each in found:
+            progress.advance(task, len(each))
+            yield each
 
 
 def check_output(path: Path) -> None:
@@ -141,31 +178,25 @@ def check_output(path: Path) -> None:
         check_installed("pyarrow", "parquet", f"--output {path}")
 
 
-def write(path: Path, features: Tensor, files: Sequence[Path]) -> None:
+def write(path: Path, features: np.ndarray, files: Sequence[Path]) -> None:
     """Write features in the format of the suffix; `.parquet` and `.safetensors` also have the names of the files."""
     with whole_file(path) as temporary:
-        WRITERS[path.suffix](temporary, features, [str(file) for file in files])
+        WRITERS[path.suffix](temporary, features, [printable(str(file)) for file in files])
 
 
-def _npy(path: Path, features: Tensor, files: Sequence[str]) -> None:
-    import numpy as np
-
-    np.save(path, features.numpy())
+def _npy(path: Path, features: np.ndarray, files: Sequence[str]) -> None:
+    np.save(path, features)
 
 
-def _safetensors(path: Path, features: Tensor, files: Sequence[str]) -> None:
-    import json
-
-    from safetensors.torch import save_file
-
+def _safetensors(path: Path, features: np.ndarray, files: Sequence[str]) -> None:
     save_file({"features": features}, path, {"files": json.dumps(files)})
 
 
-def _parquet(path: Path, features: Tensor, files: Sequence[str]) -> None:
+def _parquet(path: Path, features: np.ndarray, files: Sequence[str]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    rows = pa.FixedSizeListArray.from_arrays(features.flatten().numpy(), features.shape[1])
+    rows = pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
     parquet.write_table(pa.table({"file": files, "features": rows}), path)
 
 

@@ -29,7 +29,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 def read_ahead(paths: Sequence[Path], read: Callable[[Path], T], count: int) -> Iterator[tuple[Sequence[Path], list[T]]]:
-    """Yield `count` paths at a time, with what `read` returns for each; the next ones are read meanwhile."""
+    """Yield `count` paths at a time, with what `read` returns for each; read the next ones in the background."""
     chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
     with ThreadPoolExecutor(4) as pool:
         ahead = pool.map(read, chunks[0]) if chunks else iter(())

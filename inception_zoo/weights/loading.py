@@ -121,7 +121,8 @@ def fill(
         _expect_imagenet(model, notes)
     elif names and names.transforms and transform_input is not None:
         notes.append("used without transform_input")
-    model.classes = list(card.classes) if card and card.classes and "head" not in adapt else None
+    own = "head" in adapt or not model.plan.num_classes
+    model.classes = list(card.classes) if card and card.classes and not own else None
     origin = asdict(card.provenance) if card and card.provenance else None
     model.provenance = Provenance(source, layout, digest, notes=notes, origin=origin)
     _log_notes(model.provenance)
@@ -146,7 +147,7 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[Adapt] = ()) 
     path = entry.download()
     layout, notes = entry.provenance.layout, differences(model, None, entry.provenance.layout, str(source))
     model.preprocessing = _copy(model, read_weights(path)[0], layout, adapt, entry.preprocessing, str(source), notes)
-    model.classes = entry.classes if "head" not in adapt else None
+    model.classes = entry.classes if "head" not in adapt and model.plan.num_classes else None
     if entry.normalized_again:
         _expect_imagenet(model, notes)
     model.provenance = replace(entry.provenance, sha256=sha256(path), notes=notes)

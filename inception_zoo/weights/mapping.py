@@ -116,7 +116,7 @@ def translate(model: Inception, layout: str) -> Translation:
     ours, keys, spare = our_layers(model), dict[str, str | None](), dict[str, str]()
     for part, group in groupby(slots(names), key=lambda slot: slot.part):
         theirs = list(group)
-        if part in swapped or part not in ours:
+        if part in swapped or part not in ours or (part == CLASSIFIER and not model.plan.num_classes):
             spare |= {key: part for slot in theirs for key in slot.keys(names.style)}
         elif ours[part]:  # pools have no layers with weights
             for layer, slot in zip(ours[part], theirs, strict=True):

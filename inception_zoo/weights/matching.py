@@ -80,6 +80,7 @@ def matched(
     own = {f"aux {tap}" for tap in model.aux}
     unneeded = {key for key, part in parts.items() if part.startswith("aux ") and part not in own}
     unneeded |= {key for key, part in parts.items() if part in initial}
+    unneeded |= {key for key, part in parts.items() if part == CLASSIFIER and not model.plan.num_classes}
     unexpected = sorted(left - unneeded)
     hints |= {"blocks" for key in unexpected if parts[key] in swapped}
     if missing or mismatched or unexpected:
@@ -89,8 +90,10 @@ def matched(
         raise ZooError(f"{source} does not fit {model.plan.net.name}: {found}" + (f"; set adapt to allow {ask}" if ask else ""))
     heads = sorted({part for part in parts.values() if part.startswith("aux ")})
     notes += [f"auxiliary heads left out: {', '.join(head.removeprefix('aux ') for head in heads)}"] if heads else []
+    notes += ["classifier left out"] if CLASSIFIER in parts.values() and not model.plan.num_classes else []
     notes += [f"re-initialized: {', '.join(sorted(initial))}"] if initial else []
-    notes += [f"classifier re-initialized for {model.plan.num_classes} classes"] if "head" in adapt else []
+    if "head" in adapt and model.plan.num_classes:
+        notes.append(f"classifier re-initialized for {model.plan.num_classes} classes")
     return values
 
 

@@ -1,11 +1,15 @@
 """Features: pooled vectors, feature maps by endpoint and by resolution, and timm's method names."""
 
+import copy
+
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from inception_zoo import ZooError, create_model
+from inception_zoo import ZooError, create_model, load_model, load_weights, save_model
+from inception_zoo.architecture.card import Provenance
 from inception_zoo.architecture.nets import ZOO
 
 
@@ -89,6 +93,56 @@ def test_a_new_classifier(small, images):
         small.reset_classifier(4, "max")
     with pytest.raises(ZooError, match="num_classes"):
         small.reset_classifier(-1)
+
+
+@pytest.mark.parametrize("memory", ["plain", "lean", "minimal"])
+def test_features_and_a_new_classifier_in_every_memory_mode(memory):
+    torch.manual_seed(0)
+    model = create_model("googlenet_bn", 7, 3, width=0.125, memory=memory).bfloat16()
+    model.freeze("inception_3b")
+    model.reset_classifier(3)
+    assert {head.fc.weight.dtype for head in model.aux.values()} == {torch.bfloat16}
+    assert not model.conv1.training and not next(model.conv1.parameters()).requires_grad and model.fc.weight.requires_grad
+    assert all(module.lean == (memory != "plain") for module in model.aux.modules() if hasattr(type(module), "lean"))
+    images = torch.rand(4, 3, 64, 64, dtype=torch.bfloat16)
+    outputs = model.outputs(images)
+    (outputs.logits.sum() + sum(logits.sum() for logits in outputs.aux.values())).backward()
+    assert model.fc.weight.grad is not None and model.aux["inception_4a"].fc.weight.grad is not None
+    copied = copy.deepcopy(model.eval())
+    copied.reset_classifier(2)
+    assert torch.equal(copied.features(images), model.features(images)) and model(images).shape == (4, 3)
+    assert [maps.shape[1] for maps in model.pyramid(images)] == [level["num_chs"] for level in model.feature_info]
+
+
+def test_a_new_classifier_is_noted_in_the_provenance(tmp_path):
+    model = create_model("googlenet_bn", 7, 3, width=0.125)
+    model.provenance = Provenance("timm:x", "timm", accuracy={"top1": 80.0}, notes=["read"])
+    model.reset_classifier(3)
+    save_model(model, tmp_path / "net.safetensors")
+    origin = load_model(tmp_path / "net.safetensors").provenance
+    assert origin.accuracy is None and list(origin.notes) == ["read", "classifier re-initialized for 3 classes"]
+
+
+def test_a_network_without_classes_is_saved_and_reads_weights_of_one_with_classes(tmp_path, images):
+    torch.manual_seed(0)
+    model = create_model("inception_v3", 7, 1, width=0.125, stem="small").eval()
+    model.classes = list("abcdefg")
+    save_model(model, tmp_path / "net.safetensors")
+    without = create_model("inception_v3", 0, 1, width=0.125, stem="small", weights=tmp_path / "net.safetensors").eval()
+    assert "classifier left out" in without.provenance.notes and without.classes is None
+    assert torch.equal(without(images.float()), model.features(images.float()))
+    save_model(without, tmp_path / "features.safetensors")
+    assert torch.equal(load_model(tmp_path / "features.safetensors")(images.float()), without(images.float()))
+    theirs = torchvision.models.inception_v3(weights=None, init_weights=False)
+    bare = create_model("inception_v3", 0)
+    notes = load_weights(bare, theirs.state_dict(), transform_input=False).notes
+    assert "classifier left out" in notes and torch.equal(bare.conv_1a[0][0].conv.weight, theirs.Conv2d_1a_3x3.conv.weight)
+
+
+def test_endpoints_of_no_name_and_of_a_text(small, images):
+    assert small.endpoints(images, []) == {}
+    with pytest.raises(ZooError, match="names='mixed_6a' is not a list of endpoints"):
+        small.endpoints(images, "mixed_6a")
 
 
 def test_torchvisions_feature_extractor(small, images):

@@ -15,7 +15,7 @@ from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.cli.main import main
 from inception_zoo.data.pixels import prepare
 from inception_zoo.data.reading import read_image
-from inception_zoo.serving.features import Features
+from inception_zoo.serving.features import Features, extract
 
 KNOWN = Preprocessing(32, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 36)
 
@@ -113,7 +113,8 @@ def test_the_module_reads_pixels_and_normalized_images(model):
     images = torch.stack([prepare(each, KNOWN) for each in pixels])
     torch.testing.assert_close(features(pixels), features(images))
     assert torch.equal(features(images), model.features(images)) and features.num_features == model.num_features
-    assert not features.train().model.training
+    maps = model.endpoints(images)["inception_4e"].mean((2, 3))
+    torch.testing.assert_close(Features(model, "inception_4e")(pixels), maps)
     with pytest.raises(ZooError, match="states no preprocessing"):
         Features(create_model("googlenet", 10, 3, width=0.125))(pixels)
 
@@ -129,6 +130,35 @@ def test_torchmetrics_scores_features_and_refuses_the_classifier(model):
     root = torch.linalg.eigvals(covariance[0] @ covariance[1]).sqrt().real.sum()
     known = (a.mean(0) - b.mean(0)).square().sum() + covariance[0].trace() + covariance[1].trace() - 2 * root
     assert metric.compute().item() == pytest.approx(known.item(), rel=1e-4)
+    assert next(model.parameters()).dtype == torch.float32  # the metric has its own copy
+
+
+def test_torchmetrics_cannot_score_logits_by_mistake(model):
     classifier = FrechetInceptionDistance(feature=model)
-    with pytest.raises((RuntimeError, ValueError)):  # 10 logits are not its 128 features
-        classifier.update(real.float() / 255, real=True)
+    with pytest.raises(RuntimeError, match="size of tensor"):  # 10 logits are not its 128 features
+        classifier.update(torch.rand(2, 3, 40, 40), real=True)
+
+
+def test_the_module_leaves_the_network_alone(model):
+    model.train()
+    features = Features(model).double()
+    assert model.training and not features.model.training and not features.train().model.training
+    assert next(model.parameters()).dtype == torch.float32
+    model.eval()
+
+
+def test_a_network_without_classes_has_features_and_no_predictions(model, folder, monkeypatch, capsys):
+    bare = create_model("googlenet", 0, 3, width=0.125, norm="batch", weights=folder / "net.safetensors")
+    save_model(bare, folder / "bare.safetensors")
+    pixels = prepare(read_image(folder / "images/0.png", 3), KNOWN)[None]
+    found = extract(folder / "bare.safetensors", [folder / "images/0.png"])
+    np.testing.assert_allclose(found, model.features(pixels).detach().numpy(), rtol=1e-4, atol=1e-5)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["inception-zoo", "predict", "bare.safetensors", "images"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "bare.safetensors has no classifier; use `inception-zoo features`" in capsys.readouterr().err
+
+
+def test_no_images_give_no_rows(model, folder):
+    assert extract(folder / "net.safetensors", []).shape == (0, model.num_features)
