@@ -332,7 +332,12 @@ def intervals(results: Results) -> Figure:
     for y, each in enumerate(differences.values()):
         axes.errorbar(each.mean, y, xerr=each.half, fmt="o", capsize=3, color="C0" if each.p < 0.05 else "grey")
         axes.text(
-            1.01, y, f"p {_p(each)}".replace("p 0", "p = 0"), va="center", fontsize=8, transform=axes.get_yaxis_transform()
+            1.01,
+            y,
+            f"p {_p(each)}" if each.p < 0.001 else f"p = {_p(each)}",
+            va="center",
+            fontsize=8,
+            transform=axes.get_yaxis_transform(),
         )
     axes.axvline(0, color="black", linewidth=0.8)
     against = results.study.against
