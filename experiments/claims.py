@@ -256,9 +256,9 @@ def table_of_rates(results: Results) -> Iterator[Sequence[str]]:
     rates = sorted({float(row["optimizer.lr"]) for row in results.rows})
     yield ["arm", *(f"{rate:g}" for rate in rates)]
     for arm in results.arms:
-        found = _by_rate(results, arm)
-        best = best_rate(results, arm)
-        cells = [f"{found[rate]:.3f}" if rate in found else "–" for rate in rates]
+        best, run = best_rate(results, arm), {float(row["optimizer.lr"]) for row in results.rows if row["run_name"] == arm}
+        found = {**dict.fromkeys(run, "diverged"), **{rate: f"{top1:.3f}" for rate, top1 in _by_rate(results, arm).items()}}
+        cells = [found.get(rate, "–") for rate in rates]
         yield [arm, *(f"**{cell}**" if rate == best else cell for rate, cell in zip(rates, cells, strict=True))]
 
 

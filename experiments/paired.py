@@ -40,6 +40,8 @@ def compare(values: Values, references: Mapping[str, str], pooled: bool = False)
     Raises:
         ValueError: an arm has other seeds than its reference.
     """
+    if not references:
+        return {}
     for arm, other in references.items():
         if values[arm].keys() != values[other].keys():
             raise ValueError(f"{arm} has the seeds {sorted(values[arm])}, and {other} has {sorted(values[other])}")

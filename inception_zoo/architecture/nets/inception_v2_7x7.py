@@ -6,17 +6,17 @@ The paper does not print this stem. 64 channels are GoogLeNet's and those of the
 
 from dataclasses import replace
 
-from inception_zoo.architecture.nets.inception_v2 import INCEPTION_V2, STEM
+from inception_zoo.architecture.nets.inception_v2 import INCEPTION_V2
 
 # fmt: off
-STEM_7X7 = {
+STEM = {
     "conv_1a": ["7x7/2v 64"], "pool_3a": ["max/2v"],  # 73x73x64
-    **{name: STEM[name] for name in ("conv_3b", "conv_4a", "conv_4b")},  # 35x35x288
+    "conv_3b": ["3x3v 80"], "conv_4a": ["3x3/2v 192"], "conv_4b": ["3x3 288"],  # 35x35x288
 }
 INCEPTION_V2_7X7 = replace(
     INCEPTION_V2,
     name="inception_v2_7x7",
     error="23.4 / –",
     source="arXiv 1512.00567, Table 3",
-    stages={**INCEPTION_V2.stages, "stem": STEM_7X7},
+    stages={**INCEPTION_V2.stages, "stem": STEM},
 )
