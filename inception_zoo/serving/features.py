@@ -28,6 +28,7 @@ from inception_zoo.serving.images import read_ahead
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.terminal import console
 
+FORMATS = ".npy", ".safetensors", ".parquet"
 POOL = "pool"  # layer whose features the classifier reads
 SHARE = 256  # images that a process extracts at a time, at most
 
@@ -172,32 +173,23 @@ def _shown(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
 
 def check_output(path: Path) -> None:
     """Raise ZooError unless `write` knows the format."""
-    if path.suffix not in WRITERS:
-        raise ZooError(f"--output {path}: the name must end in {', '.join(WRITERS)}")
+    if path.suffix not in FORMATS:
+        raise ZooError(f"--output {path}: the name must end in {', '.join(FORMATS)}")
     if path.suffix == ".parquet":
         check_installed("pyarrow", "parquet", f"--output {path}")
 
 
 def write(path: Path, features: np.ndarray, files: Sequence[Path]) -> None:
     """Write features in the format of the suffix; `.parquet` and `.safetensors` also have the names of the files."""
+    names = [printable(str(file)) for file in files]
     with whole_file(path) as temporary:
-        WRITERS[path.suffix](temporary, features, [printable(str(file)) for file in files])
+        if path.suffix == ".npy":
+            np.save(temporary, features)
+        elif path.suffix == ".safetensors":
+            save_file({"features": features}, temporary, {"files": json.dumps(names)})
+        else:
+            import pyarrow as pa
+            from pyarrow import parquet
 
-
-def _npy(path: Path, features: np.ndarray, files: Sequence[str]) -> None:
-    np.save(path, features)
-
-
-def _safetensors(path: Path, features: np.ndarray, files: Sequence[str]) -> None:
-    save_file({"features": features}, path, {"files": json.dumps(files)})
-
-
-def _parquet(path: Path, features: np.ndarray, files: Sequence[str]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    rows = pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
-    parquet.write_table(pa.table({"file": files, "features": rows}), path)
-
-
-WRITERS = {".npy": _npy, ".safetensors": _safetensors, ".parquet": _parquet}
+            rows = pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
+            parquet.write_table(pa.table({"file": names, "features": rows}), temporary)
