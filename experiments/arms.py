@@ -11,10 +11,10 @@ from inception_zoo.config import CONF
 from inception_zoo.config.hydra_patches import install
 
 
-def arms_of(name: str, *overrides: str) -> dict[str, Any]:
+def arms_of(name: str) -> dict[str, Any]:
     """Return the config of each arm of ``conf/sweep/NAME.yaml``, by name; seed and rate are the defaults."""
     jobs: Any = OmegaConf.load(CONF / f"sweep/{name}.yaml").hydra.sweeper.jobs
-    return {cfg.run_name: cfg for cfg in (composed(f"sweep={name}", *job, *overrides) for job in jobs)}
+    return {cfg.run_name: cfg for cfg in (composed(f"sweep={name}", *job) for job in jobs)}
 
 
 def composed(*overrides: str) -> Any:

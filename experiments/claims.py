@@ -57,7 +57,7 @@ COLUMNS = ["run_name", "seed", "optimizer.lr", "state", *FIGURES, "commit", "day
 def collect(name: str, folder: Path = Path("multirun")) -> None:
     """Write one row for each run of ``FOLDER/NAME`` to ``results/NAME.csv``, and the curves to ``results/NAME_curves.csv``."""
     rows, points = [], []
-    for job, config in saved_configs(name, folder):
+    for job, config in _saved_configs(name, folder):
         diverged = job["state"] == "failed" and job["reason"].startswith(DIVERGED)
         if job["state"] != "finished" and not diverged:
             raise ZooError(f"{folder / name / job['job']} is {job['state']}; run: python run.py -m sweep={name}")
@@ -80,7 +80,7 @@ def collect(name: str, folder: Path = Path("multirun")) -> None:
         write_table(RESULTS / f"{name}_curves.csv", ["run_name", "seed", "step", "val/top1", "train/loss_step"], points)
 
 
-def saved_configs(name: str, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+def _saved_configs(name: str, folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield (record, config) of each run of ``FOLDER/NAME``, as the arms are listed in the sweep."""
     for job in sorted(jobs_of(folder / name), key=itemgetter("started")):
         yield job, OmegaConf.load(folder / name / job["job"] / ".hydra/config.yaml")
@@ -132,8 +132,8 @@ class Results:
     def differences(self) -> dict[str, Difference]:
         """Return the difference from its reference in points of top-1, for each arm.
 
-        Arms of which a run diverged are left out, and those whose reference did. The means of the
-        curves are compared as ``ARM, curve``, if the study says so.
+        An arm is left out if one of its runs, or of its reference, diverged. If the study compares curves, their means are
+        compared as ``ARM, curve``.
         """
         whole = [arm for arm in self.arms if not self.diverged(arm)]
         top1 = {arm: {seed: 100 * value for seed, value in self.of(arm).items()} for arm in whole}
@@ -181,7 +181,9 @@ def load(name: str) -> list[dict[str, str]]:
     """Return the rows of ``results/NAME.csv`` by column."""
     path = RESULTS / f"{name}.csv"
     if not path.exists():
-        raise ZooError(f"{path} does not exist; run: python experiments/claims.py collect {name.removesuffix('_curves')}")
+        study, _, kind = name.rpartition("_")
+        makes = f"speed.py {study}" if kind == "speed" else f"claims.py collect {name.removesuffix('_curves')}"
+        raise ZooError(f"{path} does not exist; run: python experiments/{makes}")
     header, *rows = read_table(path)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
