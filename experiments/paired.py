@@ -28,6 +28,11 @@ class Difference:
     p: float
 
 
+def shown_p(each: Difference) -> str:
+    """Return the p value as text."""
+    return f"{each.p:.3f}" if each.p >= 0.001 else "< 0.001"
+
+
 def compare(values: Values, references: Mapping[str, str], pooled: bool = False) -> dict[str, Difference]:
     """Return the difference of each arm from its reference.
 
