@@ -18,7 +18,7 @@ from inception_zoo.weights.loading import fill, pretrain
 from inception_zoo.weights.mapping import recognize, slots, translate
 from inception_zoo.weights.matching import State, listed, matched
 from inception_zoo.weights.sources import is_name, network_of_name, published
-from inception_zoo.weights.undecided import check_twin
+from inception_zoo.weights.undecided import decide_twin
 
 
 def create_model(
@@ -99,14 +99,14 @@ def load_model(
             if given is not None:
                 raise ZooError(f"{option}={given}: it is known for the published weights {source}; leave this option out")
         entry = published(str(source), name or network_of_name(str(source)))
-        model = _network_of(read_weights(path := entry.download())[0], path, name)
+        model = _network_of(read_weights(path := entry.download())[0], path, sha256(path), name)
         pretrain(model, source)
         return model.eval()
     path = resolve(source)
     state, plain, notes = read_weights(path, ema)
     if plain is None:
-        model = _network_of(state, path, name)
-        fill(model, state, None, str(path), sha256(path), transform_input=transform_input, read=notes)
+        model = _network_of(state, path, digest := sha256(path), name)
+        fill(model, state, None, str(path), digest, transform_input=transform_input, read=notes)
         return model.eval()
     card = Card.of(plain)
     card.check_code(path, trust)
@@ -119,11 +119,11 @@ def load_model(
     return model.eval()
 
 
-def _network_of(state: State, path: Path, name: str | None) -> Inception:
+def _network_of(state: State, path: Path, digest: str, name: str | None) -> Inception:
     """Create the network for weights without a card; classes, channels and auxiliary heads are those of the weights."""
     found = recognize(state)
     if found:
-        check_twin(state, LAYOUTS[found[0]][found[1]], str(path))
+        found = decide_twin(state, found, str(path), digest, name)
     if not found and not name:
         raise ZooError(f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; if it is native, give --model")
     if not found or (name and name != found[1]):

@@ -7,10 +7,12 @@ statistics). In an untrained network in evaluation mode, an error such as wrong 
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -23,15 +25,16 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import read_weights, with_transform, write_weights
-from inception_zoo.weights.layouts import LAYOUTS, Names
+from inception_zoo.weights.layouts import LAYOUTS, Names, Place
 from inception_zoo.weights.loading import load_weights
+from inception_zoo.weights.mapping import twins_of
 from inception_zoo.weights.saving import export_weights
 
 Maps = dict[str, Tensor]  # outputs by endpoint, `aux <endpoint>` and `logits`
 
 
 class TorchPeer:
-    """A network of torchvision, timm or Cadene's library, with random weights."""
+    """A network of a PyTorch library, with random weights."""
 
     def __init__(self, make: Callable[[], nn.Module], names: Names) -> None:
         self.names = names
@@ -56,11 +59,12 @@ class TorchPeer:
         heads = {f"aux {tap}": head.module for tap, head in self.names.heads.items() if head.module in has}
         for part, module in heads.items():
             hooks.append(self.network.get_submodule(module).register_forward_hook(_keep(seen, part)))
+        hooks.append(self.network.get_submodule(self.names.fc).register_forward_hook(_keep(seen, "logits")))
         with torch.no_grad():
-            logits: Any = self.network.train(training)(images.flip(1) if self.names.bgr else images)
+            self.network.train(training)(images.flip(1) if self.names.bgr else images)
         for hook in hooks:
             hook.remove()
-        return {**seen, "logits": logits if isinstance(logits, Tensor) else logits[0]}
+        return seen
 
     def _watch(self, endpoint: str, seen: Maps) -> Any:
         """Register a hook that stores an endpoint's output; in a flat network, it reads the input of the next endpoint."""
@@ -82,6 +86,7 @@ class KerasPeer:
         os.environ.setdefault("KERAS_BACKEND", "torch")
         import keras
 
+        keras.backend.set_floatx("float64" if torch.get_default_dtype() == torch.float64 else "float32")
         keras.backend.clear_session()  # restart the numbers in the names of layers
         self.names = names
         self.network = getattr(keras.applications, application)(
@@ -134,6 +139,7 @@ class Pair:
     size: int  # side of the images in pixels
     aux: bool = False
     transform_input: bool = False
+    pixels: bool = False  # the peer reads uint8, and scales it to -1 … 1
 
 
 PAIRS = {
@@ -151,6 +157,8 @@ PAIRS = {
     "cadene bninception": Pair("bn_inception", "cadene", "bninception", 224),
     "cadene inceptionv4": Pair("inception_v4", "cadene", "inceptionv4", 299),
     "cadene inceptionresnetv2": Pair("inception_resnet_v2_slim", "cadene", "inceptionresnetv2", 299),
+    "pytorch-fid inception_v3": Pair("inception_v3_fid", "fid", "fid_inception_v3", 139),
+    "torch-fidelity inception_v3": Pair("inception_v3_fid", "fid", "FeatureExtractorInceptionV3", 299, pixels=True),
     "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
     "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
 }
@@ -175,6 +183,22 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
 
         heads: dict[str, Any] = {"aux_logits": True} if pair.aux else {}
         return TorchPeer(partial(timm.create_model, pair.theirs, **heads), names)
+    if pair.theirs == "fid_inception_v3":
+        from pytorch_fid import inception
+
+        pools = {"pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}  # torch-fidelity's names differ
+        with _without_weights(inception):
+            return TorchPeer(inception.fid_inception_v3, replace(names, places={**names.places, **pools}))
+    if pair.theirs == "FeatureExtractorInceptionV3":
+        from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+        def make() -> nn.Module:
+            network = fidelity.FeatureExtractorInceptionV3("", ["logits"])
+            network.feature_extractor_internal_dtype = torch.get_default_dtype()  # its option float64 gives float32
+            return network.to(torch.get_default_dtype())
+
+        with _without_weights(fidelity):
+            return TorchPeer(make, names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escape sequences in its strings, written in 2018
         import pretrainedmodels
@@ -182,9 +206,17 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
     return TorchPeer(partial(getattr(pretrainedmodels, pair.theirs), pretrained=None), names)
 
 
+@contextmanager
+def _without_weights(module: ModuleType) -> Iterator[None]:
+    """Let a module that always downloads weights build its network without them."""
+    download: Any = patch.object(module, "load_state_dict_from_url", lambda *_, **__: {})
+    with download, patch.object(nn.Module, "load_state_dict", lambda *_, **__: None):
+        yield
+
+
 @dataclass(frozen=True)
 class Proof:
-    """Result of a comparison: by output, the largest absolute difference divided by the output's largest value."""
+    """Result of a comparison in float64: by output, the largest absolute difference divided by the output's largest value."""
 
     round_trip: bool  # True if every tensor, loaded and exported again, is bit-equal
     evaluation: Mapping[str, float]
@@ -204,20 +236,30 @@ def prove(name: str, images: int = 4) -> Proof:
     """
     if name not in PAIRS:
         raise ZooError(f"parity: pair '{name}' is unknown; {did_you_mean(name, PAIRS)}")
-    pair = PAIRS[name]
-    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # float32 amplifies rounding with batch statistics
     try:
-        peer = peer_of(pair)
+        return _prove(PAIRS[name], images)
     except ImportError as error:
         raise ZooError(f"parity: {name} needs another package ({error}); pip install 'inception-zoo[dev]'") from None
-    ours = create_model(pair.net, aux=pair.aux)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _prove(pair: Pair, images: int) -> Proof:
+    torch.manual_seed(0)
+    peer = peer_of(pair)
+    ours = create_model(pair.net, num_classes=_classes(pair), aux=pair.aux)
     weights = peer.weights()
-    load_weights(ours, with_transform(weights, False))  # layout `auto`; raises ZooError unless every tensor is used
+    stated = with_transform(weights, False) if LAYOUTS[pair.layout][pair.net].transforms else weights
+    load_weights(ours, stated)  # layout `auto`; raises ZooError unless every tensor is used
     again = export_weights(ours, pair.layout)
     round_trip = again.keys() == weights.keys() and all(torch.equal(again[key], weights[key]) for key in weights)
 
-    x = torch.randn(images, 3, pair.size, pair.size)
-    read = x
+    x = read = torch.randn(images, 3, pair.size, pair.size)
+    if pair.pixels:
+        x = torch.randint(256, x.shape, dtype=torch.uint8)
+        read = (x.double() - 128) / 128
     if pair.transform_input:  # x has ImageNet's normalization; the peer changes it to mean 0.5, std 0.5
         load_weights(ours, with_transform(weights, True))
         if ours.preprocessing and ours.preprocessing.mean == HALF[0]:  # not folded into the first convolution
@@ -225,11 +267,15 @@ def prove(name: str, images: int = 4) -> Proof:
             read = (x * std + mean - 0.5) / 0.5
     evaluation, training = (_compare(ours, peer, read, x, mode) for mode in (False, True))
 
-    drawn = create_model(pair.net, aux=pair.aux)
+    drawn = create_model(pair.net, num_classes=_classes(pair), aux=pair.aux)
     _randomize(drawn, scale=pair.layout != "keras")
     peer.load(export_weights(drawn, pair.layout))
-    back = {} if pair.transform_input else _compare(drawn, peer, x, x, training=False)
+    back = {} if pair.transform_input else _compare(drawn, peer, read, x, training=False)
     return Proof(round_trip, evaluation, training, back)
+
+
+def _classes(pair: Pair) -> int:
+    return next((twin.classes for twin in twins_of(pair.layout, pair.net)), 1000)
 
 
 def _compare(ours: Inception, peer: Any, read: Tensor, theirs: Tensor, training: bool) -> dict[str, float]:

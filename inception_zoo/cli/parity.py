@@ -15,7 +15,7 @@ def prove_parity(
     names: Annotated[list[str] | None, typer.Argument(help="Pairs, such as 'timm inception_v4'. Default: all.")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Compare our networks with torchvision's, timm's, Cadene's and Keras's, endpoint by endpoint, with the same weights."""
+    """Compare our networks with those of other libraries in float64, endpoint by endpoint, with the same weights."""
     from inception_zoo.bench.parity import PAIRS, prove
 
     proofs = {}

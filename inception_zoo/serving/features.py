@@ -119,12 +119,12 @@ def extract(
     found = [np.empty((0, features.num_features), np.float32)]
     processes = min(processes, len(shares))
     if processes <= 1:
-        found += _shown((_extracted(features, batch_size, share) for share in shares), len(paths))
+        found += shown((_extracted(features, batch_size, share) for share in shares), len(paths))
         return np.concatenate(found)
     threads = max(1, torch.get_num_threads() // processes)
     try:
         with ProcessPoolExecutor(processes, get_context("spawn"), _start, (threads, *own)) as pool:
-            found += _shown(pool.map(_work, [batch_size] * len(shares), shares), len(paths))
+            found += shown(pool.map(_work, [batch_size] * len(shares), shares), len(paths))
     except BrokenProcessPool:
         raise ZooError(f"--processes {processes}: a process was killed, perhaps for lack of memory; use fewer") from None
     return np.concatenate(found)
@@ -141,11 +141,15 @@ def _opened(source: str | Path, layer: str, trust: bool, stated: Stated) -> Feat
 def _extracted(features: Features, batch_size: int, paths: Sequence[Path]) -> np.ndarray:
     channels, known = features.model.plan.in_channels, features.preprocessing
     assert known is not None
-    found = []
+    batches = read_ahead(paths, lambda path: prepare(read_image(path, channels), known), batch_size)
+    return np.concatenate(list(extract_from(features, batches)))
+
+
+def extract_from(features: Features, batches: Iterable[tuple[object, list[Tensor]]]) -> Iterator[np.ndarray]:
+    """Yield the features, float32 (N, num_features), of each batch of `read_ahead`, whose images are the network's input."""
     with torch.inference_mode():
-        for _, images in read_ahead(paths, lambda path: prepare(read_image(path, channels), known), batch_size):
-            found.append(features(torch.stack(images).contiguous(memory_format=torch.channels_last)).float().numpy())
-    return np.concatenate(found)
+        for _, images in batches:
+            yield features(torch.stack(images).contiguous(memory_format=torch.channels_last)).float().numpy()
 
 
 _own: list[Features] = []  # of a process of the pool; arrays travel back, since tensors would need a file descriptor each
@@ -161,7 +165,7 @@ def _work(batch_size: int, paths: Sequence[Path]) -> np.ndarray:
     return _extracted(_own[0], batch_size, paths)
 
 
-def _shown(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+def shown(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
     """Yield what is found, with a progress bar on a terminal."""
     bar = console(stderr=True)
     with Progress(console=bar, transient=True, disable=not bar.is_terminal) as progress:

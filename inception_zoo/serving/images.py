@@ -10,6 +10,7 @@ from inception_zoo.data.finding import described, images_below, log_found
 from inception_zoo.errors import ZooError
 from inception_zoo.system.regular_files import check_regular
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -28,9 +29,9 @@ def find_images(words: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_ahead(paths: Sequence[Path], read: Callable[[Path], T], count: int) -> Iterator[tuple[Sequence[Path], list[T]]]:
-    """Yield `count` paths at a time, with what `read` returns for each; read the next ones in the background."""
-    chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
+def read_ahead(items: Sequence[S], read: Callable[[S], T], count: int) -> Iterator[tuple[Sequence[S], list[T]]]:
+    """Yield `count` items, such as paths, at a time, with what `read` returns for each; read the next in the background."""
+    chunks = [items[start : start + count] for start in range(0, len(items), count)]
     with ThreadPoolExecutor(4) as pool:
         ahead = pool.map(read, chunks[0]) if chunks else iter(())
         for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):

@@ -50,9 +50,10 @@ class Style:
 
 
 class Twin(NamedTuple):
-    """Another library's network with the names and shapes of a layout, but with another computation."""
+    """Another network with the names and shapes of a layout, but with another computation."""
 
-    name: str
+    layout: str
+    net: str
     classes: int
     differs: str
     file: str  # in the name of the published file
@@ -109,16 +110,17 @@ V3_PLACES = {
     **{f"mixed_7{i}": Place(f"Mixed_7{i}", E8) for i in "bc"},
 }
 V3_HEADS = {"mixed_6e": Head("AuxLogits", ["conv0 > conv1"], "fc")}
-FID = Twin(
-    "FID's Inception-v3 in pytorch-fid and torch-fidelity", 1008,
-    "its average pools leave padded zeros out and mixed_7c has a max pool",
+V3_TWIN = Twin(
+    "fid", "inception_v3_fid", classes=1008,
+    differs="its average pools leave padded zeros out and mixed_7c has a max pool",
     file="inception-2015-12-05", sha256="6726825d",
 )
 TORCHVISION_V3 = Names(
     {**V3_PLACES, "pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}, fc="fc", heads=V3_HEADS,
-    transforms=True, twin=FID,
+    transforms=True, twin=V3_TWIN,
 )
-TIMM_V3 = Names({**V3_PLACES, "pool_3a": Place("Pool1"), "pool_5a": Place("Pool2")}, fc="fc", heads=V3_HEADS, twin=FID)
+TIMM_V3 = Names({**V3_PLACES, "pool_3a": Place("Pool1"), "pool_5a": Place("Pool2")}, fc="fc", heads=V3_HEADS, twin=V3_TWIN)
+FID_V3 = Names({**V3_PLACES, "pool_3a": Place("MaxPool_1"), "pool_5a": Place("MaxPool_2")}, fc="fc", normalized=HALF)
 
 # Inception-v4 and Inception-ResNet-v2 in timm, whose names come from Cadene's library
 A = ["branch0", "branch1.0 > branch1.1", "branch2.0 > branch2.1 > branch2.2", "branch3.1"]
@@ -217,5 +219,6 @@ LAYOUTS: dict[str, dict[str, Names]] = {
     "torchvision": {"googlenet_bn": TORCHVISION_V1, "inception_v3": TORCHVISION_V3},
     "timm": {"inception_v3": TIMM_V3, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": TIMM_RESNET},
     "cadene": {"bn_inception": CADENE_BN, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": CADENE_RESNET},
+    "fid": {"inception_v3_fid": FID_V3},
     "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET},
 }

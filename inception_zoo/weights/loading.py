@@ -17,7 +17,7 @@ from inception_zoo.weights.mapping import names_of, recognize, translate
 from inception_zoo.weights.matching import State, differences, listed, matched, other_blocks
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
 from inception_zoo.weights.sources import is_name, published
-from inception_zoo.weights.undecided import check_twin, transform_input_of
+from inception_zoo.weights.undecided import decide_twin, transform_input_of
 
 log = logging.getLogger(__name__)
 REPLACED = "transform_input is replaced: images are normalized with mean 0.5 and std 0.5 instead"
@@ -52,7 +52,7 @@ def load_weights(
         model: a network of the zoo; changed in place.
         weights: tensors by key, with the shapes and dtypes of the layout; or the path of a `.safetensors`, `.pth`, `.ckpt`
             or Keras `.h5` file, or of a run folder.
-        layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, or `auto`, which recognizes the layout.
+        layout: `native`, `torchvision`, `timm`, `cadene`, `fid`, `keras`, or `auto`, which recognizes the layout.
         adapt: any of `head`, `input`, `aux` and `blocks`.
         ema: if the weights are there twice, raw and averaged over the training: True takes the average, False the raw ones.
         transform_input: for weights in torchvision's layout: True if torchvision's network was built with it, as its
@@ -176,7 +176,7 @@ def _layout(model: Inception, weights: State, layout: str, card: Card | None, so
         raise ZooError(f"{source} has weights of {card.model['name']}, not of {net}")
     if layout in LAYOUTS or layout == "native":
         if net in LAYOUTS.get(layout, {}):
-            check_twin(weights, LAYOUTS[layout][net], source, digest, layout_given=True)
+            _check_net(decide_twin(weights, (layout, net), source, digest, layout_given=True), net, source)
         return layout
     if layout != "auto":
         raise ZooError(f"layout={layout} is unknown; {did_you_mean(layout, ['native', *LAYOUTS, 'auto'])}")
@@ -185,10 +185,14 @@ def _layout(model: Inception, weights: State, layout: str, card: Card | None, so
     found = recognize(weights.keys())
     if not found:
         raise ZooError(f"{source}: unknown layout, with keys like {listed(sorted(weights), 3)}")
-    check_twin(weights, LAYOUTS[found[0]][found[1]], source, digest)
+    found = decide_twin(weights, found, source, digest, net)
+    _check_net(found, net, source)
+    return found[0]
+
+
+def _check_net(found: tuple[str, str], net: str, source: str) -> None:
     if found[1] != net:
         raise ZooError(f"{source} has weights of {found[1]} in the layout of {found[0]}, not of {net}")
-    return found[0]
 
 
 def _copy(
@@ -206,8 +210,9 @@ def _copy(
         if part not in ADAPT:
             raise ZooError(f"adapt={part} is unknown; {did_you_mean(part, ADAPT)}")
     values = matched(model, weights, translate(model, layout), adapt, f"{source} ({layout})", notes, other)
-    dtypes = {str(value.dtype).removeprefix("torch.") for value in values.values() if value.is_floating_point()} - {"float32"}
-    notes += [f"stored as {', '.join(sorted(dtypes))}, used as float32"] if dtypes else []
+    stored = {str(value.dtype).removeprefix("torch.") for value in values.values() if value.is_floating_point()}
+    used = {str(value.dtype).removeprefix("torch.") for value in model.parameters()}
+    notes += [f"stored as {', '.join(sorted(stored))}, used as {', '.join(used)}"] if stored - used else []
     conv, channels = first_conv(model), model.plan.in_channels
     if (weight := values.get(f"{conv}.weight")) is not None:
         if layout != "native" and LAYOUTS[layout][model.plan.net.name].bgr:

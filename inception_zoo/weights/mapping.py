@@ -10,7 +10,7 @@ from torch import nn
 from inception_zoo.errors import ZooError
 from inception_zoo.network.blocks import ConvUnit, ResidualBlock
 from inception_zoo.network.inception import Inception
-from inception_zoo.weights.layouts import LAYOUTS, Names, Style
+from inception_zoo.weights.layouts import LAYOUTS, Names, Style, Twin
 
 UNIT = (
     "conv.weight",
@@ -133,21 +133,30 @@ def names_of(layout: str, net: str) -> Names:
     """
     if net in LAYOUTS[layout]:
         return LAYOUTS[layout][net]
-    pools = "; Keras excludes padded zeros from average pooling, torchvision and timm include them"
+    pools = "; Keras and FID exclude padded zeros from average pooling, torchvision and timm include them"
     hint = pools if net.startswith("inception_v3") else ""
     raise ZooError(f"layout={layout} does not have {net}; it has {', '.join(LAYOUTS[layout])}{hint}")
+
+
+def twins_of(layout: str, net: str) -> set[Twin]:
+    """Return the entry for a layout's network as the twin of another one; its files are recognized as the other's."""
+    every = {names.twin for nets in LAYOUTS.values() for names in nets.values() if names.twin}
+    return {twin for twin in every if (twin.layout, twin.net) == (layout, net)}
 
 
 def recognize(keys: Collection[str]) -> tuple[str, str] | None:
     """Return the layout and the network whose names match `keys` best, or None if none match well.
 
     The score is the share of the network's weights that are in `keys`, times the share of `keys` that the network has. It
-    must be above 0.5. torchvision's and timm's Inception-v3 have the same names; the result is `torchvision`.
+    must be above 0.5. torchvision's and timm's Inception-v3 have the same names; the result is `torchvision`. A network's
+    twin has them, too: see `decide_twin`.
     """
     keys = set(keys)
     found = {}
     for layout, nets in LAYOUTS.items():
         for net, names in nets.items():
+            if twins_of(layout, net):
+                continue
             layers = list(slots(names))
             weights = {slot.key(names.style, "conv.weight" if slot.kind == "unit" else "weight") for slot in layers}
             known = {key for slot in layers for key in slot.keys(names.style)}

@@ -51,7 +51,7 @@ def renormalized(state: Tensors, conv: str, old: Preprocessing, mean: Sequence[f
         std: per channel, of pixels from 0 to 1.
 
     Returns:
-        float32 tensors by key, of the same shapes.
+        Tensors by key, of the same shapes, float32 or float64 as in `state`.
 
     Raises:
         ZooError: the mean changes, and the convolution has neither a bias nor a BatchNorm.
@@ -59,13 +59,14 @@ def renormalized(state: Tensors, conv: str, old: Preprocessing, mean: Sequence[f
     shift = torch.tensor([(new - was) / s for new, was, s in zip(mean, old.mean, old.std, strict=True)], dtype=torch.float64)
     scale = torch.tensor([new / was for new, was in zip(std, old.std, strict=True)], dtype=torch.float64)
     weight = state[f"{conv}.weight"].double()
-    changed = {f"{conv}.weight": (weight * scale.view(1, -1, 1, 1)).float()}
+    dtype = torch.promote_types(state[f"{conv}.weight"].dtype, torch.float32)
+    changed = {f"{conv}.weight": (weight * scale.view(1, -1, 1, 1)).to(dtype)}
     constant = (weight * shift.view(1, -1, 1, 1)).sum((1, 2, 3))  # added to the output by the new mean
     bias, running_mean = f"{conv}.bias", f"{conv.removesuffix('conv')}norm.running_mean"
     if bias in state:
-        changed[bias] = (state[bias].double() + constant).float()
+        changed[bias] = (state[bias].double() + constant).to(dtype)
     elif running_mean in state:
-        changed[running_mean] = (state[running_mean].double() - constant).float()
+        changed[running_mean] = (state[running_mean].double() - constant).to(dtype)
     elif shift.any():
         raise ZooError(f"{conv} has neither a bias nor a BatchNorm, so its mean cannot be changed")
     return changed
@@ -85,7 +86,7 @@ def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None)
         old: preprocessing that the tensors in `state` expect, or None if unknown.
 
     Returns:
-        The changed float32 tensors by key, the weight as (out, channels, kH, kW); and the new preprocessing.
+        The changed tensors by key, the weight as (out, channels, kH, kW); and the new preprocessing.
     """
     changed: Tensors = {}
     if old:  # first fold in one mean and std for all channels

@@ -10,7 +10,7 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import with_transform, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Normalized
-from inception_zoo.weights.mapping import names_of, part_of, translate
+from inception_zoo.weights.mapping import names_of, part_of, translate, twins_of
 from inception_zoo.weights.matching import differences
 from inception_zoo.weights.normalization import Tensors, first_conv, pads, renormalized
 
@@ -26,14 +26,15 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
 
     Args:
         model: a network of the zoo; not changed.
-        layout: `native` (the zoo's names), `torchvision`, `timm`, `cadene` or `keras`.
+        layout: `native` (the zoo's names), `torchvision`, `timm`, `cadene`, `fid` or `keras`.
 
     Returns:
-        Copies of the tensors by the layout's keys, with the shapes and dtypes of `model.state_dict()`. The attribute
-        `transform_input` of the dictionary is False: torchvision's network must be built without it. `torch.save` keeps it.
+        Copies of the tensors by the layout's keys, with the shapes and dtypes of `model.state_dict()`. In torchvision's
+        names, the attribute `transform_input` of the dictionary is False: its network must be built without it. `torch.save`
+        keeps it.
 
     Raises:
-        ZooError: the layout does not have this network, or not with these swapped blocks or choices.
+        ZooError: the layout does not have this network, or not with these classes, swapped blocks or choices.
     """
     if layout not in NAMES:
         raise ZooError(f"layout={layout} is unknown; {did_you_mean(layout, NAMES)}")
@@ -41,6 +42,12 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
     if layout == "native":
         return state
     names = names_of(layout, model.plan.net.name)
+    for twin in twins_of(layout, model.plan.net.name):
+        if model.plan.num_classes not in (0, twin.classes):
+            raise ZooError(
+                f"layout={layout} has {twin.classes} classes: a file with {model.plan.num_classes} would be read as another "
+                f"network's, since the names are equal; use the native layout"
+            )
     swapped = [block.name for block in model.plan.blocks if block.swapped]
     if swapped:
         raise ZooError(f"layout={layout} has only the published blocks, but these are swapped: {', '.join(swapped)}")
@@ -61,7 +68,8 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
     lost = sorted({part_of(key) for key in state if key not in keys})
     if lost:
         log.warning("layout=%s does not have %s: not exported", layout, ", ".join(lost))
-    return with_transform({theirs: state[key] for key, theirs in keys.items() if theirs is not None}, False)
+    renamed = {theirs: state[key] for key, theirs in keys.items() if theirs is not None}
+    return with_transform(renamed, False) if names.transforms or names.twin else renamed
 
 
 def _normalize_as_theirs(model: Inception, state: Tensors, normalized: Normalized | None, layout: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from inception_zoo.errors import ZooError
 from inception_zoo.weights.entries import CONVERT
 from inception_zoo.weights.files import stated_transform
-from inception_zoo.weights.layouts import Names
+from inception_zoo.weights.layouts import LAYOUTS, Names
 from inception_zoo.weights.mapping import slots
 from inception_zoo.weights.matching import State
 
@@ -13,35 +13,44 @@ from inception_zoo.weights.matching import State
 PRETRAINED = ("0cc3c7bd", "1378be20")
 
 
-def check_twin(weights: State, names: Names, source: str, digest: str | None = None, layout_given: bool = False) -> None:
-    """Refuse the weights of another network that has the same names and shapes, but computes something else.
+def decide_twin(
+    weights: State,
+    found: tuple[str, str],
+    source: str,
+    digest: str | None = None,
+    net: str | None = None,
+    layout_given: bool = False,
+) -> tuple[str, str]:
+    """Return the layout and the network of weights whose names and shapes two networks share.
 
     Args:
-        weights: tensors by key in the names of a layout.
-        names: of the layout.
+        weights: tensors by key in the names of `found`.
+        found: layout and network that the names of the weights match.
         source: path of the file, or another name of the weights.
         digest: SHA-256 of the file.
-        layout_given: the user named the layout; only a published file of the other network is refused then.
+        net: the network that the user named.
+        layout_given: the user named the layout.
 
     Raises:
-        ZooError: the weights are those of the other network, or nothing distinguishes them from it.
+        ZooError: nothing distinguishes the two networks.
     """
+    names = LAYOUTS[found[0]][found[1]]
     twin = names.twin
     if twin is None or stated_transform(weights) is not None:  # an export of this package
-        return
+        return found
     layers = list(slots(names))
     fc = weights.get(layers[-1].key(names.style, "weight") or "")
     heads = any(slot.part.startswith("aux ") and slot.keys(names.style) & weights.keys() for slot in layers)
-    if heads or (fc is not None and fc.shape[:1] != (twin.classes,)):
-        return
+    if heads or (fc is not None and fc.shape[:1] != (twin.classes,)) or (fc is None and layout_given):
+        return found
+    if net == twin.net or (digest or "").startswith(twin.sha256) or twin.file in Path(source).name:
+        return twin.layout, twin.net
     classes = "no classifier" if fc is None else f"{twin.classes} classes"
-    what = f"{source} has the weights of {twin.name} ({classes}, no auxiliary head)"
-    wrong = f"{twin.differs}, so inception_v3 would compute other logits from them; this network is not supported"
-    if (digest or "").startswith(twin.sha256) or twin.file in Path(source).name:
-        raise ZooError(f"{what}: {wrong}")
-    if not layout_given:
-        own = 'if they are of your own network, load them with layout="torchvision" in Python'
-        raise ZooError(f"{what}, or cannot be distinguished from them: {wrong}; {own}")
+    own = "" if fc is not None else f'; if it is {found[1]}, load it with layout="{found[0]}" in Python'
+    raise ZooError(
+        f"{source} may be {twin.net}, FID's network ({classes}, no auxiliary head): {found[1]} has the same names and shapes, "
+        f"but computes other outputs ({twin.differs}); if it is {twin.net}, give this name (convert: --model {twin.net}){own}"
+    )
 
 
 def transform_input_of(weights: State, names: Names | None, source: str, given: bool | None, digest: str | None = None) -> bool:

@@ -21,19 +21,25 @@ COMPARED = {
     "cadene bninception": 15,
     "cadene inceptionv4": 23,
     "cadene inceptionresnetv2": 52,
+    "pytorch-fid inception_v3": 19,
+    "torch-fidelity inception_v3": 19,
     "keras InceptionV3": 19,
     "keras InceptionResNetV2": 51,
 }
 
 
-@pytest.mark.parametrize("name", PAIRS)
+BOUNDED = "evaluation", "training", "back"
+# Cadene's Inception-v4 and Inception-ResNet-v2 need 299 px, and share their names with timm's
+SLOW = {"cadene inceptionv4", "cadene inceptionresnetv2"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAIRS])
 def test_parity(name):
     proof = prove(name, images=2)
     assert proof.round_trip
     assert len(proof.training) == COMPARED[name]
-    # Batch statistics amplify rounding where the peer computes in another order or has other weights in its first convolution.
-    loose = "keras" in name or "transform_input" in name
-    bounds = {"evaluation": 1e-5, "training": 1e-3 if loose else 5e-5, "back": 1e-5}
+    keras = "keras" in name  # parts of its BatchNorm compute in float32, and batch statistics amplify the rounding
+    bounds = {"evaluation": 2e-6, "training": 1e-3, "back": 2e-6} if keras else dict.fromkeys(BOUNDED, 1e-9)
     for what, bound in bounds.items():
         assert {endpoint: d for endpoint, d in getattr(proof, what).items() if not d <= bound} == {}, what
 

@@ -23,6 +23,7 @@ GOLDEN = {
     "inception_v2_7x7": (23_909_672, 28_311_056, 5354.46),
     "inception_v3": (23_834_568, 27_161_264, 5713.22),
     "inception_v3_slim": (23_834_568, 27_161_264, 5713.22),
+    "inception_v3_fid": (23_834_568, 23_834_568, 5713.22),
     "inception_v4": (42_679_816, 46_039_280, 12253.97),
     "inception_resnet_v1": (22_756_328, 22_756_328, 6206.36),
     "inception_resnet_v2": (32_433_928, 35_809_776, 9257.95),
@@ -131,6 +132,7 @@ SHAPES = {
 SHAPES["inception_v2_7x7"] = {**SHAPES["inception_v2"], "conv_1a": (64, 147)}
 del SHAPES["inception_v2_7x7"]["conv_2a"], SHAPES["inception_v2_7x7"]["conv_2b"]
 SHAPES["inception_v3_slim"] = SHAPES["inception_v3"]
+SHAPES["inception_v3_fid"] = SHAPES["inception_v3"]
 SHAPES["googlenet_bn"] = SHAPES["googlenet"]
 
 

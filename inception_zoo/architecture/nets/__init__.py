@@ -9,6 +9,7 @@ from inception_zoo.architecture.nets.inception_resnet_v2_slim import INCEPTION_R
 from inception_zoo.architecture.nets.inception_v2 import INCEPTION_V2
 from inception_zoo.architecture.nets.inception_v2_7x7 import INCEPTION_V2_7X7
 from inception_zoo.architecture.nets.inception_v3 import INCEPTION_V3
+from inception_zoo.architecture.nets.inception_v3_fid import INCEPTION_V3_FID
 from inception_zoo.architecture.nets.inception_v3_slim import INCEPTION_V3_SLIM
 from inception_zoo.architecture.nets.inception_v4 import INCEPTION_V4
 from inception_zoo.architecture.nets.table import Net
@@ -22,6 +23,7 @@ _NETS = (
     INCEPTION_V2_7X7,
     INCEPTION_V3,
     INCEPTION_V3_SLIM,
+    INCEPTION_V3_FID,
     INCEPTION_V4,
     INCEPTION_RESNET_V1,
     INCEPTION_RESNET_V2,
