@@ -19,8 +19,14 @@ class Field:
 
 
 def padding(op: Conv | Pool) -> Size:
-    """Return the number of zeros added on each side, vertically and horizontally."""
+    """Return the number of zeros added on each side, vertically and horizontally; "same" adds its zeros by `same_padding`."""
     return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
+
+
+def same_padding(op: Conv | Pool, size: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the zeros before and after the height and the width for "same", as in TensorFlow: the odd one comes after."""
+    missing = (max(0, (n - 1) // op.stride * op.stride + k - n) for n, k in zip(size, op.kernel, strict=True))
+    return [(zeros // 2, zeros - zeros // 2) for zeros in missing]
 
 
 def out_channels(row: Row, c_in: int) -> int:
@@ -58,6 +64,8 @@ def _positions(op: Conv | Pool, n: int, kernel: int, pad: int) -> int:
 
     In ceil mode the last window may reach over the edge, even the only one, but it must start on the grid.
     """
+    if op.edge == "s":
+        return (n - 1) // op.stride + 1
     spare = n + 2 * pad - kernel
     return min((spare + op.stride - 1) // op.stride, (n - 1) // op.stride) + 1 if op.edge == "c" else spare // op.stride + 1
 

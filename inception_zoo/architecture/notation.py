@@ -4,7 +4,8 @@
     step  = op | op | ...                a fork: every op reads the same feature maps, the outputs are concatenated
     op    = 3x3 64      convolution, height x width and output channels; padded to keep the size
             3x3/2 64    stride 2           3x3/2v 64   "valid": no padding
-            max  avg    3x3 pooling; also max/2, max/2v, max2x2/2, and max/2c: ceil mode without padding
+            3x3/2s 64   "same", as in TensorFlow: ceil(size / stride), with the odd zero at the bottom and the right
+            max  avg    3x3 pooling; also max/2, max/2v, max/2s, max2x2/2, and max/2c: ceil mode without padding
             lrn         local response normalization; left out unless the network's norm is `lrn`
 
 A block is a list of rows; their outputs are concatenated over channels. This file does not import torch.
@@ -24,7 +25,7 @@ class Conv:
 
     kernel: tuple[int, int]
     stride: int
-    edge: str  # "" padded to keep the size, "v" valid
+    edge: str  # "" padded to keep the size, "v" valid, "s" TensorFlow's "same"
     width: int  # output channels
 
     def __str__(self) -> str:
@@ -38,7 +39,7 @@ class Pool:
     kind: str  # "max" or "avg"
     kernel: tuple[int, int]
     stride: int
-    edge: str  # "" padded to keep the size, "v" valid, "c" valid in ceil mode
+    edge: str  # "" padded to keep the size, "v" valid, "s" TensorFlow's "same" (max only), "c" valid in ceil mode
 
     def __str__(self) -> str:
         kernel = "" if self.kernel == (3, 3) else f"{self.kernel[0]}x{self.kernel[1]}"
@@ -70,7 +71,7 @@ Op = Conv | Pool | Lrn  # a `Module` is a `Pool`
 Step = tuple[Op, ...]
 Row = tuple[Step, ...]
 
-_OP = re.compile(r"(max|avg)?(?:([1-9]\d{0,4})x([1-9]\d{0,4}))?(?:/([1-9]\d{0,4}))?([vc])?(?:\s+(\d{1,6}))?", re.ASCII)
+_OP = re.compile(r"(max|avg)?(?:([1-9]\d{0,4})x([1-9]\d{0,4}))?(?:/([1-9]\d{0,4}))?([vsc])?(?:\s+(\d{1,6}))?", re.ASCII)
 
 
 def _suffix(stride: int, edge: str) -> str:
@@ -108,6 +109,8 @@ def _op(token: str) -> Op:
         raise ZooError(f"token '{token}': a convolution needs a kernel and a number of channels, such as '3x3 64'")
     if not kind and edge == "c":
         raise ZooError(f"token '{token}': only pools have a ceil mode; remove 'c'")
+    if kind == "avg" and edge == "s":
+        raise ZooError(f"token '{token}': an average would count the zeros of 's'; remove 's'")
     if channels and not int(channels):
         raise ZooError(f"token '{token}': a convolution needs at least 1 output channel")
     if not edge and not (kernel[0] % 2 and kernel[1] % 2):

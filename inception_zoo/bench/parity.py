@@ -27,7 +27,6 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import read_weights, with_transform, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Names, Place
 from inception_zoo.weights.loading import load_weights
-from inception_zoo.weights.mapping import twins_of
 from inception_zoo.weights.saving import export_weights
 
 Maps = dict[str, Tensor]  # outputs by endpoint, `aux <endpoint>` and `logits`
@@ -41,6 +40,7 @@ class TorchPeer:
         with torch.device("meta"):  # skip the peers' slow initialization
             self.network = make()
         self.network.to_empty(device="cpu")
+        self.modules = dict(self.network.named_modules())
         _randomize(self.network)
 
     def weights(self) -> dict[str, Tensor]:
@@ -68,8 +68,9 @@ class TorchPeer:
 
     def _watch(self, endpoint: str, seen: Maps) -> Any:
         """Register a hook that stores an endpoint's output; in a flat network, it reads the input of the next endpoint."""
-        if self.names.style.separator == ".":
-            return self.network.get_submodule(self.names.places[endpoint].module).register_forward_hook(_keep(seen, endpoint))
+        module = self.modules.get(self.names.places[endpoint].module)
+        if module is not None and not isinstance(module, nn.Conv2d):
+            return module.register_forward_hook(_keep(seen, endpoint))
         places = list(self.names.places)
         if endpoint == places[-1]:  # no layer follows: its logits are compared instead
             return None
@@ -139,6 +140,7 @@ class Pair:
     size: int  # side of the images in pixels
     aux: bool = False
     transform_input: bool = False
+    classes: int = 1000
     pixels: bool = False  # the peer reads uint8, and scales it to -1 … 1
 
 
@@ -157,8 +159,11 @@ PAIRS = {
     "cadene bninception": Pair("bn_inception", "cadene", "bninception", 224),
     "cadene inceptionv4": Pair("inception_v4", "cadene", "inceptionv4", 299),
     "cadene inceptionresnetv2": Pair("inception_resnet_v2_slim", "cadene", "inceptionresnetv2", 299),
-    "pytorch-fid inception_v3": Pair("inception_v3_fid", "fid", "fid_inception_v3", 139),
-    "torch-fidelity inception_v3": Pair("inception_v3_fid", "fid", "FeatureExtractorInceptionV3", 299, pixels=True),
+    "pytorch-fid inception_v3": Pair("inception_v3_fid", "fid", "fid_inception_v3", 139, classes=1008),
+    "torch-fidelity inception_v3": Pair(
+        "inception_v3_fid", "fid", "FeatureExtractorInceptionV3", 299, classes=1008, pixels=True
+    ),
+    "torch-lucent inceptionv1": Pair("inception_v1_lucid", "lucid", "InceptionV1", 224, classes=1008),
     "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
     "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
 }
@@ -187,8 +192,12 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
         from pytorch_fid import inception
 
         pools = {"pool_3a": Place("maxpool1"), "pool_5a": Place("maxpool2")}  # torch-fidelity's names differ
-        with _without_weights(inception):
+        with without_weights(inception):
             return TorchPeer(inception.fid_inception_v3, replace(names, places={**names.places, **pools}))
+    if pair.layout == "lucid":
+        from lucent.modelzoo.inceptionv1.InceptionV1 import InceptionV1
+
+        return TorchPeer(partial(InceptionV1, redirected_ReLU=False), names)
     if pair.theirs == "FeatureExtractorInceptionV3":
         from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
@@ -197,7 +206,7 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
             network.feature_extractor_internal_dtype = torch.get_default_dtype()  # its option float64 gives float32
             return network.to(torch.get_default_dtype())
 
-        with _without_weights(fidelity):
+        with without_weights(fidelity):
             return TorchPeer(make, names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escape sequences in its strings, written in 2018
@@ -207,7 +216,7 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
 
 
 @contextmanager
-def _without_weights(module: ModuleType) -> Iterator[None]:
+def without_weights(module: ModuleType) -> Iterator[None]:
     """Let a module that always downloads weights build its network without them."""
     download: Any = patch.object(module, "load_state_dict_from_url", lambda *_, **__: {})
     with download, patch.object(nn.Module, "load_state_dict", lambda *_, **__: None):
@@ -249,7 +258,7 @@ def prove(name: str, images: int = 4) -> Proof:
 def _prove(pair: Pair, images: int) -> Proof:
     torch.manual_seed(0)
     peer = peer_of(pair)
-    ours = create_model(pair.net, num_classes=_classes(pair), aux=pair.aux)
+    ours = create_model(pair.net, num_classes=pair.classes, aux=pair.aux)
     weights = peer.weights()
     stated = with_transform(weights, False) if LAYOUTS[pair.layout][pair.net].transforms else weights
     load_weights(ours, stated)  # layout `auto`; raises ZooError unless every tensor is used
@@ -267,15 +276,11 @@ def _prove(pair: Pair, images: int) -> Proof:
             read = (x * std + mean - 0.5) / 0.5
     evaluation, training = (_compare(ours, peer, read, x, mode) for mode in (False, True))
 
-    drawn = create_model(pair.net, num_classes=_classes(pair), aux=pair.aux)
+    drawn = create_model(pair.net, num_classes=pair.classes, aux=pair.aux)
     _randomize(drawn, scale=pair.layout != "keras")
     peer.load(export_weights(drawn, pair.layout))
     back = {} if pair.transform_input else _compare(drawn, peer, read, x, training=False)
     return Proof(round_trip, evaluation, training, back)
-
-
-def _classes(pair: Pair) -> int:
-    return next((twin.classes for twin in twins_of(pair.layout, pair.net)), 1000)
 
 
 def _compare(ours: Inception, peer: Any, read: Tensor, theirs: Tensor, training: bool) -> dict[str, float]:

@@ -19,10 +19,11 @@ SECTIONS = {  # section → the function in this package
     "startup": "startup.measure",
     "scaling": "scaling.measure",
     "roofline": "roofline.measure",
+    "fid": "fid.measure",
     **{experiment: f"speedruns.{experiment}" for experiment in SPEEDRUNS},
 }
-USUAL = [section for section in SECTIONS if section not in SPEEDRUNS]
-ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", *SPEEDRUNS)  # these need Fashion-MNIST
+USUAL = [section for section in SECTIONS if section not in ("fid", *SPEEDRUNS)]  # the peers of fid are installed for tests only
+ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", "fid", *SPEEDRUNS)  # these need Fashion-MNIST
 SIZED = ("training", "memory", "evaluation", "roofline")  # these take any network and any input
 NAMED = (*SIZED, "scaling")  # these take any network
 

@@ -13,7 +13,7 @@ def convert_weights(
         str, typer.Argument(metavar="IN", help="Weight file, run folder, or a name such as timm:inception_v4.tf_in1k.")
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .safetensors, .pth, or .weights.h5 for Keras.")],
-    to: Annotated[str, typer.Option(help="Layout of OUT: native, torchvision, timm, cadene, fid or keras.")] = "native",
+    to: Annotated[str, typer.Option(help="Layout of OUT: native, torchvision, timm, cadene, keras, fid or lucid.")] = "native",
     name: Annotated[str | None, typer.Option("--model", help="Network of the weights. Default: as IN says.")] = None,
     mean: MEAN = None,
     std: STD = None,

@@ -4,13 +4,15 @@ Each `forward` computes the paper's figure with PyTorch's operators. `autograd.t
 in training: it gives the same result with less memory, and uses this package's CPU kernels.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inception_zoo.architecture.geometry import out_channels, out_size, padding
+from inception_zoo.architecture.geometry import out_channels, out_size, padding, same_padding
 from inception_zoo.architecture.nets.table import Aux, Residual
-from inception_zoo.architecture.notation import Conv, Lrn, Op, Row, parse
+from inception_zoo.architecture.notation import Conv, Lrn, Op, Pool, Row, parse
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.network import autograd
 
@@ -144,6 +146,18 @@ class AuxHead(nn.Module):
         return self.fc(x if self.hidden is None else self.hidden(x))
 
 
+class SamePad(nn.Module):
+    """The padding of TensorFlow's "same" before an op: (N, C, H, W) → (N, C, H', W')."""
+
+    def __init__(self, op: Conv | Pool) -> None:
+        super().__init__()
+        self.op, self.value = op, 0.0 if isinstance(op, Conv) else float("-inf")
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = same_padding(self.op, x.shape[-2:])
+        return F.pad(x, (*width, *height), value=self.value)
+
+
 class LocalResponseNorm(nn.LocalResponseNorm):
     """Local response normalization, computed in fp32 in a network of bf16 or fp16: torch has no such kernel for CPUs."""
 
@@ -160,10 +174,13 @@ def _local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: flo
 
 def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
     """Build one op with `channels` input channels."""
+    if isinstance(op, Lrn):
+        size, alpha, beta = plan.net.lrn
+        return LocalResponseNorm(size, alpha, beta)
+    if op.edge == "s":
+        return Steps(SamePad(op), build_op(plan, replace(op, edge="v"), channels))
     if isinstance(op, Conv):
         return ConvUnit(plan, channels, op)
-    if isinstance(op, Lrn):
-        return LocalResponseNorm(5, alpha=1e-4, beta=0.75)
     if op.kind == "max":
         return MaxPool(op.kernel, op.stride, padding(op), ceil_mode=op.edge == "c")
     return AvgPool(op.kernel, op.stride, padding(op), op.edge == "c", plan.net.count_padding)

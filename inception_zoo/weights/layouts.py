@@ -215,10 +215,23 @@ KERAS_RESNET = Names(
     },
     fc="dense", style=KERAS, normalized=HALF,
 )
+
+# InceptionV1 in torch-lucent: the names of TensorFlow's graph
+LUCID_BLOCK = ["1x1", "3x3_bottleneck > 3x3", "5x5_bottleneck > 5x5", "pool_reduce"]
+LUCID_V1 = Names(
+    {
+        **{f"conv2d{i}": Place(f"conv2d{i}") for i in range(3)},
+        **{f"maxpool{i}": Place(f"maxpool{i}", []) for i in (0, 1, 4, 10)},
+        **{f"mixed{i}": Place(f"mixed{i}", LUCID_BLOCK) for i in BLOCKS_V1},
+    },
+    fc="softmax2_pre_activation_matmul", style=Style(conv="{name}_pre_relu_conv.{tensor}", separator="_"),
+    normalized=((117 / 255,) * 3, (1 / 255,) * 3),  # pixels from 0 to 255, minus 117
+)
 LAYOUTS: dict[str, dict[str, Names]] = {
     "torchvision": {"googlenet_bn": TORCHVISION_V1, "inception_v3": TORCHVISION_V3},
     "timm": {"inception_v3": TIMM_V3, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": TIMM_RESNET},
     "cadene": {"bn_inception": CADENE_BN, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": CADENE_RESNET},
-    "fid": {"inception_v3_fid": FID_V3},
     "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET},
+    "fid": {"inception_v3_fid": FID_V3},
+    "lucid": {"inception_v1_lucid": LUCID_V1},
 }

@@ -52,7 +52,7 @@ def load_weights(
         model: a network of the zoo; changed in place.
         weights: tensors by key, with the shapes and dtypes of the layout; or the path of a `.safetensors`, `.pth`, `.ckpt`
             or Keras `.h5` file, or of a run folder.
-        layout: `native`, `torchvision`, `timm`, `cadene`, `fid`, `keras`, or `auto`, which recognizes the layout.
+        layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, `fid`, `lucid`, or `auto`, which recognizes it.
         adapt: any of `head`, `input`, `aux` and `blocks`.
         ema: if the weights are there twice, raw and averaged over the training: True takes the average, False the raw ones.
         transform_input: for weights in torchvision's layout: True if torchvision's network was built with it, as its

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from inception_zoo.architecture.geometry import padding
+from inception_zoo.architecture.notation import Conv
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
@@ -105,9 +107,10 @@ def adapted(state: Tensors, conv: str, channels: int, old: Preprocessing | None)
 
 def first_conv(model: Inception) -> str:
     """Return the name of the convolution that reads the images."""
-    return f"{model.plan.blocks[0].name}.0.0.conv"
+    return next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def pads(model: Inception) -> bool:
     """Return True if the first convolution pads its input."""
-    return any(model.get_submodule(first_conv(model)).padding)  # type: ignore[arg-type]
+    (op,) = model.plan.blocks[0].rows[0][0]
+    return isinstance(op, Conv) and (op.edge == "s" or any(padding(op)))

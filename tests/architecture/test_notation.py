@@ -43,6 +43,7 @@ def test_show_gives_back_what_parse_read(text):
         ("1x1 64 | | 3x3 64", "unknown token ''"),
         ("max 64", "'max 64': a pool cannot change the channels; write 'max > 1x1 64'"),
         ("3x3/2c 64", "only pools have a ceil mode"),
+        ("avg/2s", "an average would count the zeros of 's'"),
         ("1x1 64 | lrn", "'lrn' cannot be part of a fork"),
         ("2x2 64", "an even kernel"),
         ("0x3 64", "unknown token '0x3 64'"),
@@ -67,7 +68,18 @@ def test_channels_of_chains_forks_and_pools():
 
 @pytest.mark.parametrize(
     ("row", "before", "after"),
-    [("7x7/2 8", 224, 112), ("max/2c", 112, 56), ("max/2c", 7, 3), ("max/2", 7, 4), ("3x3/2v 8", 299, 149), ("1x7 8", 17, 17)],
+    [
+        ("7x7/2 8", 224, 112),
+        ("7x7/2s 8", 224, 112),
+        ("7x7/2s 8", 7, 4),
+        ("2x2/2s 8", 7, 4),
+        ("max/2s", 8, 4),
+        ("max/2c", 112, 56),
+        ("max/2c", 7, 3),
+        ("max/2", 7, 4),
+        ("3x3/2v 8", 299, 149),
+        ("1x7 8", 17, 17),
+    ],
 )
 def test_sizes(row, before, after):
     assert out_size(parse(row), (before, before)) == (after, after)

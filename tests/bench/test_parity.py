@@ -23,6 +23,7 @@ COMPARED = {
     "cadene inceptionresnetv2": 52,
     "pytorch-fid inception_v3": 19,
     "torch-fidelity inception_v3": 19,
+    "torch-lucent inceptionv1": 17,
     "keras InceptionV3": 19,
     "keras InceptionResNetV2": 51,
 }

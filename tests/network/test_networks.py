@@ -1,5 +1,6 @@
 """Golden figures of every network, counted on the meta device and compared with published figures."""
 
+import os
 import subprocess
 import sys
 
@@ -11,13 +12,15 @@ from inception_zoo import ZooError, create_model
 from inception_zoo.architecture.choices import VALID
 from inception_zoo.architecture.cost import plan_cost
 from inception_zoo.architecture.nets import ZOO, find_net
+from inception_zoo.architecture.notation import Pool, parse
 from inception_zoo.architecture.plan import make_plan
-from inception_zoo.network.blocks import ACTIVATIONS
+from inception_zoo.network.blocks import ACTIVATIONS, build_row
 
 # name: parameters, parameters with auxiliary heads, multiply-adds in M; for 1000 classes at the default image size
 GOLDEN = {
     "googlenet": (6_998_552, 13_378_280, 1582.67),
     "googlenet_bn": (6_624_904, 13_004_888, 1498.38),
+    "inception_v1_lucid": (7_058_180, 7_058_180, 1584.87),
     "bn_inception": (11_295_240, 11_295_240, 2032.60),
     "inception_v2": (23_928_904, 28_330_288, 5767.79),
     "inception_v2_7x7": (23_909_672, 28_311_056, 5354.46),
@@ -133,6 +136,17 @@ SHAPES["inception_v2_7x7"] = {**SHAPES["inception_v2"], "conv_1a": (64, 147)}
 del SHAPES["inception_v2_7x7"]["conv_2a"], SHAPES["inception_v2_7x7"]["conv_2b"]
 SHAPES["inception_v3_slim"] = SHAPES["inception_v3"]
 SHAPES["inception_v3_fid"] = SHAPES["inception_v3"]
+SHAPES["inception_v1_lucid"] = {  # of Lucid's model: channels of mixed4a
+    "conv2d0": (64, 112),
+    "maxpool0": (64, 56),
+    "conv2d2": (192, 56),
+    "mixed3a": (256, 28),
+    "mixed3b": (480, 28),
+    "mixed4a": (508, 14),
+    "mixed4d": (528, 14),
+    "mixed4e": (832, 14),
+    "mixed5b": (1024, 7),
+}
 SHAPES["googlenet_bn"] = SHAPES["googlenet"]
 
 
@@ -238,7 +252,7 @@ def test_an_endpoint_that_another_norm_empties_is_left_out():
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("norm", VALID["norm"])
 def test_norms_build_and_count(name, norm):
-    if norm == "lrn" and not name.startswith("googlenet"):
+    if norm == "lrn" and not name.startswith(("googlenet", "inception_v1")):
         with pytest.raises(ZooError, match=f"{name}: norm=lrn: no row of this network contains 'lrn'; use norm=none"):
             meta(name, norm=norm)
         return
@@ -354,3 +368,25 @@ def test_importing_the_package_and_the_tables_is_light():
         "assert 'torch' in sys.modules and not {'torchvision', 'lightning', 'hydra', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 10])
+@pytest.mark.parametrize("text", ["3x3/2s 5", "7x7/2s 5", "2x2/2s 5", "3x3/3s 5", "1x1/2s 5", "max/2s", "max2x2/2s", "max/1s"])
+def test_same_is_tensorflows(text, size):
+    """Keras implements TensorFlow's padding for every backend."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    row = build_row(make_plan(ZOO["googlenet"], norm="none"), parse(text), 4)
+    x = torch.randn(2, 4, size, size + 3)
+    (op,) = parse(text)[0]
+    options = {"strides": op.stride, "padding": "same", "data_format": "channels_first"}
+    if isinstance(op, Pool):
+        layer = keras.layers.MaxPooling2D(op.kernel, **options)
+    else:
+        layer = keras.layers.Conv2D(op.width, op.kernel, activation="relu", **options)
+        layer.build(x.shape)
+        conv = next(module for module in row.modules() if isinstance(module, nn.Conv2d))
+        layer.set_weights([conv.weight.permute(2, 3, 1, 0).detach().numpy(), conv.bias.detach().numpy()])
+    for mode in (True, False):  # training has a path of its own
+        torch.testing.assert_close(row.train(mode)(x), layer(x), rtol=1e-5, atol=1e-6)

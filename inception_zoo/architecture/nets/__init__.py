@@ -6,6 +6,7 @@ from inception_zoo.architecture.nets.googlenet_bn import GOOGLENET_BN
 from inception_zoo.architecture.nets.inception_resnet_v1 import INCEPTION_RESNET_V1
 from inception_zoo.architecture.nets.inception_resnet_v2 import INCEPTION_RESNET_V2
 from inception_zoo.architecture.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
+from inception_zoo.architecture.nets.inception_v1_lucid import INCEPTION_V1_LUCID
 from inception_zoo.architecture.nets.inception_v2 import INCEPTION_V2
 from inception_zoo.architecture.nets.inception_v2_7x7 import INCEPTION_V2_7X7
 from inception_zoo.architecture.nets.inception_v3 import INCEPTION_V3
@@ -18,6 +19,7 @@ from inception_zoo.errors import ZooError, did_you_mean
 _NETS = (
     GOOGLENET,
     GOOGLENET_BN,
+    INCEPTION_V1_LUCID,
     BN_INCEPTION,
     INCEPTION_V2,
     INCEPTION_V2_7X7,

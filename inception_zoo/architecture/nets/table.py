@@ -48,6 +48,7 @@ class Net:
     momentum: float = 0.1  # of BatchNorm, as PyTorch defines it
     bias: bool = False  # convolutions have a bias in addition to BatchNorm
     count_padding: bool = True  # average pools count the padded zeros
+    lrn: tuple[int, float, float] = (5, 1e-4, 0.75)  # channels, alpha and beta of `lrn`; k is 1
     aux: Mapping[str, Aux] = field(default_factory=dict)  # by the endpoint whose output they read
 
     @property
