@@ -5,7 +5,21 @@ from collections.abc import Callable
 
 import typer
 
-from inception_zoo.cli import bench, convert, dashboard, data, describe, export, features, fid, parity, predict, report, run
+from inception_zoo.cli import (
+    bench,
+    convert,
+    dashboard,
+    data,
+    describe,
+    export,
+    features,
+    fid,
+    parity,
+    predict,
+    report,
+    run,
+    visualize,
+)
 from inception_zoo.cli import list as list_command
 from inception_zoo.errors import ZooError, fail, messages_of
 from inception_zoo.system.terminal import asked, guard_output, leave
@@ -16,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.predict_images,
     "features": features.extract_features,
     "fid": fid.score_images,
+    "visualize": visualize.visualize_features,
     "convert": convert.convert_weights,
     "export": export.export_network,
     "bench": bench.bench_machine,
