@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from torch import nn
@@ -11,6 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from inception_zoo import ZooError, create_model, load_model, load_weights, save_model
 from inception_zoo.architecture.card import Provenance
 from inception_zoo.architecture.nets import ZOO
+from inception_zoo.network.encoder import Encoder
 
 
 @pytest.fixture
@@ -150,3 +152,21 @@ def test_torchvisions_feature_extractor(small, images):
     found = extractor(images)
     assert torch.equal(found["logits"], small(images))
     assert torch.equal(found["early"], small.endpoints(images)["mixed_5d"])
+
+
+def test_segmentation_models_take_a_network_as_encoder(monkeypatch):
+    network = create_model("inception_v3", num_classes=0, aux=False, width=0.125)
+    entry = {"encoder": Encoder, "params": {"model": network}, "pretrained_settings": {}}
+    monkeypatch.setitem(smp.encoders.encoders, "inception_v3", entry)
+    unet = smp.Unet("inception_v3", encoder_weights=None, classes=3, decoder_channels=(32, 16, 16, 8, 8))
+    x = torch.randn(2, 3, 128, 96)
+    masks = unet(x)
+    assert masks.shape == (2, 3, 128, 96)
+    masks.sum().backward()
+    assert all(parameter.grad is not None for parameter in unet.parameters())
+    deep = smp.Unet("inception_v3", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 8))
+    assert deep.encoder.out_channels == unet.encoder.out_channels[:4] and deep(x).shape == (2, 1, 128, 96)
+    with pytest.raises(ZooError, match="in_channels=1: create the network with in_channels=1, too"):
+        smp.Unet("inception_v3", encoder_weights=None, in_channels=1)
+    with pytest.raises(ZooError, match="encoder_depth=5: inception_v3 has 4 resolutions with this stem"):
+        Encoder(create_model("inception_v3", num_classes=0, aux=False, width=0.125, stem="medium"))
