@@ -13,6 +13,7 @@ from inception_zoo.architecture.plan import make_plan
 from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import read_weights, resolve, sha256
+from inception_zoo.weights.keras_files import BEYOND
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.loading import fill, pretrain
 from inception_zoo.weights.mapping import recognize, slots, translate
@@ -134,6 +135,9 @@ def _network_of(state: State, path: Path, digest: str, name: str | None) -> Ince
         style, every = LAYOUTS[found[0]][name].style, list(slots(LAYOUTS[found[0]][name]))
         conv, fc = every[0].key(style, "conv.weight") or "", every[-1].key(style, "weight") or ""
         aux = any(slot.part.startswith("aux ") and slot.keys(style) & state.keys() for slot in every)
+    if after := sorted({key.split("/")[1] for key in state if key.startswith(BEYOND)}):
+        own = f'create_model("{name}", CLASSES, weights=FILE, adapt=["head"]) in Python'
+        raise ZooError(f"{path} has several layers after the network ({', '.join(after)}), not one classifier; use {own}")
     if conv not in state or fc not in state:
         raise ZooError(f"{path} does not contain {name}: {conv if conv not in state else fc} is missing")
     return create_model(name or "", len(state[fc]), state[conv].shape[1], aux=aux)

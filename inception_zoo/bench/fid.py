@@ -54,7 +54,7 @@ def _batched(images: Tensor, network: Callable[[Tensor], Any]) -> Callable[[], f
 
 
 def _ours(images: Tensor, features: Features, library: str) -> Callable[[], float]:
-    pictures = reader_like(library).open(images)
+    pictures = reader_like(library).pictures(images)
 
     def turn() -> float:
         return float(sum(map(len, extract_from(features, read_ahead(range(len(pictures)), pictures.read, BATCH)))))

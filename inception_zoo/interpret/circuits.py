@@ -17,6 +17,7 @@ from inception_zoo.architecture.notation import show
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
+from inception_zoo.system.regular_files import opened
 
 FORM = "ENDPOINT:CHANNEL, ENDPOINT/BRANCH:CHANNEL or ENDPOINT:FILE.npy, with @ROW,COLUMN for one position"
 _TARGET = re.compile(r"([^:/@]+)(?:/(\d+))?(?::([^@]+))?(?:@(\d+),(\d+))?", re.ASCII)
@@ -110,9 +111,12 @@ def one_channel(size: int, channel: int) -> Tensor:
 
 def _direction(text: str, path: Path, channels: Sequence[int], size: int) -> Tensor:
     try:
-        values = torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), np.float32))
+        with opened(path) as file:
+            values = torch.from_numpy(np.asarray(np.load(file, allow_pickle=False), np.float32))
     except FileNotFoundError:
         raise ZooError(f"{text}: {path} does not exist") from None
+    except ZooError:
+        raise
     except Exception as error:  # numpy raises many types
         raise ZooError(f"{text}: {path} is not a readable .npy file ({type(error).__name__})") from None
     if values.shape != (len(channels),) or not values.isfinite().all() or not values.any():

@@ -109,7 +109,7 @@ def score(
         if source is not None and _is_statistics(source):
             sets.append(Statistics.read(Path(str(source)), features.num_features, about))
         elif source is not None:
-            sets.append(pictures := reader.open(source))
+            sets.append(pictures := reader.pictures(source))
             _check_count(len(pictures), metrics, subsets, features.num_features)
     found = [each if isinstance(each, Statistics) else _extracted(features, each, batch_size) for each in sets]
     if output:

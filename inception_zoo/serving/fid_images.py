@@ -76,7 +76,7 @@ class Reader:
     decode: Callable[[Path], Tensor]
     prepare: Callable[[Tensor], Tensor]
 
-    def open(self, source: str | Path | Tensor) -> Pictures:
+    def pictures(self, source: str | Path | Tensor) -> Pictures:
         """Return the images of a folder, of a data set (see `score`), or of a tensor, uint8 (N, C, H, W).
 
         Raises:

@@ -7,7 +7,7 @@ import logging
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,20 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inception_zoo.architecture.choices import EXAMPLE
-from inception_zoo.errors import ZooError, check_installed, one_line
+from inception_zoo.errors import ZooError, one_line
 from inception_zoo.runs.results import evaluated_checkpoint
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.regular_files import opened
-from inception_zoo.weights.entries import CONVERT, chosen
-from inception_zoo.weights.kinds import AGAIN, ALONE, KERAS, SUFFIXES, check_kind, refused_object
+from inception_zoo.weights.entries import chosen
+from inception_zoo.weights.keras_files import read_keras, write_keras
+from inception_zoo.weights.kinds import AGAIN, ALONE, KERAS, KERAS_ZIP, SUFFIXES, check_kind, refused_object
 
 log = logging.getLogger(__name__)
 METADATA = "inception_zoo"  # key of the card: JSON in safetensors' metadata, a mapping in a checkpoint
 TRANSFORM = "transform_input"  # attribute of a state dict, and key in safetensors' metadata: JSON
-# State of Keras's training, beside the weights, and the name of a model's layers in files of Keras 2:
-KERAS_TRAINING = re.compile(r"(optimizer|optimizer_weights|metrics|compile_metrics)/|.*/seed_generator/")
-KERAS_2 = "_layer_checkpoint_dependencies/"
-KERAS_AVERAGE = re.compile(r"_average$|/average/")  # in the older formats, where the optimizer's arrays have names
 PARTS = 100_000  # most entries of a zip file: ten times those of the largest network's checkpoint
 
 
@@ -133,8 +130,8 @@ def _read(path: Path, ema: bool | None) -> tuple[Mapping[Any, Any], dict[str, An
     try:
         if path.suffix == ".safetensors":
             return *_read_safetensors(path), []
-        if path.suffix in KERAS:
-            state, ignored = _read_keras(path, ema)
+        if path.suffix in (*KERAS, KERAS_ZIP):
+            state, ignored = read_keras(path, ema)
             return state, None, ignored
         content = load_pickle(path)
     except ZooError:
@@ -220,85 +217,6 @@ def _check_zip(path: Path) -> None:
         raise ZooError(f"{path} is not a file of torch.save: {fault}; {ALONE}")
 
 
-def _read_keras(path: Path, ema: bool | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Read Keras 3's `.weights.h5`, or the older format of Keras's published files; both give Keras 3's keys.
-
-    The state of a training (optimizer, metrics, random generators) is ignored, with a note.
-    """
-    h5py = _h5py()
-    with h5py.File(path) as file:
-        found: dict[str, Any] = {}
-        file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-        training = {name: match[0].split("/")[-2] for name in found if (match := KERAS_TRAINING.match(name))}
-        named = any(KERAS_AVERAGE.search(name) for name in training)
-        if ema is not False and (named or _may_lead_with_average([found[name].shape for name in _numbered(training)])):
-            has = "has" if named else "may have"
-            choice = "which cannot be read; give --no-ema for the weights without it (in Python ema=False)"
-            raise ZooError(f"{path} {has} an average (EMA) in the state of its optimizer, {choice}; {CONVERT}")
-        root = file.get("model_weights", file)
-        arrays = _by_depth(root) if "layer_names" in root.attrs else {}
-        listed = {data.name for data in arrays.values()}
-        arrays |= {name: data for name, data in found.items() if name not in training and data.name not in listed}
-        if not any(name.startswith("layers/") for name in arrays):
-            arrays = {re.sub(f"^{KERAS_2}", "layers/", name): data for name, data in arrays.items()}
-        claimed, size = sum(data.nbytes for data in arrays.values()), path.stat().st_size
-        if claimed > 2**24 and claimed > 100 * size:
-            raise ZooError(f"{path}: its arrays claim {claimed:,} bytes, but the file has {size:,}")
-        for name, data in arrays.items():
-            if data.external or data.is_virtual or data.file.filename != file.filename:
-                raise ZooError(f"{path}: '{name}' points to another file; only a file with its own data is read")
-            if data.nbytes > 2**20 and data.nbytes > 100 * data.id.get_storage_size():
-                raise ZooError(f"{path}: '{name}' claims {data.nbytes:,} bytes, but stores {data.id.get_storage_size():,}")
-        state = {name: torch.from_numpy(data[()]) for name, data in arrays.items() if data.shape}
-    groups = ", ".join(sorted(set(training.values())))
-    notes = [f"the state of the training is ignored ({len(training)} arrays: {groups})"] if training else []
-    return {name: _axes(tensor, (3, 2, 0, 1)) for name, tensor in state.items()}, notes
-
-
-def _numbered(training: Iterable[str]) -> list[str]:
-    """Return the names of the optimizer's arrays in Keras 3's format, which numbers them, in order."""
-    return sorted((name for name in training if re.match(r"optimizer/.*\d$", name)), key=lambda name: (len(name), name))
-
-
-def _may_lead_with_average(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Return False if an optimizer's arrays cannot begin with the average, which has one array for each weight.
-
-    Arrays in pairs of one shape are the two of Adam for each weight. One array for each weight may be a momentum, too.
-    """
-    shapes = [shape for shape in shapes if shape]  # not counters and the learning rate
-    return bool(shapes) and shapes[::2] != shapes[1::2]
-
-
-def _by_depth(root: Any) -> dict[str, Any]:
-    """Return the arrays of the older format by Keras 3's keys.
-
-    `layer_names` lists the layers in order of depth. Each layer's `weight_names` lists its arrays.
-    """
-    arrays: dict[str, Any] = {}
-    counts = {"conv2d": 0, "batch_normalization": 0, "dense": 0}
-    for layer in root.attrs["layer_names"]:
-        group = root[_text(layer)]
-        weights = [_text(name) for name in group.attrs["weight_names"]]
-        if not weights:
-            continue
-        last = weights[0].rpartition("/")[2]
-        is_dense = last.startswith("kernel") and group[weights[0]].ndim == 2
-        kind = "dense" if is_dense else "conv2d" if last.startswith("kernel") else "batch_normalization"
-        number = f"_{counts[kind]}" if counts[kind] else ""
-        arrays |= {f"layers/{kind}{number}/vars/{i}": group[name] for i, name in enumerate(weights)}
-        counts[kind] += 1
-    return arrays
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def _axes(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Permute convolution weights between Keras's axes and torch's; transpose fully connected weights."""
-    return tensor.permute(order).contiguous() if tensor.ndim == 4 else tensor.t().contiguous() if tensor.ndim == 2 else tensor
-
-
 def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = None) -> None:
     """Write tensors atomically, in the format of the file's suffix.
 
@@ -318,9 +236,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], card: str | None = No
             save_file(state, temporary, metadata={"format": "pt"} | {key: text for key, text in stated.items() if text})
             _sort_metadata(temporary)
         elif path.suffix in KERAS:
-            with _h5py().File(temporary, "w") as file:
-                for key, value in state.items():
-                    file.create_dataset(key, data=_axes(value, (2, 3, 1, 0)).numpy())
+            write_keras(temporary, state)
         else:
             torch.save(state if transform is None else with_transform(state, transform), temporary)
 
@@ -341,10 +257,3 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 digest of a file in hexadecimal."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _h5py() -> Any:
-    check_installed("h5py", "interchange", "reading or writing Keras's .h5 files")
-    import h5py
-
-    return h5py

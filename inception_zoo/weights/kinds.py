@@ -6,14 +6,15 @@ from pathlib import Path
 from inception_zoo.errors import ZooError
 from inception_zoo.system.regular_files import opened
 
-TORCH, KERAS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar"), (".h5", ".hdf5")
-SUFFIXES = (".safetensors", *TORCH, *KERAS)
+TORCH, KERAS, KERAS_ZIP = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar"), (".h5", ".hdf5"), ".keras"
+SUFFIXES = (".safetensors", *TORCH, *KERAS, KERAS_ZIP)
 AGAIN = "download or copy it again"
 ALONE = "save the weights alone where the model was made: torch.save(model.state_dict(), 'weights.pth')"
 # First bytes of a file → the suffixes of its format, or what else it is and what to do:
 KINDS: dict[bytes, str | tuple[str, ...]] = {
     rb"\x89HDF\r\n": KERAS,
-    rb"PK\x03\x04|\x80[\x02-\x05]": TORCH,
+    rb"PK\x03\x04": (*TORCH, KERAS_ZIP),
+    rb"\x80[\x02-\x05]": TORCH,
     rb".{6}\0\0\{": (".safetensors",),
     rb"\Z": f"is empty; {AGAIN}",
     rb"version https://git-lfs": "is a Git LFS pointer, not the weights; run `git lfs pull` in its folder, or download them",

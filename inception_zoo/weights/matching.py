@@ -11,6 +11,7 @@ from inception_zoo.architecture.choices import ADAPT
 from inception_zoo.architecture.plan import Block, plan_of
 from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
+from inception_zoo.weights.keras_files import BEYOND
 from inception_zoo.weights.mapping import CLASSIFIER, Translation, part_of
 from inception_zoo.weights.normalization import first_conv
 
@@ -81,8 +82,11 @@ def matched(
     unneeded = {key for key, part in parts.items() if part.startswith("aux ") and part not in own}
     unneeded |= {key for key, part in parts.items() if part in initial}
     unneeded |= {key for key, part in parts.items() if part == CLASSIFIER and not model.plan.num_classes}
+    beyond = {key for key in left if key.startswith(BEYOND)}
+    unneeded |= beyond if "head" in adapt or not model.plan.num_classes else set()
     unexpected = sorted(left - unneeded)
     hints |= {"blocks" for key in unexpected if parts[key] in swapped}
+    hints |= {"head" for key in unexpected if key in beyond}
     if missing or mismatched or unexpected:
         kinds = {"missing": missing, "mismatched": mismatched, "unexpected": unexpected}
         found = "; ".join(f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in kinds.items() if keys)
@@ -90,6 +94,8 @@ def matched(
         raise ZooError(f"{source} does not fit {model.plan.net.name}: {found}" + (f"; set adapt to allow {ask}" if ask else ""))
     heads = sorted({part for part in parts.values() if part.startswith("aux ")})
     notes += [f"auxiliary heads left out: {', '.join(head.removeprefix('aux ') for head in heads)}"] if heads else []
+    after = sorted({key.removeprefix(BEYOND).partition("/")[0] for key in beyond})
+    notes += [f"layers after the network left out: {', '.join(after)}"] if after else []
     notes += ["classifier left out"] if CLASSIFIER in parts.values() and not model.plan.num_classes else []
     notes += [f"re-initialized: {', '.join(sorted(initial))}"] if initial else []
     if "head" in adapt and model.plan.num_classes:

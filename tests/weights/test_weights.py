@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,61 @@ def test_keras_has_no_scale_so_it_goes_into_the_convolution(caplog):
     other = create_model("inception_v3_slim", 10, 3, **PLAIN).eval()
     load_weights(other, state)
     assert difference(logits(other, 2, 3, 96, 96), logits(model, 2, 3, 96, 96)) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def keras_models(tmp_path_factory):
+    """Return Keras's Inception-v3 as users save it after transfer learning, by name, and the folder of the files."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    keras.backend.clear_session()
+    layers, folder = keras.layers, tmp_path_factory.mktemp("keras")
+    base = keras.applications.InceptionV3(weights=None, include_top=False, input_shape=(96, 96, 3))
+    inputs = keras.Input((96, 96, 3))
+    pooled = layers.GlobalAveragePooling2D()(base(layers.Rescaling(1.0)(inputs)))
+    models = {
+        "sequential": keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(5)]),
+        "functional": keras.Model(inputs, layers.Dense(5)(pooled)),
+        "two dense": keras.Model(inputs, layers.Dense(5)(layers.Dense(8, activation="relu")(pooled))),
+        "flat": keras.Model(base.input, layers.Dense(5)(layers.GlobalAveragePooling2D()(base.output))),
+    }
+    for name, model in models.items():
+        for suffix in (".keras", ".h5", ".weights.h5"):
+            save = model.save_weights if suffix == ".weights.h5" else model.save
+            save(folder / f"{name}{suffix}")
+    return models, folder
+
+
+@pytest.mark.parametrize("file", ["sequential.keras", "sequential.h5", "sequential.weights.h5", "functional.keras", "flat.h5"])
+def test_a_network_inside_of_a_keras_model_is_found(file, keras_models):
+    models, folder = keras_models
+    model, name = load_model(folder / file), file.partition(".")[0]
+    x = torch.randn(2, 3, 96, 96)
+    assert (model.plan.net.name, model.plan.num_classes) == ("inception_v3_slim", 5)
+    with torch.no_grad():
+        expected = models[name](x.permute(0, 2, 3, 1), training=False)
+        torch.testing.assert_close(model(x), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_several_layers_after_a_keras_network_are_named(suffix, keras_models):
+    models, folder = keras_models
+    path = folder / f"two dense{suffix}"
+    with pytest.raises(
+        ZooError, match=r"several layers after the network \(dense.*, dense.*\), not one classifier; use create_m"
+    ):
+        load_model(path)
+    with pytest.raises(ZooError, match=r"unexpected: beyond/dense.*; set adapt to allow head"):
+        create_model("inception_v3_slim", 5, aux=False, weights=path)
+    model = create_model("inception_v3_slim", 5, aux=False, weights=path, adapt=["head"]).eval()
+    assert any(re.match("layers after the network left out: dense.*, dense", note) for note in model.provenance.notes)
+    bare = create_model("inception_v3_slim", 0, aux=False, weights=path).eval()
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        expected = models["two dense"].get_layer("inception_v3")(x.permute(0, 2, 3, 1), training=False).mean((1, 2))
+        for found in (model.features(x), bare(x)):
+            torch.testing.assert_close(found, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
 
 
 @pytest.mark.slow
