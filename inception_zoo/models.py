@@ -99,14 +99,18 @@ def load_model(
         for option, given in {"ema": ema, "transform_input": transform_input}.items():
             if given is not None:
                 raise ZooError(f"{option}={given}: it is known for the published weights {source}; leave this option out")
-        entry = published(str(source), name or network_of_name(str(source)))
-        model = _network_of(read_weights(path := entry.download())[0], path, sha256(path), name)
+        net = name or network_of_name(str(source))
+        entry = published(str(source), net)
+        model = _network_of(read_weights(path := entry.download())[0], path, name, (entry.provenance.layout, net))
         pretrain(model, source)
         return model.eval()
     path = resolve(source)
     state, plain, notes = read_weights(path, ema)
     if plain is None:
-        model = _network_of(state, path, digest := sha256(path), name)
+        digest, found = sha256(path), recognize(state)
+        if found:
+            found = decide_twin(state, found, str(path), digest, name)
+        model = _network_of(state, path, name, found)
         fill(model, state, None, str(path), digest, transform_input=transform_input, read=notes)
         return model.eval()
     card = Card.of(plain)
@@ -120,11 +124,15 @@ def load_model(
     return model.eval()
 
 
-def _network_of(state: State, path: Path, digest: str, name: str | None) -> Inception:
-    """Create the network for weights without a card; classes, channels and auxiliary heads are those of the weights."""
-    found = recognize(state)
-    if found:
-        found = decide_twin(state, found, str(path), digest, name)
+def _network_of(state: State, path: Path, name: str | None, found: tuple[str, str] | None) -> Inception:
+    """Create the network for weights without a card; classes, channels and auxiliary heads are those of the weights.
+
+    Args:
+        state: the weights.
+        path: of their file.
+        name: of the network, as the user says.
+        found: layout and network that the names of the weights match.
+    """
     if not found and not name:
         raise ZooError(f"{path}: unknown layout, with keys like {listed(sorted(state), 3)}; if it is native, give --model")
     if not found or (name and name != found[1]):

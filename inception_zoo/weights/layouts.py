@@ -6,7 +6,7 @@ first branch of `mixed_5b` is the module `Mixed_5b.branch1x1` in that implementa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from inception_zoo.architecture.preprocessing import HALF
@@ -72,6 +72,7 @@ class Names:
     normalized: Normalized | None = None  # mean and std, if all published weights of the network share them
     transforms: bool = False  # the library's network may normalize images again (`transform_input`); its files do not say
     twin: Twin | None = None  # without auxiliary heads
+    read_only: str = ""  # how the library's network differs: its weights are read by name, and not written
 
 
 # fmt: off
@@ -229,7 +230,10 @@ LUCID_V1 = Names(
 )
 LAYOUTS: dict[str, dict[str, Names]] = {
     "torchvision": {"googlenet_bn": TORCHVISION_V1, "inception_v3": TORCHVISION_V3},
-    "timm": {"inception_v3": TIMM_V3, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": TIMM_RESNET},
+    "timm": {
+        "inception_v3": TIMM_V3, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": TIMM_RESNET,
+        "inception_v3_slim": replace(TIMM_V3, twin=None, read_only="timm's network counts padded zeros in average pools"),
+    },
     "cadene": {"bn_inception": CADENE_BN, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": CADENE_RESNET},
     "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET},
     "fid": {"inception_v3_fid": FID_V3},

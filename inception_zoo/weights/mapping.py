@@ -155,7 +155,7 @@ def recognize(keys: Collection[str]) -> tuple[str, str] | None:
     found = {}
     for layout, nets in LAYOUTS.items():
         for net, names in nets.items():
-            if twins_of(layout, net):
+            if twins_of(layout, net) or names.read_only:
                 continue
             layers = list(slots(names))
             weights = {slot.key(names.style, "conv.weight" if slot.kind == "unit" else "weight") for slot in layers}

@@ -42,6 +42,8 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
     if layout == "native":
         return state
     names = names_of(layout, model.plan.net.name)
+    if names.read_only:
+        raise ZooError(f"layout={layout} cannot be written for {model.plan.net.name}: {names.read_only}; use the native layout")
     for twin in twins_of(layout, model.plan.net.name):
         if model.plan.num_classes not in (0, twin.classes):
             raise ZooError(

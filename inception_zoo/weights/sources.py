@@ -13,6 +13,7 @@ from inception_zoo.weights.layouts import LAYOUTS
 
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
 TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
+OF_SLIM = "inception_v3.tf_"  # trained in TF-slim, whose average pools leave padded zeros out; in timm's network they count
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def _timm(source: str, tag: str, net: str) -> Published:
     if tag not in known:
         raise ZooError(f"weights={source}: timm has no such weights; {did_you_mean(tag, known)}")
     arch = tag.partition(".")[0]
-    if TIMM[arch] != net:
-        raise ZooError(f"weights={source} are for {TIMM[arch]}, not for {net}")
+    nets = [TIMM[arch], *(["inception_v3_slim"] if tag.startswith(OF_SLIM) else [])]
+    if net not in nets:
+        raise ZooError(f"weights={source} are for {' or '.join(nets)}, not for {net}")
     entry: Any = timm.models.get_pretrained_cfg(tag)
     size = entry.input_size[-1]
     preprocessing = Preprocessing(size, entry.mean, entry.std, math.floor(size / entry.crop_pct), entry.interpolation)

@@ -47,7 +47,7 @@ def googlenet():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_recognized_and_comes_back_exactly(layout):
-    for net in LAYOUTS[layout]:
+    for net in [net for net, names in LAYOUTS[layout].items() if not names.read_only]:
         classes = 1008 if layout == "fid" else 7
         model = drawn(net, classes, 3, width=0.25, aux=net in ("googlenet_bn", "inception_v3"))
         if layout == "keras":
@@ -559,6 +559,29 @@ def test_timms_weights_come_through_the_hubs_cache(tmp_path, monkeypatch):
     assert ours.provenance.licence == "apache-2.0" and "tench" in ours.classes[0]
 
 
+def test_slims_weights_of_timm_are_read_by_both_networks(tmp_path, monkeypatch):
+    """timm's network counts padded zeros in average pools, TF-slim's does not."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "models--timm--inception_v3.tf_adv_in1k"
+    (folder / "snapshots" / "0123").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123")
+    slim = drawn("inception_v3_slim", aux=False)
+    timms = create_model("inception_v3", aux=False).eval()
+    load_weights(timms, export_weights(slim), "native")
+    save_file(export_weights(timms, "timm"), folder / "snapshots" / "0123" / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "timm:inception_v3.tf_adv_in1k"
+    for model, ours in ((slim, load_model(name, "inception_v3_slim")), (timms, load_model(name))):
+        assert torch.equal(logits(ours, 1, 3, 107, 107), logits(model, 1, 3, 107, 107))
+    assert not torch.equal(logits(timms, 1, 3, 107, 107), logits(slim, 1, 3, 107, 107))
+    with pytest.raises(
+        ZooError, match="layout=timm cannot be written for inception_v3_slim: timm's network counts padded zeros"
+    ):
+        export_weights(slim, "timm")
+
+
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
@@ -566,6 +589,8 @@ def test_timms_weights_come_through_the_hubs_cache(tmp_path, monkeypatch):
         ("inception_v3", "torchvision:IMAGENET1K_V2", "no such weights for inception_v3; did you mean 'IMAGENET1K_V1'?"),
         ("inception_v3", "timm:inception_v3.tf_in2k", "timm has no such weights; did you mean 'inception_v3.tf_in1k'?"),
         ("inception_v3", "timm:inception_v4.tf_in1k", "are for inception_v4, not for inception_v3"),
+        ("inception_v3_slim", "timm:inception_v3.tv_in1k", "are for inception_v3, not for inception_v3_slim"),
+        ("inception_v4", "timm:inception_v3.tf_in1k", "are for inception_v3 or inception_v3_slim, not for inception_v4"),
         ("inception_v3", "keras:imagenet", "only torchvision and timm have weights by name; pass a file of keras weights"),
     ],
 )
