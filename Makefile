@@ -20,7 +20,7 @@ setup: .venv/.installed ## create the environment in .venv with the versions in 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet -c constraints.txt --no-deps torch-lucent facenet-pytorch # they ask for older versions of torch
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps torch-lucent # it asks for older packages
 	@touch $@
 
 data: setup ## download Fashion-MNIST to data/ (30 MB), or extract it from a Debian package

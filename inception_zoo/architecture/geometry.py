@@ -23,9 +23,9 @@ def padding(op: Conv | Pool) -> Size:
     return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
 
 
-def same_padding(op: Conv | Pool, size: Sequence[int]) -> list[tuple[int, int]]:
+def same_padding(kernel: Size, stride: int, size: Sequence[int]) -> list[tuple[int, int]]:
     """Return the zeros before and after the height and the width for "same", as in TensorFlow: the odd one comes after."""
-    missing = (max(0, (n - 1) // op.stride * op.stride + k - n) for n, k in zip(size, op.kernel, strict=True))
+    missing = (max(0, (n - 1) // stride * stride + k - n) for n, k in zip(size, kernel, strict=True))
     return [(zeros // 2, zeros - zeros // 2) for zeros in missing]
 
 

@@ -51,7 +51,7 @@ def _beside(c_in: int, c_out: int, pool: str) -> tuple[str, int, str]:
     In the papers, the pool keeps all input channels. If that leaves less than a quarter of the output channels for the
     convolutions, a 1x1 after the pool reduces it to half of the output channels.
     """
-    conv = "3x3/2v" if pool.endswith("v") else "3x3/2"
+    conv = f"3x3/2{pool[-1]}" if pool[-1] in "vs" else "3x3/2"
     if c_in <= c_out * 3 / 4:
         return pool, c_out - c_in, conv
     (pooled,) = split(c_out, 1 / 2)

@@ -5,6 +5,7 @@ statistics). In an untrained network in evaluation mode, an error such as wrong 
 """
 
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -87,7 +88,7 @@ class KerasPeer:
         os.environ.setdefault("KERAS_BACKEND", "torch")
         import keras
 
-        keras.backend.set_floatx("float64" if torch.get_default_dtype() == torch.float64 else "float32")
+        keras.backend.set_floatx(str(torch.get_default_dtype()).removeprefix("torch."))
         keras.backend.clear_session()  # restart the numbers in the names of layers
         self.names = names
         self.network = getattr(keras.applications, application)(
@@ -250,9 +251,12 @@ def prove(name: str, images: int = 4) -> Proof:
     try:
         return _prove(PAIRS[name], images)
     except ImportError as error:
-        raise ZooError(f"parity: {name} needs another package ({error}); pip install 'inception-zoo[dev]'") from None
+        fix = "pip install --no-deps torch-lucent" if "lucent" in str(error) else "pip install 'inception-zoo[dev]'"
+        raise ZooError(f"parity: {name} needs another package ({error}); {fix}") from None
     finally:
         torch.set_default_dtype(before)
+        if keras := sys.modules.get("keras"):
+            keras.backend.set_floatx("float32")
 
 
 def _prove(pair: Pair, images: int) -> Proof:

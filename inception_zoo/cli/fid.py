@@ -25,9 +25,9 @@ def score_images(
         typer.Option(help="Any of fid, kid, is, precision and recall, with commas. Default: fid if REFERENCE is given."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write: the statistics of IMAGES, as .npz.")] = None,
-    subsets: Annotated[int, typer.Option(min=1, help="Number of KID's subsets.")] = 100,
-    subset_size: Annotated[int, typer.Option(min=2, help="Images in each of KID's subsets.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of KID's subsets and of the order for the Inception Score.")] = 2020,
+    subsets: Annotated[int | None, typer.Option(min=1, help="Number of KID's subsets. Default: 100.")] = None,
+    subset_size: Annotated[int | None, typer.Option(min=2, help="Images in each of KID's subsets. Default: 1000.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of kid and is. Default: 2020, torch-fidelity's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     as_json: JSON = False,
     mean: MEAN = None,
@@ -42,6 +42,7 @@ def score_images(
 
     from inception_zoo.serving.fid import Subsets, score
 
+    given = {name: value for name, value in {"number": subsets, "size": subset_size}.items() if value is not None}
     found = score(
         images,
         reference,
@@ -50,7 +51,7 @@ def score_images(
         layer=layer,
         metrics=metrics.split(",") if metrics else None,
         output=output,
-        subsets=Subsets(subsets, subset_size),
+        subsets=Subsets(**given) if given else None,
         seed=seed,
         batch_size=batch_size,
         trust=trust,

@@ -301,7 +301,7 @@ def _label(ops: Sequence[Op]) -> str:
     if isinstance(op, Module):
         return f"{op.name}\n{_list(o.width for o in ops if isinstance(o, Module))}"
     size = f"{op.kernel[0]}×{op.kernel[1]}"
-    how = (f" /{op.stride}" if op.stride > 1 else "") + {"v": " V", "c": " ceil"}.get(op.edge, "")
+    how = (f" /{op.stride}" if op.stride > 1 else "") + {"v": " V", "c": " ceil", "s": " same"}.get(op.edge, "")
     if isinstance(op, Conv):
         return f"{size}{how}\n{_list(o.width for o in ops if isinstance(o, Conv))}"
     return f"{op.kind} {size}" + (f"\n{how.strip()}" if how else "")

@@ -145,12 +145,14 @@ def patched(model: Inception, changes: Mapping[str, Mapping[int, float | Tensor]
             `model.endpoints` for another image.
 
     Raises:
-        ZooError: There is no such endpoint or channel.
+        ZooError: There is no such endpoint or channel, or the network is compiled.
 
     Example:
         >>> with patched(model, {"inception_4c": {25: 0.0}}):
         ...     logits = model(images)
     """
+    if model._compiled_call_impl is not None:  # its code does not call hooks that are added later
+        raise ZooError(f"{model.plan.net.name} is compiled, which would ignore the changes; use it without compile=True")
     for endpoint, channels in changes.items():
         size = _block(model.plan, endpoint).c_out
         if wrong := [channel for channel in channels if not 0 <= channel < size]:

@@ -60,19 +60,20 @@ def visualize(
     Args:
         model: The network; not changed. It is used in evaluation mode.
         preprocessing: Its normalization and image size.
-        targets: All of one endpoint.
+        targets: What to excite.
         ascent: Options.
         progress: Called with the number of images after each batch.
 
     Returns:
         Images, float (N, C, S, S) with pixels from 0 to 1, and their activations, float (N,).
     """
-    flowing = _with_flowing_gradients(model)
+    still = deepcopy(model).eval()
+    flowing = _with_flowing_gradients(still)
     images, values = [], []
     for start in range(0, len(targets), ascent.batch):
         batch = targets[start : start + ascent.batch]
         images.append(_ascend(flowing, preprocessing, batch, ascent))
-        values.append(activations(model.eval(), preprocessing, batch, images[-1]))
+        values.append(activations(still, preprocessing, batch, images[-1]))
         progress(len(batch))
     return torch.cat(images), torch.cat(values)
 
@@ -80,8 +81,13 @@ def visualize(
 def activations(model: Inception, preprocessing: Preprocessing, targets: Sequence[Target], images: Tensor) -> Tensor:
     """Return the activation (N,) of each target in its own image; images are float (N, C, S, S) from 0 to 1."""
     with torch.no_grad():
-        maps = model.endpoints(_normalized(images, preprocessing), [targets[0].endpoint])[targets[0].endpoint]
-    return torch.cat([target.value(each[None]) for target, each in zip(targets, maps, strict=True)])
+        return _values(model, targets, _normalized(images, preprocessing))
+
+
+def _values(model: Inception, targets: Sequence[Target], images: Tensor) -> Tensor:
+    """Return the activation (N,) of each target in its own image; images are normalized, float (N, C, S, S)."""
+    maps = model.endpoints(images, {target.endpoint for target in targets})
+    return torch.cat([target.value(maps[target.endpoint][row : row + 1]) for row, target in enumerate(targets)])
 
 
 def most_exciting(
@@ -91,18 +97,18 @@ def most_exciting(
 
     Args:
         model: The network, in evaluation mode.
-        targets: All of one endpoint.
+        targets: What is excited.
         batches: Normalized images, float (N, C, S, S).
         top: Number of images for each target.
     """
-    endpoint = targets[0].endpoint
+    endpoints = {target.endpoint for target in targets}
     best: list[list[tuple[float, int]]] = [[] for _ in targets]
     start = 0
     for images in batches:
         with torch.no_grad():
-            maps = model.endpoints(images, [endpoint])[endpoint]
+            maps = model.endpoints(images, endpoints)
         for found, target in zip(best, targets, strict=True):
-            found += [(value, start + i) for i, value in enumerate(target.value(maps).tolist())]
+            found += [(value, start + i) for i, value in enumerate(target.value(maps[target.endpoint]).tolist())]
             found[:] = sorted(found, reverse=True)[:top]
         start += len(images)
     return best
@@ -114,13 +120,11 @@ def _ascend(model: Inception, preprocessing: Preprocessing, targets: Sequence[Ta
     noise = torch.randn(1, channels, size, size // 2 + 1, 2, generator=generator) * 0.01
     spectrum = noise.expand(len(targets), -1, -1, -1, -1).clone().requires_grad_()
     optimizer = torch.optim.Adam([spectrum], lr=ascent.rate)
-    endpoint = targets[0].endpoint
     for _ in range(ascent.steps):
         views = _view(_image(spectrum, size), generator)
-        maps = model.endpoints(_normalized(views, preprocessing), [endpoint])[endpoint]
-        values = [target.value(each[None]) for target, each in zip(targets, maps, strict=True)]
+        values = _values(model, targets, _normalized(views, preprocessing))
         optimizer.zero_grad()
-        (-torch.cat(values).sum()).backward()
+        (-values.sum()).backward()
         optimizer.step()
     return _image(spectrum, size).detach()
 

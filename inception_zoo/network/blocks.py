@@ -151,11 +151,16 @@ class SamePad(nn.Module):
 
     def __init__(self, op: Conv | Pool) -> None:
         super().__init__()
-        self.op, self.value = op, 0.0 if isinstance(op, Conv) else float("-inf")
+        self.kernel, self.stride, self.value = op.kernel, op.stride, 0.0 if isinstance(op, Conv) else float("-inf")
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = same_padding(self.op, x.shape[-2:])
-        return F.pad(x, (*width, *height), value=self.value)
+        return _pad_same(x, self.kernel, self.stride, self.value)
+
+
+@torch.fx.wrap
+def _pad_same(x: Tensor, kernel: tuple[int, int], stride: int, value: float) -> Tensor:
+    height, width = same_padding(kernel, stride, x.shape[-2:])
+    return F.pad(x, (*width, *height), value=value)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

@@ -119,12 +119,12 @@ def extract(
     found = [np.empty((0, features.num_features), np.float32)]
     processes = min(processes, len(shares))
     if processes <= 1:
-        found += shown((_extracted(features, batch_size, share) for share in shares), len(paths))
+        found += with_progress((_extracted(features, batch_size, share) for share in shares), len(paths))
         return np.concatenate(found)
     threads = max(1, torch.get_num_threads() // processes)
     try:
         with ProcessPoolExecutor(processes, get_context("spawn"), _start, (threads, *own)) as pool:
-            found += shown(pool.map(_work, [batch_size] * len(shares), shares), len(paths))
+            found += with_progress(pool.map(_work, [batch_size] * len(shares), shares), len(paths))
     except BrokenProcessPool:
         raise ZooError(f"--processes {processes}: a process was killed, perhaps for lack of memory; use fewer") from None
     return np.concatenate(found)
@@ -165,8 +165,8 @@ def _work(batch_size: int, paths: Sequence[Path]) -> np.ndarray:
     return _extracted(_own[0], batch_size, paths)
 
 
-def shown(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
-    """Yield what is found, with a progress bar on a terminal."""
+def with_progress(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+    """Yield arrays, with a progress bar of their rows on a terminal."""
     bar = console(stderr=True)
     with Progress(console=bar, transient=True, disable=not bar.is_terminal) as progress:
         task = progress.add_task("images", total=total)

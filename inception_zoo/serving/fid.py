@@ -4,6 +4,7 @@ The formulas are those of torch-fidelity, in float64. Libraries differ in how th
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inception_zoo.architecture.card import model_arguments
 from inception_zoo.architecture.preprocessing import NOTHING_STATED, Stated
 from inception_zoo.errors import ZooError, check_installed, did_you_mean
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving.classifier import open_classifier
-from inception_zoo.serving.features import POOL, Features, channels_of, extract_from, shown
+from inception_zoo.serving.features import POOL, Features, extract_from, with_progress
 from inception_zoo.serving.fid_images import LIKE, Pictures, Reader, own_reader, reader_like
 from inception_zoo.serving.folding import fuse
 from inception_zoo.serving.images import read_ahead
@@ -26,7 +28,7 @@ from inception_zoo.system.atomic_files import check_file
 
 log = logging.getLogger(__name__)
 METRICS = "fid", "kid", "is", "precision", "recall"
-NET = "inception_v3_fid"
+NET, CLASSES = "inception_v3_fid", 1008
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth of github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
 
 
@@ -36,9 +38,6 @@ class Subsets:
 
     number: int = 100
     size: int = 1000
-
-
-TORCH_FIDELITYS = Subsets()
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ def score(
     layer: str = POOL,
     metrics: Sequence[str] | None = None,
     output: Path | None = None,
-    subsets: Subsets = TORCH_FIDELITYS,
-    seed: int = 2020,
+    subsets: Subsets | None = None,
+    seed: int | None = None,
     batch_size: int = 32,
     trust: bool = False,
     stated: Stated = NOTHING_STATED,
@@ -87,8 +86,8 @@ def score(
         metrics: Any of `fid`, `kid`, `is`, `precision` and `recall`. `is` scores `images` alone. Default: `fid` if there is a
             reference.
         output: File to write: the statistics of `images`, as `.npz`.
-        subsets: Of KID.
-        seed: Of KID's subsets and of the order of the images for the Inception Score.
+        subsets: Number and size of KID's subsets; None: 100 subsets of 1,000 images, as in torch-fidelity.
+        seed: Seed of KID's subsets, and of the order of the images for the Inception Score; None: 2020, as in torch-fidelity.
         batch_size: Images per forward pass.
         trust: Allow a block function of the user's own, see `load_model`.
         stated: Facts about the file of weights.
@@ -101,19 +100,24 @@ def score(
     """
     metrics = metrics or (() if reference is None else ("fid",))
     _check(images, reference, weights, like, layer, metrics, output)
+    _check_use(subsets is not None or seed is not None, subsets, metrics, batch_size)
+    subsets, seed = subsets or Subsets(), 2020 if seed is None else seed
     assert weights is not None
     model, features, reader = _opened(weights, layer, like, metrics, trust, stated)
     about = {"net": model.plan.net.name, "layer": layer, "like": reader.name, "weights": _digest(model)}
+    about |= {"preprocessing": json.dumps(reader.preprocessing.plain())} if reader.preprocessing else {}
     sets: list[Pictures | Statistics] = []  # all are opened before the slow part
     for source in (images, reference):
         if source is not None and _is_statistics(source):
             sets.append(Statistics.read(Path(str(source)), features.num_features, about))
         elif source is not None:
-            sets.append(pictures := reader.pictures(source))
-            _check_count(len(pictures), metrics, subsets, features.num_features)
-    found = [each if isinstance(each, Statistics) else _extracted(features, each, batch_size) for each in sets]
-    if output:
-        _statistics(found[0]).write(output, about)
+            sets.append(reader.pictures(source))
+    _check_counts(sets, metrics, subsets, features.num_features, output)
+    found: list[np.ndarray | Statistics] = []
+    for each in sets:
+        found.append(each if isinstance(each, Statistics) else _extracted(features, each, batch_size))
+        if output and len(found) == 1:  # an error in the second set must not lose the first
+            _statistics(found[0]).write(output, about)
     counts = [each.images if isinstance(each, Statistics) else len(each) for each in found]
     scores = _scores(found, model, metrics, subsets, seed)
     return Scores(scores, counts, model.plan.net.name, layer, features.num_features, reader.name)
@@ -137,6 +141,8 @@ def _check(
     if weights is None:
         raise ZooError(f"no weights are given; give the file of FID's network, {PUBLISHED}, or a network of your own")
     pairwise = [name for name in metrics if name != "is"]
+    if reference is not None and not pairwise:
+        raise ZooError("is: the Inception Score is that of the first set alone; leave the second one out")
     if reference is None and (pairwise or not (metrics or output)):
         raise ZooError(
             f"{', '.join(pairwise) or 'fid'} needs a second set of images; or name a file for the statistics of the first"
@@ -158,6 +164,18 @@ def _check(
     check_installed("torch_fidelity", "fid", "fid")
 
 
+def _check_use(given: bool, subsets: Subsets | None, metrics: Sequence[str], batch_size: int) -> None:
+    """Raise ZooError if options have no effect, or are out of range."""
+    if subsets is not None and "kid" not in metrics:
+        raise ZooError("subsets are those of kid, which is not among the metrics; leave them out")
+    if given and not {"kid", "is"} & set(metrics):
+        raise ZooError("the seed is that of kid and is, which are not among the metrics; leave it out")
+    if subsets is not None and (subsets.number < 1 or subsets.size < 2):
+        raise ZooError(f"kid needs at least 1 subset of 2 images, not {subsets.number} of {subsets.size}")
+    if batch_size < 1:
+        raise ZooError(f"batch_size={batch_size} must be at least 1")
+
+
 def _is_statistics(source: object) -> bool:
     return isinstance(source, str | Path) and str(source).endswith(".npz")
 
@@ -170,9 +188,10 @@ def _opened(
     model, known = classifier.model, classifier.preprocessing
     if model is None:
         raise ZooError(f"{weights} is an exported network, which gives logits only; give its checkpoint or weights")
-    channels_of(model, layer)  # before the slow part
     name = model.plan.net.name
-    if "is" in metrics and (name != NET or not model.plan.num_classes):
+    if name == NET and model.plan.in_channels != 3:
+        raise ZooError(f"{weights} is {NET} for {model.plan.in_channels} image channels; FID's network reads 3")
+    if "is" in metrics and (name != NET or model.plan.num_classes != CLASSES):
         raise ZooError(
             f"is: the Inception Score is defined with FID's network and its classifier; {weights} is not that ({name})"
         )
@@ -181,24 +200,29 @@ def _opened(
     if name != NET and like is not None:
         raise ZooError(f"like={like} is for FID's network; {weights} is {name}, with its own preprocessing: leave it out")
     reader = reader_like(like or next(iter(LIKE))) if name == NET else own_reader(model.plan.in_channels, known)
-    return model, Features(fuse(model), layer, known), reader
+    return model, Features(fuse(model), layer, known), reader  # which raises ZooError for an unknown layer
 
 
-def _check_count(count: int, metrics: Sequence[str], subsets: Subsets, features: int) -> None:
+def _check_counts(
+    sets: Sequence[Pictures | Statistics], metrics: Sequence[str], subsets: Subsets, features: int, output: Path | None
+) -> None:
     """Raise ZooError if there are too few images for a metric, and warn if FID's bias is large."""
     least = {"fid": 2, "kid": subsets.size, "is": 10, "precision": 4, "recall": 4}
-    for name in metrics:
-        if count < least[name]:
-            fix = "; give fewer images per subset" if name == "kid" else ""
-            raise ZooError(f"{name} needs at least {least[name]:,} images, not {count:,}{fix}")
-    if "fid" in metrics and count <= features:
-        log.warning("FID of %s images has a large bias; compare it only with FIDs of as many images", f"{count:,}")
+    for name in metrics or (["fid"] if output else []):
+        for count in [len(each) for each in sets if isinstance(each, Pictures)]:
+            if count < least[name]:
+                fix = "; give fewer images per subset" if name == "kid" else ""
+                raise ZooError(f"{name} needs at least {least[name]:,} images, not {count:,}{fix}")
+    counts = [each.images if isinstance(each, Statistics) else len(each) for each in sets]
+    fewest = min((count for count in counts if count is not None), default=features + 1)
+    if "fid" in metrics and fewest <= features:
+        log.warning("FID of %s images has a large bias; compare it only with FIDs of as many images", f"{fewest:,}")
 
 
 def _extracted(features: Features, pictures: Pictures, batch_size: int) -> np.ndarray:
     """Return features, float64 (N, D)."""
     batches = read_ahead(range(len(pictures)), pictures.read, batch_size)
-    return np.concatenate(list(shown(extract_from(features, batches), len(pictures)))).astype(np.float64)
+    return np.concatenate(list(with_progress(extract_from(features, batches), len(pictures)))).astype(np.float64)
 
 
 def _scores(
@@ -233,8 +257,8 @@ def _statistics(found: np.ndarray | Statistics) -> Statistics:
 
 
 def _digest(model: Inception) -> str:
-    """Return the first digits of the SHA-256 of a network's tensors, for any layout of its file."""
-    digest = hashlib.sha256()
+    """Return the first digits of the SHA-256 of a network's arguments and tensors, for any layout of its file."""
+    digest = hashlib.sha256(json.dumps(model_arguments(model.plan), sort_keys=True).encode())
     for value in model.state_dict().values():
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -65,16 +65,18 @@ class Reader:
     """How a network reads images.
 
     Attributes:
-        name: Of the way.
-        channels: That the network reads.
+        name: Name of the mode.
+        channels: Number of image channels of the network.
         decode: Image file → uint8 (channels, H, W).
         prepare: uint8 (channels, H, W) → float32 (channels, S, S), the input of the network.
+        preprocessing: The network's own, if it is used.
     """
 
     name: str
     channels: int
     decode: Callable[[Path], Tensor]
     prepare: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing | None = None
 
     def pictures(self, source: str | Path | Tensor) -> Pictures:
         """Return the images of a folder, of a data set (see `score`), or of a tensor, uint8 (N, C, H, W).
@@ -84,7 +86,7 @@ class Reader:
         """
         if isinstance(source, Tensor):
             return self._in_memory(source)
-        if str(source).startswith("data="):
+        if any(word.startswith("data=") for word in str(source).split(" ")):
             split = _split_of(str(source))
             if isinstance(split, Images):
                 return self._in_memory(split.images)
@@ -96,19 +98,22 @@ class Reader:
     def _in_memory(self, images: Tensor) -> Pictures:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, self.channels):
             given = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-            raise ZooError(f"images are {given}; the network reads uint8 (N, {self.channels}, H, W), or grey ones (N, 1, H, W)")
+            grey = ", or grey ones (N, 1, H, W)" if self.channels != 1 else ""
+            raise ZooError(f"images are {given}; the network reads uint8 (N, {self.channels}, H, W){grey}")
         return Pictures(len(images), lambda row: self.prepare(images[row].expand(self.channels, -1, -1)))
 
 
 def reader_like(library: str) -> Reader:
-    """Return how a library of `LIKE` reads images for FID's network."""
+    """Return the reader of a library of `LIKE`, for FID's network."""
     return Reader(library, 3, _decode, LIKE[library])
 
 
 def own_reader(channels: int, preprocessing: Preprocessing) -> Reader:
-    """Return how a network with its own preprocessing reads images."""
+    """Return the reader of a network with its own preprocessing."""
     own = f"own preprocessing ({preprocessing.image_size} px)"
-    return Reader(own, channels, lambda path: read_image(path, channels), lambda image: prepare(image, preprocessing))
+    return Reader(
+        own, channels, lambda path: read_image(path, channels), lambda image: prepare(image, preprocessing), preprocessing
+    )
 
 
 def _decode(path: Path) -> Tensor:
@@ -126,7 +131,10 @@ def _split_of(text: str) -> Images | Files:
     from inception_zoo.config.composed import composed
     from inception_zoo.training.components import build_data
 
-    words = shlex.split(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ZooError(f"{text}: {error}") from None
     name = ([word.removeprefix("split=") for word in words if word.startswith("split=")] or ["test"])[-1]
     with composed([word for word in words if not word.startswith("split=")]) as cfg:
         check_data(cfg["data"])

@@ -29,8 +29,8 @@ def visualize_file(
     output: Path,
     ascent: Ascent,
     dataset: str | None = None,
-    top: int = 5,
-    channels: int = 12,
+    top: int | None = None,
+    channels: int | None = None,
     trust: bool = False,
     stated: Stated = NOTHING_STATED,
 ) -> list[str]:
@@ -42,8 +42,8 @@ def visualize_file(
         output: File to write.
         ascent: Options of the gradient ascent.
         dataset: Folder of images; those that excite each target most are drawn beside it.
-        top: Number of these.
-        channels: Channels of each branch on a sheet.
+        top: Number of these; None: 5.
+        channels: Channels of each branch on a sheet; None: 12.
         trust: Allow a block function of the user's own, see `load_model`.
         stated: Facts about the file.
 
@@ -60,9 +60,13 @@ def visualize_file(
     model, known = classifier.model, classifier.preprocessing
     if model is None:
         raise ZooError(f"{source} is an exported network, which gives logits only; give its checkpoint or weights")
+    if model.plan.in_channels not in (1, 3):
+        raise ZooError(f"{source} reads {model.plan.in_channels} image channels; pictures have 1 or 3")
+    if dataset is None and top is not None:
+        raise ZooError("--top is the number of images of --dataset, which is not given; leave it out")
     targets = targets_of(model.plan, text, channels)
-    paths = find_images([dataset]) if dataset else []
     every = [target for group in targets.values() for target in group]
+    beside = _beside(model, known, every, find_images([dataset]), top or 5) if dataset else {}
     bar = console(stderr=True)
     with Progress(console=bar, transient=True, disable=not bar.is_terminal) as progress:
         task = progress.add_task("images", total=len(every))
@@ -72,21 +76,22 @@ def visualize_file(
         heading: [Tile(found[target][0], f"{target.label.partition(':')[2]}   {found[target][1]:.3g}") for target in group]
         for heading, group in targets.items()
     }
-    if paths:
-        beside = _beside(model, known, every, paths, top)
+    if beside:
         groups = {target.label: [Tile(found[target][0], f"{found[target][1]:.3g}"), *beside[target]] for target in every}
     draw_sheet(groups, f"{model.plan.net.name}   ·   {text}", output)
     return [*(f"{target.label}: activation {found[target][1]:.4g}" for target in every), f"picture: {output}"]
 
 
-def targets_of(plan: Plan, text: str, channels: int) -> Mapping[str, Sequence[Target]]:
+def targets_of(plan: Plan, text: str, channels: int | None) -> Mapping[str, Sequence[Target]]:
     """Return the target, or the first channels of each branch of an endpoint, by heading."""
     target = read_target(plan, text)
     if target is not None:
+        if channels is not None:
+            raise ZooError(f"--channels is for the sheet of an endpoint; {text} is one target: leave it out")
         return {text: [target]}
     size = sum(map(len, branches(plan, text).values()))
     return {
-        heading: [Target(f"{text}:{channel}", text, one_channel(size, channel)) for channel in span[:channels]]
+        heading: [Target(f"{text}:{channel}", text, one_channel(size, channel)) for channel in span[: channels or 12]]
         for heading, span in branches(plan, text).items()
     }
 

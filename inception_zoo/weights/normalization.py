@@ -112,5 +112,4 @@ def first_conv(model: Inception) -> str:
 
 def pads(model: Inception) -> bool:
     """Return True if the first convolution pads its input."""
-    (op,) = model.plan.blocks[0].rows[0][0]
-    return isinstance(op, Conv) and (op.edge == "s" or any(padding(op)))
+    return any(isinstance(op, Conv) and (op.edge == "s" or any(padding(op))) for op in model.plan.blocks[0].rows[0][0])

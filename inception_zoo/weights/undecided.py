@@ -6,7 +6,7 @@ from inception_zoo.errors import ZooError
 from inception_zoo.weights.entries import CONVERT
 from inception_zoo.weights.files import stated_transform
 from inception_zoo.weights.layouts import LAYOUTS, Names
-from inception_zoo.weights.mapping import slots
+from inception_zoo.weights.mapping import slots, twins_of
 from inception_zoo.weights.matching import State
 
 # First digits of the SHA-256 of torchvision's published Inception-v3 and GoogLeNet, whose networks have transform_input:
@@ -35,16 +35,22 @@ def decide_twin(
         ZooError: nothing distinguishes the two networks.
     """
     names = LAYOUTS[found[0]][found[1]]
+    for entry in twins_of(*found):
+        fc = weights.get(f"{names.fc}.weight")
+        if stated_transform(weights) is not None or (fc is not None and fc.shape[:1] != (entry.classes,)):
+            raise ZooError(f"{source} has the weights of another network with {found[1]}'s names, not of {found[1]}")
     twin = names.twin
     if twin is None or stated_transform(weights) is not None:  # an export of this package
         return found
     layers = list(slots(names))
     fc = weights.get(layers[-1].key(names.style, "weight") or "")
     heads = any(slot.part.startswith("aux ") and slot.keys(names.style) & weights.keys() for slot in layers)
-    if heads or (fc is not None and fc.shape[:1] != (twin.classes,)) or (fc is None and layout_given):
+    if heads or (fc is not None and fc.shape[:1] != (twin.classes,)):
         return found
     if net == twin.net or (digest or "").startswith(twin.sha256) or twin.file in Path(source).name:
         return twin.layout, twin.net
+    if fc is None and layout_given:
+        return found
     classes = "no classifier" if fc is None else f"{twin.classes} classes"
     own = "" if fc is not None else f'; if it is {found[1]}, load it with layout="{found[0]}" in Python'
     raise ZooError(

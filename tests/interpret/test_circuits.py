@@ -1,5 +1,7 @@
 """Circuits: names of channels, changed channels, and images that excite them."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,13 @@ def test_a_channel_that_is_not_there_is_refused(model):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_a_compiled_network_would_ignore_the_changes(model):
+    compiled = deepcopy(model)
+    compiled.compile(backend="eager")
+    with pytest.raises(ZooError, match="is compiled, which would ignore the changes"), ablated(compiled, "inception_4a", [0]):
+        pass
+
+
 # Feature visualization
 
 
@@ -134,6 +143,23 @@ def test_an_image_excites_its_target_more_than_random_ones(model):
     for found, each in zip(best, targets, strict=True):
         again = activations(model, KNOWN, [each] * 2, noise[[row for _, row in found]])
         torch.testing.assert_close(again, torch.tensor([value for value, _ in found]))
+
+
+def test_targets_may_be_of_several_endpoints(model):
+    targets = [read_target(model.plan, text) for text in ("inception_4b:0", "inception_4c:25")]
+    model.train()
+    _, together = visualize(model, KNOWN, targets, Ascent(steps=2))
+    alone = [visualize(model, KNOWN, [target], Ascent(steps=2))[1] for target in targets]
+    assert model.training  # not changed
+    model.eval()
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-3, atol=1e-5)
+    images = torch.randn(3, 3, 32, 32)
+    best = most_exciting(model, targets, [images], 1)
+    with torch.no_grad():
+        maps = model.endpoints(images)
+    assert [found[0][0] for found in best] == [
+        pytest.approx(target.value(maps[target.endpoint]).max().item()) for target in targets
+    ]
 
 
 def test_a_seed_gives_one_picture(model):
@@ -191,6 +217,8 @@ def test_pictures_from_the_command_line(call, tmp_path):
     ("words", "message"),
     [
         (["inception_4c:25", "--output", "a.gif"], "--output a.gif: must end in one of .png, .jpg, .svg, .pdf"),
+        (["inception_4c:1", "--top", "3"], "--top is the number of images of --dataset, which is not given"),
+        (["inception_4c:1", "--channels", "3"], "--channels is for the sheet of an endpoint"),
         (["inception_4c:999"], "999 is not a channel"),
         (["inception_4c:1", "--dataset", "none"], "none: no such file, folder or pattern"),
     ],

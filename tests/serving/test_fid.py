@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -12,8 +13,8 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 from pytorch_fid import fid_score, inception
 
-from inception_zoo import ZooError, create_model, save_model
-from inception_zoo.architecture.preprocessing import HALF, Preprocessing
+from inception_zoo import ZooError, create_model, load_model, save_model
+from inception_zoo.architecture.preprocessing import HALF, Preprocessing, Stated
 from inception_zoo.bench.parity import PAIRS, peer_of
 from inception_zoo.cli.main import main
 from inception_zoo.data.fashion_mnist import fashion_mnist
@@ -150,6 +151,9 @@ def own(tmp_path_factory):
     fid = create_model("inception_v3_fid", 1008, width=0.0625)
     fid.preprocessing = Preprocessing(299, *HALF, 342)
     save_model(fid, folder / "fid.safetensors")
+    grey = create_model("inception_v3_fid", 1008, 1, width=0.0625)
+    grey.preprocessing = Preprocessing(299, (0.5,), (0.5,), 342)
+    save_model(grey, folder / "grey.safetensors")
     return folder
 
 
@@ -196,6 +200,45 @@ def test_the_inception_score_of_images_alone(own, few):
     assert score(few[0], weights=own / "fid.safetensors", metrics=["is"], seed=1).scores != found.scores
 
 
+def test_statistics_of_another_preprocessing_or_network_are_refused(own, few, tmp_path):
+    files = {"weights": own / "own.safetensors"}
+    score(few[1], **files, output=tmp_path / "b.npz")
+    with pytest.raises(ZooError, match=r"b.npz was computed with preprocessing=.*mean.*0.3.*, not .*0.9.*; compute it again"):
+        score(few[0], tmp_path / "b.npz", **files, stated=Stated(mean=(0.9,), std=(0.1,)))
+    model = load_model(own / "own.safetensors")
+    model.plan = replace(model.plan, choices=replace(model.plan.choices, activation="gelu"))  # equal tensors
+    save_model(model, tmp_path / "other.safetensors")
+    with pytest.raises(ZooError, match=r"b.npz was computed with weights="):
+        score(few[0], tmp_path / "b.npz", weights=tmp_path / "other.safetensors")
+
+
+def test_an_error_in_the_second_set_does_not_lose_the_first(own, few, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / f"bad/{i}.png").write_bytes(b"\x89PNG no image")
+    with pytest.raises(ZooError, match=r"0.png: not a valid image"):
+        score(few[0], str(tmp_path / "bad"), weights=own / "own.safetensors", output=tmp_path / "a.npz")
+    assert score(few[1], tmp_path / "a.npz", weights=own / "own.safetensors").images == [40, 40]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_images_have_no_statistics(count, own, tmp_path):
+    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
+    with pytest.raises(ZooError, match=f"fid needs at least 2 images, not {count}"):
+        score(images, weights=own / "own.safetensors", output=tmp_path / "a.npz")
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_the_bias_of_few_images_is_logged_once(own, few, tmp_path, caplog):
+    files = {"weights": own / "own.safetensors"}
+    score(few[1], **files, output=tmp_path / "b.npz")
+    caplog.set_level(logging.WARNING)
+    score(few[0], tmp_path / "b.npz", **files)
+    assert [record.message for record in caplog.records] == [
+        "FID of 40 images has a large bias; compare it only with FIDs of as many images"
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -206,9 +249,13 @@ def test_the_inception_score_of_images_alone(own, few):
             ["--weights", "own.safetensors", "--like", "clean-fid"],
             "like=clean-fid is for FID's network; own.safetensors is googlenet",
         ),
-        (["--weights", "own.safetensors", "--metrics", "is"], "is: the Inception Score is defined with FID's network"),
+        (["--weights", "fid.safetensors", "--metrics", "is"], "is: the Inception Score is that of the first set alone; leave"),
+        (["--weights", "own.safetensors", "--metrics", "fid,is"], "is: the Inception Score is defined with FID's network"),
+        (["--weights", "own.safetensors", "--subsets", "5"], "subsets are those of kid, which is not among the metrics"),
+        (["--weights", "own.safetensors", "--seed", "5"], "the seed is that of kid and is, which are not among the metrics"),
+        (["--weights", "grey.safetensors"], "grey.safetensors is inception_v3_fid for 1 image channels; FID's network reads 3"),
         (
-            ["--weights", "fid.safetensors", "--metrics", "is", "--layer", "mixed_7b"],
+            ["--weights", "fid.safetensors", "--metrics", "fid,is", "--layer", "mixed_7b"],
             "is: the Inception Score is that of the classif",
         ),
         (

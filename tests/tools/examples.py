@@ -30,13 +30,16 @@ def examples(count):
 
 kernels = st.tuples(st.integers(1, 9), st.integers(1, 9))
 strides = st.integers(1, 3)
-convs = st.builds(Conv, kernels, strides, st.sampled_from(["", "v"]), st.integers(1, 64))
-pools = st.builds(Pool, st.sampled_from(["max", "avg"]), kernels, strides, st.sampled_from(["", "v", "c"]))
+convs = st.builds(Conv, kernels, strides, st.sampled_from(["", "v", "s"]), st.integers(1, 64))
+edges = st.sampled_from([("max", "s"), *((kind, edge) for kind in ("max", "avg") for edge in ("", "v", "c"))])
+pools = st.builds(lambda kind, kernel, stride: Pool(kind[0], kernel, stride, kind[1]), edges, kernels, strides)
 ops = st.one_of(convs, pools).filter(lambda op: op.edge or (op.kernel[0] % 2 and op.kernel[1] % 2))
 steps = st.one_of(st.tuples(ops), st.lists(ops, min_size=2, max_size=3).map(tuple), st.just((Lrn(),)))
 rows = st.lists(steps, min_size=1, max_size=4).map(tuple)
 
-marks = st.sampled_from([*"0123456789x/vc|> -٣é", "max", "avg", "lrn", "3x3 64", "1x1 8", " > ", " | ", "99999999", "9" * 5000])
+marks = st.sampled_from(
+    [*"0123456789x/vcs|> -٣é", "max", "avg", "lrn", "3x3 64", "1x1 8", " > ", " | ", "99999999", "9" * 5000]
+)
 texts = st.one_of(st.text(max_size=20), st.lists(marks, max_size=8).map("".join))
 
 

@@ -200,6 +200,22 @@ def test_torchvisions_weights_are_not_fids():
     load_weights(own, export_weights(own, "torchvision"))  # the export states its origin
 
 
+def test_fids_layout_does_not_take_torchvisions_weights():
+    fid = create_model("inception_v3_fid", 10, width=0.25)
+    state = export_weights(create_model("inception_v3", 1008, aux=False, width=0.25), "torchvision")  # states its origin
+    other = dict(export_weights(create_model("inception_v3", 10, aux=False, width=0.25), "torchvision"))
+    for weights in (state, other):
+        with pytest.raises(ZooError, match="the weights of another network with inception_v3_fid's names"):
+            load_weights(fid, weights, "fid", adapt=["head"])
+
+
+def test_the_published_name_counts_without_a_classifier(tmp_path):
+    state = export_weights(create_model("inception_v3_fid", 0, width=0.25), "fid")
+    torch.save(state, tmp_path / FILE)
+    with pytest.raises(ZooError, match="has weights of inception_v3_fid in the layout of fid, not of inception_v3"):
+        load_weights(create_model("inception_v3", 10, aux=False, width=0.25), tmp_path / FILE, "torchvision", adapt=["head"])
+
+
 def test_an_export_that_would_be_taken_for_another_network_is_refused():
     with pytest.raises(ZooError, match="layout=fid has 1008 classes: a file with 10 would be read as another network's"):
         export_weights(create_model("inception_v3_fid", 10, width=0.25), "fid")
