@@ -62,7 +62,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Reader:
-    """How a network reads images.
+    """The way in which a network reads images.
 
     Attributes:
         name: Name of the mode.

@@ -36,7 +36,7 @@ class Statistics(NamedTuple):
 
     @classmethod
     def read(cls, path: Path, features: int, about: Mapping[str, str]) -> "Statistics":
-        """Read an `.npz` of ours or of pytorch-fid.
+        """Read an `.npz` of this package or of pytorch-fid.
 
         Args:
             path: The file.

@@ -115,6 +115,7 @@ USES = [
     ("network/autograd/dispatch.py", "torch._C._are_functorch_transforms_active", "torch.func needs plain modules"),
     ("network/autograd/dispatch.py", "torch._C._functorch", "the next name: gradients of several outputs at once?"),
     ("network/autograd/dispatch.py", "torch.autograd.forward_ad._current_level", "forward-mode AD needs plain modules"),
+    ("interpret/circuits.py", f"{MODULE}._compiled_call_impl", "a compiled network would ignore hooks, so it is refused"),
     ("network/autograd/layers.py", f"{MODULE}._modules", "a layer that may be missing, faster than getattr"),
     ("network/autograd/layers.py", f"{MODULE}._forward_hooks", "a module with hooks runs as it is"),
     ("network/autograd/layers.py", f"{MODULE}._forward_pre_hooks", "the same"),
