@@ -197,6 +197,7 @@ def draw_sheet(groups: Mapping[str, Sequence[Tile]], title: str, target: Path, c
         columns: Tiles in a row.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(columns, max(map(len, groups.values())))
     lines = [
@@ -204,8 +205,10 @@ def draw_sheet(groups: Mapping[str, Sequence[Tile]], title: str, target: Path, c
         for heading, tiles in groups.items()
         for start in range(0, len(tiles), columns)
     ]
-    figure = Figure(figsize=(1.25 * columns + 0.2, 1.55 * len(lines) + 0.4), layout="constrained", dpi=120)
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
+    figure = Figure(
+        figsize=(1.25 * columns + 0.2, 1.55 * len(lines) + 0.4), layout=ConstrainedLayoutEngine(h_pad=0.12), dpi=120
+    )
+    figure.suptitle(title + "\n" * (len(groups) > 1), fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
     seen = set()
     for axes, (heading, tiles) in zip(figure.subplots(len(lines), columns, squeeze=False), lines, strict=True):
         for each in axes:
@@ -214,8 +217,9 @@ def draw_sheet(groups: Mapping[str, Sequence[Tile]], title: str, target: Path, c
             pixels = tile.image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
             each.imshow(pixels, interpolation="nearest" if len(pixels) < 96 else "antialiased")
             each.set_title(tile.label, fontsize=7, pad=2, parse_math=False)
-        if heading not in seen:
+        if heading not in seen and len(groups) > 1:
             seen.add(heading)
-            axes[0].text(0, 1.22, heading, fontsize=8, fontweight="bold", transform=axes[0].transAxes, parse_math=False)
+            text = axes[0].text(0, 1.17, heading, fontsize=8, fontweight="bold", transform=axes[0].transAxes, parse_math=False)
+            text.set_in_layout(False)  # it would widen the first column
     with whole_file(target) as temporary:
         figure.savefig(temporary, bbox_inches="tight", pad_inches=0.1)
