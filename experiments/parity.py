@@ -11,6 +11,9 @@ from summary import BEGIN, END, provenance
 from inception_zoo.bench.parity import PAIRS, prove
 
 
+PEERS = "torchvision", "timm", "pretrainedmodels", "pytorch-fid", "torch-fidelity", "torch-lucent", "keras"
+
+
 def main(commit: str) -> None:
     """Compare every network with its peer and replace the table in parity.md."""
     lines = [
@@ -26,7 +29,7 @@ def main(commit: str) -> None:
         print(lines[-1], flush=True)
     page = Path(__file__).with_suffix(".md")
     table = "\n".join(lines)
-    peers = ", ".join(f"{name} {version(name)}" for name in ("torchvision", "timm", "pretrainedmodels", "keras"))
+    peers = ", ".join(f"{name} {version(name)}" for name in PEERS)
     text = f"{BEGIN}\n{table}\n\n{provenance(commit)[:-1]}; {peers}.\n{END}"
     page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page.read_text(), flags=re.DOTALL))
 

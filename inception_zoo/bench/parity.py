@@ -28,6 +28,7 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.weights.files import read_weights, with_transform, write_weights
 from inception_zoo.weights.layouts import LAYOUTS, Names, Place
 from inception_zoo.weights.loading import load_weights
+from inception_zoo.weights.mapping import twins_of
 from inception_zoo.weights.saving import export_weights
 
 Maps = dict[str, Tensor]  # outputs by endpoint, `aux <endpoint>` and `logits`
@@ -264,7 +265,7 @@ def _prove(pair: Pair, images: int) -> Proof:
     peer = peer_of(pair)
     ours = create_model(pair.net, num_classes=pair.classes, aux=pair.aux)
     weights = peer.weights()
-    stated = with_transform(weights, False) if LAYOUTS[pair.layout][pair.net].transforms else weights
+    stated = weights if twins_of(pair.layout, pair.net) else with_transform(weights, False)
     load_weights(ours, stated)  # layout `auto`; raises ZooError unless every tensor is used
     again = export_weights(ours, pair.layout)
     round_trip = again.keys() == weights.keys() and all(torch.equal(again[key], weights[key]) for key in weights)
