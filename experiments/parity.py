@@ -10,7 +10,6 @@ from summary import BEGIN, END, provenance
 
 from inception_zoo.bench.parity import PAIRS, prove
 
-
 PEERS = "torchvision", "timm", "pretrainedmodels", "pytorch-fid", "torch-fidelity", "torch-lucent", "keras"
 
 
