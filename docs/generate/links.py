@@ -24,7 +24,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Rewrite the links of one page."""
     name = page.file.src_uri
     folder = (ROOT / ORIGINS.get(name, f"docs/{name}")).parent
-    markdown = markdown.replace("```bash no-run", "```bash")  # a mark for tests/system/test_snippets.py
+    markdown = re.sub("^```(bash|python) no-run", r"```\1", markdown, flags=re.MULTILINE)  # for tests/system/test_snippets.py
     return LINK.sub(lambda match: f"]({_led(folder, match[1], name)}{match[2]})", markdown)
 
 
