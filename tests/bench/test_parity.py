@@ -30,8 +30,8 @@ COMPARED = {
 
 
 BOUNDED = "evaluation", "training", "back"
-# Cadene's Inception-v4 and Inception-ResNet-v2 need 299 px, and share their names with timm's
-SLOW = {"cadene inceptionv4", "cadene inceptionresnetv2"}
+# 10 to 30 s each. Other pairs have the same networks: Cadene's are timm's, timm's V3 is torchvision's.
+SLOW = {"cadene inceptionv4", "cadene inceptionresnetv2", "timm inception_v3", "keras InceptionResNetV2"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAIRS])

@@ -149,7 +149,15 @@ def test_fused_in_bf16_rounds_as_autocast_does():
 
 
 # Each has the operators of a network that is not slow.
-SLOW = {"inception_v2", "inception_v3_slim", "inception_v4", "inception_resnet_v2", "inception_resnet_v2_slim"}
+SLOW = {
+    "inception_v2",
+    "inception_v3_slim",
+    "inception_v3_fid",
+    "inception_resnet_v1",
+    "inception_v4",
+    "inception_resnet_v2",
+    "inception_resnet_v2_slim",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ZOO])

@@ -61,7 +61,7 @@ def halves(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few(halves):
-    return halves(40)
+    return halves(24)
 
 
 def like_pytorch_fid(weights, pair, features):
@@ -114,9 +114,9 @@ def test_statistics_travel_in_both_directions(weights, few, tmp_path, caplog):
     ours, theirs = tmp_path / "ours.npz", tmp_path / "theirs.npz"
     own = {"weights": weights, "layer": "pool_3a"}
     alone = score(few[1], **own, output=ours)
-    assert (alone.scores, alone.images) == ({}, [40])
+    assert (alone.scores, alone.images) == ({}, [24])
     expected = score(*few, **own)
-    assert (expected.images, expected.like, expected.features) == ([40, 40], "pytorch-fid", 64)
+    assert (expected.images, expected.like, expected.features) == ([24, 24], "pytorch-fid", 64)
     assert score(few[0], ours, **own) == expected
     with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: torch.load(weights)):
         network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[64]])
@@ -127,7 +127,7 @@ def test_statistics_travel_in_both_directions(weights, few, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     read = score(few[0], theirs, **own)
     assert read.scores["fid"] == pytest.approx(expected.scores["fid"], rel=1e-4)
-    assert read.images == [40, None]
+    assert read.images == [24, None]
     assert "theirs.npz does not state how it was computed; taken as: pytorch-fid" in caplog.text
     with pytest.raises(ZooError, match=r"ours.npz was computed with like=pytorch-fid, not clean-fid; compute it again"):
         score(few[0], ours, **own, like="clean-fid")
@@ -173,15 +173,15 @@ def test_all_scores_of_a_network_of_ones_own(own, few, call):
     code, out, _ = call(*words, "--subset-size", 20, "--subsets", 3)
     *lines, last = out.splitlines()
     assert code == 0 and [line.split()[0] for line in lines] == ["fid", "kid", "precision", "recall"]
-    assert last == "40 against 40 images; googlenet, layer inception_5b (256 features); own preprocessing (28 px)"
+    assert last == "24 against 24 images; googlenet, layer inception_5b (256 features); own preprocessing (28 px)"
     found = json.loads(call(*words, "--subset-size", 20, "--subsets", 3, "--json")[1])
     assert f"fid       {found['scores']['fid']:.6g}" == lines[0]
-    assert (found["net"], found["images"]) == ("googlenet", [40, 40])
+    assert (found["net"], found["images"]) == ("googlenet", [24, 24])
 
 
 def test_sets_of_images_in_every_form(own, few):
     files = {"weights": own / "own.safetensors"}
-    images = torch.stack([torch.from_numpy(np.array(Image.open(f"{few[0]}/{i:05}.png").convert("L"))) for i in range(40)])
+    images = torch.stack([torch.from_numpy(np.array(Image.open(f"{few[0]}/{i:05}.png").convert("L"))) for i in range(24)])
     assert score(images[:, None], few[1], **files).scores == score(few[0], few[1], **files).scores
     data = "data=digits data.image_size=28"
     test, train = score(data, few[0], **files), score(f"{data} split=train", few[0], **files)
@@ -190,7 +190,7 @@ def test_sets_of_images_in_every_form(own, few):
     assert grey.scores == pytest.approx(score(*few, weights=own / "fid.safetensors", layer="pool_3a").scores)
     with pytest.raises(ZooError, match="split=tests is unknown; did you mean 'test'"):
         score(f"{data} split=tests", few[0], **files)
-    with pytest.raises(ZooError, match=r"images are float32 \(40, 1, 28, 28\); the network reads uint8 \(N, 1, H, W\)"):
+    with pytest.raises(ZooError, match=r"images are float32 \(24, 1, 28, 28\); the network reads uint8 \(N, 1, H, W\)"):
         score(images[:, None].float(), few[1], **files)
 
 
@@ -218,7 +218,7 @@ def test_an_error_in_the_second_set_does_not_lose_the_first(own, few, tmp_path):
         (tmp_path / f"bad/{i}.png").write_bytes(b"\x89PNG no image")
     with pytest.raises(ZooError, match=r"0.png: not a valid image"):
         score(few[0], str(tmp_path / "bad"), weights=own / "own.safetensors", output=tmp_path / "a.npz")
-    assert score(few[1], tmp_path / "a.npz", weights=own / "own.safetensors").images == [40, 40]
+    assert score(few[1], tmp_path / "a.npz", weights=own / "own.safetensors").images == [24, 24]
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -235,7 +235,7 @@ def test_the_bias_of_few_images_is_logged_once(own, few, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     score(few[0], tmp_path / "b.npz", **files)
     assert [record.message for record in caplog.records] == [
-        "FID of 40 images has a large bias; compare it only with FIDs of as many images"
+        "FID of 24 images has a large bias; compare it only with FIDs of as many images"
     ]
 
 
@@ -265,7 +265,7 @@ def test_the_bias_of_few_images_is_logged_once(own, few, tmp_path, caplog):
         (["--weights", "fid.safetensors", "--layer", "mixed_8b"], "layer mixed_8b is unknown; did you mean 'mixed_"),
         (
             ["--weights", "fid.safetensors", "--metrics", "kid"],
-            "kid needs at least 1,000 images, not 40; give fewer images per subset",
+            "kid needs at least 1,000 images, not 24; give fewer images per subset",
         ),
         (["--weights", "fid.safetensors", "--output", "a.npy"], "a.npy: the name of a file of statistics must end in .npz"),
     ],
