@@ -75,7 +75,7 @@ def read_target(plan: Plan, text: str) -> Target | None:
     """Read the name of a channel, of a neuron, of a branch's channel, or of a direction; None: the name of a whole endpoint.
 
     Raises:
-        ZooError: The text has another form, or there is no such endpoint, branch, channel or file.
+        ZooError: The text is not a target, or its endpoint, branch, channel or file does not exist.
     """
     match = _TARGET.fullmatch(text)
     if match is None:
@@ -145,7 +145,7 @@ def patched(model: Inception, changes: Mapping[str, Mapping[int, float | Tensor]
             `model.endpoints` for another image.
 
     Raises:
-        ZooError: There is no such endpoint or channel, or the network is compiled.
+        ZooError: An endpoint or a channel does not exist, or the network is compiled.
 
     Example:
         >>> with patched(model, {"inception_4c": {25: 0.0}}):

@@ -33,6 +33,16 @@ class Classifier:
     preprocessing: Preprocessing
     model: Inception | None  # None for ONNX
 
+    def network(self) -> Inception:
+        """Return the network, for its feature maps.
+
+        Raises:
+            ZooError: the file is ONNX.
+        """
+        if self.model is None:
+            raise ZooError(f"{self.path} is an exported network, which gives logits only; give its checkpoint or weights")
+        return self.model
+
 
 def open_classifier(path: str | Path, trust: bool = False, stated: Stated = NOTHING_STATED) -> Classifier:
     """Open a checkpoint, run folder, `.safetensors`, another library's weights, or `.onnx`.

@@ -132,10 +132,9 @@ def extract(
 
 def _opened(source: str | Path, layer: str, trust: bool, stated: Stated) -> Features:
     classifier = open_classifier(source, trust, stated)
-    if classifier.model is None:
-        raise ZooError(f"{source} is an exported network, which gives logits only; give its checkpoint or weights")
-    channels_of(classifier.model, layer)  # before the slow part
-    return Features(fuse(classifier.model), layer, classifier.preprocessing)
+    model = classifier.network()
+    channels_of(model, layer)  # before the slow part
+    return Features(fuse(model), layer, classifier.preprocessing)
 
 
 def _extracted(features: Features, batch_size: int, paths: Sequence[Path]) -> np.ndarray:

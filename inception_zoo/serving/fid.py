@@ -25,10 +25,11 @@ from inception_zoo.serving.folding import fuse
 from inception_zoo.serving.images import read_ahead
 from inception_zoo.serving.statistics import Statistics
 from inception_zoo.system.atomic_files import check_file
+from inception_zoo.weights.layouts import V3_TWIN
 
 log = logging.getLogger(__name__)
 METRICS = "fid", "kid", "is", "precision", "recall"
-NET, CLASSES = "inception_v3_fid", 1008
+NET, CLASSES = V3_TWIN.net, V3_TWIN.classes
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth of github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
 
 
@@ -100,7 +101,7 @@ def score(
     """
     metrics = metrics or (() if reference is None else ("fid",))
     _check(images, reference, weights, like, layer, metrics, output)
-    _check_use(subsets is not None or seed is not None, subsets, metrics, batch_size)
+    _check_use(subsets, seed, metrics, batch_size)
     subsets, seed = subsets or Subsets(), 2020 if seed is None else seed
     assert weights is not None
     model, features, reader = _opened(weights, layer, like, metrics, trust, stated)
@@ -164,11 +165,11 @@ def _check(
     check_installed("torch_fidelity", "fid", "fid")
 
 
-def _check_use(given: bool, subsets: Subsets | None, metrics: Sequence[str], batch_size: int) -> None:
+def _check_use(subsets: Subsets | None, seed: int | None, metrics: Sequence[str], batch_size: int) -> None:
     """Raise ZooError if options have no effect, or are out of range."""
     if subsets is not None and "kid" not in metrics:
         raise ZooError("subsets are those of kid, which is not among the metrics; leave them out")
-    if given and not {"kid", "is"} & set(metrics):
+    if seed is not None and not {"kid", "is"} & set(metrics):
         raise ZooError("the seed is that of kid and is, which are not among the metrics; leave it out")
     if subsets is not None and (subsets.number < 1 or subsets.size < 2):
         raise ZooError(f"kid needs at least 1 subset of 2 images, not {subsets.number} of {subsets.size}")
@@ -185,9 +186,7 @@ def _opened(
 ) -> tuple[Inception, Features, Reader]:
     """Return the network of the weights, the module of its features, and how it reads images."""
     classifier = open_classifier(weights, trust, stated)
-    model, known = classifier.model, classifier.preprocessing
-    if model is None:
-        raise ZooError(f"{weights} is an exported network, which gives logits only; give its checkpoint or weights")
+    model, known = classifier.network(), classifier.preprocessing
     name = model.plan.net.name
     if name == NET and model.plan.in_channels != 3:
         raise ZooError(f"{weights} is {NET} for {model.plan.in_channels} image channels; FID's network reads 3")

@@ -57,9 +57,7 @@ def visualize_file(
         raise ZooError(f"--output {output}: must end in one of {', '.join(SUFFIXES)}")
     check_file(f"--output {output}", output)
     classifier = open_classifier(source, trust, stated)
-    model, known = classifier.model, classifier.preprocessing
-    if model is None:
-        raise ZooError(f"{source} is an exported network, which gives logits only; give its checkpoint or weights")
+    model, known = classifier.network(), classifier.preprocessing
     if model.plan.in_channels not in (1, 3):
         raise ZooError(f"{source} reads {model.plan.in_channels} image channels; pictures have 1 or 3")
     if dataset is None and top is not None:

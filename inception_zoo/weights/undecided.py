@@ -32,7 +32,7 @@ def decide_twin(
         layout_given: the user named the layout.
 
     Raises:
-        ZooError: nothing distinguishes the two networks.
+        ZooError: nothing distinguishes the two networks, or the weights are not those of a network that the user named.
     """
     names = LAYOUTS[found[0]][found[1]]
     for entry in twins_of(*found):
