@@ -92,8 +92,12 @@ BLOCKS = [
 @pytest.mark.parametrize("lean", [False, True], ids=["plain", "lean"])
 @pytest.mark.parametrize(("name", "block", "choices"), BLOCKS)
 def test_rounding_of_a_block(name, block, choices, lean, monkeypatch):
-    """Without ReLU: at its kink, rounding decides whether a gradient passes, here as in PyTorch."""
-    for size in ((2, 3), (4, 9), (2, 17)):
+    """Without ReLU: at its kink, rounding decides whether a gradient passes, here as in PyTorch.
+
+    BatchNorm has at least four values per channel: the gradient through that of two is the rest of a difference, so that the
+    CPU's rounding of the convolutions decides the error.
+    """
+    for size in ((4, 3), (4, 9), (2, 17)):
         found = {}
         for path in ("kernels", "pytorch", "float64"):
             torch.manual_seed(0)
