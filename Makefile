@@ -20,7 +20,7 @@ setup: .venv/.installed ## create the environment in .venv with the versions in 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet -c constraints.txt --no-deps torch-lucent # it asks for older packages
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps torch-lucent facenet-pytorch # they ask for older packages
 	@touch $@
 
 data: setup ## download Fashion-MNIST to data/ (30 MB), or extract it from a Debian package
@@ -72,7 +72,7 @@ check: setup audit docs ## check format, lint, types, import layers, declared de
 	$(BIN)/deptry .
 
 audit: setup ## list known vulnerabilities of installed packages; only warn if the service cannot be reached
-	@! $(BIN)/pip check | grep -v -e '^torch-lucent ' -e '^No broken' # the one package without its dependencies, see `setup`
+	@! $(BIN)/pip check | grep -v -e '^torch-lucent ' -e '^facenet-pytorch ' -e '^No broken' # the packages without their dependencies, see `setup`
 	@rm -f .venv/audit.json
 	@$(BIN)/pip-audit --local --progress-spinner off -f json -o .venv/audit.json 2>.venv/audit.log || true
 	@$(BIN)/python -c "$$JUDGE"

@@ -26,6 +26,10 @@ COLUMNS = {
     "val/top1": "validation top-1, last epoch",
     "test/top1": "test top-1",
     "test/loss": "test loss",
+    "val/recall1": "validation recall@1, last epoch",
+    "test/recall1": "test recall@1",
+    "test/recall5": "test recall@5",
+    "test/verification": "verification",
     "train/images_per_second": "images/s",
     "minutes": "minutes",
 }
@@ -36,13 +40,15 @@ def main(name: str, commit: str, *words: str) -> None:
     runs = sorted(map(run_of, words), key=lambda run: run[1])
     labels = list(dict.fromkeys(label for label, _, _ in map(run_of, words)))
     first = ["run", "seed"] if labels != [""] else ["seed"]
-    rows = [[*first, *COLUMNS.values()], ["---"] * len(first) + ["---:"] * len(COLUMNS)]
+    every = [(label, seed, json.loads((folder / "results.json").read_text())) for label, seed, folder in runs]
+    columns = [key for key in COLUMNS if all(key in metrics for _, _, metrics in every)]
+    rows = [[*first, *map(COLUMNS.__getitem__, columns)], ["---"] * len(first) + ["---:"] * len(columns)]
     for label in labels:
-        results = {seed: json.loads((folder / "results.json").read_text()) for each, seed, folder in runs if each == label}
+        results = {seed: metrics for each, seed, metrics in every if each == label}
         named = [label] if labels != [""] else []
-        rows += [[*named, str(seed), *(show(key, metrics[key]) for key in COLUMNS)] for seed, metrics in results.items()]
+        rows += [[*named, str(seed), *(show(key, metrics[key]) for key in columns)] for seed, metrics in results.items()]
         if len(results) > 1:
-            values = {key: [metrics[key] for metrics in results.values()] for key in COLUMNS}
+            values = {key: [metrics[key] for metrics in results.values()] for key in columns}
             figures = (f"{show(k, statistics.mean(v))} ± {show(k, statistics.stdev(v))}" for k, v in values.items())
             rows.append([*named, f"mean ± sd, n = {len(results)}", *figures])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -81,7 +87,7 @@ def machine() -> str:
 def curve(folder: Path) -> list[tuple[int, float]]:
     """Return (epoch from 1, validation accuracy) for each epoch of a run."""
     with next(folder.glob("csv/**/metrics.csv")).open() as file:
-        return [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row["val/top1"]]
+        return [(int(row["epoch"]) + 1, float(row["val/top1"])) for row in csv.DictReader(file) if row.get("val/top1")]
 
 
 def draw(name: str, runs: list[tuple[str, int, list[tuple[int, float]]]], picture: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from inception_zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from inception_zoo.models import create_model, load_model
+    from inception_zoo.models import Pretrained, create_model, load_model
     from inception_zoo.network.inception import Inception, Outputs
     from inception_zoo.weights.loading import load_weights
     from inception_zoo.weights.saving import export_weights, save_model
@@ -15,6 +15,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "Inception": "network.inception",
     "Outputs": "network.inception",
+    "Pretrained": "models",
     "create_model": "models",
     "load_model": "models",
     "load_weights": "weights.loading",
@@ -22,7 +23,8 @@ _HOMES = {
     "save_model": "weights.saving",
 }
 __all__ = [
-    "Inception", "Outputs", "ZooError", "create_model", "export_weights", "load_model", "load_weights", "save_model",
+    "Inception", "Outputs", "Pretrained", "ZooError", "create_model", "export_weights", "load_model", "load_weights",
+    "save_model",
 ]  # fmt: skip
 
 

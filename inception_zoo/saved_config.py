@@ -30,7 +30,7 @@ from inception_zoo.system.records import read_yaml
 from inception_zoo.system.renamed import with_new_names
 
 log = logging.getLogger(__name__)
-TESTED = ("seed", "model", "data")  # what a test takes from the run; nothing else changes its result
+TESTED = ("seed", "model", "data", "loss")  # what a test takes from the run; nothing else changes its result
 OWN = ("task", "ckpt", "sweep", "provenance")  # never taken: they describe the earlier command, or its result
 MODEL = {*vars(Choices()), *LOADING, "name", "num_classes", "in_channels"}
 FOLDER = "${hydra:runtime.output_dir}"  # the run folder, in a config

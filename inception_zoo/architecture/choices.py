@@ -32,9 +32,11 @@ Norm = Literal["none", "lrn", "batch", "group"]
 Stem = Literal["imagenet", "medium", "small"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish"]
 Init = Literal["he", "xavier"]
+Head = Literal["linear", "embedding"]
 Blocks = Mapping[str, str | Sequence[str] | Mapping[str, Any] | Callable[[int, int, Any], Any] | None]
 MEMORY = get_args(Memory)
-VALID = {"norm": get_args(Norm), "stem": get_args(Stem), "activation": get_args(Activation), "init": get_args(Init)}
+VALID = {"norm": get_args(Norm), "stem": get_args(Stem), "activation": get_args(Activation)}
+VALID |= {"head": get_args(Head), "init": get_args(Init)}
 
 
 class Options(TypedDict, total=False):
@@ -47,6 +49,8 @@ class Options(TypedDict, total=False):
     width: float | None
     activation: Activation | None
     dropout: float | None
+    head: Head | None
+    embedding: int | None
     drop_path: float | None
     residual_scale: float | None
     init: Init | None
@@ -63,6 +67,8 @@ class Choices:
     width: float = 1.0  # factor for the channels of every block; the products are rounded to multiples of 8
     activation: Activation = "relu"
     dropout: float | None = None  # before the classifier
+    head: Head | None = None  # `embedding`: a linear layer and BatchNorm between the pooled features and the classifier
+    embedding: int | None = None  # length of the embedding; None: 512
     drop_path: float = 0.0  # rate of the last residual block; it rises linearly from the first to the last
     residual_scale: float | None = None  # scale of every residual sum
     init: Init = "he"  # or `xavier`, as in the tutorial
@@ -104,6 +110,10 @@ class Choices:
             value = getattr(self, key)
             if not _is_number(value) or not 0 <= value < 1:
                 yield f"{key}={shown(value)} must be a number from 0 to below 1"
+        if self.embedding is not None and self.head == "linear":
+            yield f"embedding={shown(self.embedding)} needs head=embedding"
+        elif self.embedding is not None and not (isinstance(self.embedding, int) and 0 < self.embedding <= 10**5):
+            yield f"embedding={shown(self.embedding)} must be a whole number above 0, at most 100000"
         if self.residual_scale is not None and not _is_scale(self.residual_scale):
             yield f"residual_scale={shown(self.residual_scale)} must be a number above 0, at most 1"
         if not isinstance(self.aux, bool):
@@ -146,7 +156,8 @@ def _check_block(choice: Any) -> None:
 
 def table_config(net: Net) -> dict[str, Any]:
     """Return the keys that a network's table adds to conf/model/base.yaml: its defaults, and each stage and endpoint."""
-    return {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "blocks": dict.fromkeys(net.names)}
+    head = "embedding" if net.embedding else "linear"
+    return {"aux": bool(net.aux), "norm": net.norm, "dropout": net.dropout, "head": head, "blocks": dict.fromkeys(net.names)}
 
 
 def check_loading(net: Net, **loading: Any) -> None:

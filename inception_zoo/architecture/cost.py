@@ -35,7 +35,7 @@ def plan_cost(plan: Plan, image_size: int | Size | None = None) -> Cost:
     size = image_size or plan.net.image_size
     grid = (size, size) if isinstance(size, int) else size
     shapes = plan.shapes(grid)
-    total = linear_cost(plan.blocks[-1].c_out, plan.num_classes)
+    total = classifier_cost(plan)
     for block in plan.blocks:
         total += block_cost(plan, block, grid)
         grid = shapes[block.name][1:]
@@ -72,6 +72,14 @@ def head_cost(plan: Plan, head: Aux, channels: int) -> Cost:
     if head.hidden:
         total, flat = total + linear_cost(flat, head.hidden), head.hidden
     return total + linear_cost(flat, plan.num_classes)
+
+
+def classifier_cost(plan: Plan) -> Cost:
+    """Return the cost of what follows the pooled features: the embedding, if there is one, and the classifier."""
+    features, width = plan.blocks[-1].c_out, plan.embedding
+    if width is None:
+        return linear_cost(features, plan.num_classes)
+    return Cost(features * width + 2 * width, features * width) + linear_cost(width, plan.num_classes)
 
 
 def linear_cost(c_in: int, c_out: int) -> Cost:

@@ -6,7 +6,7 @@ This file does not import torch: the command line checks a network in millisecon
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log2, prod
+from math import prod
 from typing import Any
 
 from inception_zoo.architecture.choices import LOADING, VALID, Choices
@@ -21,6 +21,7 @@ from inception_zoo.errors import ZooError, check_whole
 
 MOST = 1024  # sides of images that are searched for the ones that fit
 LARGE = 1 << 20  # a grid that is larger than every kernel
+EMBEDDING = 512  # length, if neither the table nor the user states it
 KEEP = "a row keeps the grid with odd kernels, without stride and without 'v'"
 
 
@@ -94,18 +95,19 @@ class Plan:
         used = self.net.aux if self.choices.aux and self.num_classes else {}
         return {tap: _scaled_head(head, self.choices.width) for tap, head in used.items()}
 
+    @property
+    def embedding(self) -> int | None:
+        """Length of the embedding; None: the classifier reads the pooled features."""
+        return (self.choices.embedding or self.net.embedding or EMBEDDING) if self.choices.head == "embedding" else None
+
     @cached_property
     def levels(self) -> tuple[tuple[str, int], ...]:
-        """The last endpoint of each resolution but the full one, with its reduction: side of the image by side of the grid.
-
-        It is rounded to a power of two, since unpadded convolutions make grids a little smaller. It is that of the usual image
-        size, or of the nearest one that fits; a small image can have smaller grids.
-        """
-        size = self.net.image_size
-        if not self.fits(size):
-            size = self.nearest((size, size))[0]
-        last = {round(log2(size / height)): name for name, (_, height, _) in self.shapes(size).items()}
-        return tuple((name, 2**level) for level, name in last.items() if level)
+        """The last endpoint of each resolution but the full one, with its reduction: the product of the strides up to it."""
+        reduction, last = 1, dict[int, str]()
+        for block in self.blocks:
+            reduction *= stride_of(block.rows[0])
+            last[reduction] = block.name
+        return tuple((name, by) for by, name in last.items() if by > 1)
 
     @property
     def bias(self) -> bool:

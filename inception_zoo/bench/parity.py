@@ -166,9 +166,13 @@ PAIRS = {
         "inception_v3_fid", "fid", "FeatureExtractorInceptionV3", 299, classes=1008, pixels=True
     ),
     "torch-lucent inceptionv1": Pair("inception_v1_lucid", "lucid", "InceptionV1", 224, classes=1008),
+    "facenet-pytorch InceptionResnetV1": Pair("inception_resnet_v1_facenet", "facenet", "InceptionResnetV1", 160, classes=8631),
     "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
     "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
 }
+
+
+WITHOUT_DEPENDENCIES = {"lucent": "torch-lucent", "facenet_pytorch": "facenet-pytorch"}  # they ask for older versions of others
 
 
 def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
@@ -200,6 +204,10 @@ def peer_of(pair: Pair) -> TorchPeer | KerasPeer:
         from lucent.modelzoo.inceptionv1.InceptionV1 import InceptionV1
 
         return TorchPeer(partial(InceptionV1, redirected_ReLU=False), names)
+    if pair.layout == "facenet":
+        from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
+
+        return TorchPeer(partial(InceptionResnetV1, classify=True, num_classes=pair.classes), names)
     if pair.theirs == "FeatureExtractorInceptionV3":
         from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
@@ -252,7 +260,8 @@ def prove(name: str, images: int = 4) -> Proof:
     try:
         return _prove(PAIRS[name], images)
     except ImportError as error:
-        fix = "pip install --no-deps torch-lucent" if "lucent" in str(error) else "pip install 'inception-zoo[dev]'"
+        alone = next((package for module, package in WITHOUT_DEPENDENCIES.items() if f"'{module}" in str(error)), None)
+        fix = f"pip install --no-deps {alone}" if alone else "pip install 'inception-zoo[dev]'"
         raise ZooError(f"parity: {name} needs another package ({error}); {fix}") from None
     finally:
         torch.set_default_dtype(before)
@@ -321,7 +330,7 @@ def _randomize(model: nn.Module, scale: bool = True) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
             nn.init.uniform_(module.weight, 0.5, 1.5) if scale else nn.init.ones_(module.weight)
             nn.init.normal_(module.bias, std=0.5)

@@ -13,7 +13,7 @@ def extract_features(
     network: Annotated[str, typer.Argument(metavar="WEIGHTS", help="Checkpoint, run folder, .safetensors, .pth or .h5.")],
     images: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads paths from standard input.")],
     output: Annotated[Path, typer.Option(help="File to write: .npy, .safetensors or .parquet.")],
-    layer: Annotated[str, typer.Option(help="pool, or an endpoint: its feature maps, averaged over the grid.")] = "pool",
+    layer: Annotated[str, typer.Option(help="pool, embedding, or an endpoint: its maps, averaged over the grid.")] = "pool",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the images.")] = 1,
     mean: MEAN = None,

@@ -13,7 +13,7 @@ from inception_zoo.architecture.plan import Plan, make_plan, plan_of
 from inception_zoo.config import CONF
 from inception_zoo.config.targets import refused_targets
 from inception_zoo.errors import ZooError, raise_all, unreadable
-from inception_zoo.weights.sources import is_name, published
+from inception_zoo.weights.sources import is_hub, is_name, published
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,13 @@ def _of_table(name: str, choices: dict[str, Any]) -> Named:
     source = loading["weights"]
     if source is None:
         return Named(plan)
+    if is_hub(source):
+        from inception_zoo.weights.hub import read_hub  # torch
+
+        card = read_hub(source).card
+        if card.model["name"] != net.name:
+            raise ZooError(f"weights={source} contains {card.model['name']}, not {net.name}")
+        return Named(plan, card)
     if is_name(source):
         entry = published(source, net.name)
         return Named(plan, Card({}, entry.classes, entry.preprocessing, entry.provenance))

@@ -53,6 +53,10 @@ PolynomialLR ReduceLROnPlateau StepLR""".split()
 _OF_TIMM = """
 AdaBelief Adafactor AdafactorBigVision AdamP Adan Adopt Lamb LaProp Lars Lion MADGRAD Mars Muon NAdamW RMSpropTF SGDP
 SGDW muon.Muon rmsprop_tf.RMSpropTF""".split()
+_OF_METRIC_LEARNING = """
+losses.ArcFaceLoss losses.CircleLoss losses.ContrastiveLoss losses.CosFaceLoss losses.MultiSimilarityLoss
+losses.NormalizedSoftmaxLoss losses.NTXentLoss losses.ProxyAnchorLoss losses.SubCenterArcFaceLoss losses.SupConLoss
+losses.TripletMarginLoss distances.CosineSimilarity distances.LpDistance""".split()
 _OF_LIGHTNING = """
 callbacks.DeviceStatsMonitor callbacks.GradientAccumulationScheduler callbacks.LearningRateMonitor
 callbacks.ModelSummary callbacks.RichModelSummary callbacks.RichProgressBar callbacks.StochasticWeightAveraging
@@ -73,6 +77,7 @@ TARGETS: Mapping[str, Options] = {
     "inception_zoo.training.schedules.cosine": {"warmup_epochs": number(0)},
     "inception_zoo.training.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},
     "inception_zoo.training.schedules.exponential": DECAY,
+    **_within("pytorch_metric_learning", *_OF_METRIC_LEARNING),
     **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
     "inception_zoo.training.callbacks.EMA": EMA,
     "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},

@@ -198,7 +198,9 @@ def _check_task(cfg: Mapping[str, Any]) -> None:
 
 def _about_shape(cfg: Mapping[str, Any]) -> Iterator[str]:
     model, data = cfg["model"], cfg["data"]
-    if (own := model["num_classes"]) < (classes := data["num_classes"]):
+    if cfg["loss"] and model["num_classes"]:
+        yield f"model.num_classes={model['num_classes']} cannot be combined with loss, which needs embeddings; remove it"
+    elif not cfg["loss"] and (own := model["num_classes"]) < (classes := data["num_classes"]):
         yield f"model.num_classes={own}: the data has {classes} classes; use other data, or remove this override"
     if (own := model["in_channels"]) != (channels := data["in_channels"]):
         yield f"model.in_channels={own}: the images have {channels}; remove this override"
@@ -245,6 +247,18 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
         check_image_size(model, key, size)
 
 
+def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each option of the cross entropy that a metric-learning loss does not have."""
+    usual: dict[str, Any] = {"label_smoothing": 0, "aux_weight": None, "metrics": {}}
+    mixed: dict[str, Any] = {key: cfg["augmentation"].get(key) or 0 for key in ("mixup", "cutmix")}
+    given = {key: cfg[key] for key, value in usual.items() if cfg[key] != value}
+    given |= {f"augmentation.{key}": value for key, value in mixed.items() if value}
+    if cfg["loss"]:
+        yield from (
+            f"{key}={shown(value)} cannot be combined with loss; it is for the cross entropy" for key, value in given.items()
+        )
+
+
 def _check_memory(cfg: Mapping[str, Any]) -> None:
     if cfg["model"].get("memory") == "minimal" and cfg["trainer"]["sync_batchnorm"]:
         # the statistics would count recomputed segments twice
@@ -257,6 +271,7 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
     (("data",), lambda cfg: _about_data(cfg["data"])),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
+    (("loss", "label_smoothing", "aux_weight", "metrics", "augmentation"), _about_loss),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),

@@ -123,7 +123,8 @@ KEYS = {
     "sweep.resume": TEXT | NULL,
     "sweep.trial": whole(0) | NULL,
     "model.name": FAMILY,
-    "model.num_classes": whole(1, 10**7),
+    "loss": PART,
+    "model.num_classes": whole(0, 10**7),  # 0: with a metric-learning loss
     "model.in_channels": whole(1, 1024),
 }
 GROUPS = ("model", "data", "augmentation", "trainer", "optimizer", "scheduler", "callbacks", "logger", "metrics")
@@ -215,7 +216,14 @@ NEEDED = (
     *KEYS,
 )
 # Logged metrics that a checkpoint can monitor. A custom metric is valid too, unless its name is similar to one of these.
-METRICS = (*(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")), "val/macro", "val/ece")
+METRICS = (
+    *(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")),
+    "val/macro",
+    "val/ece",
+    "val/recall1",
+    "val/recall5",
+    "val/verification",
+)
 METRIC = Rule(
     "a logged metric, such as val/top1",
     lambda value: NAME.fits(value) and (value in METRICS or not nearest(value, METRICS, 0.8)),

@@ -72,8 +72,9 @@ def network_figure(plan: Plan, image_size: int) -> Any:
         y += band.height
     y += PAD / 2
     dropout = f"   dropout {plan.choices.dropout:g}" if plan.choices.dropout else ""
+    embedding = f"   embedding {plan.embedding}" if plan.embedding else ""
     classes = f"   fc {plan.num_classes}" if plan.num_classes else ""
-    canvas.box(left, y, SPINE, LINE, f"average pool{dropout}{classes}", COLORS["plain"])
+    canvas.box(left, y, SPINE, LINE, f"average pool{dropout}{embedding}{classes}", COLORS["plain"])
     canvas.arrow(*top, left + SPINE / 2, y)
     _title(canvas, plan, image_size, height)
     return canvas.figure

@@ -49,7 +49,7 @@ def counting(count: Callable[[int], None]) -> Iterator[None]:
 def _saved(model: Inception, images: Tensor) -> Counter[str]:
     parts = {block.name: model.get_submodule(block.name) for block in model.plan.blocks}
     heads = {f"aux {tap}": head for tap, head in model.aux.items()}
-    parts |= {"classifier": nn.Sequential(model.pool, nn.Flatten(), model.dropout, model.fc), **heads}
+    parts |= {"classifier": nn.Sequential(model.pool, nn.Flatten(), model.dropout, model.embedding, model.fc), **heads}
     saved, current = Counter(dict.fromkeys(parts, 0)), ""
 
     def enter(part: str) -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from inception_zoo.architecture.card import Card
-from inception_zoo.architecture.cost import Cost, block_cost, conv_cost, head_cost, linear_cost, plan_cost
+from inception_zoo.architecture.cost import Cost, block_cost, classifier_cost, conv_cost, head_cost, plan_cost
 from inception_zoo.architecture.geometry import Field, receptive_field
 from inception_zoo.architecture.notation import show
 from inception_zoo.architecture.plan import Block, Plan
@@ -65,11 +65,12 @@ def describe(plan: Plan, image_size: int, card: Card | None = None) -> dict[str,
         "error": plan.net.error,
         "image_size": image_size,
         "num_classes": plan.num_classes,
+        "embedding": plan.embedding,
         "swapped": plan.swapped,
         "weights": None if card is None else {key: value for key, value in card.plain().items() if key != "model"},
         "endpoints": endpoints,
         "aux": heads,
-        "classifier": _cost(linear_cost(plan.blocks[-1].c_out, plan.num_classes)) | {"saved": saved["classifier"]},
+        "classifier": _cost(classifier_cost(plan)) | {"saved": saved["classifier"]},
         "total": {
             "params": without_heads,
             "params_with_aux": total.params,
@@ -122,8 +123,9 @@ def network_table(network: dict[str, Any], width: int) -> Table:
     for tap, head in network["aux"].items():
         layers = [*head["rows"], *([f"fc {head['hidden']}"] if head["hidden"] else []), f"fc {network['num_classes']}"]
         table.add_row(f"aux {tap}", "", " > ".join(layers), *_figures(head))
+    embedding = f" > embedding {network['embedding']}" if network["embedding"] else ""
     classes = f" > fc {network['num_classes']}" if network["num_classes"] else ""
-    table.add_row("classifier", "", f"average pool{classes}", *_figures(network["classifier"]))
+    table.add_row("classifier", "", f"average pool{embedding}{classes}", *_figures(network["classifier"]))
     total = network["total"]
     table.add_row("[bold]total", "", "", f"[bold]{_millions(total)}", f"[bold]{total['macs'] / 1e6:,.1f}", _mib(total["saved"]))
     if network["aux"]:

@@ -4,6 +4,7 @@ Each `forward` computes the paper's figure with PyTorch's operators. `autograd.t
 in training: it gives the same result with less memory, and uses this package's CPU kernels.
 """
 
+from collections import OrderedDict
 from dataclasses import replace
 
 import torch
@@ -144,6 +145,22 @@ class AuxHead(nn.Module):
         x = F.avg_pool2d(x, 5, 3) if fits and not self.adaptive else F.adaptive_avg_pool2d(x, self.grid)
         x = self.rows(x).flatten(1)
         return self.fc(x if self.hidden is None else self.hidden(x))
+
+
+class UnitLength(nn.Module):
+    """Embeddings (N, D) → the same, divided by their Euclidean length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x)
+
+
+def build_embedding(plan: Plan) -> nn.Module:
+    """Return the layers from pooled features (N, C) to an embedding (N, D): linear without bias, then BatchNorm (facenet)."""
+    if plan.embedding is None:
+        return nn.Identity()
+    linear = nn.Linear(plan.blocks[-1].c_out, plan.embedding, bias=False)
+    norm = nn.BatchNorm1d(plan.embedding, eps=plan.net.eps, momentum=plan.net.momentum)
+    return nn.Sequential(OrderedDict(linear=linear, norm=norm))
 
 
 class SamePad(nn.Module):

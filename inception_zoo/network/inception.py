@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from inception_zoo.architecture.plan import Plan
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError, check_whole, did_you_mean
 from inception_zoo.network.autograd import run_segments
-from inception_zoo.network.blocks import AuxHead, build_block
+from inception_zoo.network.blocks import AuxHead, UnitLength, build_block, build_embedding
 from inception_zoo.network.initialization import initialize
 from inception_zoo.network.inputs import explained
 
@@ -47,6 +47,7 @@ class Inception(nn.Module):
             self.add_module(block.name, build_block(plan, block))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(plan.choices.dropout or 0.0)
+        self.embedding = build_embedding(plan)
         self._build_heads()
         own = {layer for block in plan.blocks if block.module for layer in self.get_submodule(block.name).modules()}
         initialize(self, self._classifiers(), plan.choices.init, own)
@@ -102,6 +103,17 @@ class Inception(nn.Module):
         return self.pool(self._run(x)).flatten(1)
 
     @explained
+    def embed(self, x: Tensor) -> Tensor:
+        """Return embeddings of length 1, (N, embedding), of images (N, in_channels, H, W).
+
+        Raises:
+            ZooError: The network has no embedding.
+        """
+        if self.plan.embedding is None:
+            raise ZooError(f"{self.plan.net.name} has no embedding; create it with head='embedding'")
+        return nn.functional.normalize(self.forward_head(self._run(x), pre_logits=True))
+
+    @explained
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature maps (N, num_features, H', W') of images (N, in_channels, H, W)."""
         return self._run(x)
@@ -111,9 +123,9 @@ class Inception(nn.Module):
 
         Args:
             x: Feature maps, see `forward_features`.
-            pre_logits: Return what the classifier reads, (N, num_features), instead.
+            pre_logits: Return what the classifier reads instead: (N, num_features), or with an embedding (N, embedding).
         """
-        x = self.dropout(self.pool(x).flatten(1))
+        x = self.embedding(self.dropout(self.pool(x).flatten(1)))
         return x if pre_logits else self.fc(x)
 
     @property
@@ -128,14 +140,14 @@ class Inception(nn.Module):
         return [{"num_chs": channels[name], "reduction": by, "module": name} for name, by in self.plan.levels]
 
     def get_classifier(self) -> nn.Module:
-        """Return the layer that computes the logits; an `nn.Identity` without classes."""
+        """Return the layer that computes the logits; without classes a layer without weights."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier and the auxiliary heads by new ones, with random weights.
 
         Args:
-            num_classes: Number of classes; 0: the network returns pooled features.
+            num_classes: Number of classes; 0: it returns pooled features, or embeddings of length 1 with `head=embedding`.
             global_pool: `avg` or None; other pools are not supported.
 
         Raises:
@@ -184,13 +196,13 @@ class Inception(nn.Module):
             self.get_submodule(name).requires_grad_(name not in self.frozen)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "Inception":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
 
-    def compiled(self) -> "Inception":
+    def compiled(self) -> Self:
         """Compile `forward` and `outputs` in place with `torch.compile`, and return self; state-dict keys do not change."""
         self.compile()
         self.outputs = torch.compile(self.outputs)  # type: ignore[method-assign]
@@ -223,7 +235,8 @@ class Inception(nn.Module):
         channels = {block.name: block.c_out for block in self.plan.blocks}
         self.aux = nn.ModuleDict({tap: AuxHead(self.plan, head, channels[tap]) for tap, head in self.plan.aux.items()})
         classes = self.plan.num_classes
-        self.fc = nn.Linear(self.num_features, classes) if classes else nn.Identity()
+        width = self.plan.embedding
+        self.fc = nn.Linear(width or self.num_features, classes) if classes else UnitLength() if width else nn.Identity()
 
     def _classifiers(self) -> set[nn.Module]:
         """Return the layers that compute logits."""

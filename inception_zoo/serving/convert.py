@@ -10,6 +10,20 @@ from inception_zoo.weights.files import sha256, write_weights
 from inception_zoo.weights.kinds import KERAS, TORCH
 from inception_zoo.weights.loading import normalizes_again
 from inception_zoo.weights.saving import NAMES, card_of, export_weights
+from inception_zoo.weights.sources import HUB, hub_name
+
+HUB_FOLDER = "hub"  # a folder, not a layout
+
+
+def check_hub(to: str, push: str | None, licence: str | None, private: bool) -> None:
+    """Raise ZooError if an option for the Hub is given without ``--to hub``, or if the repository has another form of name."""
+    if to != HUB_FOLDER and (push or licence or private):
+        option = "--push" if push else "--licence" if licence else "--private"
+        raise ZooError(f"{option} needs --to hub")
+    if private and not push:
+        raise ZooError("--private needs --push OWNER/NAME")
+    if push:
+        hub_name(f"{HUB}:{push}")
 
 
 def check_target(target: Path, to: str, overwrite: bool) -> None:
@@ -23,8 +37,14 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
     Raises:
         ZooError: the layout is unknown, the suffix does not fit it, or the file cannot be written.
     """
+    if to == HUB_FOLDER:
+        if target.exists() and not target.is_dir():
+            raise ZooError(f"{target} is a file; --to hub writes a folder")
+        if target.is_dir() and any(target.iterdir()):
+            raise ZooError(f"{target} is not empty; give another folder")
+        return
     if to not in NAMES:
-        raise ZooError(f"--to {to} is unknown; {did_you_mean(to, NAMES)}")
+        raise ZooError(f"--to {to} is unknown; {did_you_mean(to, [*NAMES, HUB_FOLDER])}")
     if to == "keras" and not target.name.endswith(".weights.h5"):
         raise ZooError(f"{target}: the name must end in .weights.h5, which Keras requires")
     if to != "keras" and target.suffix in KERAS:
@@ -39,17 +59,26 @@ def check_target(target: Path, to: str, overwrite: bool) -> None:
 
 
 def convert(
-    source: str, target: Path, to: str = "native", name: str | None = None, stated: Stated = NOTHING_STATED, trust: bool = False
+    source: str,
+    target: Path,
+    to: str = "native",
+    name: str | None = None,
+    stated: Stated = NOTHING_STATED,
+    trust: bool = False,
+    licence: str | None = None,
+    repo: str | None = None,
 ) -> str:
     """Read weights and write them in another layout.
 
     Args:
         source: file in any layout, run folder, or name of published weights.
-        target: file to write; its suffix selects the format.
-        to: layout to write.
+        target: file to write; its suffix selects the format. With `hub`, a folder.
+        to: layout to write, or `hub`.
         name: network, if `source` does not name it.
         stated: facts about `source`; those on preprocessing are stored in a native file.
         trust: allow a block function of the user's own, see `load_model`.
+        licence: of the weights, for the Hub.
+        repo: name on the Hub, for the model card.
 
     Returns:
         A line with the file, the network, the layout, the numbers of tensors and values, and the sha256.
@@ -59,13 +88,17 @@ def convert(
     """
     model = load_model(source, name, trust, stated.ema, stated.transform_input)
     if stated.preprocesses:
-        if to != "native":
-            raise ZooError(f"--to {to}: this layout cannot store --mean, --std and --image-size; they are for --to native")
+        if to not in ("native", HUB_FOLDER):
+            raise ZooError(f"--to {to}: this layout cannot store --mean, --std and --image-size; they are for native and hub")
         again = normalizes_again(model, source)
         model.preprocessing = stated.over(model.preprocessing, model.plan.net.image_size, source, again)
         if len(model.preprocessing.mean) != model.plan.in_channels:
             given = f"--mean and --std have {len(model.preprocessing.mean)} numbers"
             raise ZooError(f"{given}, but {model.plan.net.name} reads {model.plan.in_channels} channels in {source}")
+    if to == HUB_FOLDER:
+        run = Path(source) if Path(source).is_dir() else None
+        layout = model.save_pretrained(target, run, licence, repo)
+        return f"{target}: {model.plan.net.name}, weights in the layout of {layout}, card, model card and picture"
     state = export_weights(model, to)
     write_weights(target, state, card_of(model).text() if to == "native" else None)
     values = sum(value.numel() for value in state.values())

@@ -29,7 +29,7 @@ from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.terminal import console
 
 FORMATS = ".npy", ".safetensors", ".parquet"
-POOL = "pool"  # layer whose features the classifier reads
+POOL, EMBEDDING = "pool", "embedding"  # layers behind the last endpoint
 SHARE = 256  # images that a process extracts at a time, at most
 
 
@@ -42,11 +42,12 @@ class Features(nn.Module):
 
     Args:
         model: The network; not changed.
-        layer: `pool`: what the classifier reads; or an endpoint, whose feature maps are averaged over the grid.
+        layer: `pool`: the pooled features; `embedding`: the embedding, of length 1; or an endpoint, whose feature maps are
+            averaged over the grid.
         preprocessing: Applied to images of uint8; None: the network's own.
 
     Raises:
-        ZooError: `layer` is neither `pool` nor an endpoint.
+        ZooError: The network does not have `layer`.
     """
 
     def __init__(self, model: Inception, layer: str = POOL, preprocessing: Preprocessing | None = None) -> None:
@@ -74,6 +75,8 @@ class Features(nn.Module):
             images = normalize(centre(images, self.preprocessing), self.preprocessing).to(dtype)
         if self.layer == POOL:
             return self.model.features(images)
+        if self.layer == EMBEDDING:
+            return self.model.embed(images)
         return self.model.endpoints(images, [self.layer])[self.layer].mean((2, 3))
 
 
@@ -81,9 +84,10 @@ def channels_of(model: Inception, layer: str) -> int:
     """Return the number of features of a layer.
 
     Raises:
-        ZooError: `layer` is neither `pool` nor an endpoint.
+        ZooError: The network does not have the layer.
     """
-    channels = {POOL: model.num_features, **{block.name: block.c_out for block in model.plan.blocks}}
+    embedding = {EMBEDDING: model.plan.embedding} if model.plan.embedding else {}
+    channels = {POOL: model.num_features, **embedding, **{block.name: block.c_out for block in model.plan.blocks}}
     if layer not in channels:
         raise ZooError(f"{model.plan.net.name}: layer {layer} is unknown; {did_you_mean(layer, channels, ALIKE)}")
     return channels[layer]

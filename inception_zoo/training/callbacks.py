@@ -24,7 +24,11 @@ from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import peak_memory
 
 WIDE = 140  # columns of a terminal that has room for all metrics beside the progress bar
-NARROW = {"train/loss_step": "loss", "val/top1": "val"}  # metrics on a narrower one, and their short names
+NARROW = {
+    "train/loss_step": "loss",
+    "val/top1": "val",
+    "val/recall1": "val",
+}  # metrics on a narrower one, and their short names
 
 
 class EMA(EMAWeightAveraging):

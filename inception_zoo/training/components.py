@@ -26,8 +26,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torchmetrics import Metric
 
+from inception_zoo.architecture.plan import Plan
 from inception_zoo.data import ImageData
-from inception_zoo.errors import ZooError, imported, one_line
+from inception_zoo.errors import ZooError, check_installed, imported, one_line
 from inception_zoo.system.ranks import by_torchrun, is_first
 from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
@@ -105,6 +106,23 @@ def build_optimizer(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[partial
     trial = _tried("optimizer", optimizer, [torch.nn.Parameter(torch.zeros(1, 1))])
     _tried("scheduler", scheduler, trial, steps=100, epoch_steps=10)
     return optimizer, scheduler
+
+
+def build_loss(node: Mapping[str, Any], plan: Plan, classes: int) -> torch.nn.Module:
+    """Build a metric-learning loss.
+
+    Args:
+        node: the config node `loss`.
+        plan: plan of the network.
+        classes: number of classes of the data.
+
+    Raises:
+        ZooError: the library is missing, or the loss refuses an option.
+    """
+    check_installed("pytorch_metric_learning", "embedding", f"loss={node['_target_'].rpartition('.')[2]}")
+    sizes = {"num_classes": classes, "embedding_size": plan.embedding or plan.blocks[-1].c_out}
+    wanted = inspect.signature(imported(node["_target_"])).parameters
+    return build("loss", node, **{key: size for key, size in sizes.items() if key in wanted})
 
 
 def build_metrics(config: Mapping[str, Any], classes: int) -> dict[str, Metric]:

@@ -33,6 +33,7 @@ from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, divided_for, find_checkpoint, saved_config
+from inception_zoo.training.embedding import Embedder
 from inception_zoo.training.last_checkpoint import LastCheckpoint
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.metrics import ROW
@@ -166,14 +167,17 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     data = components.build_data(config)
     data.folder, data.before = folder, ckpt.parent.parent if ckpt else divided_for(config)
     model.preprocessing = data.preprocessing
-    parts = components.build_optimizer(cfg, config)
+    optimizer = components.build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
-    metrics = components.build_metrics(config, model.plan.num_classes)
-    module = Classifier(model, *parts, cfg.label_smoothing, redacted(config), *choices, metrics=metrics)
+    parts = model, *optimizer, cfg.label_smoothing, redacted(config), *choices
+    if cfg.loss:
+        module: Classifier = Embedder(components.build_loss(config["loss"], model.plan, cfg.data.num_classes), *parts)
+    else:
+        module = Classifier(*parts, metrics=components.build_metrics(config, model.plan.num_classes))
     pruning = components.pruner(cfg, folder)
     trainer = components.build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
     check_monitors(config)
-    check_batch(cfg.data.batch_size, trainer.world_size, model.plan.choices.norm)
+    check_batch(cfg.data.batch_size, trainer.world_size, "batch" if model.plan.embedding else model.plan.choices.norm)
     saved_classes = card.classes if card else model.classes if cfg.task == "test" else None
     earlier = read_results(ckpt.absolute().parents[1]) if ckpt else {}
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes, earlier)
@@ -239,7 +243,7 @@ def test(job: Job) -> dict[str, Any] | None:
     weights here: after a training, its EMAWeightAveraging would replace the average by the raw weights.
 
     Returns:
-        The results of `Evaluation.tables`; None if `trainer.limit_test_batches` is 0.
+        The results of `Evaluation.tables`; None if there are no tables, or `trainer.limit_test_batches` is 0.
     """
     module = job.module
     job.results["tested"] = None
@@ -257,8 +261,7 @@ def test(job: Job) -> dict[str, Any] | None:
     if job.trainer.limit_test_batches == 0:
         say("trainer.limit_test_batches=0: no test")
         return None
-    assert module.test.tables is not None
-    return module.test.tables.compute()
+    return module.test.tables.compute() if module.test.tables is not None else None
 
 
 def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:

@@ -62,13 +62,16 @@ class Classifier(L.LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
         self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in ("loss", "top1", "top5")})
-        classes = model.plan.num_classes
-        self.val, self.test = Evaluation(classes, tables=False, more=metrics), Evaluation(classes, tables=True, more=metrics)
+        self.val, self.test = self.evaluation(tables=False, more=metrics), self.evaluation(tables=True, more=metrics)
         self.test_name = "test"  # metric prefix of the test
         self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
         self._logged = torch.zeros(2)  # sum of the losses of this epoch, and of their weights, when they were last logged
         self.recent_loss: float | None = None  # for the progress bar
         self.save_hyperparameters(dict(config))
+
+    def evaluation(self, tables: bool, more: Mapping[str, Metric] | None) -> Any:
+        """Return the metrics of one split; see `Evaluation`."""
+        return Evaluation(self.model.plan.num_classes, tables, more)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -139,8 +142,8 @@ class Classifier(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._share_buffers()
-        assert self.test.tables is not None
-        self.test.tables.reset()
+        if self.test.tables is not None:
+            self.test.tables.reset()
 
     def on_test_epoch_end(self) -> None:
         self._log(self.test_name, self.test.metrics)
@@ -203,7 +206,10 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         lr = getattr(self.optimizer, "keywords", {}).get("lr", 0.0)  # from Hydra's partial; used for layer-wise rates only
-        optimizer = self.optimizer(parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias))
+        groups = parameter_groups(self.model, lr, self.layer_decay, self.decay_norm_and_bias)
+        if own := [weight for name, weight in self.named_parameters() if not name.startswith("model.")]:  # of the loss
+            groups.append({"params": own, "name": "loss"} | ({"lr": lr} if self.layer_decay != 1 else {}))
+        optimizer = self.optimizer(groups)
         epoch_steps, most = self._steps_of_an_epoch(), self.trainer.max_steps
         steps = epoch_steps * max(1, self.trainer.max_epochs or 1)
         steps = steps if most == -1 else min(steps, most)

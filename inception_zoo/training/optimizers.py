@@ -15,9 +15,9 @@ say = rank_zero_only(logging.getLogger(__name__).info)
 def parameter_groups(model: Inception, lr: float, decay: float, decay_norm_and_bias: bool = True) -> list[dict[str, Any]]:
     """Return parameter groups with layer-wise learning rates.
 
-    The classifiers have the rate `lr`. Each endpoint has the rate of the next one times `decay`. With ``decay=1`` there is
-    one group with the optimizer's rate. The groups include frozen parameters: an optimizer skips parameters without a
-    gradient, and schedulers need no new group when they are unfrozen.
+    The embedding and the classifiers have the rate `lr`. Each endpoint has the rate of the next one times `decay`. With
+    ``decay=1`` there is one group with the optimizer's rate. The groups include frozen parameters: an optimizer skips
+    parameters without a gradient, and schedulers need no new group when they are unfrozen.
 
     Args:
         model: the network.
@@ -28,7 +28,7 @@ def parameter_groups(model: Inception, lr: float, decay: float, decay_norm_and_b
     if decay == 1:
         groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     else:
-        heads = nn.ModuleList([model.fc, model.aux])
+        heads = nn.ModuleList([model.embedding, model.fc, model.aux])
         groups = [{"params": list(heads.parameters()), "lr": lr, "name": "head"}]
         for depth, block in enumerate(reversed(model.plan.blocks), start=1):
             if parameters := list(model.get_submodule(block.name).parameters()):

@@ -70,6 +70,8 @@ class Names:
     style: Style = Style()
     bgr: bool = False  # the first convolution reads channels in BGR order
     normalized: Normalized | None = None  # mean and std, if all published weights of the network share them
+    cropped: bool = True  # images are resized to more than the network's size, and cropped
+    embedding: tuple[str, str] | None = None  # the linear layer and the BatchNorm
     transforms: bool = False  # the library's network may normalize images again (`transform_input`); its files do not say
     twin: Twin | None = None  # without auxiliary heads
     read_only: str = ""  # how the library's network differs: its weights are read by name, and not written
@@ -228,6 +230,21 @@ LUCID_V1 = Names(
     fc="softmax2_pre_activation_matmul", style=Style(conv="{name}_pre_relu_conv.{tensor}", separator="_"),
     normalized=((117 / 255,) * 3, (1 / 255,) * 3),  # pixels from 0 to 255, minus 117
 )
+# Inception-ResNet-v1 in facenet-pytorch
+FACENET = Names(
+    {
+        **{name: Place(name.replace("conv_", "conv2d_")) for name in
+           ("conv_1a", "conv_2a", "conv_2b", "conv_3b", "conv_4a", "conv_4b")},
+        **{f"block35_{i + 1}": Place(f"repeat_1.{i}", A[:-1], project="conv2d") for i in range(5)},
+        "mixed_6a": Place("mixed_6a", REDUCE_6A),
+        **{f"block17_{i + 1}": Place(f"repeat_2.{i}", REDUCE_6A, project="conv2d") for i in range(10)},
+        "mixed_7a": RESNET_PLACES["mixed_7a"],
+        **{f"block8_{i + 1}": Place(f"repeat_3.{i}", REDUCE_6A, project="conv2d") for i in range(5)},
+        "block8_6": Place("block8", REDUCE_6A, project="conv2d"),
+    },
+    fc="logits", embedding=("last_linear", "last_bn"), cropped=False,  # a detector has cropped the faces
+    normalized=((127.5 / 255,) * 3, (128 / 255,) * 3),
+)
 LAYOUTS: dict[str, dict[str, Names]] = {
     "torchvision": {"googlenet_bn": TORCHVISION_V1, "inception_v3": TORCHVISION_V3},
     "timm": {
@@ -238,4 +255,5 @@ LAYOUTS: dict[str, dict[str, Names]] = {
     "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET},
     "fid": {"inception_v3_fid": FID_V3},
     "lucid": {"inception_v1_lucid": LUCID_V1},
+    "facenet": {"inception_resnet_v1_facenet": FACENET},
 }

@@ -12,11 +12,12 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.entries import chosen
 from inception_zoo.weights.files import read_weights, resolve, sha256, stated_transform, with_transform
+from inception_zoo.weights.hub import hub_provenance, read_hub
 from inception_zoo.weights.layouts import LAYOUTS
 from inception_zoo.weights.mapping import names_of, recognize, translate
 from inception_zoo.weights.matching import State, differences, listed, matched, other_blocks
 from inception_zoo.weights.normalization import adapted, first_conv, fold_normalization, pads
-from inception_zoo.weights.sources import is_name, published
+from inception_zoo.weights.sources import is_hub, is_name, published
 from inception_zoo.weights.undecided import decide_twin, transform_input_of
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def load_weights(
     Loading is strict: each tensor of the network needs a tensor in the weights, and the reverse. Name allowed differences
     in `adapt`; each one is logged:
 
-    * `head`: all classifiers keep their initial weights, for other classes;
+    * `head`: all classifiers keep their initial weights, for other classes; so does an embedding that the weights lack;
     * `input`: the first convolution is adapted to `in_channels`;
     * `aux`: auxiliary heads that the weights lack keep their initial weights;
     * `blocks`: swapped blocks that the weights do not fit keep their initial weights.
@@ -52,7 +53,7 @@ def load_weights(
         model: a network of the zoo; changed in place.
         weights: tensors by key, with the shapes and dtypes of the layout; or the path of a `.safetensors`, `.pth`, `.ckpt`
             or Keras `.h5` file, or of a run folder.
-        layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, `fid`, `lucid`, or `auto`, which recognizes it.
+        layout: `native`, `torchvision`, `timm`, `cadene`, `keras`, `fid`, `lucid`, `facenet`, or `auto`, which recognizes it.
         adapt: any of `head`, `input`, `aux` and `blocks`.
         ema: if the weights are there twice, raw and averaged over the training: True takes the average, False the raw ones.
         transform_input: for weights in torchvision's layout: True if torchvision's network was built with it, as its
@@ -111,9 +112,11 @@ def fill(
     names = names_of(layout, model.plan.net.name) if layout != "native" else None
     transforms = transform_input_of(weights, names, source, transform_input, digest)
     preprocessing = card.preprocessing if card else None
-    if normalized := HALF if transforms else names and names.normalized:
+    normalized = HALF if transforms else names and names.normalized
+    if preprocessing is None and normalized:
         size = model.plan.net.image_size
-        preprocessing = Preprocessing(size, *normalized, resize=usual_resize(size))
+        cropped = names is None or names.cropped
+        preprocessing = Preprocessing(size, *normalized, resize=usual_resize(size) if cropped else size)
     notes = [*read, *differences(model, card, layout, source)]
     other = other_blocks(model, card)
     model.preprocessing = _copy(model, weights, layout, adapt, preprocessing, source, notes, other)
@@ -134,12 +137,18 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[Adapt] = ()) 
 
     Args:
         model: a network of the zoo; changed in place.
-        source: a name such as ``torchvision:IMAGENET1K_V1`` or ``timm:inception_v4.tf_in1k``, or a path for `load_weights`.
+        source: a name such as ``torchvision:IMAGENET1K_V1``, ``timm:inception_v4.tf_in1k`` or ``hf:owner/name``, or a path for
+            `load_weights`.
         adapt: allowed differences, see `load_weights`.
 
     Raises:
         ZooError: the weights do not exist, do not fit, or cannot be downloaded.
     """
+    if is_hub(str(source)):
+        found = read_hub(str(source))
+        fill(model, found.state, found.card, str(source), sha256(found.path), adapt=adapt, read=found.notes)
+        model.provenance = hub_provenance(model, str(source), found)
+        return
     if not is_name(str(source)):
         load_weights(model, source, adapt=adapt)
         return
@@ -180,7 +189,9 @@ def _layout(model: Inception, weights: State, layout: str, card: Card | None, so
         return layout
     if layout != "auto":
         raise ZooError(f"layout={layout} is unknown; {did_you_mean(layout, ['native', *LAYOUTS, 'auto'])}")
-    if card or len(weights.keys() & model.state_dict().keys()) > len(weights) / 2:
+    if card:
+        return layout_with_card(weights, net)
+    if len(weights.keys() & model.state_dict().keys()) > len(weights) / 2:
         return "native"
     found = recognize(weights.keys())
     if not found:
@@ -188,6 +199,11 @@ def _layout(model: Inception, weights: State, layout: str, card: Card | None, so
     found = decide_twin(weights, found, source, digest, net)
     _check_net(found, net, source)
     return found[0]
+
+
+def layout_with_card(weights: State, net: str) -> str:
+    """Return the layout of weights that have a card: timm's in a folder for the Hub, else native."""
+    return "timm" if net in LAYOUTS["timm"] and recognize(weights.keys()) else "native"
 
 
 def _check_net(found: tuple[str, str], net: str, source: str) -> None:

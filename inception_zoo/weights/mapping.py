@@ -12,12 +12,14 @@ from inception_zoo.network.blocks import ConvUnit, ResidualBlock
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.layouts import LAYOUTS, Names, Style, Twin
 
-UNIT = (
-    "conv.weight",
-    "conv.bias",
-    *(f"norm.{t}" for t in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
-)
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 LINEAR = ("weight", "bias")
+TENSORS = {
+    "unit": ("conv.weight", "conv.bias", *(f"norm.{tensor}" for tensor in NORM)),
+    "norm": NORM,
+    **dict.fromkeys(("project", "fc"), LINEAR),
+}
+EMBEDDING = "embedding"
 CLASSIFIER = "classifier"
 
 
@@ -25,8 +27,8 @@ CLASSIFIER = "classifier"
 class Slot:
     """A layer with weights and its name in a layout."""
 
-    part: str  # the endpoint, `aux <tap>`, or `classifier`
-    kind: str  # `unit`: convolution and normalization; `project`: convolution alone; `fc`
+    part: str  # the endpoint, `aux <tap>`, `embedding` or `classifier`
+    kind: str  # `unit`: convolution and normalization; `project`: convolution alone; `fc`; `norm`: of the embedding
     name: str
     numbers: tuple[int, int] = (0, 0)  # of its convolution and its normalization, in layouts with numbered layers
 
@@ -37,13 +39,13 @@ class Slot:
         renamed = style.batch_norm if is_norm else style.layer
         if renamed is not None and last not in renamed:
             return None
-        template = style.norm if is_norm else {"unit": style.conv, "project": style.project, "fc": style.fc}[self.kind]
+        template = style.norm if is_norm else {"unit": style.conv, "project": style.project}.get(self.kind, style.fc)
         conv, norm = (f"_{n}" if n else "" for n in self.numbers)
         return template.format(name=self.name, tensor=renamed[last] if renamed else last, conv=conv, norm=norm)
 
     def keys(self, style: Style) -> set[str]:
         """Return all keys that a file can have for this layer."""
-        return {key for tensor in (UNIT if self.kind == "unit" else LINEAR) if (key := self.key(style, tensor))}
+        return {key for tensor in TENSORS[self.kind] if (key := self.key(style, tensor))}
 
 
 def slots(names: Names) -> Iterator[Slot]:
@@ -62,6 +64,8 @@ def slots(names: Names) -> Iterator[Slot]:
     for tap, head in names.heads.items():
         for kind, layers in (("unit", _names(head.rows)), ("fc", [name for name in (head.hidden, head.fc) if name])):
             yield from (Slot(f"aux {tap}", kind, f"{head.module}.{name}") for name in layers)
+    if names.embedding:
+        yield from (Slot(EMBEDDING, kind, name) for kind, name in zip(("fc", "norm"), names.embedding, strict=True))
     yield Slot(CLASSIFIER, "fc", names.fc)
 
 
@@ -80,7 +84,8 @@ def our_layers(model: Inception) -> dict[str, list[str]]:
     for tap, head in model.aux.items():
         linear = [f"aux.{tap}.hidden.0"] if head.hidden is not None else []
         found[f"aux {tap}"] = [*_units(head, f"aux.{tap}"), *linear, f"aux.{tap}.fc"]
-    return found | {CLASSIFIER: ["fc"]}
+    embedding = {EMBEDDING: ["embedding.linear", "embedding.norm"]} if model.plan.embedding else {}
+    return found | embedding | {CLASSIFIER: ["fc"]}
 
 
 def _units(module: nn.Module, prefix: str) -> list[str]:
@@ -88,7 +93,7 @@ def _units(module: nn.Module, prefix: str) -> list[str]:
 
 
 def part_of(key: str) -> str:
-    """Return the part of a state dict key of the zoo: an endpoint, `aux <tap>` or `classifier`."""
+    """Return the part of a state dict key of the zoo: an endpoint, `aux <tap>`, `embedding` or `classifier`."""
     first, second, *_ = key.split(".")
     return f"aux {second}" if first == "aux" else CLASSIFIER if first == "fc" else first
 

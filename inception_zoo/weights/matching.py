@@ -12,7 +12,7 @@ from inception_zoo.architecture.plan import Block, plan_of
 from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.keras_files import BEYOND
-from inception_zoo.weights.mapping import CLASSIFIER, Translation, part_of
+from inception_zoo.weights.mapping import CLASSIFIER, EMBEDDING, Translation, part_of
 from inception_zoo.weights.normalization import first_conv
 
 State = Mapping[str, Tensor]
@@ -66,6 +66,7 @@ def matched(
             elif not key.endswith("num_batches_tracked"):  # older files have none
                 missing.append(theirs or key)
                 hints |= {"blocks"} if part in swapped else {"aux"} if part.startswith("aux ") else set()
+                hints |= {"head"} if part == EMBEDDING else set()
             continue
         value = weights[theirs]
         adaptable = key == f"{first_conv(model)}.weight" and _but_for_channels(value) == _but_for_channels(ours)
@@ -75,14 +76,22 @@ def matched(
             values[key] = value
         else:
             mismatched.append(f"{theirs} is {tuple(value.shape)}, expected {tuple(ours.shape)}")
-            hints.add("input" if adaptable else "head" if is_classifier(key) else "blocks" if part in swapped else "")
+            hints.add(
+                "input"
+                if adaptable
+                else "head"
+                if is_classifier(key) or part == EMBEDDING
+                else "blocks"
+                if part in swapped
+                else ""
+            )
     left = weights.keys() - translation.keys.values()
     parts = {key: translation.spare.get(key, part_of(key) if "." in key else key) for key in left}
     own = {f"aux {tap}" for tap in model.aux}
     unneeded = {key for key, part in parts.items() if part.startswith("aux ") and part not in own}
     unneeded |= {key for key, part in parts.items() if part in initial}
     unneeded |= {key for key, part in parts.items() if part == CLASSIFIER and not model.plan.num_classes}
-    beyond = {key for key in left if key.startswith(BEYOND)}
+    beyond = {key for key in left if key.startswith(BEYOND) or (parts[key] == EMBEDDING and not model.plan.embedding)}
     unneeded |= beyond if "head" in adapt or not model.plan.num_classes else set()
     unexpected = sorted(left - unneeded)
     hints |= {"blocks" for key in unexpected if parts[key] in swapped}
@@ -94,7 +103,7 @@ def matched(
         raise ZooError(f"{source} does not fit {model.plan.net.name}: {found}" + (f"; set adapt to allow {ask}" if ask else ""))
     heads = sorted({part for part in parts.values() if part.startswith("aux ")})
     notes += [f"auxiliary heads left out: {', '.join(head.removeprefix('aux ') for head in heads)}"] if heads else []
-    after = sorted({key.removeprefix(BEYOND).partition("/")[0] for key in beyond})
+    after = sorted({EMBEDDING if parts[key] == EMBEDDING else key.removeprefix(BEYOND).partition("/")[0] for key in beyond})
     notes += [f"layers after the network left out: {', '.join(after)}"] if after else []
     notes += ["classifier left out"] if CLASSIFIER in parts.values() and not model.plan.num_classes else []
     notes += [f"re-initialized: {', '.join(sorted(initial))}"] if initial else []
@@ -137,7 +146,9 @@ def _initial_parts(
             fits = theirs is not None and theirs in weights and weights[theirs].shape == ours.shape
             has.setdefault(part_of(key), []).append(fits)
     blocks = {part for part in swapped if part in has and not all(has[part])} if "blocks" in adapt else set()
-    return blocks | ({part for part in has if part.startswith("aux ") and not any(has[part])} if "aux" in adapt else set())
+    embedding = {EMBEDDING} if "head" in adapt and not all(has.get(EMBEDDING, [])) else set()
+    heads = {part for part in has if part.startswith("aux ") and not any(has[part])} if "aux" in adapt else set()
+    return blocks | embedding | heads
 
 
 def differences(model: Inception, card: Card | None, layout: str, source: str) -> list[str]:

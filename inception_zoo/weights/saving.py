@@ -26,7 +26,7 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
 
     Args:
         model: a network of the zoo; not changed.
-        layout: `native` (the zoo's names), `torchvision`, `timm`, `cadene`, `keras`, `fid` or `lucid`.
+        layout: `native` (the zoo's names), `torchvision`, `timm`, `cadene`, `keras`, `fid`, `lucid` or `facenet`.
 
     Returns:
         Copies of the tensors by the layout's keys, with the shapes and dtypes of `model.state_dict()`. In torchvision's

@@ -1,7 +1,8 @@
-"""Published weights by name: ``torchvision:TAG`` and ``timm:MODEL.TAG``, downloaded by the libraries' own code."""
+"""Published weights by name: ``torchvision:TAG``, ``timm:MODEL.TAG`` and ``hf:OWNER/NAME``, downloaded by libraries."""
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from inception_zoo.weights.layouts import LAYOUTS
 
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
 TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
+HUB = "hf"
+HUB_NAME = re.compile(rf"{HUB}:([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 OF_SLIM = "inception_v3.tf_"  # trained in TF-slim, whose average pools leave padded zeros out; in timm's network they count
 
 
@@ -45,7 +48,24 @@ class Published:
 def is_name(source: str) -> bool:
     """Return True if `source` is a name of published weights, such as `timm:inception_v4.tf_in1k`, and not a path."""
     library, _, tag = source.partition(":")
-    return bool(tag) and library in LAYOUTS
+    return bool(tag) and (library in LAYOUTS or library == HUB)
+
+
+def is_hub(source: str) -> bool:
+    """Return True for weights of the Hugging Face Hub, such as `hf:owner/name`."""
+    return source.startswith(f"{HUB}:")
+
+
+def hub_name(source: str) -> tuple[str, str | None]:
+    """Return the repository and the revision of a name such as `hf:owner/name@main`.
+
+    Raises:
+        ZooError: The name has another form.
+    """
+    found = HUB_NAME.fullmatch(source)
+    if not found:
+        raise ZooError(f"weights={source}: weights of the Hub have names such as hf:owner/name or hf:owner/name@revision")
+    return found[1], found[2]
 
 
 def network_of_name(source: str) -> str:
@@ -63,11 +83,14 @@ def network_of_name(source: str) -> str:
 
 
 def check_library(source: str, net: str) -> None:
-    """Check that the library in `source` has weights of this network. Imports nothing heavy.
+    """Check that the library in `source` has weights of this network, as far as its name says. Imports nothing heavy.
 
     Raises:
         ZooError: the library does not have weights by name, or not of this network.
     """
+    if is_hub(source):
+        hub_name(source)
+        return
     library = source.partition(":")[0]
     if library not in ("torchvision", "timm"):
         raise ZooError(f"weights={source}: only torchvision and timm have weights by name; pass a file of {library} weights")

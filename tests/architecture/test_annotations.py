@@ -86,7 +86,7 @@ def test_create_model_has_the_loading_options_of_conf():
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()} == LOADING
     assert get_args(Adapt) == tuple(ADAPT)
     literal = {key for key, hint in get_type_hints(Choices).items() if get_origin(without_none(hint)) is Literal}
-    assert literal == {"norm", "stem", "activation", "init"}
+    assert literal == {"norm", "stem", "activation", "head", "init"}
 
 
 RIGHT = """

@@ -24,6 +24,7 @@ COMPARED = {
     "pytorch-fid inception_v3": 19,
     "torch-fidelity inception_v3": 19,
     "torch-lucent inceptionv1": 17,
+    "facenet-pytorch InceptionResnetV1": 30,
     "keras InceptionV3": 19,
     "keras InceptionResNetV2": 51,
 }

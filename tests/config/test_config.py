@@ -18,6 +18,7 @@ from inception_zoo.config.explain import explain_all
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.errors import TREE
 from inception_zoo.runs.results import reason_of
+from inception_zoo.training.components import build_loss
 
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -47,6 +48,7 @@ def test_the_glob_finds_the_groups():
         "scheduler",
         "callbacks",
         "logger",
+        "loss",
     }
     assert {"quickstart", "tutorial"} <= set(EXPERIMENTS)
 
@@ -66,6 +68,8 @@ def test_every_option_composes_and_instantiates(group, option, composed, tmp_pat
         assert instantiate(options, precision="32-true", logger=False).max_epochs == node.max_epochs
     elif group in ("callbacks", "logger"):
         assert all(instantiate(child) for child in node.values())
+    elif group == "loss":
+        assert cfg.model.num_classes == 0 and isinstance(build_loss(node, plan_of(cfg.model), 10), torch.nn.Module)
     elif group == "optimizer":
         assert instantiate(node)([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"] == node.lr
     elif group == "scheduler":

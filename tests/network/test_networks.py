@@ -29,6 +29,7 @@ GOLDEN = {
     "inception_v3_fid": (23_834_568, 23_834_568, 5713.22),
     "inception_v4": (42_679_816, 46_039_280, 12253.97),
     "inception_resnet_v1": (22_756_328, 22_756_328, 6206.36),
+    "inception_resnet_v1_facenet": (23_995_624, 23_995_624, 1418.17),
     "inception_resnet_v2": (32_433_928, 35_809_776, 9257.95),
     "inception_resnet_v2_slim": (55_843_464, 59_211_120, 13155.79),
 }
@@ -148,6 +149,12 @@ SHAPES["inception_v1_lucid"] = {  # of Lucid's model: channels of mixed4a
     "mixed5b": (1024, 7),
 }
 SHAPES["googlenet_bn"] = SHAPES["googlenet"]
+SHAPES["inception_resnet_v1_facenet"] = {  # of facenet-pytorch at 160 px
+    "pool_3a": (64, 38),
+    "block35_5": (256, 17),
+    "block17_10": (896, 8),
+    "block8_6": (1792, 3),
+}
 
 
 def meta(name, **choices):

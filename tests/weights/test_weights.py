@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(googlenet, choices, spo
     ("layout", "message"),
     [
         ("keras", "layout=keras does not have googlenet_bn; it has inception_v3_slim, inception_resnet_v2_slim"),
-        ("tensorflow", "layout=tensorflow is unknown; valid: native, torchvision, timm, cadene, keras, fid, lucid"),
+        ("tensorflow", "layout=tensorflow is unknown; valid: native, torchvision, timm, cadene, keras, fid, lucid, facenet"),
     ],
 )
 def test_layouts_that_are_not(googlenet, layout, message):

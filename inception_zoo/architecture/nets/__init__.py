@@ -4,6 +4,7 @@ from inception_zoo.architecture.nets.bn_inception import BN_INCEPTION
 from inception_zoo.architecture.nets.googlenet import GOOGLENET
 from inception_zoo.architecture.nets.googlenet_bn import GOOGLENET_BN
 from inception_zoo.architecture.nets.inception_resnet_v1 import INCEPTION_RESNET_V1
+from inception_zoo.architecture.nets.inception_resnet_v1_facenet import INCEPTION_RESNET_V1_FACENET
 from inception_zoo.architecture.nets.inception_resnet_v2 import INCEPTION_RESNET_V2
 from inception_zoo.architecture.nets.inception_resnet_v2_slim import INCEPTION_RESNET_V2_SLIM
 from inception_zoo.architecture.nets.inception_v1_lucid import INCEPTION_V1_LUCID
@@ -28,6 +29,7 @@ _NETS = (
     INCEPTION_V3_FID,
     INCEPTION_V4,
     INCEPTION_RESNET_V1,
+    INCEPTION_RESNET_V1_FACENET,
     INCEPTION_RESNET_V2,
     INCEPTION_RESNET_V2_SLIM,
 )

@@ -50,6 +50,7 @@ class Net:
     count_padding: bool = True  # average pools count the padded zeros
     lrn: tuple[int, float, float] = (5, 1e-4, 0.75)  # channels, alpha and beta of `lrn`; k is 1
     aux: Mapping[str, Aux] = field(default_factory=dict)  # by the endpoint whose output they read
+    embedding: int | None = None  # length of the embedding before the classifier
 
     @property
     def grids(self) -> list[str]:
