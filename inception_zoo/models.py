@@ -215,7 +215,7 @@ def _network_of(state: State, path: Path, name: str | None, found: tuple[str, st
     if after := sorted({key.split("/")[1] for key in state if key.startswith(BEYOND)}):
         own = f'create_model("{name}", CLASSES, weights=FILE, adapt=["head"]) in Python'
         raise ZooError(f"{path} has several layers after the network ({', '.join(after)}), not one classifier; use {own}")
-    without_classes = found is not None and bool(LAYOUTS[found[0]][name or ""].embedding) and fc not in state
+    without_classes = found is not None and fc not in state  # such as the base of a Keras network
     if conv not in state or (fc not in state and not without_classes):
         raise ZooError(f"{path} does not contain {name}: {conv if conv not in state else fc} is missing")
     return create_model(name or "", 0 if without_classes else len(state[fc]), state[conv].shape[1], aux=aux)

@@ -317,6 +317,13 @@ def test_kerass_older_files_are_read(tmp_path):
     old, new = read_weights(tmp_path / "old.h5")[0], read_weights(tmp_path / "new.weights.h5")[0]
     assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in new)
     assert load_model(tmp_path / "old.h5").plan.num_classes == 5
+    base = keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), include_top=False, pooling="avg")
+    with h5py.File(tmp_path / "base.h5", "w") as file:  # as RadImageNet publishes its networks
+        legacy_h5_format.save_weights_to_hdf5_group(file, base)
+    x = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        expected = base(x.permute(0, 2, 3, 1), training=False)
+        torch.testing.assert_close(load_model(tmp_path / "base.h5")(x), expected, atol=1e-6, rtol=1e-4)
 
 
 class Evil:
@@ -644,7 +651,7 @@ def test_convert_there_and_back(cli, tmp_path):
         (["OWN", "o.safetensors", "--mean", "a,b"], "--mean=a,b must be numbers"),
         (["OWN", "o.pth", "--to", "timm"], "layout=timm does not have googlenet_bn"),
         (["OWN", "o.pth"], "layout native is saved as .safetensors"),
-        (["OWN", "o.pth", "--to", "torchvision", "--mean", "0.5"], "they are for --to native"),
+        (["OWN", "o.pth", "--to", "torchvision", "--mean", "0.5"], "they are for native and hub"),
         (["OWN", "o.safetensors", "--mean", "0.5", "--std", "0.5"], "reads 3 channels in own.safetensors"),
     ],
 )
