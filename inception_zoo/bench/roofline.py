@@ -6,6 +6,7 @@ peak rate, or its bytes at full bandwidth. The operations between convolutions t
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from inception_zoo.architecture.cost import convolutions
 from inception_zoo.architecture.geometry import Size
@@ -79,7 +80,7 @@ def measure(options: Options) -> Measured:
 
 
 def layers(plan: Plan, image_size: int) -> list[Layer]:
-    """Return every convolution of the plan, then the classifier."""
+    """Return every convolution of the plan, then the embedding, if there is one, and the classifier."""
     found: list[Layer] = []
     grid = (image_size, image_size)
     for block in plan.blocks:
@@ -90,8 +91,8 @@ def layers(plan: Plan, image_size: int) -> list[Layer]:
             if block.residual.shortcut:
                 found.append(_conv(block.c_in, Conv((1, 1), 1, "", block.c_out), grid, grid))
         grid = block.out_size(grid)
-    c_in, classes = plan.blocks[-1].c_out, plan.num_classes
-    return [*found, Layer(c_in * classes, c_in, c_in * classes, classes)]
+    sizes = [plan.blocks[-1].c_out, *([plan.embedding] if plan.embedding else []), plan.num_classes]
+    return found + [Layer(n * m, n, n * m, m) for n, m in pairwise(sizes)]
 
 
 def _conv(channels: int, op: Conv, grid: Size, after: Size) -> Layer:

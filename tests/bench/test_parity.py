@@ -33,6 +33,7 @@ COMPARED = {
 BOUNDED = "evaluation", "training", "back"
 # 10 to 30 s each. Other pairs have the same networks: Cadene's are timm's, timm's V3 is torchvision's.
 SLOW = {"cadene inceptionv4", "cadene inceptionresnetv2", "timm inception_v3", "keras InceptionResNetV2"}
+SLOW |= {"torchvision inception_v3, transform_input"}  # googlenet has it too
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAIRS])
