@@ -42,6 +42,8 @@ class Pretrained(Inception):
             ZooError: See `load_model`.
         """
         if Path(source).is_dir():
+            if revision is not None:
+                raise ZooError(f"revision={revision}: {source} is a folder, which has no revisions; leave revision out")
             return load_model(Path(source) / WEIGHTS, **options)
         return load_model(f"{HUB}:{source}" + (f"@{revision}" if revision else ""), **options)
 
@@ -189,7 +191,7 @@ def _of_the_hub(source: str, name: str | None, trust: bool) -> Pretrained:
         raise ZooError(f"{source} has weights of {found.card.model['name']}, not of {name}")
     model = _of_card(found.card, found.state, source, trust)
     fill(model, found.state, found.card, source, sha256(found.path), read=found.notes)
-    model.provenance = hub_provenance(model, source, found)
+    model.provenance = hub_provenance(model, found)
     return model.eval()
 
 

@@ -20,7 +20,7 @@ LOADING: dict[str, Any] = {  # options for the initial weights and for running; 
 }
 EXAMPLE = "timm:inception_v4.tf_in1k"  # a published name
 ADAPT = {  # allowed differences between the network and the weights that it loads
-    "head": "classifiers re-initialized, for other classes",
+    "head": "classifiers re-initialized, for other classes; an embedding, too, if the weights have none of this length",
     "input": "another number of image channels",
     "aux": "auxiliary heads re-initialized",
     "blocks": "swapped blocks re-initialized",
@@ -112,7 +112,7 @@ class Choices:
                 yield f"{key}={shown(value)} must be a number from 0 to below 1"
         if self.embedding is not None and self.head == "linear":
             yield f"embedding={shown(self.embedding)} needs head=embedding"
-        elif self.embedding is not None and not (isinstance(self.embedding, int) and 0 < self.embedding <= 10**5):
+        elif self.embedding is not None and not (_is_number(self.embedding) and self.embedding in range(1, 10**5 + 1)):
             yield f"embedding={shown(self.embedding)} must be a whole number above 0, at most 100000"
         if self.residual_scale is not None and not _is_scale(self.residual_scale):
             yield f"residual_scale={shown(self.residual_scale)} must be a number above 0, at most 1"

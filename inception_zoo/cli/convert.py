@@ -36,7 +36,7 @@ def convert_weights(
     """Convert weights to another layout. Native .safetensors also store the network, its classes and its preprocessing."""
     from inception_zoo.serving.convert import check_hub, check_target, convert
 
-    check_hub(to, push, licence, private)
+    check_hub(to, push, licence, private, overwrite)
     check_target(target, to, overwrite)
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     typer.echo(convert(source, target, to, name, preprocessing, trust, licence, push))

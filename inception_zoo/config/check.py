@@ -9,7 +9,22 @@ from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config import CONF
 from inception_zoo.config.allowed import TARGETS
-from inception_zoo.config.rules import CALLED, FAMILY, GROUPS, HYDRA, KEYS, LEVEL, NEEDED, OWNED, SPECIAL, TOP, USUAL, Options
+from inception_zoo.config.rules import (
+    CALLED,
+    EMBEDDING_METRICS,
+    FAMILY,
+    GROUPS,
+    HYDRA,
+    KEYS,
+    LEVEL,
+    METRICS,
+    NEEDED,
+    OWNED,
+    SPECIAL,
+    TOP,
+    USUAL,
+    Options,
+)
 from inception_zoo.config.targets import refused_targets
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.system.places import walk
@@ -200,6 +215,8 @@ def _about_shape(cfg: Mapping[str, Any]) -> Iterator[str]:
     model, data = cfg["model"], cfg["data"]
     if cfg["loss"] and model["num_classes"]:
         yield f"model.num_classes={model['num_classes']} cannot be combined with loss, which needs embeddings; remove it"
+    elif not cfg["loss"] and not model["num_classes"]:
+        yield "model.num_classes=0 needs a metric-learning loss, such as loss=arcface; set it, or remove this override"
     elif not cfg["loss"] and (own := model["num_classes"]) < (classes := data["num_classes"]):
         yield f"model.num_classes={own}: the data has {classes} classes; use other data, or remove this override"
     if (own := model["in_channels"]) != (channels := data["in_channels"]):
@@ -248,15 +265,19 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
 
 
 def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each option of the cross entropy that a metric-learning loss does not have."""
+    """Yield an error for each option and metric of the cross entropy that metric learning does not have, and the reverse."""
+    nodes = [*((f"callbacks.{name}", node) for name, node in cfg["callbacks"].items()), ("scheduler", cfg["scheduler"])]
+    other, kind = (METRICS, "with") if cfg["loss"] else (EMBEDDING_METRICS, "without")
+    for key, monitor in ((key, node.get("monitor")) for key, node in nodes if cfg["task"] == "fit"):
+        if monitor in other and monitor != "train/loss":
+            use = "val/recall1" if cfg["loss"] else "val/top1"
+            yield f"{key}.monitor={monitor} is not logged {kind} a metric-learning loss; use {use}"
     usual: dict[str, Any] = {"label_smoothing": 0, "aux_weight": None, "metrics": {}}
     mixed: dict[str, Any] = {key: cfg["augmentation"].get(key) or 0 for key in ("mixup", "cutmix")}
     given = {key: cfg[key] for key, value in usual.items() if cfg[key] != value}
     given |= {f"augmentation.{key}": value for key, value in mixed.items() if value}
-    if cfg["loss"]:
-        yield from (
-            f"{key}={shown(value)} cannot be combined with loss; it is for the cross entropy" for key, value in given.items()
-        )
+    for key, value in given.items() if cfg["loss"] else ():
+        yield f"{key}={shown(value)} cannot be combined with loss; it is for the cross entropy"
 
 
 def _check_memory(cfg: Mapping[str, Any]) -> None:
@@ -271,7 +292,7 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
     (("data",), lambda cfg: _about_data(cfg["data"])),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
-    (("loss", "label_smoothing", "aux_weight", "metrics", "augmentation"), _about_loss),
+    (("loss", "label_smoothing", "aux_weight", "metrics", "augmentation", "callbacks", "scheduler"), _about_loss),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),

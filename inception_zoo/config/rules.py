@@ -216,18 +216,13 @@ NEEDED = (
     *KEYS,
 )
 # Logged metrics that a checkpoint can monitor. A custom metric is valid too, unless its name is similar to one of these.
-METRICS = (
-    *(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")),
-    "val/macro",
-    "val/ece",
-    "val/recall1",
-    "val/recall5",
-    "val/verification",
-)
+METRICS = (*(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")), "val/macro", "val/ece")
+EMBEDDING_METRICS = ("val/recall1", "val/recall5", "val/verification")  # with a metric-learning loss
+_KNOWN = (*METRICS, *EMBEDDING_METRICS)
 METRIC = Rule(
     "a logged metric, such as val/top1",
-    lambda value: NAME.fits(value) and (value in METRICS or not nearest(value, METRICS, 0.8)),
-    METRICS,
+    lambda value: NAME.fits(value) and (value in _KNOWN or not nearest(value, _KNOWN, 0.8)),
+    _KNOWN,
 )
 HYDRA = {
     **dict.fromkeys(("hydra.run.dir", "hydra.sweep.dir", "hydra.job.name"), NAME),

@@ -28,6 +28,7 @@ MOST = 10**6  # jobs of a sweep
 NARROW = 100  # columns of a terminal that has no room for costs
 COLUMNS = {  # name, format and unit of the results; the best validation value comes first
     "test/top1": ("test top-1", "{:.4f}", 1),
+    "test/recall1": ("test recall@1", "{:.4f}", 1),
     "parameters": ("params, M", "{:.2f}", 1e6),
     "multiply_adds": ("mult-adds, M", "{:,.0f}", 1e6),
     "train/images_per_second": ("images/s", "{:,.0f}", 1),
@@ -184,7 +185,7 @@ def sweep_table(jobs: Sequence[dict[str, Any]], width: int) -> "Table":
     named = [name if last.count(name) == 1 else key for name, key in zip(last, columns, strict=True)]
     best = {best_key(job): job.get("monitor", "val/top1").replace("/", " ").replace("top1", "top-1") for job in jobs}
     figures = {key: (name, "{:.4f}", 1) for key, name in best.items()} | COLUMNS
-    always = (*best, "test/top1", "minutes")
+    always = (*best, "test/top1", "test/recall1", "minutes")
     shown = [key for key in figures if len({job[key] for job in jobs if key in job}) > (key not in always)]
     if width < NARROW:  # results.csv has all of them
         shown = [key for key in shown if key in always]

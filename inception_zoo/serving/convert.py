@@ -7,23 +7,32 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import load_model
 from inception_zoo.system.atomic_files import check_file
 from inception_zoo.weights.files import sha256, write_weights
+from inception_zoo.weights.hub import HUB_LICENCE
 from inception_zoo.weights.kinds import KERAS, TORCH
 from inception_zoo.weights.loading import normalizes_again
 from inception_zoo.weights.saving import NAMES, card_of, export_weights
-from inception_zoo.weights.sources import HUB, hub_name
+from inception_zoo.weights.sources import REPOSITORY
 
 HUB_FOLDER = "hub"  # a folder, not a layout
 
 
-def check_hub(to: str, push: str | None, licence: str | None, private: bool) -> None:
-    """Raise ZooError if an option for the Hub is given without ``--to hub``, or if the repository has another form of name."""
+def check_hub(to: str, push: str | None, licence: str | None, private: bool, overwrite: bool) -> None:
+    """Check the options for the Hub.
+
+    Raises:
+        ZooError: One is given without ``--to hub``, or has the wrong form.
+    """
+    if to == HUB_FOLDER and overwrite:
+        raise ZooError("--overwrite cannot be combined with --to hub; give a new folder")
     if to != HUB_FOLDER and (push or licence or private):
         option = "--push" if push else "--licence" if licence else "--private"
         raise ZooError(f"{option} needs --to hub")
     if private and not push:
         raise ZooError("--private needs --push OWNER/NAME")
-    if push:
-        hub_name(f"{HUB}:{push}")
+    if licence and not HUB_LICENCE.fullmatch(licence):
+        raise ZooError(f"--licence {licence}: the Hub has names such as mit, apache-2.0, cc-by-4.0 and other")
+    if push and not REPOSITORY.fullmatch(push):
+        raise ZooError(f"--push {push}: the name of a repository is OWNER/NAME")
 
 
 def check_target(target: Path, to: str, overwrite: bool) -> None:
@@ -96,7 +105,8 @@ def convert(
             given = f"--mean and --std have {len(model.preprocessing.mean)} numbers"
             raise ZooError(f"{given}, but {model.plan.net.name} reads {model.plan.in_channels} channels in {source}")
     if to == HUB_FOLDER:
-        run = Path(source) if Path(source).is_dir() else None
+        same = Path(source).is_dir() and stated == NOTHING_STATED  # else the run's results are not those of these weights
+        run = Path(source) if same else None
         layout = model.save_pretrained(target, run, licence, repo)
         return f"{target}: {model.plan.net.name}, weights in the layout of {layout}, card, model card and picture"
     state = export_weights(model, to)

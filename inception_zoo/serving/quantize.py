@@ -175,6 +175,10 @@ def export_int8(model: Inception, path: str | Path, samples: Samples) -> Quantiz
     """
     path = Path(path)
     check_out(path, int8=True)
+    if not model.plan.num_classes:
+        raise ZooError(
+            f"--int8 compares accuracies, but {model.plan.net.name} has no classifier here; export it without --int8"
+        )
     with TemporaryDirectory() as folder, whole_file(path) as temporary:
         fp32 = Path(folder) / "fp32.onnx"
         difference = export_onnx(model, fp32)

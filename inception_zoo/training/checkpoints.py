@@ -166,7 +166,7 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
     """Raise ZooError for the first key whose value differs from the checkpoint's and would change the training."""
     network = (f"model.{key}" for key in config["model"] if key != "compile")
     steps = ("accumulate_grad_batches", "gradient_clip_val", "sync_batchnorm", "limit_train_batches", "precision")
-    losses = ("label_smoothing", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
+    losses = ("loss", "label_smoothing", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
     groups = ("data", "augmentation", "optimizer", "scheduler")
     chosen = (f"{group}.{key}" for group in groups for key in config[group])
     keys = ["seed", *losses, *network, *chosen, *(f"trainer.{key}" for key in steps), "callbacks.ema"]

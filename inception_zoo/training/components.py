@@ -119,10 +119,21 @@ def build_loss(node: Mapping[str, Any], plan: Plan, classes: int) -> torch.nn.Mo
     Raises:
         ZooError: the library is missing, or the loss refuses an option.
     """
-    check_installed("pytorch_metric_learning", "embedding", f"loss={node['_target_'].rpartition('.')[2]}")
-    sizes = {"num_classes": classes, "embedding_size": plan.embedding or plan.blocks[-1].c_out}
-    wanted = inspect.signature(imported(node["_target_"])).parameters
-    return build("loss", node, **{key: size for key, size in sizes.items() if key in wanted})
+    target, size = node["_target_"], plan.embedding or plan.blocks[-1].c_out
+    if target.startswith("pytorch_metric_learning."):
+        check_installed("pytorch_metric_learning", "embedding", f"loss={target.rpartition('.')[2]}")
+    sizes = {"num_classes": classes, "embedding_size": size}
+    kind: Any = imported(target)
+    kinds = inspect.getmro(kind) if inspect.isclass(kind) else [kind]  # a class may pass them on to its base
+    wanted = {name for each in kinds for name in inspect.signature(each).parameters}
+    loss = build("loss", node, **{key: value for key, value in sizes.items() if key in wanted})
+    try:
+        trial = loss(torch.nn.functional.normalize(torch.randn(4, size)), torch.tensor([0, 0, 1, 1]))
+        if trial.dim() or not isinstance(loss, torch.nn.Module):
+            raise TypeError("not a module that returns a scalar")
+    except Exception as error:  # the user's code may raise anything
+        raise ZooError(f"loss: {target} is not a loss of embeddings (N, {size}) and labels (N,): {one_line(error)}") from error
+    return loss
 
 
 def build_metrics(config: Mapping[str, Any], classes: int) -> dict[str, Metric]:

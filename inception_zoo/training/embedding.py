@@ -1,5 +1,6 @@
 """Training of embeddings with a metric-learning loss, and the evaluation of embeddings."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,11 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from inception_zoo.data.source import Batch
+from inception_zoo.errors import ZooError
+from inception_zoo.training.checkpoints import check_classes
 from inception_zoo.training.module import Classifier
 
+CLASSES = "data_classes"  # key in checkpoints
 NEIGHBOURS = (1, 5)  # k of recall@k
 PAIRS, FOLDS = 6000, 10  # of the verification, as in Labeled Faces in the Wild
 ROWS = 1024  # queries whose similarities are in memory together
@@ -73,7 +77,7 @@ def recall(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
         nearest = similarity.topk(min(max(NEIGHBOURS), len(labels) - 1)).indices
         found.append(labels[nearest] == labels[rows, None])
     hits = torch.cat(found) if found else torch.zeros(0, 1, dtype=torch.bool)
-    return {f"recall{k}": hits[:, :k].any(1).double().mean().item() for k in NEIGHBOURS}
+    return {f"recall{k}": hits[:, :k].any(1).cpu().double().mean().item() for k in NEIGHBOURS}
 
 
 def verification(embeddings: Tensor, labels: Tensor) -> float:
@@ -94,7 +98,7 @@ def verification(embeddings: Tensor, labels: Tensor) -> float:
         return float("nan")
     left, right = torch.from_numpy(first).to(labels.device), torch.from_numpy(second).to(labels.device)
     same = (labels[left] == labels[right]).cpu().numpy()
-    similarity = (embeddings[left] * embeddings[right]).sum(1).double().cpu().numpy()
+    similarity = (embeddings[left] * embeddings[right]).sum(1).cpu().double().numpy()
     fold = np.arange(len(same)) // 2 % FOLDS  # pairs of the two kinds alternate
     hits = np.empty(len(same))
     for each in range(FOLDS):
@@ -135,13 +139,13 @@ class Embedder(Classifier):
     have them. With several processes, a loss that compares images sees the batch of one process.
 
     Args:
-        loss: Function of embeddings (N, D) and labels (N,), a module.
+        loss: Module that maps embeddings (N, D) and labels (N,) to a scalar; None: for a test.
         model: The network, with ``num_classes=0``.
         *args: See `Classifier`.
         **options: See `Classifier`.
     """
 
-    def __init__(self, loss: nn.Module, *args: Any, **options: Any) -> None:
+    def __init__(self, loss: nn.Module | None, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.loss = loss
         self.train_metrics = nn.ModuleDict({"loss": MeanMetric()})
@@ -151,6 +155,7 @@ class Embedder(Classifier):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images, labels = batch
+        assert self.loss is not None
         embeddings = self.model(images)
         with torch.autocast(embeddings.device.type, enabled=False):  # the library would convert its weights to bfloat16
             loss = self.loss(embeddings.float(), labels)
@@ -167,6 +172,18 @@ class Embedder(Classifier):
         self._log_scores(self.test_name, self.test)
 
     def _log_scores(self, phase: str, embeddings: Embeddings) -> None:
-        for key, value in embeddings.compute().items():
-            self.log(f"{phase}/{key}", value, prog_bar=(phase, key) == ("val", "recall1"))
+        scores = embeddings.compute()
         embeddings.reset()
+        if math.isnan(scores["recall1"]) and not self.trainer.sanity_checking:
+            raise ZooError(f"no label has two images among those of {phase}, so nothing can be found; use more images")
+        for key, value in scores.items():
+            self.log(f"{phase}/{key}", value, prog_bar=(phase, key) == ("val", "recall1"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CLASSES] = self.trainer.datamodule.classes  # type: ignore[attr-defined]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a resumed loss sees the classes that its centres belong to."""
+        super().on_load_checkpoint(checkpoint)
+        check_classes("the checkpoint", checkpoint.get(CLASSES), self.trainer.datamodule.classes)  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ from inception_zoo.training.tables import write_tables
 from inception_zoo.training.trainer_errors import check_limits, check_monitors, naming_the_key
 from inception_zoo.weights.files import load_pickle
 from inception_zoo.weights.saving import save_model
-from inception_zoo.weights.sources import is_name
+from inception_zoo.weights.sources import is_hub, is_name
 
 log = logging.getLogger(__name__)
 say = rank_zero_only(log.info)
@@ -171,7 +171,8 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
     parts = model, *optimizer, cfg.label_smoothing, redacted(config), *choices
     if cfg.loss:
-        module: Classifier = Embedder(components.build_loss(config["loss"], model.plan, cfg.data.num_classes), *parts)
+        loss = components.build_loss(config["loss"], model.plan, cfg.data.num_classes) if cfg.task == "fit" else None
+        module: Classifier = Embedder(loss, *parts)
     else:
         module = Classifier(*parts, metrics=components.build_metrics(config, model.plan.num_classes))
     pruning = components.pruner(cfg, folder)
@@ -191,8 +192,9 @@ def read_data(job: Job) -> None:
         data.trainer = job.trainer
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
-        check_classes(source, job.saved_classes, data.classes, published=not job.ckpt and is_name(str(weights)))
-        if job.config["task"] == "test" and not data.before and not is_name(str(weights)) and has_made_test(job.folder):
+        published = is_name(str(weights)) and not is_hub(str(weights))
+        check_classes(source, job.saved_classes, data.classes, published=not job.ckpt and published)
+        if job.config["task"] == "test" and not data.before and not published and has_made_test(job.folder):
             log.warning("data.split chose the test images; if %s was trained on this folder, it may know some of them", source)
         names = data.classes or []
         model.classes = names if len(names) == model.plan.num_classes else None
@@ -252,11 +254,11 @@ def test(job: Job) -> dict[str, Any] | None:
         job.results["tested"] = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
         checkpoint = load_pickle(job.ckpt)
         if raw := checkpoint.get("current_model_state"):
-            module.load_state_dict(raw)
+            load_network(module, raw)
             module.test_name = "test_raw"
             job.results |= _tested(job)
             module.test_name = "test"
-        module.load_state_dict(checkpoint["state_dict"])
+        load_network(module, checkpoint["state_dict"])
     job.results |= _tested(job)
     if job.trainer.limit_test_batches == 0:
         say("trainer.limit_test_batches=0: no test")
@@ -264,16 +266,25 @@ def test(job: Job) -> dict[str, Any] | None:
     return module.test.tables.compute() if module.test.tables is not None else None
 
 
+def load_network(module: Classifier, state: Mapping[str, Any]) -> None:
+    """Load the network of a checkpoint's state dict, without a loss that has weights of its own."""
+    prefix = "model."
+    module.model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
 def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:
     """Write the tested weights, after a fit, and the tables and pictures of the test. Rank 0 calls it."""
     if job.config["task"] == "fit":
         save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
-    if tables is None:
-        return
+    if tables is not None:
+        _write_tables(job, tables)
+    log_folder(job.folder, job.results, job.trainer.global_step)
+
+
+def _write_tables(job: Job, tables: dict[str, Any]) -> None:
     worst = [job.data.source_of("test", int(row[ROW.index("image")])) for row in tables["worst"][0]]
     names = [*(job.data.classes or []), *map(str, range(len(job.data.classes or []), job.model.plan.num_classes))]
     write_tables(job.folder, names, **tables, sources=worst, preprocessing=job.data.preprocessing)
-    log_folder(job.folder, job.results, job.trainer.global_step)
 
 
 def _tested(job: Job) -> dict[str, Any]:

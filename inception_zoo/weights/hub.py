@@ -3,9 +3,10 @@
 import copy
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +25,14 @@ from inception_zoo.system.atomic_files import whole_file, write_whole
 from inception_zoo.system.csv_files import read_table
 from inception_zoo.system.records import read_yaml
 from inception_zoo.system.regular_files import opened
-from inception_zoo.weights.files import read_weights, sha256, write_weights
+from inception_zoo.weights.files import read_weights, write_weights
 from inception_zoo.weights.saving import card_of, export_weights
-from inception_zoo.weights.sources import TIMM, hub_name
+from inception_zoo.weights.sources import TIMM, hub_name, is_name
 
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG, README, PICTURE = "model.safetensors", "config.json", "README.md", "network.png"
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # identifier of a licence on the Hub
 EXACT = 1e-4  # largest relative difference of the logits in timm
 
 
@@ -54,7 +56,7 @@ def read_hub(source: str) -> Download:
         ZooError: The repository cannot be read, has no `model.safetensors`, or is not of this family.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repo, revision = hub_name(source)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would log each of five attempts
@@ -63,9 +65,13 @@ def read_hub(source: str) -> Download:
         for file in (WEIGHTS, CONFIG):
             try:
                 found[file] = Path(hf_hub_download(repo, file, revision=revision))
+            except LocalEntryNotFoundError:  # without a network; a subclass of the next one
+                raise
             except EntryNotFoundError:
                 if file == WEIGHTS:
                     raise ZooError(f"weights={source}: the repository has no {WEIGHTS}") from None
+            if "snapshots" in found[WEIGHTS].parts:  # the other file must be of the same commit
+                revision = found[WEIGHTS].parent.name
     except ZooError:
         raise
     except Exception as error:  # the library raises many types
@@ -73,11 +79,10 @@ def read_hub(source: str) -> Download:
         wrong = f"weights={source} could not be downloaded ({type(error).__name__}: {why})"
         raise ZooError(f"{wrong}; check the name and the network, {LOGIN} for a private one, or download {page}") from None
     state, plain, notes = read_weights(found[WEIGHTS])
-    commit = found[WEIGHTS].parent.name if "snapshots" in found[WEIGHTS].parts else revision or "main"
     if plain is None and CONFIG not in found:
         raise ZooError(f"weights={source}: the repository has neither a card of inception_zoo nor timm's {CONFIG}")
     card = Card.of(plain) if plain is not None else _card_of_timm(source, found[CONFIG], state)
-    return Download(state, card, found[WEIGHTS], f"{constants.ENDPOINT}/{repo}/tree/{commit}", notes)
+    return Download(state, card, found[WEIGHTS], f"{constants.ENDPOINT}/{repo}/tree/{revision or 'main'}", notes)
 
 
 def _card_of_timm(source: str, path: Path, state: Mapping[str, torch.Tensor]) -> Card:
@@ -86,19 +91,22 @@ def _card_of_timm(source: str, path: Path, state: Mapping[str, torch.Tensor]) ->
         with opened(path) as file:
             config = json.load(file)
         stated = config.get("pretrained_cfg", config)
-        name, size = config["architecture"], stated["input_size"]
-        classes = config.get("label_names", stated.get("label_names"))
-        count = config.get("num_classes", stated.get("num_classes"))
-        mean, std, crop = stated["mean"], stated["std"], stated["crop_pct"]
-        preprocessing = Preprocessing(size[-1], tuple(mean), tuple(std), int(size[-1] / crop), stated["interpolation"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise ZooError(f"weights={source}: timm's {CONFIG} cannot be read ({type(error).__name__}: {error})") from None
-    if name not in TIMM:
-        raise ZooError(f"weights={source} are of {name}, not of this family; networks of timm: {', '.join(TIMM)}")
-    heads = name == "inception_v3" and any(key.startswith("AuxLogits.") for key in state)
-    model = model_arguments(make_plan(find_net(TIMM[name]), count, size[0], aux=heads))
-    names = classes if isinstance(classes, list) and len(classes) == count else None
-    return Card.of(Card(model, names, preprocessing, Provenance(source, "timm", licence=stated.get("license"))).plain())
+        name, size = str(config["architecture"]), stated["input_size"]
+        if name not in TIMM:
+            raise ZooError(f"they are of {name[:60]}, not of this family; networks of timm: {', '.join(TIMM)}")
+        classes, count = (config.get(key, stated.get(key)) for key in ("label_names", "num_classes"))
+        resize = math.floor(size[-1] / stated["crop_pct"])  # as timm
+        known = Preprocessing(size[-1], tuple(stated["mean"]), tuple(stated["std"]), resize, stated["interpolation"])
+        heads = name == "inception_v3" and any(key.startswith("AuxLogits.") for key in state)
+        model = model_arguments(make_plan(find_net(TIMM[name]), count, size[0], aux=heads))
+        names = classes if isinstance(classes, list) and len(classes) == count else None
+        return Card.of(Card(model, names, known, Provenance(source, "timm", licence=stated.get("license"))).plain())
+    except ZooError as error:
+        raise ZooError(f"weights={source}: {error}") from None
+    except Exception as error:  # the file is untrusted: any type
+        raise ZooError(
+            f"weights={source}: timm's {CONFIG} cannot be read ({type(error).__name__}: {one_line(error)[:100]})"
+        ) from None
 
 
 def write_folder(
@@ -132,7 +140,8 @@ def write_folder(
     model = copy.deepcopy(model).eval().cpu()
     model.plan = replace(model.plan, choices=replace(model.plan.choices, aux=False))
     model.aux = nn.ModuleDict()
-    licence = licence or (model.provenance.licence if model.provenance else None)
+    model.provenance = _without_paths(model.provenance, licence)
+    licence = model.provenance.licence
     with whole_file(folder, parents=True) as new:
         new.mkdir()
         layout = "timm" if _write_timm(model, new, licence) else "native"
@@ -140,6 +149,17 @@ def write_folder(
         draw(new / PICTURE)
         write_whole(new / README, model_card(model, layout, run, licence, repo or "OWNER/NAME"))
     return layout
+
+
+def _without_paths(provenance: Provenance | None, licence: str | None) -> Provenance:
+    """Return the origin with file names instead of paths, which are nobody's business, and with the stated licence."""
+    found = asdict(provenance) if provenance else {"source": "trained from random weights", "layout": "native"}
+    each: Any = found
+    while each:
+        if not is_name(each["source"]):
+            each["source"] = Path(each["source"]).name
+        each = each.get("origin")
+    return Provenance(**found | ({"licence": licence} if licence else {}))
 
 
 def _bare(model: Inception) -> Inception:
@@ -163,21 +183,22 @@ def _write_timm(model: Inception, folder: Path, licence: str | None) -> bool:
         return False
     import timm
 
-    theirs = timm.create_model(architecture, num_classes=plan.num_classes, in_chans=plan.in_channels).eval()
+    with torch.random.fork_rng():
+        theirs = timm.create_model(architecture, num_classes=plan.num_classes, in_chans=plan.in_channels).eval()
+        images = torch.rand(1, plan.in_channels, known.image_size, known.image_size) * 2 - 1
     try:
         theirs.load_state_dict(state)
     except RuntimeError:
         log.warning("not in timm's layout: timm's %s has weights of other shapes", architecture)
         return False
-    images = torch.rand(1, plan.in_channels, known.image_size, known.image_size) * 2 - 1
     with torch.no_grad():
         due, found = model(images), theirs(images)
-    if (found - due).abs().max() > EXACT * due.abs().max():
+    if not (found - due).abs().max() <= EXACT * due.abs().max():  # also if a value is NaN
         log.warning("not in timm's layout: timm's %s computes other logits", architecture)
         return False
     size = (plan.in_channels, known.image_size, known.image_size)
     data: dict[str, Any] = {"input_size": size, "mean": known.mean, "std": known.std, "interpolation": known.interpolation}
-    data |= {"crop_pct": known.image_size / known.resize}
+    data |= {"crop_pct": math.nextafter(known.image_size / known.resize, 0)}  # timm rounds the quotient down to `resize`
     config = {"label_names": model.classes, "pretrained_cfg": {"license": licence or "unknown", "tag": None}}
     timm.models.save_for_hf(theirs, str(folder), model_config=config, data_config=data, safe_serialization=True)
     return True
@@ -190,12 +211,14 @@ def model_card(model: Inception, layout: str, run: Path | None, licence: str | N
     size = known.image_size
     cost = plan_cost(plan, size)
     task = "image-classification" if plan.num_classes else "image-feature-extraction"
+    named = licence if licence is None or HUB_LICENCE.fullmatch(licence) else "other"  # a text could end the front matter
+    tags = ["inception", "inception_zoo", task]
     head = [
         "---",
-        *([f"license: {licence}"] if licence else []),
-        f"library_name: {'timm' if layout == 'timm' else 'inception_zoo'}",
+        *([f"license: {named}"] if named else []),
+        f"library_name: {layout if layout == 'timm' else 'inception_zoo'}",
     ]
-    head += [f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in ("inception", "inception_zoo", task)), "---", ""]
+    head += [f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags), "---", ""]
     facts = {
         "network": f"`{plan.net.name}` ({plan.net.source})",
         "block changes": plan.swapped,
@@ -206,7 +229,7 @@ def model_card(model: Inception, layout: str, run: Path | None, licence: str | N
         "output": _output(model),
         "licence": licence or "not stated",
     }
-    rows = [f"| {key} | {value} |" for key, value in facts.items() if value]
+    rows = [f"| {key} | {_cell(value)} |" for key, value in facts.items() if value]
     lines = [f"# {repo.rpartition('/')[2]}", "", "| | |", "| --- | --- |", *rows, "", f"![The network]({PICTURE})", ""]
     lines += [*_results(run), *_origin(model.provenance), "## How to load it", "", "```python"]
     if layout == "timm":
@@ -224,6 +247,11 @@ def model_card(model: Inception, layout: str, run: Path | None, licence: str | N
         f'model = load_model("hf:{repo}")  # {size} px; see model.preprocessing',
     ]
     return "\n".join([*head, *lines, "```", ""])
+
+
+def _cell(text: str) -> str:
+    """Return a text as one line in a table of Markdown; it may be from an untrusted file."""
+    return re.sub(r"([|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -250,7 +278,9 @@ def _results(run: Path | None) -> list[str]:
     classes = run / "per_class.csv"
     images = [int(row[1]) for row in list(read_table(classes))[1:]] if classes.exists() else []
     count = f"{sum(images):,}" if images else "not recorded"
-    facts = f"Data: `{data}`. Seed {results.get('seed')}, commit `{results.get('commit')}`."
+    crops = (config.get("data") or {}).get("crops", 1)
+    views = f" {crops} crops of each image, averaged." if crops != 1 else ""
+    facts = f"Data: `{data}`. Seed {results.get('seed')}, commit `{results.get('commit')}`.{views}"
     rows = [f"| {key.removeprefix('test/')} | {value:.4f} | {count} |" for key, value in metrics.items()]
     return ["## Data and results", "", facts, "", "| test metric | value | images |", "| --- | ---: | ---: |", *rows, ""]
 
@@ -258,14 +288,9 @@ def _results(run: Path | None) -> list[str]:
 def _origin(provenance: Provenance | None) -> list[str]:
     if provenance is None:
         return []
-    facts = {
-        "source": Path(provenance.source).name,
-        "layout": provenance.layout,
-        "sha256": provenance.sha256,
-        "url": provenance.url,
-    }
-    lines = [f"- {key}: {value}" for key, value in facts.items() if value]
-    return ["## Origin of the weights", "", *lines, *(f"- {note}" for note in provenance.notes), ""]
+    facts = {key: getattr(provenance, key) for key in ("source", "layout", "sha256", "url")}
+    lines = [*(f"{key}: {value}" for key, value in facts.items() if value), *provenance.notes]
+    return ["## Origin of the weights", "", *(f"- {_cell(line)}" for line in lines), ""]
 
 
 def push_folder(folder: Path, repo: str, private: bool = False) -> str:
@@ -285,20 +310,25 @@ def push_folder(folder: Path, repo: str, private: bool = False) -> str:
     from huggingface_hub import HfApi
 
     files = [name for name in (WEIGHTS, CONFIG, README, PICTURE) if (folder / name).exists()]
+    stale = [CONFIG] if CONFIG not in files else None
     try:
         api = HfApi(library_name="inception_zoo")
         name = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        commit = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=files, commit_message="Add weights")
+        if private and not api.model_info(name).private:
+            raise ZooError(f"--private: the repository {name} exists and is public; nothing was uploaded")
+        commit = api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=files, delete_patterns=stale, commit_message="Add weights"
+        )
+    except ZooError:
+        raise
     except Exception as error:  # the library raises many types
         why = re.sub(r"\s*\(Request ID.*?\)", "", one_line(error))[:300]
-        raise ZooError(
-            f"--push {repo} failed ({type(error).__name__}: {why}); {LOGIN}; the folder is complete: {folder}"
-        ) from error
+        raise ZooError(f"the upload to {repo} failed ({type(error).__name__}: {why}); {LOGIN}") from error
     return str(commit.commit_url)
 
 
-def hub_provenance(model: Inception, source: str, found: Download) -> Provenance:
-    """Return the origin of weights that were loaded from the Hub."""
+def hub_provenance(model: Inception, found: Download) -> Provenance:
+    """Return the origin of weights that `fill` has loaded from the Hub, with address and licence."""
     assert model.provenance is not None
     licence = found.card.provenance.licence if found.card.provenance else None
-    return replace(model.provenance, source=source, sha256=sha256(found.path), url=found.url, licence=licence)
+    return replace(model.provenance, url=found.url, licence=licence)

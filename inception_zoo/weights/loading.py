@@ -115,8 +115,8 @@ def fill(
     normalized = HALF if transforms else names and names.normalized
     if preprocessing is None and normalized:
         size = model.plan.net.image_size
-        cropped = names is None or names.cropped
-        preprocessing = Preprocessing(size, *normalized, resize=usual_resize(size) if cropped else size)
+        uncropped = names is not None and not names.cropped
+        preprocessing = Preprocessing(size, *normalized, resize=size if uncropped else usual_resize(size))
     notes = [*read, *differences(model, card, layout, source)]
     other = other_blocks(model, card)
     model.preprocessing = _copy(model, weights, layout, adapt, preprocessing, source, notes, other)
@@ -147,7 +147,7 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[Adapt] = ()) 
     if is_hub(str(source)):
         found = read_hub(str(source))
         fill(model, found.state, found.card, str(source), sha256(found.path), adapt=adapt, read=found.notes)
-        model.provenance = hub_provenance(model, str(source), found)
+        model.provenance = hub_provenance(model, found)
         return
     if not is_name(str(source)):
         load_weights(model, source, adapt=adapt)

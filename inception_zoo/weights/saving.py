@@ -50,6 +50,9 @@ def export_weights(model: Inception, layout: str = "native") -> dict[str, Tensor
                 f"layout={layout} has {twin.classes} classes: a file with {model.plan.num_classes} would be read as another "
                 f"network's, since the names are equal; use the native layout"
             )
+    if bool(model.plan.embedding) != bool(names.embedding):
+        has = "no embedding, but this network has one" if model.plan.embedding else "an embedding, which this network lacks"
+        raise ZooError(f"layout={layout} of {model.plan.net.name} has {has}; use the native layout")
     swapped = [block.name for block in model.plan.blocks if block.swapped]
     if swapped:
         raise ZooError(f"layout={layout} has only the published blocks, but these are swapped: {', '.join(swapped)}")

@@ -15,7 +15,8 @@ from inception_zoo.weights.layouts import LAYOUTS
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
 TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
 HUB = "hf"
-HUB_NAME = re.compile(rf"{HUB}:([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+HUB_NAME = re.compile(rf"{HUB}:({REPOSITORY.pattern})(?:@([\w][\w./-]*))?", re.ASCII)
 OF_SLIM = "inception_v3.tf_"  # trained in TF-slim, whose average pools leave padded zeros out; in timm's network they count
 
 

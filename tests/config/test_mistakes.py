@@ -71,7 +71,9 @@ VALUES = {
     "layer_decay=2": ["layer_decay=2 must be a number above 0, at most 1"],
     "sweep.trial=first": ["sweep.trial=first must be"],
     "model.name=googlenett": ["did you mean 'googlenet'?"],
-    "model.num_classes=0": ["model.num_classes=0: the data has 10 classes; use other data, or remove this override"],
+    "model.num_classes=0": [
+        "model.num_classes=0 needs a metric-learning loss, such as loss=arcface; set it, or remove this override"
+    ],
     "model.num_classes=-1": ["model.num_classes=-1 must be a whole number of at least 0"],
     "model.num_classes=5": ["model.num_classes=5: the data has 10 classes"],
     "model.in_channels=-3": ["model.in_channels=-3 must be"],

@@ -9,10 +9,10 @@ from threading import Thread
 
 
 class Hub:
-    """Files by repository, commits in order, and the requests that were made."""
+    """Files by repository and commit, in order."""
 
     def __init__(self):
-        self.repos, self.blobs, self.private, self.requests, self.tokens = {}, {}, {}, [], set()
+        self.repos, self.blobs, self.private = {}, {}, {}
 
     def files(self, repo, revision):
         """Return the commit and the files of a revision: a branch, or a commit's name."""
@@ -29,6 +29,8 @@ class Hub:
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         name = hashlib.sha1(repr(sorted((k, hashlib.sha256(v).hexdigest()) for k, v in files.items())).encode()).hexdigest()
         self.repos[repo][name] = files
         return name
@@ -62,8 +64,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         hub, body = self.server.hub, self.body()
-        hub.requests.append(f"POST {self.path}")
-        hub.tokens.add(self.headers.get("Authorization"))
         here = f"http://{self.headers['Host']}"
         if self.headers.get("Authorization") != "Bearer hf_secret":
             return self.answer({"error": "Invalid username or password."}, 401)
@@ -110,13 +110,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self, head=False):
         hub = self.server.hub
-        hub.requests.append(f"{'HEAD' if head else 'GET'} {self.path}")
         owner, name, route, *rest = [*self.path.strip("/").split("/"), "", "", ""]
         repo = f"{owner}/{name}"
         if self.path.startswith("/api/models/"):
             repo = "/".join(self.path.split("/")[3:5])
             sha = hub.files(repo, "main")[0] if repo in hub.repos else None
-            return self.answer({"id": repo, "sha": sha, "siblings": []}, 200 if sha else 404, head)
+            if "/tree/" in self.path:
+                every = [{"type": "file", "path": path, "size": 1, "oid": "0"} for path in hub.files(repo, "main")[1]]
+                return self.answer(every, head=head)
+            return self.answer({"id": repo, "sha": sha, "private": bool(hub.private.get(repo))}, 200 if sha else 404, head)
         if route != "resolve" or repo not in hub.repos:
             return self.answer({"error": "Repository not found"}, 404, head, X_Error_Code="RepoNotFound")
         try:

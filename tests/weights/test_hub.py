@@ -1,18 +1,23 @@
 """The Hub: folders that timm and this package load, upload and download against a stand-in of the Hub's HTTP API."""
 
 import json
+from dataclasses import replace
+from math import floor
 
 import pytest
 import torch
 from conftest import SMALL, run_folder
 from tools.hub_server import serving
 
-from inception_zoo import Pretrained, ZooError, create_model, load_model
+from inception_zoo import Pretrained, ZooError, create_model, export_weights, load_model, load_weights, save_model
+from inception_zoo.architecture.card import Provenance
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.runs.results import read_results
 from inception_zoo.weights.sources import hub_name, is_name
 
 TOKEN = "hf_secret"
+# huggingface_hub calls httpx in a way that is deprecated
+UPLOADS = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 PREPROCESSING = Preprocessing(96, (0.5, 0.4, 0.3), (0.25, 0.5, 0.5), 110, "bicubic")
 
 
@@ -126,6 +131,7 @@ def test_a_run_travels_to_the_hub_and_back(zoo, cli, hub, tmp_path):
         assert done.returncode == 0 and (words[0] == "predict" or "0, 1, 2, 3" in done.stdout), done.stderr
 
 
+@UPLOADS
 def test_revisions_and_weights_of_timm(hub, tmp_path):
     import timm
 
@@ -156,7 +162,10 @@ def test_revisions_and_weights_of_timm(hub, tmp_path):
         ({"model.safetensors": "googlenet"}, "neither a card of inception_zoo nor timm's config.json"),
         ({"model.safetensors": "googlenet", "config.json": "{}"}, r"timm's config.json cannot be read \(KeyError"),
         ({"model.safetensors": "googlenet", "config.json": "[1]"}, r"timm's config.json cannot be read \(AttributeError"),
-        ({"model.safetensors": "googlenet", "config.json": "resnet"}, "are of resnet18, not of this family"),
+        ({"model.safetensors": "googlenet", "config.json": "list"}, "they are of .*, not of this family"),
+        ({"model.safetensors": "googlenet", "config.json": "tiny"}, r"config.json cannot be read \(OverflowError"),
+        ({"model.safetensors": "googlenet", "config.json": "half"}, "num_classes"),
+        ({"model.safetensors": "googlenet", "config.json": "resnet"}, "they are of resnet18, not of this family"),
     ],
 )
 def test_repositories_that_are_refused(hub, files, message):
@@ -166,11 +175,76 @@ def test_repositories_that_are_refused(hub, files, message):
     known = {
         "googlenet": save({"weight": torch.zeros(1)}),
         "resnet": json.dumps({"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": stated}).encode(),
+        "list": json.dumps({"architecture": [], "num_classes": 3, "pretrained_cfg": stated}).encode(),
+        "tiny": json.dumps({"architecture": "inception_v3", "pretrained_cfg": {**stated, "crop_pct": 1e-320}}).encode(),
+        "half": json.dumps({"architecture": "inception_v3", "num_classes": None, "pretrained_cfg": stated}).encode(),
     }
     if files is not None:
         hub.repos["me/x"] = {"1" * 40: {name: known.get(text, text.encode()) for name, text in files.items()}}
     with pytest.raises(ZooError, match=message):
         load_model("hf:me/x")
+
+
+def test_offline_is_not_an_empty_repository(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ZooError, match=r"weights=hf:me/x could not be downloaded \(LocalEntryNotFoundError"):
+        load_model("hf:me/x")
+
+
+@UPLOADS
+def test_an_upload_does_not_publish_what_is_private_or_leave_what_is_old(hub):
+    other = trained("googlenet", width=0.125)
+    other.push_to_hub("me/net")
+    with pytest.raises(ZooError, match="--private: the repository me/net exists and is public; nothing was uploaded"):
+        other.push_to_hub("me/net", private=True)
+    first = next(reversed(hub.repos["me/net"]))
+    hub.repos["me/net"][first]["config.json"] = b"{}"  # of earlier weights, which timm loaded
+    trained("googlenet", width=0.25).push_to_hub("me/net")
+    assert set(hub.files("me/net", "main")[1]) == {"README.md", "model.safetensors", "network.png"}
+
+
+def test_a_folder_tells_the_origin_without_paths_and_the_licence(tmp_path):
+    (tmp_path / "clinic").mkdir()
+    save_model(trained("googlenet", width=0.125), tmp_path / "clinic/secret.safetensors")
+    model = trained("googlenet", width=0.125)
+    load_weights(model, tmp_path / "clinic/secret.safetensors")
+    evil = Provenance(str(tmp_path / "clinic/x.pth"), "native", notes=["a | b\n# Evil"])
+    model.provenance = replace(model.provenance, origin=vars(evil), licence="mit\n---\n# Evil")
+    model.save_pretrained(tmp_path / "one")
+    stored = (tmp_path / "one/model.safetensors").read_bytes() + (tmp_path / "one/README.md").read_bytes()
+    assert b"secret.safetensors" in stored and b"clinic" not in stored
+    card = (tmp_path / "one/README.md").read_text()
+    assert card.startswith("---\nlicense: other\nlibrary_name") and "\n# Evil" not in card
+    model.save_pretrained(tmp_path / "two", licence="apache-2.0")
+    assert "license: apache-2.0" in (tmp_path / "two/README.md").read_text()
+    assert Pretrained.from_pretrained(tmp_path / "two").provenance.licence == "apache-2.0"
+    with pytest.raises(ZooError, match="two is a folder, which has no revisions"):
+        Pretrained.from_pretrained(tmp_path / "two", revision="main")
+
+
+@pytest.mark.parametrize("resize", [118, 110])
+def test_timm_resizes_to_the_same_size(tmp_path, resize):
+    from timm.data import resolve_data_config
+
+    model = trained("inception_v4")
+    model.preprocessing = Preprocessing(96, (0.5,) * 3, (0.5,) * 3, resize)
+    model.save_pretrained(tmp_path / "folder")
+    config = json.loads((tmp_path / "folder/config.json").read_text())["pretrained_cfg"]
+    assert floor(96 / resolve_data_config({}, config)["crop_pct"]) == resize
+
+
+def test_an_embedding_is_never_exported_without_its_head(tmp_path):
+    model = trained("inception_v3", head="embedding", embedding=8)
+    with pytest.raises(ZooError, match="layout=timm of inception_v3 has no embedding, but this network has one"):
+        export_weights(model, "timm")
+    model.reset_classifier(0)
+    assert model.save_pretrained(tmp_path / "folder") == "native"
+    assert "an embedding of 8 numbers" in (tmp_path / "folder/README.md").read_text()
+    with pytest.raises(ZooError, match="has an embedding, which this network lacks"):
+        export_weights(create_model("inception_resnet_v1_facenet", 3, head="linear", width=0.125), "facenet")
 
 
 def test_names():
@@ -187,7 +261,10 @@ def test_names():
     [
         ("x.pth y.pth --to timm --push me/x", "--push needs --to hub"),
         ("x.pth folder --to hub --private", "--private needs --push OWNER/NAME"),
-        ("x.pth folder --to hub --push x", "weights=hf:x: weights of the Hub have names such as hf:owner/name"),
+        ("x.pth folder --to hub --push x", "--push x: the name of a repository is OWNER/NAME"),
+        ("x.pth folder --to hub --push a/b@main", "--push a/b@main: the name of a repository is OWNER/NAME"),
+        ("x.pth folder --to hub --licence MIT", "--licence MIT: the Hub has names such as mit"),
+        ("x.pth folder --to hub --overwrite", "--overwrite cannot be combined with --to hub"),
         ("x.pth full --to hub", "full is not empty; give another folder"),
         ("x.pth file --to hub", "file is a file; --to hub writes a folder"),
     ],
@@ -201,13 +278,9 @@ def test_mistakes(cli, tmp_path, words, message):
 
 
 def test_without_a_login_the_folder_is_kept(hub, cli, tmp_path, monkeypatch):
-    from inception_zoo import save_model
-
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     save_model(trained("googlenet", width=0.125), tmp_path / "net.safetensors")
     done = cli("convert", "net.safetensors", "folder", "--to", "hub", "--push", "me/x")
-    assert (
-        done.returncode == 2 and "log in with `hf auth login`, or set HF_TOKEN; the folder is complete: folder" in done.stderr
-    )
+    assert done.returncode == 2 and "log in with `hf auth login`, or set HF_TOKEN" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and "hf_other" not in done.stderr
     assert (tmp_path / "folder/model.safetensors").exists()
