@@ -10,7 +10,7 @@ from summary import BEGIN, END, provenance
 
 from inception_zoo.bench.parity import PAIRS, prove
 
-PEERS = "torchvision", "timm", "pretrainedmodels", "pytorch-fid", "torch-fidelity", "torch-lucent", "keras"
+PEERS = "torchvision", "timm", "pretrainedmodels", "pytorch-fid", "torch-fidelity", "torch-lucent", "facenet-pytorch", "keras"
 
 
 def main(commit: str) -> None:
