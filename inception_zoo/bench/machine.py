@@ -26,12 +26,14 @@ PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 def hardware() -> dict[str, Any]:
     """Return the names of the CPU and of the GPU (None without one), and the numbers of cores and of threads."""
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    facts = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"model name\s*: (.*)", facts)
     gpu = torch.cuda.get_device_name() if device().type == "cuda" else None
     cpu = model[1] if model else platform.processor() or platform.machine()
     able = torch.backends.cpu.get_cpu_capability()  # the model name alone does not identify the generation
     bf16 = " with bf16" if fast_precision() == torch.bfloat16 and not gpu else ""
-    return {"cpu": f"{cpu} ({able}{bf16})", "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    amx = " and AMX" if bf16 and "amx_bf16" in facts else ""
+    return {"cpu": f"{cpu} ({able}{bf16}{amx})", "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 def provenance(rounds: int) -> dict[str, Any]:
