@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from paired import shown_p
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def by_cost(results: "Results") -> Figure:
         ylabel="test top-1, %: mean ± sd", xlabel="images/s in training" if results.speeds else "multiply-adds per image, M"
     )
     axes.set_xscale("log")
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(ScalarFormatter())  # 200, not 2 x 10^2
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure
