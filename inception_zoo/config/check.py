@@ -215,7 +215,7 @@ def _about_shape(cfg: Mapping[str, Any]) -> Iterator[str]:
     model, data = cfg["model"], cfg["data"]
     if cfg["loss"] and model["num_classes"]:
         yield f"model.num_classes={model['num_classes']} cannot be combined with loss, which needs embeddings; remove it"
-    elif not cfg["loss"] and not model["num_classes"]:
+    elif not cfg["loss"] and not model["num_classes"] and data["num_classes"]:  # else `_uncounted` reports it
         yield "model.num_classes=0 needs a metric-learning loss, such as loss=arcface; set it, or remove this override"
     elif not cfg["loss"] and (own := model["num_classes"]) < (classes := data["num_classes"]):
         yield f"model.num_classes={own}: the data has {classes} classes; use other data, or remove this override"

@@ -15,22 +15,21 @@ if TYPE_CHECKING:
 CELLS = 10_000  # maximum number of rows that W&B draws
 
 
-def log_folder(folder: Path, results: Mapping[str, Any], step: int) -> None:
+def log_folder(folder: Path, results: Mapping[str, Any], step: int, tables: bool = True) -> None:
     """Log the tables and pictures of a test to the current W&B run, if there is one.
 
     Args:
         folder: the run folder, with the files of `write_tables`.
         results: content of results.json.
         step: optimizer step.
+        tables: the test has written tables; a test of embeddings has none.
     """
     run = current_run()
     if run is None:
         return
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # W&B's default for tables to upload is in the home folder
     content = {}
-    for key, (name, make) in TABLES.items():
-        if not (folder / name).exists():  # a test of embeddings has none
-            continue
+    for key, (name, make) in TABLES.items() if tables else ():
         with warned(name):
             content[key] = make(*read_table(folder / name), folder=folder)
     with warned("the tables of the test"):

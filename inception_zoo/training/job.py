@@ -278,7 +278,7 @@ def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:
         save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
     if tables is not None:
         _write_tables(job, tables)
-    log_folder(job.folder, job.results, job.trainer.global_step)
+    log_folder(job.folder, job.results, job.trainer.global_step, tables=tables is not None)
 
 
 def _write_tables(job: Job, tables: dict[str, Any]) -> None:
