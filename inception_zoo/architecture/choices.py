@@ -133,19 +133,22 @@ class Choices:
                 yield f"blocks.{key}={shown(choice)}: {error}"
 
 
+SWITCHES = ("relu", "shortcut", "project")  # fields of `Residual` that are true or false
+
+
 def _check_block(choice: Any) -> None:
     """Raise ZooError unless `choice` is a variant, a function, rows, or the fields of a residual block."""
     if isinstance(choice, str):
         find_variant(choice)
     elif isinstance(choice, Mapping):
-        if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", "relu", "shortcut"}:
+        if not {"rows", "scale"} <= set(choice) <= {"rows", "scale", *SWITCHES}:
             keys = ", ".join(map(shown, choice))
-            raise ZooError(f"a residual block needs rows and scale, and optionally relu and shortcut; it has {keys}")
+            raise ZooError(f"a residual block needs rows and scale, and optionally {', '.join(SWITCHES)}; it has {keys}")
         if not is_rows(choice["rows"]):
             raise ZooError("rows must be a list of rows, like ['1x1 64']")
         if not _is_scale(choice["scale"]):
             raise ZooError(f"scale={choice['scale']} must be a number above 0, at most 1")
-        for key in ("relu", "shortcut"):
+        for key in SWITCHES:
             if not isinstance(choice.get(key, True), bool):
                 raise ZooError(f"{key}={choice[key]} must be true or false")
     elif callable(choice) and not hasattr(choice, "__qualname__"):  # functools.partial: a card stores a path

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from inception_zoo.architecture.geometry import Size, out_channels, out_size
 from inception_zoo.architecture.modules import measure
 from inception_zoo.architecture.nets.table import Aux
-from inception_zoo.architecture.notation import Conv, Row, parse
+from inception_zoo.architecture.notation import Conv, Depthwise, Row, parse
 from inception_zoo.architecture.plan import Block, Plan
 
 
@@ -50,10 +50,12 @@ def block_cost(plan: Plan, block: Block, grid: Size) -> Cost:
         return Cost(*measure(block.module, block.c_in, grid))
     total = sum((_row_cost(plan, row, block.c_in, grid) for row in block.rows), Cost(0, 0))
     if block.residual:
-        weights = block.joined * block.c_out
-        total += Cost(weights + block.c_out, weights * grid[0] * grid[1])
-        if block.residual.shortcut:
-            total += _conv_cost(plan, block.c_in, Conv((1, 1), 1, "", block.c_out), grid)
+        after = block.out_size(grid)
+        if block.residual.project:
+            weights = block.joined * block.c_out
+            total += Cost(weights + block.c_out, weights * after[0] * after[1])
+        if block.shortcut:
+            total += _conv_cost(plan, block.c_in, block.shortcut, after)
     return total
 
 
@@ -92,7 +94,7 @@ def _row_cost(plan: Plan, row: Row, channels: int, grid: Size) -> Cost:
     return sum(costs, Cost(0, 0))
 
 
-def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Conv, Size, Size]]:
+def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Conv | Depthwise, Size, Size]]:
     """Yield (input channels, convolution, input grid, output grid) for each convolution of a row.
 
     Args:
@@ -103,13 +105,21 @@ def convolutions(row: Row, channels: int, grid: Size) -> Iterator[tuple[int, Con
     for step in row:
         after = out_size((step,), grid)
         for op in step:
-            if isinstance(op, Conv):
+            if isinstance(op, Conv | Depthwise):
                 yield channels, op, grid, after
         channels, grid = out_channels((step,), channels), after
 
 
-def _conv_cost(plan: Plan, channels: int, op: Conv, after: Size) -> Cost:
+def _conv_cost(plan: Plan, channels: int, op: Conv | Depthwise, after: Size) -> Cost:
     """Return the cost of a convolution unit with the output size `after`, including bias and normalization parameters."""
-    per_channel = int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0)
-    weights = op.kernel[0] * op.kernel[1] * channels * op.width
-    return Cost(weights + per_channel * op.width, weights * after[0] * after[1])
+    weights = weights_of(op, channels)
+    extra = 0
+    if isinstance(op, Conv):
+        extra = op.width * (int(plan.bias) + (2 if plan.choices.norm in ("batch", "group") else 0))
+    return Cost(weights + extra, weights * after[0] * after[1])
+
+
+def weights_of(op: Conv | Depthwise, channels: int) -> int:
+    """Return the number of weights of a convolution with `channels` input channels, without a bias."""
+    filters = channels if isinstance(op, Depthwise) else channels * op.width // op.groups
+    return op.kernel[0] * op.kernel[1] * filters

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from inception_zoo.architecture.notation import Conv, Lrn, Module, Op, Pool, Row, show
+from inception_zoo.architecture.notation import Conv, Module, Op, Row, Window, show
 from inception_zoo.errors import ZooError
 
 Size = tuple[int, int]
@@ -18,9 +18,9 @@ class Field:
     jump: int = 1
 
 
-def padding(op: Conv | Pool) -> Size:
+def padding(op: Window) -> Size:
     """Return the number of zeros added on each side, vertically and horizontally; "same" adds its zeros by `same_padding`."""
-    return (0, 0) if op.edge else (op.kernel[0] // 2, op.kernel[1] // 2)
+    return (0, 0) if op.edge else (op.span[0] // 2, op.span[1] // 2)
 
 
 def same_padding(kernel: Size, stride: int, size: Sequence[int]) -> list[tuple[int, int]]:
@@ -30,8 +30,15 @@ def same_padding(kernel: Size, stride: int, size: Sequence[int]) -> list[tuple[i
 
 
 def out_channels(row: Row, c_in: int) -> int:
-    """Return the output channels of `row`."""
+    """Return the output channels of `row`.
+
+    Raises:
+        ZooError: The groups of a convolution do not divide its channels.
+    """
     for step in row:
+        for op in step:
+            if isinstance(op, Conv) and (c_in % op.groups or op.width % op.groups):
+                raise ZooError(f"row '{show(row)}': {op.groups} groups must divide {c_in} inputs and {op.width} outputs")
         c_in = sum(op.width if isinstance(op, Conv | Module) else c_in for op in step)
     return c_in
 
@@ -51,15 +58,15 @@ def out_size(row: Row, size: Size) -> Size:
 
 
 def _op_size(op: Op, size: Size) -> Size:
-    if isinstance(op, Lrn):
+    if not isinstance(op, Window):
         return size
-    height, width = (_positions(op, n, k, p) for n, k, p in zip(size, op.kernel, padding(op), strict=True))
+    height, width = (_positions(op, n, k, p) for n, k, p in zip(size, op.span, padding(op), strict=True))
     if min(height, width) < 1:
         raise ZooError(f"the {size[0]}x{size[1]} grid is smaller than the kernel of '{op}'")
     return height, width
 
 
-def _positions(op: Conv | Pool, n: int, kernel: int, pad: int) -> int:
+def _positions(op: Window, n: int, kernel: int, pad: int) -> int:
     """Return the number of windows along an axis of `n` positions, with PyTorch's rules; below 1 if none fits.
 
     In ceil mode the last window may reach over the edge, even the only one, but it must start on the grid.
@@ -72,12 +79,12 @@ def _positions(op: Conv | Pool, n: int, kernel: int, pad: int) -> int:
 
 def has_stride(row: Row) -> bool:
     """Return True if any op of `row` has a stride above 1."""
-    return any(not isinstance(op, Lrn) and op.stride > 1 for step in row for op in step)
+    return any(isinstance(op, Window) and op.stride > 1 for step in row for op in step)
 
 
 def stride_of(row: Row) -> int:
     """Return the distance between two output positions of `row`, in input positions."""
-    return prod(next((op.stride for op in step if not isinstance(op, Lrn)), 1) for step in row)
+    return prod(next((op.stride for op in step if isinstance(op, Window)), 1) for step in row)
 
 
 def receptive_field(rows: Sequence[Row], field: Field | None) -> Field | None:
@@ -91,9 +98,9 @@ def receptive_field(rows: Sequence[Row], field: Field | None) -> Field | None:
 
 def _row_field(row: Row, field: Field) -> Field:
     for step in row:
-        ops = [op for op in step if not isinstance(op, Lrn)]
+        ops = [op for op in step if isinstance(op, Window)]
         if ops:
-            height, width = (n + (max(op.kernel[i] for op in ops) - 1) * field.jump for i, n in enumerate(field.size))
+            height, width = (n + (max(op.span[i] for op in ops) - 1) * field.jump for i, n in enumerate(field.size))
             field = Field((height, width), field.jump * ops[0].stride)
     return field
 

@@ -14,7 +14,7 @@ from inception_zoo.architecture.geometry import Size, has_stride, out_channels, 
 from inception_zoo.architecture.modules import measure
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.architecture.nets.table import Aux, Net, Residual
-from inception_zoo.architecture.notation import Lrn, Module, Row, parse, show
+from inception_zoo.architecture.notation import LRN, Conv, Module, Row, parse, show
 from inception_zoo.architecture.stems import with_stem
 from inception_zoo.architecture.variants import REDUCTIONS, call_variant, pool_of, variant_name
 from inception_zoo.errors import ZooError, check_whole
@@ -43,6 +43,19 @@ class Block:
         return sum(out_channels(row, self.c_in) for row in self.rows)
 
     @property
+    def shortcut(self) -> Conv | None:
+        """The linear 1x1 convolution on the input of a residual sum, with the stride of the rows; None for the input itself."""
+        projected = self.residual and self.residual.shortcut
+        return Conv((1, 1), stride_of(self.rows[0]), "", self.c_out, linear=True) if projected else None
+
+    @property
+    def paths(self) -> tuple[Row, ...]:
+        """The rows and, of a residual sum, its shortcut: all must give the same grid."""
+        if not self.residual:
+            return self.rows
+        return (*self.rows, ((self.shortcut,),) if self.shortcut else ())
+
+    @property
     def module(self) -> Module | None:
         """The module of a user's function, which is then the only op."""
         return next((op for row in self.rows for step in row for op in step if isinstance(op, Module)), None)
@@ -55,9 +68,9 @@ class Block:
 
     @property
     def takes_any_grid(self) -> bool:
-        """True if the rows can be concatenated for every grid that is not too small for a kernel."""
+        """True if the rows can be joined for every grid that is not too small for a kernel."""
         grids = range(LARGE, LARGE + min(prod(map(stride_of, self.rows)), MOST))
-        return all(len({out_size(row, (n, n)) for row in self.rows}) == 1 for n in grids)
+        return all(len({out_size(path, (n, n)) for path in self.paths}) == 1 for n in grids)
 
     @property
     def kind(self) -> str:
@@ -72,10 +85,10 @@ class Block:
         Raises:
             ZooError: `size` is too small for the rows, or their output sizes differ.
         """
-        sizes = {row: out_size(row, size) for row in self.rows}
+        sizes = {path: out_size(path, size) for path in self.paths}
         if len(set(sizes.values())) > 1:
-            found = ", ".join(f"'{show(row)}' gives {h}x{w}" for row, (h, w) in sizes.items())
-            raise ZooError(f"the rows give different sizes and cannot be concatenated: {found}")
+            found = ", ".join(f"'{show(path)}' gives {h}x{w}" for path, (h, w) in sizes.items())
+            raise ZooError(f"the rows give different sizes and cannot be joined: {found}")
         return next(iter(sizes.values()))
 
 
@@ -226,7 +239,7 @@ def make_plan(net: Net, num_classes: int = 1000, in_channels: int = 3, **chosen:
     for key in wanted.keys() - heeded:
         kind = "grid reduction" if _is_reduction(wanted[key]) else "block"
         raise ZooError(f"{net.name}: blocks.{key}={variant_name(wanted[key])}: {key} has no {kind} to swap")
-    if choices.norm == "lrn" and not any((Lrn(),) in row for block in blocks for row in block.rows):
+    if choices.norm == "lrn" and not any((LRN,) in row for block in blocks for row in block.rows):
         raise ZooError(f"{net.name}: norm=lrn: no row of this network contains 'lrn'; use norm=none")
     plan = Plan(net, num_classes, in_channels, choices, _with_residual_choices(net, blocks, choices))
     if any(block.module for block in blocks) and plan.fits(net.image_size):
@@ -245,13 +258,20 @@ def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: 
     residual, texts = (spec, spec.rows) if isinstance(spec, Residual) else (None, spec)
     rows = [scale_width(parse(text), choices.width if width is None else width) for text in texts]
     if choices.norm != "lrn":
-        rows = [tuple(step for step in row if step != (Lrn(),)) for row in rows]
+        rows = [tuple(step for step in row if step != (LRN,)) for row in rows]
     block = replace(place, rows=tuple(filter(None, rows)), residual=residual)
-    if residual and block.kind != "block":  # PyTorch would broadcast rows of 1x1 to the grid
-        changing = next(row for row in block.rows if replace(block, rows=(row,)).kind != "block")
-        raise ZooError(f"a residual sum must keep the grid, but row '{show(changing)}' changes it; {KEEP}")
-    keeps = residual or not block.rows
-    return replace(block, c_out=due if residual and residual.shortcut else block.c_in if keeps else block.joined)
+    keeps = block.c_in if residual or not block.rows else block.joined
+    if residual and residual.shortcut:
+        keeps = due if residual.project else block.joined
+    block = replace(block, c_out=keeps)
+    if residual and not block.takes_any_grid:  # PyTorch would broadcast rows of 1x1 to the grid
+        if block.shortcut:
+            raise ZooError(f"the rows of a residual sum must give the grid of its shortcut '{block.shortcut}'; remove 'v', 'c'")
+        wrong = next(row for row in block.rows if not replace(block, rows=(row,)).takes_any_grid)
+        raise ZooError(f"a residual sum must keep the grid, but row '{show(wrong)}' changes it; {KEEP}")
+    if residual and not residual.project and block.joined != block.c_out:
+        raise ZooError(f"a residual sum without projection adds {block.joined} channels to {block.c_out}; set project=true")
+    return block
 
 
 def _meant(choice: Any, key: str, block: Block, level: int) -> bool:

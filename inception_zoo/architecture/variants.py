@@ -13,7 +13,7 @@ from typing import Any
 from inception_zoo.architecture.geometry import split
 from inception_zoo.architecture.modules import is_module, on_meta
 from inception_zoo.architecture.nets.table import Residual
-from inception_zoo.architecture.notation import Lrn, Module, Pool, parse
+from inception_zoo.architecture.notation import Module, Pool, Window, parse
 from inception_zoo.architecture.reductions import REDUCTIONS
 from inception_zoo.errors import ZooError, did_you_mean, imported, one_line, shown
 
@@ -57,6 +57,12 @@ def residual(c_in: int, c_out: int, level: int) -> Residual:
     return _residual(rows, c_in, c_out, level)
 
 
+def separable(c_in: int, c_out: int, level: int) -> Residual:
+    """Xception: three depthwise separable convolutions and a residual sum (1610.02357, Figure 5)."""
+    row = f"act > 3x3g > 1x1 {c_out} > 3x3g > 1x1 {c_out} > 3x3g > 1x1l {c_out}"
+    return Residual([row], scale=1.0, relu=False, shortcut=c_in != c_out, project=False)
+
+
 def residual_over(variant: Variant) -> Variant:
     """Return a residual block with the rows of `variant`; their channels are reduced to those that `residual` concatenates."""
 
@@ -77,7 +83,7 @@ def _residual(rows: Sequence[str], c_in: int, c_out: int, level: int) -> Residua
 
 
 _PLAIN: tuple[Variant, ...] = (parallel, parallel_bn, factorized_nx1, expanded)
-_ALL: tuple[Variant, ...] = (*_PLAIN, residual, *map(residual_over, _PLAIN))
+_ALL: tuple[Variant, ...] = (*_PLAIN, residual, separable, *map(residual_over, _PLAIN))
 BLOCKS: dict[str, Variant] = {f.__name__: f for f in _ALL}
 
 
@@ -140,6 +146,6 @@ def call_variant(choice: Any, own: Any, level: int) -> Sequence[str] | Residual 
 
 def pool_of(reduction: Any) -> str:
     """Return the token of the reduction's pool; if it has none, of a max pool with the stride of its convolution."""
-    ops = [op for row in reduction.rows for step in row for op in step if not isinstance(op, Lrn) and op.stride > 1]
+    ops = [op for row in reduction.rows for step in row for op in step if isinstance(op, Window) and op.stride > 1]
     pool = next((op for op in ops if isinstance(op, Pool)), None)
     return str(pool) if pool else f"max/{ops[0].stride}{ops[0].edge}"

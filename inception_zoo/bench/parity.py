@@ -167,6 +167,8 @@ PAIRS = {
     ),
     "torch-lucent inceptionv1": Pair("inception_v1_lucid", "lucid", "InceptionV1", 224, classes=1008),
     "facenet-pytorch InceptionResnetV1": Pair("inception_resnet_v1_facenet", "facenet", "InceptionResnetV1", 160, classes=8631),
+    "timm legacy_xception": Pair("xception_timm", "timm", "legacy_xception", 138),
+    "keras Xception": Pair("xception", "keras", "Xception", 138),
     "keras InceptionV3": Pair("inception_v3_slim", "keras", "InceptionV3", 139),
     "keras InceptionResNetV2": Pair("inception_resnet_v2_slim", "keras", "InceptionResNetV2", 139),
 }

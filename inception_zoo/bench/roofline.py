@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from inception_zoo.architecture.cost import convolutions
-from inception_zoo.architecture.geometry import Size
-from inception_zoo.architecture.notation import Conv
+from inception_zoo.architecture.cost import convolutions, weights_of
+from inception_zoo.architecture.geometry import Size, out_channels
+from inception_zoo.architecture.notation import Conv, Depthwise
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.bench.contenders import Contender
 from inception_zoo.bench.machine import PRECISIONS, bandwidth, gemm_peak, with_share
@@ -86,18 +86,19 @@ def layers(plan: Plan, image_size: int) -> list[Layer]:
     for block in plan.blocks:
         for row in block.rows:
             found += (_conv(*each) for each in convolutions(row, block.c_in, grid))
-        if block.residual:
-            found.append(_conv(block.joined, Conv((1, 1), 1, "", block.c_out), grid, grid))
-            if block.residual.shortcut:
-                found.append(_conv(block.c_in, Conv((1, 1), 1, "", block.c_out), grid, grid))
-        grid = block.out_size(grid)
+        after = block.out_size(grid)
+        if block.residual and block.residual.project:
+            found.append(_conv(block.joined, Conv((1, 1), 1, "", block.c_out), after, after))
+        if block.shortcut:
+            found.append(_conv(block.c_in, block.shortcut, grid, after))
+        grid = after
     sizes = [plan.blocks[-1].c_out, *([plan.embedding] if plan.embedding else []), plan.num_classes]
     return found + [Layer(n * m, n, n * m, m) for n, m in pairwise(sizes)]
 
 
-def _conv(channels: int, op: Conv, grid: Size, after: Size) -> Layer:
-    weights = op.kernel[0] * op.kernel[1] * channels * op.width
-    return Layer(weights * after[0] * after[1], channels * grid[0] * grid[1], weights, op.width * after[0] * after[1])
+def _conv(channels: int, op: Conv | Depthwise, grid: Size, after: Size) -> Layer:
+    weights, width = weights_of(op, channels), out_channels(((op,),), channels)
+    return Layer(weights * after[0] * after[1], channels * grid[0] * grid[1], weights, width * after[0] * after[1])
 
 
 def step_flops(plan: Plan, image_size: int) -> int:

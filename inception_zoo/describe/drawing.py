@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_zoo.architecture.cost import plan_cost
-from inception_zoo.architecture.notation import Conv, Lrn, Module, Op, show
+from inception_zoo.architecture.notation import LRN, Conv, Depthwise, Layer, Module, Op, Pool, show
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import check_file, whole_file
@@ -171,9 +171,10 @@ class _Panel:
         self.width = max(inner + self.side + 2 * GAP, 5.8 * len(self.title) + 2 * GAP)
         self.inner = self.width - self.side - 2 * GAP
         longest = max(len(branch) for branch in self.branches)
-        self.height = (
-            24 + 2 * BAR + 2 * GAP + longest * (OP[1] + STEP) + STEP + (STEP + OP[1] + 47 if self.block.residual else 0)
-        )
+        above = 0  # the concatenation
+        if self.block.residual:
+            above = 47 + (STEP + OP[1] if self.block.residual.project else 0)
+        self.height = 24 + 2 * BAR + 2 * GAP + longest * (OP[1] + STEP) + STEP + above
 
     def draw(self, canvas: "_Canvas", left: float, bottom: float) -> None:
         marked = self.block.swapped is not None
@@ -212,18 +213,20 @@ class _Panel:
     def _sum(self, canvas: "_Canvas", center: float, side: float, ground: float, roof: float) -> None:
         residual = self.block.residual
         assert residual
-        canvas.box(center - 50, roof + STEP, 100, OP[1], f"1×1 linear\n{self.outputs}", COLORS["1×1"], size=7.8)
-        canvas.arrow(center, roof, center, roof + STEP)
-        y = roof + STEP + OP[1] + 19
+        y = roof + 19
+        if residual.project:
+            canvas.box(center - 50, roof + STEP, 100, OP[1], f"1×1 linear\n{self.outputs}", COLORS["1×1"], size=7.8)
+            canvas.arrow(center, roof, center, roof + STEP)
+            y += STEP + OP[1]
         canvas.circle(center, y, 8, "+")
-        canvas.text(center + 6, y - 13, f"× {residual.scale:g}", size=7.8, align="left")
+        if residual.project or residual.scale != 1:
+            canvas.text(center + 6, y - 13, f"× {residual.scale:g}", size=7.8, align="left")
         canvas.arrow(center, y - 19, center, y - 8)
         canvas.line([(side, ground), (side, y), (center - 12, y)])
         canvas.arrow(center - 12, y, center - 8, y)
-        if residual.shortcut:
-            canvas.box(
-                side - 29, (ground + roof) / 2 - OP[1] / 2, OP[0], OP[1], f"1×1 linear\n{self.outputs}", COLORS["1×1"], size=7
-            )
+        if shortcut := self.block.shortcut:
+            label = _label([shortcut]).replace(str(shortcut.width), self.outputs)
+            canvas.box(side - 29, (ground + roof) / 2 - OP[1] / 2, OP[0], OP[1], label, COLORS["1×1"], size=7)
         canvas.arrow(center, y + 8, center, y + 20)
         if residual.relu:
             canvas.text(center + 6, y + 14, "activation", size=7.8, align="left")
@@ -297,14 +300,19 @@ def _step(steps: Sequence[Any]) -> _Step:
 
 def _label(ops: Sequence[Op]) -> str:
     op = ops[0]
-    if isinstance(op, Lrn):
-        return "lrn"
+    if isinstance(op, Layer):
+        return op.name
     if isinstance(op, Module):
         return f"{op.name}\n{_list(o.width for o in ops if isinstance(o, Module))}"
     size = f"{op.kernel[0]}×{op.kernel[1]}"
     how = (f" /{op.stride}" if op.stride > 1 else "") + {"v": " V", "c": " ceil", "s": " same"}.get(op.edge, "")
+    how += f" dilated {op.dilation}" if op.dilation > 1 else ""
     if isinstance(op, Conv):
+        how += (f" groups {op.groups}" if op.groups > 1 else "") + (" linear" if op.linear else "")
         return f"{size}{how}\n{_list(o.width for o in ops if isinstance(o, Conv))}"
+    if isinstance(op, Depthwise):
+        return f"{size}{how}\ndepthwise"
+    assert isinstance(op, Pool)
     return f"{op.kind} {size}" + (f"\n{how.strip()}" if how else "")
 
 
@@ -322,9 +330,9 @@ def _names(blocks: Sequence[Block]) -> str:
 
 
 def _color(op: Op) -> str:
-    if isinstance(op, Lrn):
-        return "lrn"
-    if not isinstance(op, Conv):
+    if isinstance(op, Layer):
+        return "lrn" if op == LRN else "plain"
+    if not isinstance(op, Conv | Depthwise):
         return "plain" if isinstance(op, Module) else "pool"
     if op.kernel == (1, 1):
         return "1×1"

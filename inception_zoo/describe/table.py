@@ -88,7 +88,7 @@ def _cost(cost: Cost) -> dict[str, int]:
 def _residual(block: Block) -> dict[str, Any] | None:
     if (r := block.residual) is None:
         return None
-    return {"scale": r.scale, "relu": r.relu, "shortcut": r.shortcut, "drop_path": r.drop_path}
+    return {"scale": r.scale, "relu": r.relu, "shortcut": r.shortcut, "project": r.project, "drop_path": r.drop_path}
 
 
 def network_table(network: dict[str, Any], width: int) -> Table:
@@ -216,12 +216,13 @@ def _with_rows(network: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for endpoint in network["endpoints"]:
         text = escape("\n".join(endpoint["rows"]))
         if residual := endpoint["residual"]:
-            text += f"\n[italic]projected to {endpoint['output'][0]}, x {residual['scale']:g}, added"
-            text += " to the projected input" if residual["shortcut"] else ""
+            steps = [f"projected to {endpoint['output'][0]}"] if residual["project"] else []
+            steps += [f"x {residual['scale']:g}"] if residual["project"] or residual["scale"] != 1 else []
+            text += "\n[italic]" + ", ".join([*steps, "added"]) + (" to the projected input" if residual["shortcut"] else "")
             text += "" if residual["relu"] else ", no activation"
             text += f"; drop path {residual['drop_path']:.0%}" if residual["drop_path"] else ""
             text += "[/]"
-        yield endpoint, f"same as {known[text]}" if text in known and len(endpoint["rows"]) > 1 else text
+        yield endpoint, f"same as {known[text]}" if text in known and "\n" in text else text
         known.setdefault(text, endpoint["name"])
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from inception_zoo.architecture.geometry import out_channels, out_size, padding, same_padding
 from inception_zoo.architecture.nets.table import Aux, Residual
-from inception_zoo.architecture.notation import Conv, Lrn, Op, Pool, Row, parse
+from inception_zoo.architecture.notation import ACT, LRN, Conv, Depthwise, Op, Pool, Row, Window, parse
 from inception_zoo.architecture.plan import Block, Plan
 from inception_zoo.network import autograd
 
@@ -28,10 +28,10 @@ ACTIVATIONS = {
 }
 
 
-def activation(plan: Plan) -> nn.Module:
-    """Build the chosen activation."""
+def activation(plan: Plan, inplace: bool = True) -> nn.Module:
+    """Build the chosen activation; by default, it overwrites its input if it can."""
     kind = ACTIVATIONS[plan.choices.activation]
-    return kind() if plan.choices.activation == "gelu" else kind(inplace=True)
+    return kind() if plan.choices.activation == "gelu" else kind(inplace=inplace)
 
 
 def norm(plan: Plan, channels: int) -> nn.Module | None:
@@ -45,14 +45,15 @@ def norm(plan: Plan, channels: int) -> nn.Module | None:
 
 @autograd.trained_by(autograd.convolve)
 class ConvUnit(nn.Sequential):
-    """``act(norm(conv(x)))``: (N, channels, H, W) → (N, op.width, H', W'); no activation if `linear`."""
+    """``act(norm(conv(x)))``: (N, channels, H, W) → (N, op.width, H', W'); no activation if the op is linear."""
 
-    def __init__(self, plan: Plan, channels: int, op: Conv, linear: bool = False) -> None:
+    def __init__(self, plan: Plan, channels: int, op: Conv) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, op.width, op.kernel, op.stride, padding(op), bias=plan.bias)
+        place = op.kernel, op.stride, padding(op), op.dilation, op.groups
+        self.conv = nn.Conv2d(channels, op.width, *place, bias=plan.bias)
         if (layer := norm(plan, op.width)) is not None:
             self.norm = layer
-        if not linear:
+        if not op.linear:
             self.act = activation(plan)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,6 +62,16 @@ class ConvUnit(nn.Sequential):
         for layer in rest:
             x = layer(x)
         return x
+
+
+@autograd.trained_by(autograd.repeated)
+class DepthwiseConv(nn.Conv2d):
+    """One filter per channel: (N, C, H, W) → (N, C, H', W')."""
+
+
+@autograd.trained_by(autograd.repeated)
+class Activation(nn.Sequential):
+    """The activation as a step of its own, which leaves its input as it is: (N, C, H, W) → (N, C, H, W)."""
 
 
 @autograd.trained_by(autograd.pooled)
@@ -92,17 +103,16 @@ class Concat(nn.ModuleList):
 
 @autograd.trained_by(autograd.residual)
 class ResidualBlock(nn.Module):
-    """``act(shortcut(x) + scale * project(concat(x)))``: (N, C, H, W) → (N, K, H, W).
+    """``act(shortcut(x) + scale * project(concat(x)))``: (N, C, H, W) → (N, K, H', W').
 
-    The projection is a linear 1x1 convolution (arXiv 1602.07261, Figures 10 to 20).
+    The projection is a linear 1x1 convolution (arXiv 1602.07261, Figures 10 to 20), or the identity.
     """
 
     def __init__(self, plan: Plan, block: Block, residual: Residual, concat: Concat) -> None:
         super().__init__()
         self.concat = concat
-        self.project = nn.Conv2d(block.joined, block.c_out, 1)
-        one = Conv((1, 1), 1, "", block.c_out)
-        self.shortcut = ConvUnit(plan, block.c_in, one, linear=True) if residual.shortcut else nn.Identity()
+        self.project = nn.Conv2d(block.joined, block.c_out, 1) if residual.project else nn.Identity()
+        self.shortcut = build_shortcut(plan, block.shortcut, block.c_in) if block.shortcut else nn.Identity()
         self.drop = _drop_path(residual.drop_path) if residual.drop_path else nn.Identity()
         self.act = activation(plan) if residual.relu else nn.Identity()
         self.scale = residual.scale
@@ -110,6 +120,26 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branches = self.drop(self.project(self.concat(x)))
         return self.act(torch.add(self.shortcut(x), branches, alpha=self.scale))
+
+
+class Subsample(nn.Module):
+    """Every `stride`-th row and column: (N, C, H, W) → (N, C, H', W'), as a copy, so that nothing keeps the rest."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :: self.stride, :: self.stride].clone()
+
+
+def build_shortcut(plan: Plan, op: Conv, channels: int) -> nn.Module:
+    """Build the projected shortcut of a residual sum.
+
+    A stride is a step of its own: oneDNN 3.12 aborts in the gradient of some 1x1 convolutions with one.
+    """
+    unit = ConvUnit(plan, channels, replace(op, stride=1))
+    return Steps(Subsample(op.stride), unit) if op.stride > 1 else unit
 
 
 def _drop_path(rate: float) -> nn.Module:
@@ -166,9 +196,9 @@ def build_embedding(plan: Plan) -> nn.Module:
 class SamePad(nn.Module):
     """The padding of TensorFlow's "same" before an op: (N, C, H, W) → (N, C, H', W')."""
 
-    def __init__(self, op: Conv | Pool) -> None:
+    def __init__(self, op: Window) -> None:
         super().__init__()
-        self.kernel, self.stride, self.value = op.kernel, op.stride, 0.0 if isinstance(op, Conv) else float("-inf")
+        self.kernel, self.stride, self.value = op.span, op.stride, float("-inf") if isinstance(op, Pool) else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         return _pad_same(x, self.kernel, self.stride, self.value)
@@ -196,13 +226,19 @@ def _local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: flo
 
 def build_op(plan: Plan, op: Op, channels: int) -> nn.Module:
     """Build one op with `channels` input channels."""
-    if isinstance(op, Lrn):
+    if op == LRN:
         size, alpha, beta = plan.net.lrn
         return LocalResponseNorm(size, alpha, beta)
+    if op == ACT:
+        return Activation(activation(plan, inplace=False))
+    assert isinstance(op, Window)
     if op.edge == "s":
         return Steps(SamePad(op), build_op(plan, replace(op, edge="v"), channels))
     if isinstance(op, Conv):
         return ConvUnit(plan, channels, op)
+    if isinstance(op, Depthwise):
+        return DepthwiseConv(channels, channels, op.kernel, op.stride, padding(op), op.dilation, channels, bias=False)
+    assert isinstance(op, Pool)
     if op.kind == "max":
         return MaxPool(op.kernel, op.stride, padding(op), ceil_mode=op.edge == "c")
     return AvgPool(op.kernel, op.stride, padding(op), op.edge == "c", plan.net.count_padding)

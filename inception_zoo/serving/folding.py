@@ -112,6 +112,7 @@ class Sum(nn.Module):
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
+        assert isinstance(block.project, nn.Conv2d)
         relu = isinstance(block.act, nn.ReLU)
         self.concat, self.shortcut = block.concat, block.shortcut
         self.project = OneCall(block.project, relu, block.scale)

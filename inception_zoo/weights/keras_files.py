@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,11 @@ DENSE = re.compile(r"layers/dense(?:_\d+)?/vars/")
 # State of Keras's training, beside the weights, and the name of a model's layers in files of Keras 2:
 KERAS_TRAINING = re.compile(r"(optimizer|optimizer_weights|metrics|compile_metrics)/|.*/seed_generator/")
 KERAS_2 = "_layer_checkpoint_dependencies/"
+# A layer with two kernels is read as two layers, each with the kernel as `0`:
+SEPARABLE = re.compile(r"(layers/separable_conv2d(?:_\d+)?)/vars/([01])$")
+KERNELS = ("depthwise", "pointwise")
+TO_TORCH, TO_KERAS, DEPTHWISE = (3, 2, 0, 1), (2, 3, 1, 0), (2, 3, 0, 1)  # orders of axes; the last one in both directions
+KINDS = {"kernel": "conv2d", "depthwise_kernel": "separable_conv2d"}  # by the name of a layer's first array
 KERAS_AVERAGE = re.compile(r"_average$|/average/")  # in the older formats, where the optimizer's arrays have names
 
 
@@ -58,7 +64,8 @@ def read_keras(path: Path, ema: bool | None) -> tuple[dict[str, Tensor], list[st
         state = {name: torch.from_numpy(data[()]) for name, data in _alone(arrays).items() if data.shape}
     groups = ", ".join(sorted(set(training.values())))
     notes = [f"the state of the training is ignored ({len(training)} arrays: {groups})"] if training else []
-    return {name: axes(tensor, (3, 2, 0, 1)) for name, tensor in state.items()}, notes
+    state = {SEPARABLE.sub(lambda m: f"{m[1]}/{KERNELS[int(m[2])]}/vars/0", name): tensor for name, tensor in state.items()}
+    return {name: axes(name, tensor, TO_TORCH) for name, tensor in state.items()}, notes
 
 
 def _weights_of_zip(path: Path) -> BytesIO:
@@ -128,15 +135,16 @@ def _by_depth(root: Any) -> dict[str, Any]:
     `layer_names` lists the layers in order of depth. Each layer's `weight_names` lists its arrays.
     """
     arrays: dict[str, Any] = {}
-    counts = {"conv2d": 0, "batch_normalization": 0, "dense": 0}
+    counts = Counter[str]()
     for layer in root.attrs["layer_names"]:
         group = root[_text(layer)]
         parts: dict[str, list[str]] = {}  # the layers of a model that is a layer of this one; otherwise the layer alone
         for name in map(_text, group.attrs["weight_names"]):
             parts.setdefault(name.rpartition("/")[0], []).append(name)
         for weights in parts.values():
-            is_kernel = weights[0].rpartition("/")[2].startswith("kernel")
-            kind = ("dense" if group[weights[0]].ndim == 2 else "conv2d") if is_kernel else "batch_normalization"
+            first = weights[0].rpartition("/")[2]
+            kind = next((kind for start, kind in KINDS.items() if first.startswith(start)), "batch_normalization")
+            kind = "dense" if kind == "conv2d" and group[weights[0]].ndim == 2 else kind
             number = f"_{counts[kind]}" if counts[kind] else ""
             arrays |= {f"layers/{kind}{number}/vars/{i}": group[name] for i, name in enumerate(weights)}
             counts[kind] += 1
@@ -147,16 +155,19 @@ def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def axes(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+def axes(name: str, tensor: Tensor, order: tuple[int, ...]) -> Tensor:
     """Permute convolution weights between Keras's axes and torch's; transpose fully connected weights."""
-    return tensor.permute(order).contiguous() if tensor.ndim == 4 else tensor.t().contiguous() if tensor.ndim == 2 else tensor
+    if tensor.ndim == 4:
+        return tensor.permute(DEPTHWISE if f"/{KERNELS[0]}/" in name else order).contiguous()
+    return tensor.t().contiguous() if tensor.ndim == 2 else tensor
 
 
 def write_keras(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write tensors with Keras 3's keys, in torch's order of axes, as `.weights.h5`."""
     with _h5py().File(path, "w") as file:
         for key, value in state.items():
-            file.create_dataset(key, data=axes(value, (2, 3, 1, 0)).numpy())
+            name = re.sub(f"/({'|'.join(KERNELS)})/vars/0$", lambda match: f"/vars/{KERNELS.index(match[1])}", key)
+            file.create_dataset(name, data=axes(key, value, TO_KERAS).numpy())
 
 
 def _h5py() -> Any:

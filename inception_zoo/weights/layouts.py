@@ -47,6 +47,7 @@ class Style:
     layer: Mapping[str, str] | None = None  # the zoo's tensor → the layout's, of convolutions and classifiers; None: same names
     batch_norm: Mapping[str, str] | None = None  # likewise of BatchNorm; the layout lacks tensors without an entry
     counted: bool = False  # names are numbers, relative to the first layer of the place
+    absolute: bool = False  # names do not begin with the place; a unit is `convolution+normalization`
 
 
 class Twin(NamedTuple):
@@ -245,14 +246,67 @@ FACENET = Names(
     fc="logits", embedding=("last_linear", "last_bn"), cropped=False,  # a detector has cropped the faces
     normalized=((127.5 / 255,) * 3, (128 / 255,) * 3),
 )
+# Xception: a separable convolution has two layers, or one with two kernels, and its normalization has a name of its own
+SHORTCUTS = (1, 2, 3, 12)  # blocks whose shortcut is projected
+
+
+def _timm_separable(name: str, norm: str) -> str:
+    return f"{name}.conv1 > {name}.pointwise+{norm}"
+
+
+def _timm_block(block: int) -> Place:
+    first, count = int(block > 1), 3 if 4 <= block <= 11 else 2  # a ReLU comes first, but in the first block
+    row = (_timm_separable(f"block{block}.rep.{i}", f"block{block}.rep.{i + 1}") for i in range(first, first + 3 * count, 3))
+    shortcut = [f"block{block}.skip+block{block}.skipbn"] if block in SHORTCUTS else []
+    return Place(f"block{block}", [" > ".join(row), *shortcut])
+
+
+TIMM_XCEPTION = Names(
+    {
+        **{f"conv{i}": Place(f"act{i}", [f"conv{i}+bn{i}"]) for i in (1, 2)},
+        **{f"block{i}": _timm_block(i) for i in range(1, 13)},
+        **{f"conv{i}": Place(f"act{i}", [_timm_separable(f"conv{i}", f"bn{i}")]) for i in (3, 4)},
+    },
+    fc="fc", style=Style(conv="{name}.{tensor}", norm="{name}.{tensor}", absolute=True), normalized=HALF,
+)
+
+
+def _keras_separable(number: int, norm: int) -> str:
+    layer = f"separable_conv2d_{number}" if number else "separable_conv2d"
+    return f"{layer}/depthwise > {layer}/pointwise+batch_normalization_{norm}"
+
+
+def _keras_block(block: int) -> Place:
+    first, norm, count = 2 * (block - 1) + max(0, block - 4), 3 * block - 1, 3 if 4 <= block <= 11 else 2
+    row = (_keras_separable(first + i, norm + i) for i in range(count))
+    shortcut = [f"conv2d_{SHORTCUTS.index(block) + 2}+batch_normalization_{norm + 2}"] if block in SHORTCUTS else []
+    return Place(f"add_{block - 1}" if block > 1 else "add", [" > ".join(row), *shortcut])
+
+
+KERAS_LAYER = "layers/{name}/vars/{tensor}"
+KERAS_XCEPTION = Names(
+    {
+        "conv1": Place("block1_conv1_act", ["conv2d+batch_normalization"]),
+        "conv2": Place("block1_conv2_act", ["conv2d_1+batch_normalization_1"]),
+        **{f"block{i}": _keras_block(i) for i in range(1, 13)},
+        "conv3": Place("block14_sepconv1_act", [_keras_separable(32, 38)]),
+        "conv4": Place("block14_sepconv2_act", [_keras_separable(33, 39)]),
+    },
+    fc="dense", normalized=HALF,
+    style=Style(
+        conv=KERAS_LAYER, norm=KERAS_LAYER, fc=KERAS_LAYER, absolute=True, layer=KERAS.layer,
+        batch_norm={"weight": "0", "bias": "1", "running_mean": "2", "running_var": "3"},
+    ),
+)
 LAYOUTS: dict[str, dict[str, Names]] = {
     "torchvision": {"googlenet_bn": TORCHVISION_V1, "inception_v3": TORCHVISION_V3},
     "timm": {
         "inception_v3": TIMM_V3, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": TIMM_RESNET,
+        "xception_timm": TIMM_XCEPTION,
         "inception_v3_slim": replace(TIMM_V3, twin=None, read_only="timm's network counts padded zeros in average pools"),
     },
     "cadene": {"bn_inception": CADENE_BN, "inception_v4": TIMM_V4, "inception_resnet_v2_slim": CADENE_RESNET},
-    "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET},
+    "keras": {"inception_v3_slim": KERAS_V3, "inception_resnet_v2_slim": KERAS_RESNET, "xception": KERAS_XCEPTION},
     "fid": {"inception_v3_fid": FID_V3},
     "lucid": {"inception_v1_lucid": LUCID_V1},
     "facenet": {"inception_resnet_v1_facenet": FACENET},

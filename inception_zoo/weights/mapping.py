@@ -8,7 +8,7 @@ from itertools import groupby
 from torch import nn
 
 from inception_zoo.errors import ZooError
-from inception_zoo.network.blocks import ConvUnit, ResidualBlock
+from inception_zoo.network.blocks import ConvUnit, DepthwiseConv, ResidualBlock
 from inception_zoo.network.inception import Inception
 from inception_zoo.weights.layouts import LAYOUTS, Names, Style, Twin
 
@@ -17,6 +17,7 @@ LINEAR = ("weight", "bias")
 TENSORS = {
     "unit": ("conv.weight", "conv.bias", *(f"norm.{tensor}" for tensor in NORM)),
     "norm": NORM,
+    "conv": ("weight",),
     **dict.fromkeys(("project", "fc"), LINEAR),
 }
 EMBEDDING = "embedding"
@@ -28,8 +29,9 @@ class Slot:
     """A layer with weights and its name in a layout."""
 
     part: str  # the endpoint, `aux <tap>`, `embedding` or `classifier`
-    kind: str  # `unit`: convolution and normalization; `project`: convolution alone; `fc`; `norm`: of the embedding
+    kind: str  # `unit`: convolution and normalization; `conv`, `project`: convolution alone; `fc`; `norm`: of the embedding
     name: str
+    norm: str = ""  # the name of its normalization, if that has another one
     numbers: tuple[int, int] = (0, 0)  # of its convolution and its normalization, in layouts with numbered layers
 
     def key(self, style: Style, tensor: str) -> str | None:
@@ -39,9 +41,11 @@ class Slot:
         renamed = style.batch_norm if is_norm else style.layer
         if renamed is not None and last not in renamed:
             return None
-        template = style.norm if is_norm else {"unit": style.conv, "project": style.project}.get(self.kind, style.fc)
+        templates = {"unit": style.conv, "conv": style.conv, "project": style.project}
+        template = style.norm if is_norm else templates.get(self.kind, style.fc)
         conv, norm = (f"_{n}" if n else "" for n in self.numbers)
-        return template.format(name=self.name, tensor=renamed[last] if renamed else last, conv=conv, norm=norm)
+        name = self.norm if is_norm and self.norm else self.name
+        return template.format(name=name, tensor=renamed[last] if renamed else last, conv=conv, norm=norm)
 
     def keys(self, style: Style) -> set[str]:
         """Return all keys that a file can have for this layer."""
@@ -53,12 +57,16 @@ def slots(names: Names) -> Iterator[Slot]:
     style = names.style
     convs = norms = 0
     for endpoint, place in names.places.items():
+        if style.absolute:
+            for conv, _, norm in (name.partition("+") for name in _names(place.rows)):
+                yield Slot(endpoint, "unit" if norm else "conv", conv, norm)
+            continue
         units, projects = _names(place.rows), [place.project] if place.project else []
         for kind, layers in (("unit", units), ("project", projects)):
             for name in layers:
                 full = f"{place.module}{style.separator}{name}" if name else place.module
                 number = int(name) if style.counted else 0
-                yield Slot(endpoint, kind, full, (convs + number, norms + number))
+                yield Slot(endpoint, kind, full, numbers=(convs + number, norms + number))
         if style.counted:
             convs, norms = convs + len(units) + len(projects), norms + len(units)
     for tap, head in names.heads.items():
@@ -79,7 +87,7 @@ def our_layers(model: Inception) -> dict[str, list[str]]:
     for block in model.plan.blocks:
         module = model.get_submodule(block.name)
         found[block.name] = _units(module, block.name)
-        if isinstance(module, ResidualBlock):
+        if isinstance(module, ResidualBlock) and block.residual and block.residual.project:
             found[block.name].append(f"{block.name}.project")
     for tap, head in model.aux.items():
         linear = [f"aux.{tap}.hidden.0"] if head.hidden is not None else []
@@ -89,7 +97,7 @@ def our_layers(model: Inception) -> dict[str, list[str]]:
 
 
 def _units(module: nn.Module, prefix: str) -> list[str]:
-    return [f"{prefix}.{name}" for name, child in module.named_modules() if isinstance(child, ConvUnit)]
+    return [f"{prefix}.{name}" for name, child in module.named_modules() if isinstance(child, ConvUnit | DepthwiseConv)]
 
 
 def part_of(key: str) -> str:

@@ -132,7 +132,7 @@ def other_blocks(model: Inception, card: Card | None) -> frozenset[str]:
 
 def _computes(block: Block, with_scale: bool) -> tuple[Any, ...]:
     residual = block.residual
-    return block.rows, residual and (residual.relu, residual.shortcut, residual.scale if with_scale else None)
+    return block.rows, residual and (residual.relu, residual.shortcut, residual.project, residual.scale if with_scale else None)
 
 
 def _initial_parts(

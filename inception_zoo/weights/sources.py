@@ -13,7 +13,12 @@ from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.weights.layouts import LAYOUTS
 
 TORCHVISION = {"googlenet_bn": "GoogLeNet_Weights", "inception_v3": "Inception_V3_Weights"}
-TIMM = {"inception_v3": "inception_v3", "inception_v4": "inception_v4", "inception_resnet_v2": "inception_resnet_v2_slim"}
+TIMM = {
+    "inception_v3": "inception_v3",
+    "inception_v4": "inception_v4",
+    "inception_resnet_v2": "inception_resnet_v2_slim",
+    "legacy_xception": "xception_timm",
+}
 HUB = "hf"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 HUB_NAME = re.compile(rf"{HUB}:({REPOSITORY.pattern})(?:@([\w][\w./-]*))?", re.ASCII)

@@ -6,7 +6,7 @@ import torch
 from inception_zoo.architecture.geometry import out_channels, out_size, scale_width
 from inception_zoo.architecture.nets import ZOO
 from inception_zoo.architecture.nets.table import Residual
-from inception_zoo.architecture.notation import Conv, Lrn, Pool, parse, show
+from inception_zoo.architecture.notation import ACT, LRN, Conv, Depthwise, Pool, parse, show
 from inception_zoo.errors import ZooError
 
 
@@ -14,11 +14,17 @@ def test_every_token_of_the_notation():
     assert parse("3x3/2v 384") == ((Conv((3, 3), 2, "v", 384),),)
     assert parse("1x7 64 > max/2c > lrn") == (
         (Conv((1, 7), 1, "", 64),),
-        (Pool("max", (3, 3), 2, "c"),),
-        (Lrn(),),
+        (Pool((3, 3), 2, "c", "max"),),
+        (LRN,),
     )
     assert parse("1x1 384 > 1x3 384 | 3x1 384")[1] == (Conv((1, 3), 1, "", 384), Conv((3, 1), 1, "", 384))
-    assert parse("max2x2/2c") == ((Pool("max", (2, 2), 2, "c"),),)
+    assert parse("max2x2/2c") == ((Pool((2, 2), 2, "c", "max"),),)
+    assert parse("act > 3x3/2sd2g > 1x1l 8 > 3x3g4 8") == (
+        (ACT,),
+        (Depthwise((3, 3), 2, "s", dilation=2),),
+        (Conv((1, 1), 1, "", 8, linear=True),),
+        (Conv((3, 3), 1, "", 8, groups=4),),
+    )
 
 
 def rows_of_the_zoo():
@@ -45,6 +51,12 @@ def test_show_gives_back_what_parse_read(text):
         ("3x3/2c 64", "only pools have a ceil mode"),
         ("avg/2s", "an average would count the zeros of 's'"),
         ("1x1 64 | lrn", "'lrn' cannot be part of a fork"),
+        ("act | 1x1 64", "'act' cannot be part of a fork"),
+        ("3x3g 64", "a depthwise convolution as '3x3g > 1x1 64'"),
+        ("3x3g32", "groups are written as '3x3g32 64'"),
+        ("3x3gl", "a depthwise convolution has no activation; remove 'l'"),
+        ("maxd2", "only convolutions have 'd', 'g' and 'l'"),
+        ("2x2g", "an even kernel"),
         ("2x2 64", "an even kernel"),
         ("0x3 64", "unknown token '0x3 64'"),
         ("3x3 0", "token '3x3 0': a convolution needs at least 1 output channel"),
@@ -64,6 +76,13 @@ def test_channels_of_chains_forks_and_pools():
     assert out_channels(parse("1x1 448 > 3x3 384 > 1x3 384 | 3x1 384"), 2048) == 768
     assert out_channels(parse("max/2v"), 192) == 192
     assert out_channels(parse("avg | max"), 10) == 20
+    assert out_channels(parse("3x3g | 3x3g5 15"), 10) == 25
+
+
+@pytest.mark.parametrize("row", ["3x3g4 8", "3x3g5 8"])
+def test_groups_divide_the_channels(row):
+    with pytest.raises(ZooError, match=rf"row '{row}': . groups must divide 10 inputs and 8 outputs"):
+        out_channels(parse(row), 10)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +98,10 @@ def test_channels_of_chains_forks_and_pools():
         ("max/2", 7, 4),
         ("3x3/2v 8", 299, 149),
         ("1x7 8", 17, 17),
+        ("3x3d2 8", 17, 17),
+        ("2x2d2 8", 17, 17),
+        ("3x3vd2 8", 17, 13),
+        ("3x3/2sd2g", 8, 4),
     ],
 )
 def test_sizes(row, before, after):

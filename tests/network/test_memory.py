@@ -175,6 +175,7 @@ CONVOLUTIONS = [  # input channels, output channels, kernel, stride, padding
     (3, 9, 5, 1, (1, 2)),
     (16, 8, 1, 1, (1, 0)),
     (16, 24, 3, 2, 0),
+    (8, 16, 1, 2, 0),
 ]
 
 
@@ -217,6 +218,7 @@ BLOCKS = [
     ("inception_resnet_v1", {}, "block35_1", None),
     ("inception_v4", {"norm": "group", "activation": "gelu"}, "mixed_5b", 384),
     ("googlenet", {"norm": "none"}, "inception_3a", 192),
+    ("xception", {}, "block2", None),
 ]
 
 
@@ -250,6 +252,7 @@ NETWORKS = [
     ("inception_resnet_v2_slim", {}),
     ("googlenet", {"norm": "none", "aux": True}),
     ("bn_inception", {"norm": "group", "activation": "silu"}),
+    ("xception", {}),
 ]
 
 
@@ -422,6 +425,7 @@ PEERS = [
     pytest.param(
         "inception_resnet_v2_slim", 299, lambda: timm.create_model("inception_resnet_v2"), 175.8, marks=pytest.mark.slow
     ),
+    pytest.param("xception_timm", 299, lambda: timm.create_model("legacy_xception"), 234.1, marks=pytest.mark.slow),
 ]
 
 
@@ -455,7 +459,7 @@ class Births(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2_slim"])
+@pytest.mark.parametrize("name", ["inception_v3", "inception_resnet_v2_slim", "xception"])
 def test_nothing_is_kept_out_of_sight(name, memory):
     """The bytes of an image alive after the forward pass equal the bytes seen by autograd's saved-tensor hooks."""
     model = built(name, memory, width=0.25, aux=False).train()

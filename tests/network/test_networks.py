@@ -32,6 +32,8 @@ GOLDEN = {
     "inception_resnet_v1_facenet": (23_995_624, 23_995_624, 1418.17),
     "inception_resnet_v2": (32_433_928, 35_809_776, 9257.95),
     "inception_resnet_v2_slim": (55_843_464, 59_211_120, 13155.79),
+    "xception": (22_855_952, 22_855_952, 8357.40),
+    "xception_timm": (22_855_952, 22_855_952, 8357.40),
 }
 
 # endpoint: (channels, side). Sources: Table 1 of each paper; TF-slim's endpoint tests (V3, V4, `_slim`); Figure 15 of
@@ -133,6 +135,17 @@ SHAPES = {
         "conv_7b": (1536, 8),
     },
 }
+SHAPES["xception"] = {  # arXiv 1610.02357, Figure 5, and Keras
+    "conv1": (32, 149),
+    "conv2": (64, 147),
+    "block1": (128, 74),
+    "block2": (256, 37),
+    **{f"block{i}": (728, 19) for i in range(3, 12)},
+    "block12": (1024, 10),
+    "conv3": (1536, 10),
+    "conv4": (2048, 10),
+}
+SHAPES["xception_timm"] = SHAPES["xception"]
 SHAPES["inception_v2_7x7"] = {**SHAPES["inception_v2"], "conv_1a": (64, 147)}
 del SHAPES["inception_v2_7x7"]["conv_2a"], SHAPES["inception_v2_7x7"]["conv_2b"]
 SHAPES["inception_v3_slim"] = SHAPES["inception_v3"]

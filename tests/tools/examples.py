@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from inception_zoo.architecture.choices import VALID
 from inception_zoo.architecture.nets import ZOO
-from inception_zoo.architecture.notation import Conv, Lrn, Pool, show
+from inception_zoo.architecture.notation import ACT, LRN, Conv, Depthwise, Pool, show
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS
 from inception_zoo.config import CONF
@@ -30,15 +30,24 @@ def examples(count):
 
 kernels = st.tuples(st.integers(1, 9), st.integers(1, 9))
 strides = st.integers(1, 3)
-convs = st.builds(Conv, kernels, strides, st.sampled_from(["", "v", "s"]), st.integers(1, 64))
+paddings = st.sampled_from(["", "v", "s"])
+dilations = st.integers(1, 3)
+convs = st.builds(
+    lambda groups, each, *args, **others: Conv(*args, groups * each, groups, **others),
+    *(st.integers(1, 4), st.integers(1, 16), kernels, strides, paddings),
+    dilation=dilations,
+    linear=st.booleans(),
+)
+depthwise = st.builds(Depthwise, kernels, strides, paddings, dilation=dilations)
 edges = st.sampled_from([("max", "s"), *((kind, edge) for kind in ("max", "avg") for edge in ("", "v", "c"))])
-pools = st.builds(lambda kind, kernel, stride: Pool(kind[0], kernel, stride, kind[1]), edges, kernels, strides)
-ops = st.one_of(convs, pools).filter(lambda op: op.edge or (op.kernel[0] % 2 and op.kernel[1] % 2))
-steps = st.one_of(st.tuples(ops), st.lists(ops, min_size=2, max_size=3).map(tuple), st.just((Lrn(),)))
+pools = st.builds(lambda kind, kernel, stride: Pool(kernel, stride, kind[1], kind[0]), edges, kernels, strides)
+ops = st.one_of(convs, depthwise, pools).filter(lambda op: op.edge or (op.span[0] % 2 and op.span[1] % 2))
+alone = st.sampled_from([(LRN,), (ACT,)])
+steps = st.one_of(st.tuples(ops), st.lists(ops, min_size=2, max_size=3).map(tuple), alone)
 rows = st.lists(steps, min_size=1, max_size=4).map(tuple)
 
 marks = st.sampled_from(
-    [*"0123456789x/vcs|> -٣é", "max", "avg", "lrn", "3x3 64", "1x1 8", " > ", " | ", "99999999", "9" * 5000]
+    [*"0123456789x/vcsdgl|> -٣é", "max", "avg", "lrn", "act", "3x3g", "3x3 64", "1x1 8", " > ", " | ", "99999999", "9" * 5000]
 )
 texts = st.one_of(st.text(max_size=20), st.lists(marks, max_size=8).map("".join))
 
@@ -61,7 +70,8 @@ def blocks(draw):
         written.append(show((*start, (Conv(kernel, stride, edge if stride > 1 else "", share),))))
     if draw(st.booleans()):
         written[draw(st.integers(0, count - 1))] = show(draw(rows))
-    residual = {"rows": written, "scale": draw(st.sampled_from([0.1, 1.0])), "shortcut": draw(st.booleans())}
+    residual = {"rows": written, "scale": draw(st.sampled_from([0.1, 1.0]))}
+    residual |= {key: draw(st.booleans()) for key in ("shortcut", "project")}
     return name, block.name, draw(st.sampled_from([written, residual]))
 
 
@@ -71,7 +81,7 @@ plain = st.one_of(
     *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), texts),
     st.sampled_from(["", "nan", "1e400", 0, -1, 1, 0.5, 10**30, float("inf"), float("nan")]),
 )
-keys = st.one_of(st.text(max_size=5), st.integers(0, 3), st.sampled_from(["rows", "scale", "shortcut", "relu"]))
+keys = st.one_of(st.text(max_size=5), st.integers(0, 3), st.sampled_from(["rows", "scale", "shortcut", "relu", "project"]))
 values = st.recursive(plain, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)))
 variants = st.sampled_from([*BLOCKS, *REDUCTIONS, "os.path.join", "math.pi", "nothing.here", ".", "x."])
 CHOICES = {

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -301,7 +302,8 @@ def test_several_layers_after_a_keras_network_are_named(suffix, keras_models):
 
 
 @pytest.mark.slow
-def test_kerass_older_files_are_read(tmp_path):
+@pytest.mark.parametrize("application", ["InceptionV3", "Xception"])
+def test_kerass_older_files_are_read(application, tmp_path):
     """Keras's legacy HDF5 format, which the published files have: layers by name, in the order of `layer_names`."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import h5py
@@ -309,21 +311,25 @@ def test_kerass_older_files_are_read(tmp_path):
     from keras.src.legacy.saving import legacy_h5_format
 
     keras.backend.clear_session()
-    keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), classes=5)  # shifts the layer names below
-    network = keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), classes=5, classifier_activation=None)
+    build = partial(getattr(keras.applications, application), weights=None, input_shape=(96, 96, 3))
+    build(classes=5)  # shifts the layer names below
+    network = build(classes=5, classifier_activation=None)
     with h5py.File(tmp_path / "old.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, network)
     network.save_weights(tmp_path / "new.weights.h5")
     old, new = read_weights(tmp_path / "old.h5")[0], read_weights(tmp_path / "new.weights.h5")[0]
     assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in new)
     assert load_model(tmp_path / "old.h5").plan.num_classes == 5
-    base = keras.applications.InceptionV3(weights=None, input_shape=(96, 96, 3), include_top=False, pooling="avg")
+    base = build(include_top=False, pooling="avg")
     with h5py.File(tmp_path / "base.h5", "w") as file:  # as RadImageNet publishes its networks
         legacy_h5_format.save_weights_to_hdf5_group(file, base)
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         expected = base(x.permute(0, 2, 3, 1), training=False)
         torch.testing.assert_close(load_model(tmp_path / "base.h5")(x), expected, atol=1e-6, rtol=1e-4)
+    keras.Sequential([base, keras.layers.Dense(5)]).save(tmp_path / "nested.keras")
+    inside, alone = (load_model(tmp_path / file).state_dict() for file in ("nested.keras", "base.h5"))
+    assert all(torch.equal(inside[key], value) for key, value in alone.items())
 
 
 class Evil:

@@ -15,6 +15,8 @@ from inception_zoo.architecture.nets.inception_v3_fid import INCEPTION_V3_FID
 from inception_zoo.architecture.nets.inception_v3_slim import INCEPTION_V3_SLIM
 from inception_zoo.architecture.nets.inception_v4 import INCEPTION_V4
 from inception_zoo.architecture.nets.table import Net
+from inception_zoo.architecture.nets.xception import XCEPTION
+from inception_zoo.architecture.nets.xception_timm import XCEPTION_TIMM
 from inception_zoo.errors import ZooError, did_you_mean
 
 _NETS = (
@@ -32,6 +34,8 @@ _NETS = (
     INCEPTION_RESNET_V1_FACENET,
     INCEPTION_RESNET_V2,
     INCEPTION_RESNET_V2_SLIM,
+    XCEPTION,
+    XCEPTION_TIMM,
 )
 ZOO = {net.name: net for net in _NETS}
 ALIASES = {"inception_v1": "googlenet"}

@@ -4,21 +4,33 @@ In a table, the comment ``# 17x17x768`` gives height, width and channels after t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Residual:
-    """``act(x + scale * project(concat(rows(x))))``, with a linear 1x1 projection (arXiv 1602.07261, section 3.3)."""
+    """``act(x + scale * project(concat(rows(x))))`` (arXiv 1602.07261, section 3.3)."""
 
     rows: Sequence[str]
     scale: float
     relu: bool = True  # activation after the sum
-    shortcut: bool = False  # a 1x1 on the input too, so that the channels may change (arXiv 1512.03385, option B)
+    shortcut: bool = False  # a 1x1 on the input, so that channels and grid may change (arXiv 1512.03385, option B)
+    project: bool = True  # a linear 1x1 after the rows
     drop_path: float = 0.0  # probability that training skips the rows, per image (arXiv 1603.09382)
 
 
-Stage = Mapping[str, Sequence[str] | Residual]  # endpoint → block
+Spec = Sequence[str] | Residual  # a block
+Stage = Mapping[str, Spec]  # endpoint → block
+
+
+def rows_of(block: Spec) -> Sequence[str]:
+    """Return the rows of a block."""
+    return block.rows if isinstance(block, Residual) else block
+
+
+def with_rows(block: Spec, rows: Sequence[str]) -> Spec:
+    """Return the block with other rows; a residual sum keeps its other fields."""
+    return replace(block, rows=rows) if isinstance(block, Residual) else rows
 
 
 @dataclass(frozen=True)

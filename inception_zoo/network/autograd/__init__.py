@@ -1,7 +1,8 @@
 """The training path: the activations that are saved for the backward pass, and those that it recomputes (`model.memory`).
 
     plain    saves the input and the output of every convolution
-    lean     saves the output of every convolution; recomputes normalization, activation, pooling and concatenation
+    lean     saves the output of every convolution; recomputes normalization, activation, pooling and concatenation, and
+             depthwise convolutions
     minimal  saves the feature maps between the network's segments; recomputes each segment, in lean mode
 
 Feature maps that can be recomputed have a recipe. A function that reads them saves the tensors of the recipe instead of the
@@ -13,7 +14,7 @@ recomputes whole parts of the network.
 """
 
 from inception_zoo.network.autograd.dispatch import recording, trained_by
-from inception_zoo.network.autograd.layers import convolve, pooled, residual, run_branches, run_steps
+from inception_zoo.network.autograd.layers import convolve, pooled, repeated, residual, run_branches, run_steps
 from inception_zoo.network.autograd.narrow import convolve_narrow, width_of
 from inception_zoo.network.autograd.segments import run_segments
 
@@ -22,6 +23,7 @@ __all__ = [
     "convolve_narrow",
     "pooled",
     "recording",
+    "repeated",
     "residual",
     "run_branches",
     "run_segments",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import torch
@@ -89,6 +89,14 @@ def dtype_of(x: Tensor) -> torch.dtype:
     device = x.device.type
     known = torch.amp.is_autocast_available(device)  # False for the meta device
     return torch.get_autocast_dtype(device) if known and torch.is_autocast_enabled(device) else x.dtype
+
+
+def autocast_of(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:
+    """Return a function that enters the present autocast region for the device of `x` (any shape) again, at any time."""
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return nullcontext
+    return partial(torch.autocast, device, torch.get_autocast_dtype(device), cache_enabled=False)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

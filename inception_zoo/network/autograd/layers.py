@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inception_zoo.network.autograd.dispatch import by_kernels, without_autocast
+from inception_zoo.network.autograd.dispatch import autocast_of, by_kernels, without_autocast
 from inception_zoo.network.autograd.pools import Pool, has_kernel, windows
 from inception_zoo.network.autograd.recipes import Recompute, annotate, recipe_of, rerun
 from inception_zoo.network.autograd.snapshot import Snapshot
@@ -58,6 +58,19 @@ def pooled(pool: Any, x: Tensor) -> Tensor:
     if has_kernel(pool, x):
         return Pool.apply(x, pool)
     return rerun(x, pool.plain) if pool.lean else pool.plain(x)
+
+
+def repeated(layer: Any, x: Tensor) -> Tensor:
+    """Return ``layer(x)`` of a layer that is cheap to repeat, which lean mode does: (N, C, H, W) → (N, C, H', W')."""
+    if not layer.lean or is_hooked(layer) or not all(map(is_repeatable, layer.children())):
+        return layer.plain(x)
+    again = autocast_of(x)  # the backward pass runs outside of autocast
+
+    def run(x: Tensor) -> Tensor:
+        with again():
+            return layer.plain(x)
+
+    return rerun(x, run, list(layer.parameters()), Snapshot(layer))
 
 
 def run_steps(steps: Iterable[nn.Module], x: Tensor) -> Tensor:
