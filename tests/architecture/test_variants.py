@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from tools.stages import STAGES
 
 from inception_zoo import ZooError, create_model
 from inception_zoo.architecture.cost import plan_cost
@@ -12,15 +13,6 @@ from inception_zoo.architecture.notation import show
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS
 from inception_zoo.network.blocks import ResidualBlock
-
-
-def swapped_stages(net):
-    """Return the stages with blocks to swap; Xception's exit has only a grid reduction and single convolutions."""
-    found = (block.stage for block in make_plan(net).blocks if block.kind == "block" and block.has_branches)
-    return [stage for stage in dict.fromkeys(found) if stage in net.grids]
-
-
-STAGES = {name: swapped_stages(net) for name, net in ZOO.items()}
 
 # variant: (network, endpoint, input channels, output channels, level or pool) of the block in the paper
 PAPERS_OWN = {
@@ -256,6 +248,18 @@ def test_rows_that_change_the_grid_of_a_residual_sum_are_named(rows):
     message = f"grid17 block17_2: a residual sum must keep the grid, but row '{rows[-1]}' changes it"
     with pytest.raises(ZooError, match=message):
         make_plan(ZOO["inception_resnet_v1"], blocks={"block17_2": rows})
+
+
+def test_a_residual_sum_may_have_a_stride_and_no_projection():
+    fields = {"scale": 1, "shortcut": True, "project": False}
+    plan = make_plan(ZOO["inception_resnet_v1"], blocks={"mixed_6a": {"rows": ["max/2 > 1x1l 896"], **fields}})
+    assert plan.shapes(299)["mixed_6a"] == (896, 18, 18)
+    with pytest.raises(
+        ZooError, match="the rows of a residual sum must give the grid of its shortcut '1x1/2l 896'; remove 'v'"
+    ):
+        make_plan(ZOO["inception_resnet_v1"], blocks={"mixed_6a": {"rows": ["max/2v > 1x1l 896"], **fields}})
+    with pytest.raises(ZooError, match="a residual sum without projection adds 768 channels to 896; set project=true"):
+        make_plan(ZOO["inception_resnet_v1"], blocks={"block17_1": {**fields, "rows": ["3x3g > 1x1l 768"], "shortcut": False}})
 
 
 def test_rows_that_fit_no_image_are_blamed_and_not_the_images():

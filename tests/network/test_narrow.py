@@ -17,6 +17,7 @@ from inception_zoo.architecture.choices import VALID
 from inception_zoo.architecture.cost import convolutions
 from inception_zoo.architecture.geometry import padding
 from inception_zoo.architecture.nets import ZOO
+from inception_zoo.architecture.notation import Conv
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.reductions import REDUCTIONS
 from inception_zoo.network import autograd, kernels
@@ -37,6 +38,7 @@ def calls():
         for block in plan.blocks
         for row in block.rows
         for channels, op, _, _ in convolutions(row, block.c_in, (9999, 9999))
+        if isinstance(op, Conv)
     }
     return sorted(found)
 

@@ -153,6 +153,7 @@ SLOW = {
     "inception_v2",
     "inception_v3_slim",
     "inception_v3_fid",
+    "xception_timm",
     "inception_resnet_v1",
     "inception_v4",
     "inception_resnet_v2",

@@ -21,7 +21,14 @@ def test_a_notebook_is_stored_with_its_outputs(path):
 
 
 def test_the_notebooks_are_found():
-    assert {path.stem for path in NOTEBOOKS} == {"embeddings", "fine_tune", "read_a_sweep", "recombine"}
+    assert {path.stem for path in NOTEBOOKS} == {
+        "circuits",
+        "embeddings",
+        "fine_tune",
+        "read_a_sweep",
+        "recombine",
+        "score_images",
+    }
 
 
 @pytest.mark.slow
