@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from paired import shown_p
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ def by_cost(results: "Results") -> Figure:
         ylabel="test top-1, %: mean ± sd", xlabel="images/s in training" if results.speeds else "multiply-adds per image, M"
     )
     axes.set_xscale("log")
-    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        which(ScalarFormatter())  # 200, not 2 x 10^2
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())  # 200, not 2 x 10^2
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure
