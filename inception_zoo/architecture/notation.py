@@ -6,7 +6,7 @@
             3x3/2 64    stride 2           3x3/2v 64   "valid": no padding
             3x3/2s 64   "same", as in TensorFlow: ceil(size / stride), with the odd zero at the bottom and the right
             3x3d2 64    dilation 2         3x3g32 64   32 groups        3x3l 64   linear: no activation
-            3x3g        depthwise: one filter per channel, alone; the 1x1 after it brings normalization and activation
+            3x3g        depthwise: one filter per channel, alone; the 1x1 after it has normalization and activation
             max  avg    3x3 pooling; also max/2, max/2v, max/2s, max2x2/2, and max/2c: ceil mode without padding
             act         the activation alone
             lrn         local response normalization; left out unless the network's norm is `lrn`
@@ -112,6 +112,8 @@ Row = tuple[Step, ...]
 _N = r"([1-9]\d{0,4})"
 _OP = re.compile(rf"(max|avg)?(?:{_N}x{_N})?(?:/{_N})?([vsc])?(?:d{_N})?(g{_N}?)?(l)?(?:\s+(\d{{1,6}}))?", re.ASCII)
 
+EXAMPLES = "'3x3 64', '3x3/2v 64', '3x3/2vd2g4l 64', '3x3g', 'max/2', 'avg', 'act' or 'lrn'"
+
 
 def parse(text: str) -> Row:
     """Parse one row, for example ``"1x1 448 > 3x3 384 > 1x3 384 | 3x1 384"``.
@@ -135,7 +137,7 @@ def _op(token: str) -> Op:
         return Layer(token)
     match = _OP.fullmatch(token)
     if not match or not token:
-        raise ZooError(f"unknown token '{token}'; valid ops look like '3x3 64', '3x3/2v 64', 'max/2', 'avg', 'act' or 'lrn'")
+        raise ZooError(f"unknown token '{token}'; valid ops look like {EXAMPLES}")
     kind, height, width, stride, edge, dilation, grouped, groups, linear, channels = match.groups()
     kernel = (int(height), int(width)) if height else (3, 3)
     if kind and channels:

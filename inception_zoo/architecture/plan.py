@@ -9,7 +9,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from inception_zoo.architecture.choices import LOADING, VALID, Choices
+from inception_zoo.architecture.choices import LOADING, Choices
 from inception_zoo.architecture.geometry import Size, has_stride, out_channels, out_size, scale_width, scaled, stride_of
 from inception_zoo.architecture.modules import measure
 from inception_zoo.architecture.nets import find_net
@@ -20,7 +20,7 @@ from inception_zoo.architecture.variants import REDUCTIONS, call_variant, pool_o
 from inception_zoo.errors import ZooError, check_whole
 
 MOST = 1024  # sides of images that are searched for the ones that fit
-LARGE = 1 << 20  # a grid that is larger than every kernel
+LARGE = 10**10  # a grid that is larger than every window
 EMBEDDING = 512  # length, if neither the table nor the user states it
 KEEP = "a row keeps the grid with odd kernels, without stride and without 'v'"
 
@@ -67,10 +67,14 @@ class Block:
         return len(self.rows) > 1 or forks or bool(self.module or self.residual)
 
     @property
+    def grids(self) -> list[Size]:
+        """Large grids, among them one for each remainder by the strides."""
+        return [(n, n) for n in range(LARGE, LARGE + min(prod(map(stride_of, self.rows)), MOST))]
+
+    @property
     def takes_any_grid(self) -> bool:
         """True if the rows can be joined for every grid that is not too small for a kernel."""
-        grids = range(LARGE, LARGE + min(prod(map(stride_of, self.rows)), MOST))
-        return all(len({out_size(path, (n, n)) for path in self.paths}) == 1 for n in grids)
+        return all(len({out_size(path, size) for path in self.paths}) == 1 for size in self.grids)
 
     @property
     def kind(self) -> str:
@@ -121,6 +125,12 @@ class Plan:
             reduction *= stride_of(block.rows[0])
             last[reduction] = block.name
         return tuple((name, by) for by, name in last.items() if by > 1)
+
+    @property
+    def swappable(self) -> list[str]:
+        """Stages outside of the stem with blocks that a block variant can replace."""
+        grids = (block.stage for block in self.blocks if block.kind == "block" and block.has_branches)
+        return [stage for stage in dict.fromkeys(grids) if stage in self.net.grids]
 
     @property
     def bias(self) -> bool:
@@ -260,17 +270,19 @@ def _block(place: Block, spec: Sequence[str] | Residual, choices: Choices, due: 
     if choices.norm != "lrn":
         rows = [tuple(step for step in row if step != (LRN,)) for row in rows]
     block = replace(place, rows=tuple(filter(None, rows)), residual=residual)
-    keeps = block.c_in if residual or not block.rows else block.joined
-    if residual and residual.shortcut:
-        keeps = due if residual.project else block.joined
-    block = replace(block, c_out=keeps)
-    if residual and not block.takes_any_grid:  # PyTorch would broadcast rows of 1x1 to the grid
+    joined = block.joined if block.rows else block.c_in
+    if residual is None:
+        return replace(block, c_out=joined)
+    if not block.rows:
+        raise ZooError(f"norm={choices.norm} leaves no rows of the residual sum")
+    block = replace(block, c_out=(due if residual.project else joined) if residual.shortcut else block.c_in)
+    if not block.takes_any_grid:  # PyTorch would broadcast rows of 1x1 to the grid
+        wrong = next(row for row in block.rows if any(out_size(row, n) != out_size(block.paths[-1], n) for n in block.grids))
         if block.shortcut:
-            raise ZooError(f"the rows of a residual sum must give the grid of its shortcut '{block.shortcut}'; remove 'v', 'c'")
-        wrong = next(row for row in block.rows if not replace(block, rows=(row,)).takes_any_grid)
+            raise ZooError(f"row '{show(wrong)}' must give the grid of the shortcut '{block.shortcut}' of its residual sum")
         raise ZooError(f"a residual sum must keep the grid, but row '{show(wrong)}' changes it; {KEEP}")
-    if residual and not residual.project and block.joined != block.c_out:
-        raise ZooError(f"a residual sum without projection adds {block.joined} channels to {block.c_out}; set project=true")
+    if not residual.project and joined != block.c_out:
+        raise ZooError(f"a residual sum without projection adds {joined} channels to {block.c_out}; set project=true")
     return block
 
 
@@ -308,7 +320,7 @@ def _swap(own: Block, choice: Any, level: int, choices: Choices) -> Block:
             raise ZooError(f"a variant must {what} the grid here, but row '{wrong}' of '{place.swapped}' does not; {how}")
     if block.c_out != own.c_out:
         rows = ", ".join(f"'{show(row)}'" for row in block.rows) or "none"
-        if block.residual:
+        if block.residual and not block.residual.shortcut:
             raise ZooError(f"a residual sum over {own.c_in} channels cannot give {own.c_out}; set shortcut=true; rows {rows}")
         raise ZooError(f"'{variant_name(choice)}' gives {block.c_out} channels instead of {own.c_out}; rows {rows}")
     return block
@@ -334,30 +346,3 @@ def _with_residual_choices(net: Net, blocks: Sequence[Block], choices: Choices) 
 def _scaled_head(head: Aux, width: float) -> Aux:
     rows = [show(scale_width(parse(row), width)) for row in head.rows]
     return replace(head, rows=rows, hidden=head.hidden and scaled(head.hidden, width))
-
-
-def check_image_size(model: Mapping[str, Any], key: str, image_size: int) -> None:
-    """Check that a network accepts images of `image_size` pixels.
-
-    Args:
-        model: The composed `model` node.
-        key: Config key of the size, for the message.
-        image_size: Side of the images in pixels.
-
-    Raises:
-        ZooError: The size does not fit; the message names the minimum, and the stem or the nearest size that fits.
-    """
-    plan = plan_of(model)
-    try:
-        plan.walk((image_size, image_size))
-    except ZooError as error:
-        minimum = plan.min_image_size()
-        if minimum is None:
-            raise ZooError(f"{error}; {KEEP}") from None
-        if image_size > minimum:
-            near, _ = plan.nearest((image_size, image_size))
-            raise ZooError(f"{key}={image_size} does not fit ({error}); use {near}; sizes that fit: {plan.sizes()}") from None
-        fits = [stem for stem in VALID["stem"] if plan_of({**model, "stem": stem}).fits(image_size)]
-        hint = f"; or set model.stem={fits[0]}" if fits else ""
-        raise ZooError(f"{key}={image_size} is below the minimum of {minimum} px ({error}){hint}") from None
-    plan.walk((image_size, image_size), run=True)

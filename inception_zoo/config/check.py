@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_zoo.architecture.choices import ALIKE, EXAMPLE, LOADING, Choices, loading_mistakes
+from inception_zoo.architecture.image_size import check_image_size
 from inception_zoo.architecture.nets import find_net
-from inception_zoo.architecture.plan import check_image_size
 from inception_zoo.config import CONF
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import (

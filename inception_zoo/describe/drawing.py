@@ -225,7 +225,7 @@ class _Panel:
         canvas.line([(side, ground), (side, y), (center - 12, y)])
         canvas.arrow(center - 12, y, center - 8, y)
         if shortcut := self.block.shortcut:
-            label = _label([shortcut]).replace(str(shortcut.width), self.outputs)
+            label = _label([shortcut]).split("\n")[0] + f"\n{self.outputs}"
             canvas.box(side - 29, (ground + roof) / 2 - OP[1] / 2, OP[0], OP[1], label, COLORS["1×1"], size=7)
         canvas.arrow(center, y + 8, center, y + 20)
         if residual.relu:

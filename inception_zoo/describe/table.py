@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import Any
 
 from rich import box
@@ -177,7 +178,7 @@ def diff_table(a: dict[str, Any], b: dict[str, Any]) -> Table:
         table.add_column("mult-adds\nM", justify="right", no_wrap=True)
     stages = list(dict.fromkeys(e["stage"] for e in a["endpoints"])), list(dict.fromkeys(e["stage"] for e in b["endpoints"]))
     left, right = list(_with_rows(a)), list(_with_rows(b))
-    for stage_a, stage_b in zip(*stages, strict=True):
+    for stage_a, stage_b in zip_longest(*stages):
         sides = [e for e in left if e[0]["stage"] == stage_a], [e for e in right if e[0]["stage"] == stage_b]
         for one, other in _aligned(*sides):
             same = one and other and all(one[0][k] == other[0][k] for k in ("rows", "residual", "output", "macs"))

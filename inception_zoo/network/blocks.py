@@ -68,6 +68,9 @@ class ConvUnit(nn.Sequential):
 class DepthwiseConv(nn.Conv2d):
     """One filter per channel: (N, C, H, W) → (N, C, H', W')."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return autograd.convolve_narrow(super().forward, x, autograd.columns_of(self))
+
 
 @autograd.trained_by(autograd.repeated)
 class Activation(nn.Sequential):
@@ -123,7 +126,7 @@ class ResidualBlock(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Every `stride`-th row and column: (N, C, H, W) → (N, C, H', W'), as a copy, so that nothing keeps the rest."""
+    """Every `stride`-th row and column: (N, C, H, W) → (N, C, H', W'). A copy, because a view would keep all of x in memory."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()

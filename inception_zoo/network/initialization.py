@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from inception_zoo.network.blocks import DepthwiseConv
+
 
 def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: set[nn.Module]) -> None:
     """Initialize the weights, from distributions without truncation because they are faster.
@@ -9,7 +11,8 @@ def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: se
     Args:
         model: The network.
         classifiers: Its layers that compute logits.
-        init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; standard deviation 0.01 for classifiers; zero biases.
+        init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; gain 1 for depthwise convolutions,
+            which no ReLU follows; standard deviation 0.01 for classifiers; zero biases.
             `xavier`: uniform, Glorot and Bengio, for every weight; PyTorch's default for biases; as in the tutorial.
         own: The layers of a user's functions, which keep their own initialization.
     """
@@ -22,6 +25,6 @@ def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: se
         if module in classifiers:
             nn.init.normal_(module.weight, std=0.01)
         else:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if isinstance(module, DepthwiseConv) else "relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from inception_zoo.architecture.nets import ALIASES, ZOO, find_net
+from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.redaction import redacted
@@ -143,7 +144,8 @@ class BlockSweeper(GridSweeper):
         (name,) = (word.removeprefix("model=") for word in job if word.startswith("model="))
         if name not in {*ZOO, *ALIASES} and self.hydra_context and self.config:  # a file in conf/model
             name = self.hydra_context.config_loader.load_sweep_config(self.config, [f"model={name}"]).model.name
-        return [[], *([f"model.blocks.{grid}={variant}"] for grid in find_net(name).grids for variant in self.variants)]
+        stages = make_plan(find_net(name)).swappable
+        return [[], *([f"model.blocks.{stage}={variant}"] for stage in stages for variant in self.variants)]
 
 
 class OptunaSweeper(Sweeper):

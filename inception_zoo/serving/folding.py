@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inception_zoo.network import kernels
-from inception_zoo.network.autograd.narrow import convolve_narrow, width_of
+from inception_zoo.network.autograd.narrow import columns_of, convolve_narrow
 from inception_zoo.network.autograd.pools import AnyPool, Pool, has_kernel
-from inception_zoo.network.blocks import ConvUnit, ResidualBlock
+from inception_zoo.network.blocks import ConvUnit, DepthwiseConv, ResidualBlock
 from inception_zoo.network.inception import Inception
 
 
@@ -82,7 +82,7 @@ class OneCall(nn.Module):
         self.weight = conv.weight.detach() * scale
         self.bias = None if conv.bias is None else conv.bias.detach() * scale
         self.place = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        self.width = width_of(conv)
+        self.width = columns_of(conv)
         self.relu = relu
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -135,8 +135,8 @@ def fuse(model: Inception, dtype: torch.dtype = torch.float32) -> Inception:
 
 
 def _is_ordinary(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Return True for a convolution with zero padding, given as numbers; a subclass may pad in its own way."""
-    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    """Return True for a convolution with zero padding, given as numbers; another subclass may pad in its own way."""
+    return type(layer) in (nn.Conv2d, DepthwiseConv) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _fuse(parent: nn.Module) -> None:

@@ -148,6 +148,7 @@ def names_of(layout: str, net: str) -> Names:
         return LAYOUTS[layout][net]
     pools = "; Keras and FID exclude padded zeros from average pooling, torchvision and timm include them"
     hint = pools if net.startswith("inception_v3") else ""
+    hint = "; Keras's Xception is xception, timm's is xception_timm" if net.startswith("xception") else hint
     raise ZooError(f"layout={layout} does not have {net}; it has {', '.join(LAYOUTS[layout])}{hint}")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from inception_zoo.architecture.geometry import padding
-from inception_zoo.architecture.notation import Conv
+from inception_zoo.architecture.notation import Conv, Depthwise
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
@@ -56,11 +56,13 @@ def renormalized(state: Tensors, conv: str, old: Preprocessing, mean: Sequence[f
         Tensors by key, of the same shapes, float32 or float64 as in `state`.
 
     Raises:
-        ZooError: the mean changes, and the convolution has neither a bias nor a BatchNorm.
+        ZooError: the mean changes, and the convolution has neither a bias nor a BatchNorm; or it has groups.
     """
     shift = torch.tensor([(new - was) / s for new, was, s in zip(mean, old.mean, old.std, strict=True)], dtype=torch.float64)
     scale = torch.tensor([new / was for new, was in zip(std, old.std, strict=True)], dtype=torch.float64)
     weight = state[f"{conv}.weight"].double()
+    if weight.shape[1] != len(shift):
+        raise ZooError(f"{conv} has groups, so the normalization of its images cannot be changed")
     dtype = torch.promote_types(state[f"{conv}.weight"].dtype, torch.float32)
     changed = {f"{conv}.weight": (weight * scale.view(1, -1, 1, 1)).to(dtype)}
     constant = (weight * shift.view(1, -1, 1, 1)).sum((1, 2, 3))  # added to the output by the new mean
@@ -112,4 +114,6 @@ def first_conv(model: Inception) -> str:
 
 def pads(model: Inception) -> bool:
     """Return True if the first convolution pads its input."""
-    return any(isinstance(op, Conv) and (op.edge == "s" or any(padding(op))) for op in model.plan.blocks[0].rows[0][0])
+    return any(
+        isinstance(op, Conv | Depthwise) and (op.edge == "s" or any(padding(op))) for op in model.plan.blocks[0].rows[0][0]
+    )

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-from tools.stages import STAGES
 
 from inception_zoo import ZooError, create_model
 from inception_zoo.architecture.cost import plan_cost
@@ -13,6 +12,8 @@ from inception_zoo.architecture.notation import show
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS
 from inception_zoo.network.blocks import ResidualBlock
+
+STAGES = {name: make_plan(net).swappable for name, net in ZOO.items()}
 
 # variant: (network, endpoint, input channels, output channels, level or pool) of the block in the paper
 PAPERS_OWN = {
@@ -254,10 +255,16 @@ def test_a_residual_sum_may_have_a_stride_and_no_projection():
     fields = {"scale": 1, "shortcut": True, "project": False}
     plan = make_plan(ZOO["inception_resnet_v1"], blocks={"mixed_6a": {"rows": ["max/2 > 1x1l 896"], **fields}})
     assert plan.shapes(299)["mixed_6a"] == (896, 18, 18)
-    with pytest.raises(
-        ZooError, match="the rows of a residual sum must give the grid of its shortcut '1x1/2l 896'; remove 'v'"
-    ):
-        make_plan(ZOO["inception_resnet_v1"], blocks={"mixed_6a": {"rows": ["max/2v > 1x1l 896"], **fields}})
+    for rows in (["max/2v > 1x1l 896"], ["max/2 > 1x1l 448", "max/4 > 1x1l 448"]):
+        message = f"row '{rows[-1]}' must give the grid of the shortcut '1x1/2l 896' of its residual sum"
+        with pytest.raises(ZooError, match=message):
+            make_plan(ZOO["inception_resnet_v1"], blocks={"mixed_6a": {"rows": rows, **fields}})
+    with pytest.raises(ZooError, match="gives 64 channels instead of 896"):
+        make_plan(ZOO["inception_resnet_v1"], blocks={"mixed_6a": {"rows": ["max/2 > 1x1 64"], **fields}})
+    with pytest.raises(ZooError, match="grid35 block35_1: row '3x3g5 64': 5 groups must divide 256 inputs and 64 outputs"):
+        make_plan(ZOO["inception_resnet_v1"], blocks={"block35_1": ["3x3g5 64"]})
+    with pytest.raises(ZooError, match="inception_3a: norm=batch leaves no rows of the residual sum"):
+        make_plan(ZOO["googlenet_bn"], blocks={"inception_3a": {"rows": ["lrn"], **fields}})
     with pytest.raises(ZooError, match="a residual sum without projection adds 768 channels to 896; set project=true"):
         make_plan(ZOO["inception_resnet_v1"], blocks={"block17_1": {**fields, "rows": ["3x3g > 1x1l 768"], "shortcut": False}})
 

@@ -104,6 +104,8 @@ def test_describe_puts_two_networks_side_by_side(cli):
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "mixed_6b  768 x 17x17" in line)
     assert "mixed_6b *  768 x 17x17" in line
+    done = cli("describe", "--diff", "inception_v3", "xception", env={"COLUMNS": "160"})  # four stages and three
+    assert done.returncode == 0 and "conv4" in done.stdout and "mixed_7c" in done.stdout
     one, other = json.loads(cli("describe", "--diff", "inception_v3", "inception_v4", "--json").stdout)
     assert (one["name"], other["name"]) == ("inception_v3", "inception_v4")
 

@@ -219,6 +219,7 @@ BLOCKS = [
     ("inception_v4", {"norm": "group", "activation": "gelu"}, "mixed_5b", 384),
     ("googlenet", {"norm": "none"}, "inception_3a", 192),
     ("xception", {}, "block2", None),
+    ("googlenet_bn", {"blocks": {"inception_3a": ["3x3g8 256 > 3x3d2 256"]}}, "inception_3a", 192),
 ]
 
 
@@ -274,6 +275,19 @@ def test_modes_agree(name, choices, dtype):
             assert difference <= (1e-3 if dtype is None else 3e-2) * max(gradient.norm(), 1e-4), (memory, key)
         for key, buffer in statistics["plain"].items():
             assert torch.equal(buffer, statistics[memory][key]), (memory, key)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_backward_may_be_called_inside_of_autocast(memory):
+    torch.manual_seed(3)
+    images, labels = maps(4, 3, 112, 112), torch.randint(0, 10, (4,))
+    model = built("xception", memory, width=0.125, stem="medium")
+    expected = gradients(model, images, labels)[1]
+    loss = F.cross_entropy(model(images), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss.backward()
+    for name, weights in model.named_parameters():
+        assert (weights.grad - expected[name]).norm() <= 1e-3 * max(expected[name].norm(), 1e-4), name
 
 
 def test_random_layers_draw_the_same_again():

@@ -10,8 +10,9 @@ from torchvision.ops import SqueezeExcitation
 
 from inception_zoo import ZooError, create_model, export_weights, load_model, load_weights, save_model
 from inception_zoo.architecture.cost import plan_cost
+from inception_zoo.architecture.image_size import check_image_size
 from inception_zoo.architecture.nets import ZOO
-from inception_zoo.architecture.plan import check_image_size, make_plan
+from inception_zoo.architecture.plan import make_plan
 from inception_zoo.describe.drawing import network_figure
 from inception_zoo.describe.saved_bytes import saved_activations
 from inception_zoo.describe.table import describe, diff_table, network_table

@@ -17,12 +17,12 @@ from inception_zoo.architecture.choices import VALID
 from inception_zoo.architecture.cost import convolutions
 from inception_zoo.architecture.geometry import padding
 from inception_zoo.architecture.nets import ZOO
-from inception_zoo.architecture.notation import Conv
+from inception_zoo.architecture.notation import Conv, parse
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.architecture.reductions import REDUCTIONS
 from inception_zoo.network import autograd, kernels
 from inception_zoo.network.autograd.units import Unit, convolution_backward, run_units
-from inception_zoo.network.blocks import ConvUnit
+from inception_zoo.network.blocks import ConvUnit, build_row
 from inception_zoo.serving.folding import OneCall, fuse
 
 HALF = torch.bfloat16
@@ -102,6 +102,25 @@ def test_convolutions_of_the_family(width, layout):
 def test_strided_convolutions_of_the_family_with_all_channels():
     for call in STRIDED:
         check(call, 11, 3, torch.channels_last)
+
+
+@pytest.mark.parametrize("row", ["3x3/3g", "5x5/2g", "7x7/2g", "5x5/2g4 32"])
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_depthwise_and_grouped_convolutions(row, width):
+    torch.manual_seed(0)
+    plan = create_model("googlenet", norm="none").plan
+    layer = build_row(plan, parse(row), 16)[0]
+    x = torch.randn(2, 16, 12, width).contiguous(memory_format=torch.channels_last)
+    found = []
+    for dtype in (torch.float32, HALF):
+        layer.to(dtype).zero_grad()
+        images = x.detach().to(dtype, copy=True).requires_grad_()
+        with AsOnAmx():
+            y = layer(images)
+        y.float().square().sum().backward()
+        found.append([y.float(), images.grad.float(), layer.get_parameter(next(iter(layer.state_dict()))).grad.clone().float()])
+    for right, half in zip(*found, strict=True):
+        torch.testing.assert_close(half, right, rtol=0.1, atol=0.1 * right.abs().max().item())
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

@@ -115,7 +115,10 @@ def test_average_pools_come_after_their_1x1_convolutions(name):
     assert all(after < before for before, after in zip(pooled["as built"], pooled["folded"], strict=True))
 
 
+GROUPS = {"blocks": {"inception_3a": ["3x3g > 1x1l 64 > act", "1x1 96 > 3x3d2g4 192"]}}
 OTHERS = [
+    ("xception", {}),
+    ("googlenet", {"norm": "batch", **GROUPS}),
     ("googlenet", {}),
     ("googlenet", {"norm": "group", "activation": "silu"}),
     ("inception_resnet_v2", {"activation": "elu"}),

@@ -59,7 +59,9 @@ def facts(model):
     return model.plan.net.name, model.classes, model.preprocessing, model.plan.swapped
 
 
-@pytest.mark.parametrize(("name", "channels"), [("inception_v3", 3), ("inception_v3", 1), ("inception_v4", 3)])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("inception_v3", 3), ("inception_v3", 1), ("inception_v4", 3), ("xception_timm", 3)]
+)
 def test_timm_loads_the_folder(tmp_path, name, channels):
     import timm
 

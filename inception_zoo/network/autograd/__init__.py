@@ -15,10 +15,11 @@ recomputes whole parts of the network.
 
 from inception_zoo.network.autograd.dispatch import recording, trained_by
 from inception_zoo.network.autograd.layers import convolve, pooled, repeated, residual, run_branches, run_steps
-from inception_zoo.network.autograd.narrow import convolve_narrow, width_of
+from inception_zoo.network.autograd.narrow import columns_of, convolve_narrow, width_of
 from inception_zoo.network.autograd.segments import run_segments
 
 __all__ = [
+    "columns_of",
     "convolve",
     "convolve_narrow",
     "pooled",

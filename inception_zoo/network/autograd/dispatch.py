@@ -92,11 +92,12 @@ def dtype_of(x: Tensor) -> torch.dtype:
 
 
 def autocast_of(x: Tensor) -> Callable[[], AbstractContextManager[Any]]:
-    """Return a function that enters the present autocast region for the device of `x` (any shape) again, at any time."""
+    """Return a function that restores autocast as it is now, on or off, for the device of `x` (any shape)."""
     device = x.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not torch.amp.is_autocast_available(device):
         return nullcontext
-    return partial(torch.autocast, device, torch.get_autocast_dtype(device), cache_enabled=False)
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return partial(torch.autocast, device, dtype, enabled=enabled, cache_enabled=False)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

@@ -130,7 +130,7 @@ def concatenated(parts: Sequence[Tensor], lean: bool) -> Tensor:
 
 
 def residual(block: Any, x: Tensor) -> Tensor:
-    """Return ``act(shortcut(x) + scale * project(concat(x)))`` of a `ResidualBlock`: (N, C, H, W) → (N, K, H, W)."""
+    """Return ``act(shortcut(x) + scale * project(concat(x)))`` of a `ResidualBlock`: (N, C, H, W) → (N, K, H', W')."""
     if not (block.lean or by_kernels(x)) or not is_plain_sum(block):
         return block.plain(x)
     joined = block.concat(x)
@@ -186,15 +186,13 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def _is_plain(conv: nn.Module | None) -> bool:
-    """Return True for a convolution with zero padding, given as numbers, without dilation and groups."""
-    if type(conv) is not nn.Conv2d or isinstance(conv.padding, str):
-        return False
-    return conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+    """Return True for a convolution with zero padding, given as numbers."""
+    return type(conv) is nn.Conv2d and not isinstance(conv.padding, str) and conv.padding_mode == "zeros"
 
 
 def _is_matrix(conv: nn.Module | None, bias: bool = True) -> bool:
     """Return True for a 1x1 convolution of stride 1 without padding; with a bias only if `bias` is True."""
     if not isinstance(conv, nn.Conv2d) or not _is_plain(conv):
         return False
-    one = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
+    one = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
     return one and (bias or conv.bias is None)

@@ -25,7 +25,12 @@ def width_of(conv: nn.Module) -> Width:
     A subclass with its own `forward` may pad `x` in another way, as timm's `Conv2dSame` does: it is left alone.
     """
     own = type(conv).forward is nn.Conv2d.forward  # also with a parametrization, which changes the class
-    if not isinstance(conv, nn.Conv2d) or not own or conv.stride[1] == 1 or conv.padding_mode != "zeros":
+    return columns_of(conv) if isinstance(conv, nn.Conv2d) and own else ONE
+
+
+def columns_of(conv: nn.Conv2d) -> Width:
+    """Return kernel, stride and padding in columns of a convolution as PyTorch computes it, or `ONE`."""
+    if conv.stride[1] == 1 or conv.padding_mode != "zeros":
         return ONE
     padding = 0 if isinstance(conv.padding, str) else conv.padding[1]  # a strided convolution may only be "valid"
     return conv.dilation[1] * (conv.kernel_size[1] - 1) + 1, conv.stride[1], padding

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from inception_zoo.architecture.cost import convolutions
-from inception_zoo.architecture.geometry import Size, out_channels
+from inception_zoo.architecture.geometry import Size
+from inception_zoo.architecture.notation import Conv
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.errors import ZooError
 from inception_zoo.network.autograd.dispatch import recording
@@ -54,12 +55,12 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
     stem, most, grid = plan.blocks[0].stage, 0, size
     for block, after in zip(plan.blocks, (*plan.blocks[1:], None), strict=True):
         convs = (conv for row in block.rows for conv in convolutions(row, block.c_in, grid))
-        given = sum(out_channels(((op,),), channels) * after[0] * after[1] for channels, op, _, after in convs)
+        given = sum(op.width * after[0] * after[1] for _, op, _, after in convs if isinstance(op, Conv))
         if block.module and block.stage != stem:  # unknown: a segment of its own
             given = most + 1
         grid = shapes[block.name][1:]
-        if block.residual:  # lean mode saves every other sum
-            given += block.c_out * grid[0] * grid[1] // 2
+        if block.residual:  # lean mode saves every other sum, and every one without projection
+            given += block.c_out * grid[0] * grid[1] // (2 if block.residual.project else 1)
         if block.stage == stem:
             most += given
         elif not groups[-1] or given > room:

@@ -96,7 +96,9 @@ class _Convolve(torch.autograd.Function):
         w = _joined(units, x.dtype)
         bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
         with without_autocast(x):
-            run = partial(torch.conv2d, weight=w, bias=bias, stride=first.conv.stride, padding=first.conv.padding)
+            conv = first.conv
+            place = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}
+            run = partial(torch.conv2d, weight=w, bias=bias, **place)
             c = convolve_narrow(run, x, width_of(first.conv))
         if first.pool is not None:
             c = kernels.average_pool(channels_last(c), *pool_arguments(first.pool, c.shape))
@@ -186,14 +188,14 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of ``y = conv(x, w) + b``; None for those that are not `needed`.
 
-    A weight gradient over few positions or input channels is the matrix product ``gw = g^T @ windows(x)``. The bias gradient of
-    a 1x1 is ``ones @ g``. oneDNN computes the rest.
+    The weight gradient over few positions or input channels, or of a strided 1x1, is the matrix product
+    ``gw = g^T @ windows(x)``. The bias gradient of a 1x1 is ``ones @ g``. oneDNN computes the rest.
 
     Args:
         g: Gradient of y, (N, K, H', W'), channels_last.
         x: Input of the convolution, (N, C, H, W), channels_last.
         w: Weight (K, C, kh, kw), in the dtype of g.
-        conv: The module; gives kernel, stride and padding.
+        conv: The module; gives kernel, stride, padding, dilation and groups.
         needed: True for each gradient to compute: of x, w and b.
 
     Returns:
@@ -203,10 +205,12 @@ def convolution_backward(
         gx, gw, gb = convolution_backward(F.pad(g, (0, 1)), F.pad(x, (0, width[1])), w, conv, needed)
         return None if gx is None else channels_last(gx[..., : x.shape[-1]]), gw, gb
     need_x, need_w, need_b = needed
-    matrix = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
+    whole = conv.groups == 1 and conv.dilation == (1, 1)
+    matrix = whole and conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
     few, narrow = g.numel() <= FEW * g.shape[1], conv.in_channels <= NARROW
     pays = (few or narrow) if matrix else (few and g.dtype == torch.bfloat16)
-    product = need_w and (pays or (conv.kernel_size == (1, 1) and not matrix))  # oneDNN 3.12 aborts in some strided 1x1
+    aborts = conv.kernel_size == (1, 1) and conv.stride != (1, 1)  # oneDNN 3.12, in some of these
+    product = need_w and whole and (pays or aborts)
     gw = gb = None
     if product or matrix:
         rows = _rows(g)
