@@ -287,7 +287,7 @@ def test_backward_may_be_called_inside_of_autocast(memory):
     with torch.autocast("cpu", torch.bfloat16):
         loss.backward()
     for name, weights in model.named_parameters():
-        assert (weights.grad - expected[name]).norm() <= 1e-3 * max(expected[name].norm(), 1e-4), name
+        assert (weights.grad - expected[name]).norm() <= 3e-2 * max(expected[name].norm(), 1e-4), name
 
 
 def test_random_layers_draw_the_same_again():
