@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from inception_zoo.architecture.choices import ALIKE, EXAMPLE, LOADING, Choices, loading_mistakes
@@ -26,6 +27,7 @@ from inception_zoo.config.rules import (
     Options,
 )
 from inception_zoo.config.targets import refused_targets
+from inception_zoo.data.layout import columns_of
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.system.places import walk
 from inception_zoo.weights.sources import check_library, is_name
@@ -185,6 +187,8 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
     if "root" not in data or data.get("num_classes") != 0:
         return []
     root = data["root"]
+    if column := data["source"].get("label"):  # of a table
+        return [_uncounted_table(root, column)]
     missing = "there is no such folder" if root else "not set; set data.root=FOLDER"
     is_there = root and os.path.isdir(root)  # noqa: PTH112 -- Path.is_dir raises for names that are too long
     why = "no class folders in it, nor in a folder train" if is_there else missing
@@ -192,6 +196,16 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
         f"data.root={shown(root)}: {why}; for an address such as s3://… or a Dataset of your own, set data.num_classes; "
         f"image files belong in one of these layouts:{TREE}"
     ]
+
+
+def _uncounted_table(root: str | None, column: str) -> str:
+    if not root:
+        return "data.root=null: not set; set data.root=TABLE.csv"
+    try:
+        columns = columns_of(Path(root))
+    except ZooError as error:
+        return str(error)
+    return f"data.root={root} has no column '{column}'; its columns: {shown(', '.join(columns))}; set data.source.label=NAME"
 
 
 def _about_data(data: Mapping[str, Any]) -> Iterator[str]:

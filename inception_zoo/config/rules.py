@@ -169,7 +169,7 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
 }
 IMAGE_DATA: Options = {
     "source": CALLED,
-    "root": Rule("a folder", NAME.fits) | NULL,
+    "root": Rule("a folder or a table", NAME.fits) | NULL,
     "num_classes": whole(2, 10**7),
     "in_channels": whole(1, 1024),
     "image_size": SIDE,

@@ -17,10 +17,9 @@ from inception_zoo.data.source import Files, Images, Source, Split
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.csv_files import read_table, write_table
 from inception_zoo.system.ranks import is_first
-from inception_zoo.system.regular_files import text_of
 
 TABLE = "split.csv"  # in the run folder: path of each image that was divided, its class and its split
-HEADER = ["path", "class", "split"]
+HEADER = ["path", "class", "split"]  # with groups, also "group"
 Sizes = Mapping[str, float | None]  # of val and test: a number of images, a fraction below 1, or None
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     """Return the splits train, val and test; make those that a data set does not have from its training images, and log it.
 
     A fraction takes this share of each class. The images of a class are ranked by a hash of the seed and their path, so that
-    new or missing files move few others. A number of images is drawn from all classes together.
+    new or missing files move few others. A number of images is drawn from all classes together. Groups stay whole, see
+    `_grouped`.
 
     Args:
         data: the data set.
@@ -59,7 +59,11 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
         rest = parts["train"]
         if size > len(rest) - left:
             raise ZooError(f"data.split.{name}={size} must be from 1 to {len(rest) - left}")
-        if size < 1:
+        if isinstance(train, Files) and train.groups is not None:
+            rows = _grouped(train, rest, size if size < 1 else size / len(train), seed)
+            parts |= {"train": rest[~torch.isin(rest, rows)], name: rows}
+            _check_left(train.labels[parts["train"]], classes, made)
+        elif size < 1:
             rows = _stratified(train, rest, size, left, seed)
             parts |= {"train": rest[~torch.isin(rest, rows)], name: rows}
         else:
@@ -67,6 +71,7 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
             parts |= {"train": order[int(size) :], name: order[: int(size)]}
     made_of = f"{', '.join(f'{name} {len(parts[name]):,}' for name in made)} of {len(train):,} images"
     kinds = " and ".join(dict.fromkeys("stratified" if size < 1 else "random" for size in made.values()))
+    kinds = "whole groups" if getattr(train, "groups", None) is not None else kinds
     table = folder / TABLE if folder and isinstance(train, Files) else None
     if isinstance(train, Files):
         _record(train, classes, parts, table, before / TABLE if before and "test" in made else None)
@@ -77,7 +82,7 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
 
 def has_made_test(folder: Path) -> bool:
     """Return True if a run has chosen its test images from the training images."""
-    return (folder / TABLE).exists() and ",test\n" in text_of(folder / TABLE, errors="replace")
+    return (folder / TABLE).exists() and any(row[2:3] == ["test"] for row in read_table(folder / TABLE))
 
 
 def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
@@ -99,12 +104,46 @@ def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
 def _stratified(train: Images | Files, rest: Tensor, share: float, left: int, seed: int) -> Tensor:
     """Return the rows of a share of each class, at least one, and leave at least one for each of the `left` other splits."""
     names = train.paths[rest.numpy()] if isinstance(train, Files) else rest.numpy()
-    ranks = [hashlib.blake2b(os.fsencode(f"{seed}/{class_name(str(name))}"), digest_size=8).digest() for name in names]
+    ranks = [_rank(seed, class_name(str(name))) for name in names]
     labels, counts = train.labels[rest].numpy(), np.bincount(train.labels[rest], minlength=int(train.labels.max()) + 1)
     wanted = np.minimum((share * np.bincount(train.labels) + 0.5).astype(int).clip(1), counts - left)
     order = np.lexsort((np.frombuffer(b"".join(ranks), ">u8"), labels))
     position = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
     return rest[np.sort(order[position < wanted[labels[order]]])]
+
+
+def _grouped(train: Files, rest: Tensor, share: float, seed: int) -> Tensor:
+    """Return the rows of whole groups, about a share of each class.
+
+    Groups are visited in the order of a hash of the seed and their name. A group is taken if that brings the number of images,
+    and the numbers of each class relative to the classes' sizes, nearer to the share.
+    """
+    assert train.groups is not None
+    names, group_of = np.unique(train.groups[rest.numpy()], return_inverse=True)
+    labels, total = train.labels[rest].numpy(), train.labels.bincount().numpy()
+    counts = np.zeros((len(names), len(total) + 1))  # the last column is of all images
+    np.add.at(counts, (group_of, labels), 1 / total[labels])
+    counts[:, -1] = np.bincount(group_of) / len(train)
+    left, taken = np.full(len(total) + 1, share), list[int]()
+    for group in sorted(range(len(names)), key=lambda group: _rank(seed, str(names[group]))):
+        after = left - counts[group]
+        if (after**2).sum() < (left**2).sum() and abs(after[-1]) < abs(left[-1]):
+            left, taken = after, [*taken, group]
+    if not taken or len(taken) == len(names):
+        raise ZooError(f"data.split: {len(names)} groups cannot be divided; set another size, or add images of other groups")
+    return rest[torch.from_numpy(np.isin(group_of, taken))]
+
+
+def _check_left(labels: Tensor, classes: Sequence[str], made: Mapping[str, float]) -> None:
+    """Raise ZooError if a class has no training image left."""
+    if lost := next((name for label, name in enumerate(classes) if not (labels == label).any()), None):
+        raise ZooError(
+            f"data.split={shown(made)}: class '{lost}' would be held out whole, since groups are not divided; add groups"
+        )
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(f"{seed}/{name}"), digest_size=8).digest()
 
 
 def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], path: Path | None, before: Path | None) -> None:
@@ -113,11 +152,14 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
         return
     split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
     rows = [[str(train.paths[row]), classes[label], split_of[row]] for row, label in enumerate(train.labels.tolist())]
+    header = HEADER
+    if train.groups is not None:
+        header, rows = [*HEADER, "group"], [[*row, str(group)] for row, group in zip(rows, train.groups, strict=True)]
     earlier = read_table(before, errors="surrogateescape") if before and before.exists() else ()
-    if before and not all(mine == theirs for mine, theirs in zip_longest([HEADER, *rows], earlier)):
+    if before and not all(mine == theirs for mine, theirs in zip_longest([header, *rows], earlier)):
         raise ZooError(
             f"ckpt: {before} does not list the same images in the same splits, so training images could be in the test split; "
             "use the same files, data.split, data.seed and data.classes, or give the test images a folder `test`"
         )
     if path and is_first():
-        write_table(path, HEADER, rows)
+        write_table(path, header, rows)

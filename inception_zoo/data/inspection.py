@@ -29,7 +29,7 @@ RULES = b"2"  # increase when `fault` detects more than before, so that all file
 
 log = logging.getLogger(__name__)
 
-Listed = dict[str, tuple[np.ndarray, np.ndarray]]  # by class: paths in the split's folder, and their states (see _state)
+Listed = dict[str, tuple[np.ndarray, np.ndarray]]  # by class: paths in the split's folder, and their states (see state_of)
 
 
 def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: Mapping[str, str] | None = None) -> Source:
@@ -72,8 +72,7 @@ def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: M
         counts = torch.tensor([len(paths) for paths, _ in found.values()])
         files[split] = Files(folders[split], paths, torch.arange(len(classes)).repeat_interleave(counts))
     log_found((path for split in files.values() for path in split.paths), left_out, root)
-    good, bad = _check(root, files, states)
-    kept = {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}
+    kept, bad = check_files(root, files, states)
     return Source(name, kept["train"], kept.get("test"), classes, kept.get("val"), bad)
 
 
@@ -106,11 +105,11 @@ def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out
 def _columns(split: Path, images: Iterable[Entry]) -> tuple[np.ndarray, np.ndarray]:
     # One class at a time, so that Python objects exist for the files of one class only, and not for a million files.
     start = len(str(split)) + 1
-    rows = [(entry.path[start:], _state(split.name, entry.path[start:], entry)) for entry in images]
+    rows = [(entry.path[start:], state_of(split.name, entry.path[start:], entry)) for entry in images]
     return np.array([path for path, _ in rows], dtype=str), np.frombuffer(b"".join(state for _, state in rows), np.uint64)
 
 
-def _state(split: str, path: str, entry: Entry) -> bytes:
+def state_of(split: str, path: str, entry: Entry | Path) -> bytes:
     """Return 8 bytes that identify the path, size and modification time of a file."""
     try:
         stat = entry.stat()
@@ -120,8 +119,14 @@ def _state(split: str, path: str, entry: Entry) -> bytes:
     return hashlib.blake2b(os.fsencode(state), digest_size=8, key=RULES).digest()
 
 
-def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return which files of each split can be read, and the others' paths with reasons."""
+def check_files(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]) -> tuple[dict[str, Files], list[str]]:
+    """Return the files that can be read, by split, and the others' paths with reasons.
+
+    Args:
+        root: of the data set, which names the list of good files in the user's cache folder.
+        files: by split.
+        states: of the files, see `state_of`.
+    """
     cache = cached(root, ".good")
     known = np.array([], np.uint64)
     with suppress(OSError):
@@ -148,7 +153,7 @@ def _check(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarr
     finally:  # an interrupted check can then be resumed
         with suppress(OSError, ZooError), whole_file(cache, parents=True) as temporary:
             np.concatenate([states[split][good[split]] for split in files]).tofile(temporary)
-    return good, bad
+    return {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}, bad
 
 
 def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from inception_zoo.errors import ZooError
+from inception_zoo.system.csv_files import read_table
 from inception_zoo.system.records import read_json
 
 CLASSES = "classes.json"  # class names by label, in a data set in chunks
@@ -67,9 +68,34 @@ def class_folders(split: Path) -> list[str]:
     return sorted(class_name(name) for name in names if not name.startswith("."))
 
 
-def count_classes(root: str | None) -> int:
-    """Return the number of classes of a data set in chunks, or of its class folders; 0 if there are none."""
+def columns_of(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a table by name.
+
+    Raises:
+        ZooError: the file cannot be read, or is not a table with one name for each column.
+    """
+    place = f"data.root={path}"
+    try:
+        rows = [row for row in read_table(path) if row]
+    except OSError as error:
+        raise ZooError(f"{place} cannot be read: {error.strerror}; set data.root=TABLE.csv") from None
+    names = [name.removeprefix("\ufeff") for name in rows[0]] if rows else []  # spreadsheets write this mark first
+    if len(names) == 1 and ";" in names[0]:
+        raise ZooError(f"{place}: its columns are separated by ';'; save it with commas")
+    if len(rows) < 2 or len(set(names)) < len(names):
+        raise ZooError(f"{place}: the first row must have the names of the columns, each once, and the others the images")
+    if wrong := next((row for row, cells in enumerate(rows, 1) if len(cells) != len(names)), None):
+        raise ZooError(f"{place}: row {wrong} has {len(rows[wrong - 1])} cells, not {len(names)}")
+    return {name: list(column) for name, column in zip(names, zip(*rows[1:], strict=True), strict=True)}
+
+
+def count_classes(root: str | None, column: str = "") -> int:
+    """Return the number of classes of chunks, of class folders, or in the column of a table; 0 if there are none."""
     if not root:
+        return 0
+    if column:
+        with suppress(ZooError):
+            return len(set(map(class_name, columns_of(Path(root)).get(column, ()))))
         return 0
     with suppress(ZooError):  # reported when the data are read
         if packed := read_json(Path(root, CLASSES), []):

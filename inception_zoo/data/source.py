@@ -1,7 +1,7 @@
 """Data sources: labelled images for training, validation and test, in memory, in files or in chunks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -77,7 +77,7 @@ class _Rows(Dataset):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, as paths (N,) relative to `root`, and their labels, int64 (N,).
+    """Image files, as paths (N,) relative to `root`, their labels, int64 (N,), and their groups (N,), if they have any.
 
     Paths are numpy strings, because a million Python objects would be copied into each worker.
     """
@@ -85,6 +85,7 @@ class Files:
     root: Path
     paths: np.ndarray
     labels: Tensor
+    groups: np.ndarray | None = field(default=None, kw_only=True)  # names of what may not be divided between splits
     in_memory = False
 
     def __len__(self) -> int:
@@ -92,7 +93,8 @@ class Files:
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         rows = index.numpy() if isinstance(index, Tensor) else index
-        return replace(self, paths=self.paths[rows], labels=self.labels[index])
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, paths=self.paths[rows], labels=self.labels[index], groups=groups)
 
     def read(self, row: int, channels: int) -> Read:
         """Return the function that reads an image as uint8 (channels, H, W)."""

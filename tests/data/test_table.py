@@ -1,0 +1,179 @@
+"""Image files that a table lists: the same data set as in folders, whole groups, and errors that name rows."""
+
+import csv
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tools.examples import examples
+
+from inception_zoo import ZooError
+from inception_zoo.data import Files, Source
+from inception_zoo.data.division import divide
+from inception_zoo.data.imagefolder import imagefolder
+from inception_zoo.data.table import table
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder of images of 32 px: a gradient in the direction of the class, ten images in each of three classes."""
+    for label, name in enumerate(("ant", "bee", "wasp")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.add.outer(np.arange(32) * (label + 1), np.arange(32) * (number % 3)) % 256
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{number}.png")
+    return tmp_path / "images"
+
+
+def rows_of(folder):
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    return [{"path": path, "label": path.split("/")[0]} for path in paths]
+
+
+def write(place, rows, mark=""):
+    with place.open("w", newline="", encoding="utf-8") as file:
+        file.write(mark)
+        lines = csv.DictWriter(file, list(rows[0]))
+        lines.writeheader()
+        lines.writerows(rows)
+    return str(place)
+
+
+def facts(source):
+    parts = divide(source, {"val": 0.2, "test": None}, 1)
+    return source.classes, {name: (part.paths.tolist(), part.labels.tolist()) for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_is_the_same_data_set_as_its_folders_in_any_order(folder, tmp_path, mark):
+    rows = rows_of(folder)
+    expected = facts(imagefolder(str(folder)))
+    assert facts(table(write(folder / "labels.csv", rows, mark))) == expected
+    mixed = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    (folder / "labels.csv").unlink()
+    assert facts(table(write(tmp_path / "labels.csv", mixed), images=str(folder))) == expected
+
+
+def test_splits_and_other_names_of_columns(folder, caplog):
+    rows = rows_of(folder)
+    for number, row in enumerate(rows):
+        row["split"] = ("train", "train", "validation", "test")[number % 4]
+    with caplog.at_level("INFO"):
+        source = table(write(folder / "labels.csv", rows))
+    assert "columns path, label, split; not used: none" in caplog.text
+    assert {name: len(part) for name, part in source.splits().items()} == {"train": 16, "val": 7, "test": 7}
+    renamed = [{"file": row["path"], "species": row["label"], "part": row["split"], "age": 3} for row in rows]
+    again = table(write(folder / "labels.csv", renamed), path="file", label="species", split="part")
+    assert facts(again) == facts(source)
+
+
+def changed(rows, number, **cells):
+    rows[number] = {**rows[number], **cells}
+    return rows
+
+
+ERRORS = {
+    "no column": (lambda rows: [{"file": row["path"], "label": row["label"]} for row in rows], "has no column 'path'; its col"),
+    "empty": (lambda rows: changed(changed(rows, 4, label=""), 6, path=""), "rows 6, 8: an empty cell"),
+    "missing": (lambda rows: changed(rows, 3, path="ant/x.png"), "row 5: a file in 'path' that does not exist in .*images"),
+    "twice": (lambda rows: changed(rows, 9, path=rows[0]["path"]), "row 11: the path of an earlier row in 'path'"),
+    "word": (
+        lambda rows: changed([row | {"split": "train"} for row in rows], 2, split="holdout"),
+        "row 4: a word in 'split' other than train, val, valid, validation, test",
+    ),
+    "leak": (
+        lambda rows: [row | {"group": f"P{n % 5}", "split": "test" if n == 7 else "train"} for n, row in enumerate(rows)],
+        r"group 'P2' is in train \(row 4\) and in test \(row 9\); put all of its images into one split",
+    ),
+    "no training images": (
+        lambda rows: [row | {"split": "test" if row["label"] == "bee" else "train"} for row in rows],
+        "train has no images of class 'bee', which another split has",
+    ),
+    "no rows": (lambda rows: [{"path;label": "ant/0.png;ant"}], "its columns are separated by ';'; save it with commas"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), ERRORS.values(), ids=ERRORS)
+def test_errors_name_the_rows(folder, change, message):
+    with pytest.raises(ZooError, match=f"^data.root=.*labels.csv.*{message}"):
+        table(write(folder / "labels.csv", change(rows_of(folder))))
+
+
+def test_tables_that_are_none(folder):
+    place = folder / "labels.csv"
+    for text, message in (
+        ("path,label\n", "the first row must have the names of the columns"),
+        ("path,path\na,b\n", "the first row must have the names of the columns, each once"),
+        ("path,label\na,b\n\nc\n", "row 3 has 1 cells, not 2"),
+    ):
+        place.write_text(text)
+        with pytest.raises(ZooError, match=message):
+            table(str(place))
+    with pytest.raises(ZooError, match="cannot be read: No such file or directory; set data.root=TABLE.csv"):
+        table(str(folder / "none.csv"))
+
+
+@examples(60)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 11)), min_size=30, max_size=200),
+    st.sampled_from([0.1, 0.2, 0.3]),
+    st.integers(0, 5),
+)
+def test_groups_are_never_divided(images, share, seed):
+    """The held out share is within the largest group of what is asked for."""
+    labels, groups = (torch.tensor(column) for column in zip(*images, strict=True))
+    train = Files(
+        "root", np.arange(len(images)).astype(str), labels, groups=np.array([f"P{group}" for group in groups.tolist()])
+    )
+    classes = [str(label) for label in range(int(labels.max()) + 1)]
+    try:
+        splits = divide(Source("own", train, None, classes), {"val": share, "test": None}, seed)
+    except ZooError as error:
+        assert any(
+            part in str(error) for part in ("groups cannot be divided", "would be held out whole", "has less than 3 images")
+        )
+        return
+    places = defaultdict(set)
+    for name, part in splits.items():
+        for group in part.groups:
+            places[group].add(name)
+    assert all(len(names) == 1 for names in places.values())
+    assert sum(map(len, splits.values())) == len(images)
+    largest = max(Counter(groups.tolist()).values())
+    assert abs(len(splits["val"]) - share * len(images)) <= largest
+
+
+def test_large_groups_keep_the_shares_of_the_classes():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(400), rng.geometric(0.1, 400))
+    labels = torch.from_numpy(np.where(rng.random(len(groups)) < 0.05, 1, 0))
+    train = Files("root", np.arange(len(groups)).astype(str), labels, groups=groups.astype(str))
+    splits = divide(Source("own", train, None, ["usual", "rare"]), {"val": 0.1, "test": 0.2}, 1)
+    for name, share in (("val", 0.1), ("test", 0.2)):
+        found = splits[name].labels.bincount() / labels.bincount()
+        assert (found - share).abs().max() < 0.03, (name, found)
+
+
+def test_a_run_records_the_groups(zoo, folder):
+    rows = [row | {"patient": f"P{number % 10}", "age": 40 + number} for number, row in enumerate(rows_of(folder))]
+    small = ("model=googlenet_bn", "model.stem=small", "model.width=0.125", "data.image_size=32", "data.batch_size=8")
+    words = ("data=table", f"data.root={write(folder / 'labels.csv', rows)}", "data.source.group=patient", *small)
+    done = zoo(*words, "trainer=smoke", "logger=csv", "hydra.run.dir=run", "data.split.val=0.2")
+    assert done.returncode == 0, done.stderr
+    with (folder.parent / "run/split.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0]) == ["path", "class", "split", "group"] and Counter(row["split"] for row in found)["train"] >= 12
+    assert len({(row["group"], row["split"]) for row in found}) == 10
+    done = zoo("task=test", "ckpt=run/checkpoints/best.ckpt", "data.seed=5", "logger=csv")
+    assert done.returncode == 2 and "does not list the same images in the same splits" in done.stderr
+    done = zoo("data=table", f"data.root={folder}/labels.csv", "data.source.label=class", "trainer=smoke")
+    assert done.returncode == 2 and "has no column 'class'; its columns: path, label, patient, age" in done.stderr
