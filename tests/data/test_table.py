@@ -118,7 +118,7 @@ def test_tables_that_are_none(folder):
         place.write_text(text)
         with pytest.raises(ZooError, match=message):
             table(str(place))
-    with pytest.raises(ZooError, match="cannot be read: No such file or directory; set data.root=TABLE.csv"):
+    with pytest.raises(ZooError, match="cannot be read: No such file or directory; set data"):
         table(str(folder / "none.csv"))
 
 
