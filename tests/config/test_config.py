@@ -28,7 +28,10 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 
 
-OF_FILES = ("imagefolder", "imagenet", "stream")
+def table_of_images(root):
+    """Write a table and return the override for it; the classes are counted before any image is read."""
+    (root / "labels.csv").write_text("path,label\na.png,ant\nb.png,bee\n")
+    return [f"data.root={root / 'labels.csv'}"]
 
 
 def folder_of_images(root):
@@ -36,6 +39,9 @@ def folder_of_images(root):
     for name in ("n01440764", "n01443537"):
         (root / "images" / "train" / name).mkdir(parents=True)
     return [f"data.root={root / 'images'}"]
+
+
+OF_FILES = {**dict.fromkeys(("imagefolder", "imagenet", "stream"), folder_of_images), "table": table_of_images}
 
 
 def test_the_glob_finds_the_groups():
@@ -58,7 +64,7 @@ def test_every_option_composes_and_instantiates(group, option, composed, tmp_pat
     monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it; monkeypatch restores it
     if option in ("tensorboard", "mlflow"):
         pytest.importorskip(option)
-    cfg = composed(f"{group}={option}", *(folder_of_images(tmp_path) if option in OF_FILES else ()))
+    cfg = composed(f"{group}={option}", *OF_FILES.get(option, lambda root: ())(tmp_path))
     check(OmegaConf.to_container(cfg, resolve=True))
     if group == "recipe":
         return  # the groups that a recipe selects are tested here one by one
