@@ -29,6 +29,7 @@ SYNTHETIC: Options = {
     **{"size": SIDE, "train": COUNT, "test": COUNT, "noise": number(0)},
 }
 AUGMENTATION: Options = {"crop": PART, "transforms": MAPPING | NULL, "erasing": SHARE, "mixup": number(0), "cutmix": number(0)}
+TABLE: Options = {"path": NAME, "label": NAME, **dict.fromkeys(("split", "group", "images"), NAME | NULL)}
 DECAY: Options = {"factor": above(0, most=1), "epochs": above(0), "staircase": FLAG, "warmup_epochs": number(0)}
 SAVING: Options = {"dirpath": NAME, "every_n_steps": COUNT | NULL, "every_minutes": above(0) | NULL}
 ON_NAN: Options = {"on_nan": one_of("stop", "rollback"), "rollbacks": COUNT, "rate_factor": above(0, below=1)}

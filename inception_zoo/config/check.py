@@ -27,7 +27,7 @@ from inception_zoo.config.rules import (
     Options,
 )
 from inception_zoo.config.targets import refused_targets
-from inception_zoo.data.layout import columns_of
+from inception_zoo.data.layout import column_of, columns_of
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.system.places import walk
 from inception_zoo.weights.sources import check_library, is_name
@@ -178,17 +178,22 @@ def check_data(data: Mapping[str, Any]) -> None:
     """
     found = refused_targets({"data": data}) + list(_options_of({"data": data}))
     if uncounted := _uncounted(data):
-        found = [message for message in found if not message.startswith("data.num_classes=0")] or uncounted
+        found = [
+            message for message in found if not message.startswith(("data.num_classes=0", "data.num_classes=1 "))
+        ] or uncounted
     raise_all(found or _about_data(data))
 
 
 def _uncounted(data: Mapping[str, Any]) -> list[str]:
     """Return the error message for a `data.root` without classes, in a list; an empty list if there are classes."""
-    if "root" not in data or data.get("num_classes") != 0:
+    source, count = data.get("source"), data.get("num_classes")
+    if "root" not in data or count not in (0, 1):
         return []
     root = data["root"]
-    if column := data["source"].get("label"):  # of a table
+    if isinstance(source, Mapping) and (column := source.get("label")):  # of a table
         return [_uncounted_table(root, column)]
+    if count:
+        return []
     missing = "there is no such folder" if root else "not set; set data.root=FOLDER"
     is_there = root and os.path.isdir(root)  # noqa: PTH112 -- Path.is_dir raises for names that are too long
     why = "no class folders in it, nor in a folder train" if is_there else missing
@@ -202,10 +207,10 @@ def _uncounted_table(root: str | None, column: str) -> str:
     if not root:
         return "data.root=null: not set; set data.root=TABLE.csv"
     try:
-        columns = columns_of(Path(root))
+        names = set(column_of(columns_of(Path(root)), f"data.root={root}", column))
     except ZooError as error:
         return str(error)
-    return f"data.root={root} has no column '{column}'; its columns: {shown(', '.join(columns))}; set data.source.label=NAME"
+    return f"data.root={root}: the column '{column}' has one class only: {shown(names.pop())}"
 
 
 def _about_data(data: Mapping[str, Any]) -> Iterator[str]:

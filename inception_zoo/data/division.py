@@ -60,7 +60,7 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
         if size > len(rest) - left:
             raise ZooError(f"data.split.{name}={size} must be from 1 to {len(rest) - left}")
         if isinstance(train, Files) and train.groups is not None:
-            rows = _grouped(train, rest, size if size < 1 else size / len(train), seed)
+            rows = _grouped(train, rest, size if size < 1 else size / len(train), left, seed)
             parts |= {"train": rest[~torch.isin(rest, rows)], name: rows}
             _check_left(train.labels[parts["train"]], classes, made)
         elif size < 1:
@@ -112,11 +112,11 @@ def _stratified(train: Images | Files, rest: Tensor, share: float, left: int, se
     return rest[np.sort(order[position < wanted[labels[order]]])]
 
 
-def _grouped(train: Files, rest: Tensor, share: float, seed: int) -> Tensor:
-    """Return the rows of whole groups, about a share of each class.
+def _grouped(train: Files, rest: Tensor, share: float, left: int, seed: int) -> Tensor:
+    """Return the rows of whole groups, about a share of each class, with at least one group of each.
 
-    Groups are visited in the order of a hash of the seed and their name. A group is taken if that brings the number of images,
-    and the numbers of each class relative to the classes' sizes, nearer to the share.
+    Groups are visited in the order of a hash of the seed and their name: first one for each class, the rarest first; then each
+    one that brings the number of images, and the numbers of each class relative to the classes' sizes, nearer to the share.
     """
     assert train.groups is not None
     names, group_of = np.unique(train.groups[rest.numpy()], return_inverse=True)
@@ -124,13 +124,21 @@ def _grouped(train: Files, rest: Tensor, share: float, seed: int) -> Tensor:
     counts = np.zeros((len(names), len(total) + 1))  # the last column is of all images
     np.add.at(counts, (group_of, labels), 1 / total[labels])
     counts[:, -1] = np.bincount(group_of) / len(train)
-    left, taken = np.full(len(total) + 1, share), list[int]()
-    for group in sorted(range(len(names)), key=lambda group: _rank(seed, str(names[group]))):
-        after = left - counts[group]
-        if (after**2).sum() < (left**2).sum() and abs(after[-1]) < abs(left[-1]):
-            left, taken = after, [*taken, group]
-    if not taken or len(taken) == len(names):
-        raise ZooError(f"data.split: {len(names)} groups cannot be divided; set another size, or add images of other groups")
+    order = sorted(range(len(names)), key=lambda group: _rank(seed, str(names[group])))
+    groups_with = (counts[:, :-1] > 0).sum(0)
+    if (few := groups_with[total > 0].min()) <= left:
+        raise ZooError(
+            f"data.split: a class has images of {few} groups only, for {left + 1} splits; add images of other groups"
+        )
+    missing, taken = np.full(len(total) + 1, share), list[int]()
+    for label in np.argsort(groups_with, kind="stable"):
+        if total[label] and not counts[taken, label].any():
+            taken.append(next(group for group in order if counts[group, label]))
+            missing = missing - counts[taken[-1]]
+    for group in order:
+        after = missing - counts[group]
+        if group not in taken and (after**2).sum() < (missing**2).sum() and abs(after[-1]) < abs(missing[-1]):
+            missing, taken = after, [*taken, group]
     return rest[torch.from_numpy(np.isin(group_of, taken))]
 
 

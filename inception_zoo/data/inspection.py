@@ -72,8 +72,8 @@ def inspect(name: str, root: Path, splits: Collection[str] = SPLITS, solution: M
         counts = torch.tensor([len(paths) for paths, _ in found.values()])
         files[split] = Files(folders[split], paths, torch.arange(len(classes)).repeat_interleave(counts))
     log_found((path for split in files.values() for path in split.paths), left_out, root)
-    kept, bad = check_files(root, files, states)
-    return Source(name, kept["train"], kept.get("test"), classes, kept.get("val"), bad)
+    kept, bad, lost = check_files(root, files, states)
+    return Source(name, kept["train"], kept.get("test"), classes, kept.get("val"), bad, lost)
 
 
 def _list(folder: Path, split: str, solution: Mapping[str, str] | None, left_out: list[str]) -> Listed:
@@ -119,8 +119,10 @@ def state_of(split: str, path: str, entry: Entry | Path) -> bytes:
     return hashlib.blake2b(os.fsencode(state), digest_size=8, key=RULES).digest()
 
 
-def check_files(root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]) -> tuple[dict[str, Files], list[str]]:
-    """Return the files that can be read, by split, and the others' paths with reasons.
+def check_files(
+    root: Path, files: Mapping[str, Files], states: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Files], list[str], list[tuple[str, int]]]:
+    """Return the files that can be read, by split; the others' paths with reasons; splits and labels without any that can.
 
     Args:
         root: of the data set, which names the list of good files in the user's cache folder.
@@ -153,7 +155,13 @@ def check_files(root: Path, files: Mapping[str, Files], states: Mapping[str, np.
     finally:  # an interrupted check can then be resumed
         with suppress(OSError, ZooError), whole_file(cache, parents=True) as temporary:
             np.concatenate([states[split][good[split]] for split in files]).tofile(temporary)
-    return {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}, bad
+    kept = {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}
+    lost = [
+        (name, label)
+        for name, split in files.items()
+        for label in sorted({*split.labels.tolist()} - {*kept[name].labels.tolist()})
+    ]
+    return kept, bad, lost
 
 
 def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -> None:
@@ -171,10 +179,8 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
     if not source.bad:
         return
     splits = {name: split for name, split in source.splits().items() if isinstance(split, Files)}
-    labels = list(enumerate(source.classes))
-    lost = [(name, each) for name, split in splits.items() for label, each in labels if not (split.labels == label).any()]
     # the folder of a run that does not start is removed
-    path, where = folder / BAD if folder and how == "skip" and not lost else cached(Path(root), ".txt"), ""
+    path, where = folder / BAD if folder and how == "skip" and not source.lost else cached(Path(root), ".txt"), ""
     if is_first():
         with suppress(OSError, ZooError):
             write_whole(path, "".join(f"{line}\n" for line in source.bad))
@@ -183,8 +189,11 @@ def treat_bad(source: Source, how: str, root: str, folder: Path | None = None) -
     if how == "error":
         named = ", ".join(source.bad[:3]) + (", …" if len(source.bad) > 3 else "")
         raise ZooError(f"data.root={root}: {count}; repair or delete them, or set data.on_bad_file=skip: {named}{where}")
-    if lost:
-        raise ZooError(f"data.root={root}: no image of class '{lost[0][1]}' in {lost[0][0]} can be read; repair them{where}")
+    if source.lost:
+        split, label = source.lost[0]
+        raise ZooError(
+            f"data.root={root}: no image of class '{source.classes[label]}' in {split} can be read; repair them{where}"
+        )
     if is_first():
         log.warning("%s", printable(f"data.on_bad_file=skip: {count}; they are left out{where}"))
 

@@ -1,14 +1,16 @@
 """Class folders of an image data set. Imports nothing heavy: the config counts classes before torch is imported."""
 
+import csv
 import os
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from inception_zoo.errors import ZooError
-from inception_zoo.system.csv_files import read_table
+from inception_zoo.errors import ZooError, shown
+from inception_zoo.system.csv_files import read_rows
 from inception_zoo.system.records import read_json
+from inception_zoo.system.regular_files import opened
 
 CLASSES = "classes.json"  # class names by label, in a data set in chunks
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of ImageNet
@@ -69,24 +71,40 @@ def class_folders(split: Path) -> list[str]:
 
 
 def columns_of(path: Path) -> dict[str, list[str]]:
-    """Return the columns of a table by name.
+    """Return the columns of a table by name, without empty rows and columns at the end.
 
     Raises:
         ZooError: the file cannot be read, or is not a table with one name for each column.
     """
     place = f"data.root={path}"
     try:
-        rows = [row for row in read_table(path) if row]
-    except OSError as error:
-        raise ZooError(f"{place} cannot be read: {error.strerror}; set data.root=TABLE.csv") from None
-    names = [name.removeprefix("\ufeff") for name in rows[0]] if rows else []  # spreadsheets write this mark first
-    if len(names) == 1 and ";" in names[0]:
-        raise ZooError(f"{place}: its columns are separated by ';'; save it with commas")
-    if len(rows) < 2 or len(set(names)) < len(names):
+        with opened(path, "r", newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
+            rows = list(read_rows(file))
+    except UnicodeDecodeError:
+        raise ZooError(f"{place} is not UTF-8; save it as CSV UTF-8") from None
+    except (OSError, ZooError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} ")
+        raise ZooError(f"{place} cannot be read: {why}; set data.root=TABLE.csv") from None
+    while rows and not any(rows[-1]):
+        rows.pop()
+    names = rows[0] if rows else []
+    while names and not names[-1] and not any(cells[len(names) - 1 :] != [""] for cells in rows):
+        rows = [cells[:-1] for cells in rows]
+        names = rows[0]
+    if any(mark in name for mark in (";", "\t") for name in names):
+        raise ZooError(f"{place}: its columns are separated by ';' or tabs; save it with commas")
+    if len(rows) < 2 or len(set(names)) < len(names) or not all(names):
         raise ZooError(f"{place}: the first row must have the names of the columns, each once, and the others the images")
     if wrong := next((row for row, cells in enumerate(rows, 1) if len(cells) != len(names)), None):
         raise ZooError(f"{place}: row {wrong} has {len(rows[wrong - 1])} cells, not {len(names)}")
     return {name: list(column) for name, column in zip(names, zip(*rows[1:], strict=True), strict=True)}
+
+
+def column_of(columns: Mapping[str, list[str]], place: str, name: str) -> list[str]:
+    """Return a column; raise ZooError, which begins with `place`, if there is none of this name."""
+    if name not in columns:
+        raise ZooError(f"{place} has no column '{name}'; its columns: {shown(', '.join(map(repr, columns)))}")
+    return columns[name]
 
 
 def count_classes(root: str | None, column: str = "") -> int:

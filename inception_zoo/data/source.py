@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from inception_zoo.data.layout import check_names
 from inception_zoo.data.reading import MODES, Read, read_image
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.seeding import seed_all
 
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), or float (N, classes) after mixup and cutmix
@@ -142,7 +142,8 @@ class _Read(Dataset):
 class Source:
     """A data set: its splits and the class names by label, if any. `ImageData` makes the splits that are None.
 
-    `bad` has the paths of files that cannot be read, each with the reason; the splits are without them.
+    `bad` has the paths of files that cannot be read, each with the reason; the splits are without them. `lost` has the splits
+    and labels of which no file can be read.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Source:
     classes: list[str]
     val: Split | None = None
     bad: Sequence[str] = ()
+    lost: Sequence[tuple[str, int]] = ()
 
     def __post_init__(self) -> None:
         check_names(self.name, self.classes)
@@ -177,6 +179,8 @@ class Source:
         def relabelled(split: Split) -> Split:
             if isinstance(split, Images | Files):
                 kept = split[(new[split.labels] >= 0).nonzero().flatten()]
+                if not len(kept):
+                    raise ZooError(f"data.classes={shown(list(labels))}: a split of {self.name} has no images of these classes")
                 return replace(kept, labels=new[kept.labels])
             raise ZooError(f"data.classes: classes cannot be selected from a {self.name}; remove data.classes")
 

@@ -1,6 +1,8 @@
 """Data set of image files that a table lists: a CSV file with one row for each image."""
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,12 +10,12 @@ import numpy as np
 import torch
 
 from inception_zoo.data.inspection import check_files, state_of
-from inception_zoo.data.layout import SPLITS, check_names, class_name, columns_of
+from inception_zoo.data.layout import SPLITS, check_names, class_name, column_of, columns_of
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, printable, shown
 from inception_zoo.system.ranks import is_first
 
-NAMED = 3  # number of rows to name in an error
+NAMED = 3  # number of rows to name in an error, and of classes in the log
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 
 log = logging.getLogger(__name__)
@@ -44,71 +46,75 @@ def table(
     Raises:
         ZooError: the table, or a row of it, is invalid; the message names the rows.
     """
-    columns, folder = columns_of(Path(root)), Path(images or Path(root).parent)
-    place = f"data.root={root}"
-    paths, labels = (_column(columns, place, name) for name in (path, label))
-    splits, groups = (
-        _column(columns, place, name or own) if name or own in columns else None
-        for name, own in ((split, "split"), (group, "group"))
-    )
-    _refuse(
-        place, "an empty cell", [not all(cells) for cells in zip(*filter(None, (paths, labels, splits, groups)), strict=True)]
-    )
-    _refuse(place, f"the path of an earlier row in '{path}'", _repeated(paths))
-    _refuse(place, f"a file in '{path}' that does not exist in {folder}", [not (folder / each).is_file() for each in paths])
-    if splits:
+    place, folder = f"data.root={root}", Path(images or Path(root).parent)
+    columns = columns_of(Path(root))
+    used = {"path": path, "label": label}
+    used |= {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
+    cells = {key: column_of(columns, place, name) for key, name in used.items()}
+    _check_unused(place, columns, used)
+    for key, name in used.items():
+        _refuse(place, f"an empty cell in '{name}'", cells[key], [not cell for cell in cells[key]])
         _refuse(
-            place, f"a word in '{split or 'split'}' other than {', '.join(SPLIT_OF)}", [each not in SPLIT_OF for each in splits]
+            place, f"a space at the start or the end in '{name}'", cells[key], [cell != cell.strip() for cell in cells[key]]
         )
-    names = [class_name(each) for each in labels]
+    slash = "; write / instead of \\" if any("\\" in cell for cell in cells["path"]) else ""
+    found = [os.path.isfile(folder / cell) for cell in cells["path"]]  # noqa: PTH113 -- Path.is_file raises for long names
+    _refuse(place, f"no such file in {folder}{slash}", cells["path"], [not each for each in found])
+    _refuse(place, f"a file of an earlier row in '{path}'", cells["path"], _repeated(folder, cells["path"]))
+    names = [class_name(cell) for cell in cells["label"]]
     classes = sorted(set(names))
     check_names(place, classes)
-    parts = [SPLIT_OF[each] for each in splits] if splits else ["train"] * len(names)
-    if groups:
-        _check_leaks(place, groups, parts)
+    parts = ["train"] * len(names)
+    if "split" in cells:
+        words = [cell.casefold() for cell in cells["split"]]
+        what = f"not one of {', '.join(SPLIT_OF)} in '{used['split']}'"
+        _refuse(place, what, cells["split"], [word not in SPLIT_OF for word in words])
+        parts = [SPLIT_OF[word] for word in words]
+    groups = [class_name(cell) for cell in cells["group"]] if "group" in cells else None
+    _check_leaks(place, groups or [], parts)
     _check_classes(place, names, parts, classes)
     if is_first():
-        used = [
-            name
-            for name, cells in ((path, paths), (label, labels), (split or "split", splits), (group or "group", groups))
-            if cells
-        ]
-        others = [name for name in columns if name not in used]
-        log.info("%s", printable(f"{place}: columns {', '.join(used)}; not used: {', '.join(others) or 'none'}"))
-    rows = sorted(range(len(paths)), key=lambda row: (names[row], paths[row].split("/")))
+        log.info("%s", printable(f"{place}: {_described(columns, used, names)}"))
+    rows = sorted(range(len(names)), key=lambda row: (names[row], cells["path"][row].split("/")))
+    number_of = {name: number for number, name in enumerate(classes)}
     files, states = {}, {}
-    for part in dict.fromkeys(SPLITS):
+    for part in SPLITS:
         if chosen := [row for row in rows if parts[row] == part]:
-            label_of = torch.tensor([classes.index(names[row]) for row in chosen])
-            group_of = np.array([groups[row] for row in chosen]) if groups else None
-            files[part] = Files(folder, np.array([paths[row] for row in chosen]), label_of, groups=group_of)
-            found = (state_of(part, paths[row], folder / paths[row]) for row in chosen)
-            states[part] = np.frombuffer(b"".join(found), np.uint64)
-    kept, bad = check_files(Path(root), files, states)
-    return Source("table", kept["train"], kept.get("test"), classes, kept.get("val"), bad)
+            paths = [cells["path"][row] for row in chosen]
+            labels = torch.tensor([number_of[names[row]] for row in chosen])
+            of_groups = np.array([groups[row] for row in chosen]) if groups else None
+            files[part] = Files(folder, np.array(paths), labels, groups=of_groups)
+            states[part] = np.frombuffer(b"".join(state_of(part, each, folder / each) for each in paths), np.uint64)
+    kept, bad, lost = check_files(Path(root), files, states)
+    return Source("table", kept["train"], kept.get("test"), classes, kept.get("val"), bad, lost)
 
 
-def _column(columns: Mapping[str, list[str]], place: str, name: str) -> list[str]:
-    if name not in columns:
-        raise ZooError(f"{place} has no column '{name}'; its columns: {shown(', '.join(columns))}")
-    return columns[name]
+def _check_unused(place: str, columns: Mapping[str, Sequence[str]], used: Mapping[str, str]) -> None:
+    if used["path"] == used["label"]:
+        raise ZooError(f"{place}: '{used['path']}' is the column of the paths and of the classes; set data.source.label=NAME")
+    for key in ("split", "group"):
+        if key not in used and (alike := next((name for name in columns if name.strip().casefold() == key), None)):
+            raise ZooError(f"{place}: the column '{alike}' is not used; set data.source.{key}='{alike}', or rename it")
 
 
-def _refuse(place: str, what: str, wrong: Sequence[bool]) -> None:
-    """Raise ZooError if any row is wrong. The row of the names is row 1, as in a spreadsheet."""
+def _repeated(folder: Path, paths: Sequence[str]) -> list[bool]:
+    """Return True for each file of an earlier row, which may be written in another way, such as `a/../b.png`."""
+    first: dict[str, int] = {}
+    files = (os.path.normpath(folder.absolute() / path) for path in paths)
+    return [first.setdefault(file, row) != row for row, file in enumerate(files)]
+
+
+def _refuse(place: str, what: str, cells: Sequence[str], wrong: Sequence[bool]) -> None:
+    """Raise ZooError if any cell is wrong. The row of the names is row 1, as in a spreadsheet."""
     if rows := [row for row, each in enumerate(wrong, 2) if each]:
         named = ", ".join(map(str, rows[:NAMED])) + (f" and {len(rows) - NAMED:,} more" if len(rows) > NAMED else "")
-        raise ZooError(f"{place}: {'row' if len(rows) == 1 else 'rows'} {named}: {what}")
-
-
-def _repeated(paths: Sequence[str]) -> list[bool]:
-    first: dict[str, int] = {}
-    return [first.setdefault(path, row) != row for row, path in enumerate(paths)]
+        cell = f": {shown(repr(cells[rows[0] - 2]))}" if cells[rows[0] - 2] else ""
+        raise ZooError(f"{place}: {'row' if len(rows) == 1 else 'rows'} {named}: {what}{cell}")
 
 
 def _check_leaks(place: str, groups: Sequence[str], parts: Sequence[str]) -> None:
     first: dict[str, int] = {}
-    for row, (group, part) in enumerate(zip(groups, parts, strict=True)):
+    for row, (group, part) in enumerate(zip(groups, parts, strict=False)):
         other = parts[first.setdefault(group, row)]
         if other != part:
             both = f"{other} (row {first[group] + 2}) and in {part} (row {row + 2})"
@@ -119,6 +125,20 @@ def _check_classes(place: str, names: Sequence[str], parts: Sequence[str], class
     known = {part: {name for name, each in zip(names, parts, strict=True) if each == part} for part in set(parts)}
     if missing := [name for name in classes if name not in known.get("train", ())]:
         raise ZooError(f"{place}: train has no images of class '{missing[0]}', which another split has")
+    if not is_first():
+        return
     for part, has in known.items():
-        if is_first() and (missing := [name for name in classes if name not in has]):
-            log.warning("%s", printable(f"{place}: {part} has no images of class {', '.join(missing[:5])}"))
+        if missing := [name for name in classes if name not in has]:
+            log.warning("%s", printable(f"{place}: {part} has no images of class {', '.join(missing[:NAMED])}"))
+    for alike in [name for name in classes if name != name.casefold() and name.casefold() in classes]:
+        log.warning("%s", printable(f"{place}: '{alike}' and '{alike.casefold()}' are two classes"))
+
+
+def _described(columns: Mapping[str, Sequence[str]], used: Mapping[str, str], names: Sequence[str]) -> str:
+    """Return the columns, and the classes with their numbers of images."""
+    others = ", ".join(name for name in columns if name not in used.values()) or "none"
+    counts = Counter(names)
+    listed = ", ".join(f"{name} {counts[name]:,}" for name in sorted(counts)[: 3 * NAMED]) + (
+        ", …" if len(counts) > 3 * NAMED else ""
+    )
+    return f"columns {', '.join(used.values())}; not used: {others}; {len(counts)} classes: {listed}"

@@ -11,9 +11,10 @@ def initialize(model: nn.Module, classifiers: set[nn.Module], init: str, own: se
     Args:
         model: The network.
         classifiers: Its layers that compute logits.
-        init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; gain 1 for depthwise convolutions,
-            which no ReLU follows; standard deviation 0.01 for classifiers; zero biases.
-            `xavier`: uniform, Glorot and Bengio, for every weight; PyTorch's default for biases; as in the tutorial.
+        init: `he`: normal, He et al. (arXiv 1502.01852), fan-in; gain 1 for depthwise convolutions, which no ReLU follows;
+            standard deviation 0.01 for classifiers; zero biases.
+            `xavier`: uniform, Glorot and Bengio with PyTorch's fans, for every weight; PyTorch's default for biases; as in
+            the tutorial.
         own: The layers of a user's functions, which keep their own initialization.
     """
     for module in model.modules():

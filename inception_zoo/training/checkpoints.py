@@ -23,6 +23,7 @@ from inception_zoo.weights.sources import is_name
 
 log = logging.getLogger(__name__)
 # keys without an effect on training
+DIVIDING = [f"data.source.{key}" for key in ("path", "label", "split", "group")]  # of a table
 FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
 # options of the network without an effect on a test
 UNTESTED = ("weights", "adapt", "init", "freeze", "dropout", "drop_path", "memory", "compile", "num_classes", "in_channels")
@@ -174,7 +175,7 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
         keys.append("trainer.max_epochs")
     if all("best" in (c.get("callbacks") or {}) for c in (saved, config)):  # another metric would replace best.ckpt
         keys += ["callbacks.best.monitor", "callbacks.best.mode"]
-    check_same(path, [key for key in keys if key not in FREE], saved, config)
+    check_same(path, [*(key for key in keys if key not in FREE), *DIVIDING], saved, config)
 
 
 def check_same(path: object, keys: Sequence[str], saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
