@@ -39,7 +39,7 @@ DATA = {  # the only targets that the data config in a checkpoint can use
     **_within("inception_zoo.data", "fashion_mnist.fashion_mnist", "cifar.cifar10", "cifar.cifar100", rules=NONE),
     **_within("inception_zoo.data", "digits.digits", "imagefolder.imagefolder", "imagenet.imagenet", rules=NONE),
     "inception_zoo.data.synthetic.synthetic": SYNTHETIC,
-    "inception_zoo.data.table.table": dict.fromkeys(("path", "label", "split", "group", "images"), NAME | NULL),
+    "inception_zoo.data.table.table": TABLE,
     "inception_zoo.data.stream.stream": {"cache": NAME | NULL},
 }
 _TRANSFORMS = """

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from inception_zoo.architecture.choices import ALIKE, EXAMPLE, LOADING, Choices, loading_mistakes
@@ -27,7 +26,7 @@ from inception_zoo.config.rules import (
     Options,
 )
 from inception_zoo.config.targets import refused_targets
-from inception_zoo.data.layout import column_of, columns_of
+from inception_zoo.data.layout import why_uncounted
 from inception_zoo.errors import TREE, ZooError, did_you_mean, messages_of, nearest, raise_all, shown
 from inception_zoo.system.places import walk
 from inception_zoo.weights.sources import check_library, is_name
@@ -178,9 +177,7 @@ def check_data(data: Mapping[str, Any]) -> None:
     """
     found = refused_targets({"data": data}) + list(_options_of({"data": data}))
     if uncounted := _uncounted(data):
-        found = [
-            message for message in found if not message.startswith(("data.num_classes=0", "data.num_classes=1 "))
-        ] or uncounted
+        found = [each for each in found if not each.startswith(("data.num_classes=0", "data.num_classes=1 "))] or uncounted
     raise_all(found or _about_data(data))
 
 
@@ -191,7 +188,7 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
         return []
     root = data["root"]
     if isinstance(source, Mapping) and (column := source.get("label")):  # of a table
-        return [_uncounted_table(root, column)]
+        return [why_uncounted(root, column)]
     if count:
         return []
     missing = "there is no such folder" if root else "not set; set data.root=FOLDER"
@@ -201,16 +198,6 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
         f"data.root={shown(root)}: {why}; for an address such as s3://… or a Dataset of your own, set data.num_classes; "
         f"image files belong in one of these layouts:{TREE}"
     ]
-
-
-def _uncounted_table(root: str | None, column: str) -> str:
-    if not root:
-        return "data.root=null: not set; set data.root=TABLE.csv"
-    try:
-        names = set(column_of(columns_of(Path(root)), f"data.root={root}", column))
-    except ZooError as error:
-        return str(error)
-    return f"data.root={root}: the column '{column}' has one class only: {shown(names.pop())}"
 
 
 def _about_data(data: Mapping[str, Any]) -> Iterator[str]:

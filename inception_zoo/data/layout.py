@@ -107,6 +107,17 @@ def column_of(columns: Mapping[str, list[str]], place: str, name: str) -> list[s
     return columns[name]
 
 
+def why_uncounted(root: str | None, column: str) -> str:
+    """Return the error message for a table without a column of two classes or more."""
+    if not root:
+        return "data.root=null: not set; set data.root=TABLE.csv"
+    try:
+        names = set(column_of(columns_of(Path(root)), f"data.root={root}", column))
+    except ZooError as error:
+        return str(error)
+    return f"data.root={root}: the column '{column}' has one class only: {shown(names.pop())}"
+
+
 def count_classes(root: str | None, column: str = "") -> int:
     """Return the number of classes of chunks, of class folders, or in the column of a table; 0 if there are none."""
     if not root:
