@@ -25,6 +25,8 @@ COMPARED = {
     "torch-fidelity inception_v3": 19,
     "torch-lucent inceptionv1": 17,
     "facenet-pytorch InceptionResnetV1": 30,
+    "timm legacy_xception": 17,
+    "keras Xception": 17,
     "keras InceptionV3": 19,
     "keras InceptionResNetV2": 51,
 }

@@ -129,7 +129,7 @@ VALUES = {
     "data.progressive={0:128}": ["data.progressive.0=128 is larger than data.image_size=96"],
     "data.progressive={first:64}": ["data.progressive={'first': 64} must be image sides in pixels"],
     "data.progressive={0:6+4}": ["data.progressive={0: '6+4'} must be image sides in pixels"],
-    "data.root=''": ["data.root= must be a folder or null"],
+    "data.root=''": ["data.root= must be a folder or a table or null"],
     "data=imagefolder": ["data.root=null: not set; set data.root=FOLDER"],
     "data=imagefolder data.root=nowhere": ["data.root=nowhere: there is no such folder"],
     "data=synthetic data.source.noise=-1": ["data.source.noise=-1 must be"],

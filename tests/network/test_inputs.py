@@ -16,7 +16,7 @@ def small():
 
 GAP = (
     "images of 100x110 px do not fit (bn_inception, grid14 inception_3c: the rows give different sizes and cannot be "
-    "concatenated: '1x1 16 > 3x3/2 16' gives 6x7, '1x1 8 > 3x3 16 > 3x3/2 16' gives 6x7, 'max/2c' gives 6x6); heights and "
+    "joined: '1x1 16 > 3x3/2 16' gives 6x7, '1x1 8 > 3x3 16 > 3x3/2 16' gives 6x7, 'max/2c' gives 6x6); heights and "
     "widths that fit: 31 to 38, 63 to 70, … px (every 32 px); the nearest is 100x102"
 )
 LOW = "stem pool_5a: the 1x28 grid is smaller than the kernel of 'max/2v'); heights and widths that fit: 75 px or more"
