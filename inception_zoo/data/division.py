@@ -130,16 +130,16 @@ def _grouped(train: Files, rest: Tensor, share: float, left: int, seed: int) -> 
         raise ZooError(
             f"data.split: a class has images of {few} groups only, for {left + 1} splits; add images of other groups"
         )
-    missing, taken = np.full(len(total) + 1, share), list[int]()
+    missing, taken = np.full(len(total) + 1, share), np.zeros(len(names), bool)
     for label in np.argsort(groups_with, kind="stable"):
         if total[label] and not counts[taken, label].any():
-            taken.append(next(group for group in order if counts[group, label]))
-            missing = missing - counts[taken[-1]]
+            group = next(group for group in order if counts[group, label])
+            missing, taken[group] = missing - counts[group], True
     for group in order:
         after = missing - counts[group]
-        if group not in taken and (after**2).sum() < (missing**2).sum() and abs(after[-1]) < abs(missing[-1]):
-            missing, taken = after, [*taken, group]
-    return rest[torch.from_numpy(np.isin(group_of, taken))]
+        if not taken[group] and (after**2).sum() < (missing**2).sum() and abs(after[-1]) < abs(missing[-1]):
+            missing, taken[group] = after, True
+    return rest[torch.from_numpy(taken[group_of])]
 
 
 def _check_left(labels: Tensor, classes: Sequence[str], made: Mapping[str, float]) -> None:

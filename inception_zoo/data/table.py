@@ -57,10 +57,7 @@ def table(
         _refuse(
             place, f"a space at the start or the end in '{name}'", cells[key], [cell != cell.strip() for cell in cells[key]]
         )
-    slash = "; write / instead of \\" if any("\\" in cell for cell in cells["path"]) else ""
-    found = [os.path.isfile(folder / cell) for cell in cells["path"]]  # noqa: PTH113 -- Path.is_file raises for long names
-    _refuse(place, f"no such file in {folder}{slash}", cells["path"], [not each for each in found])
-    _refuse(place, f"a file of an earlier row in '{path}'", cells["path"], _repeated(folder, cells["path"]))
+    _check_paths(place, folder, path, cells["path"])
     names = [class_name(cell) for cell in cells["label"]]
     classes = sorted(set(names))
     check_names(place, classes)
@@ -97,11 +94,14 @@ def _check_unused(place: str, columns: Mapping[str, Sequence[str]], used: Mappin
             raise ZooError(f"{place}: the column '{alike}' is not used; set data.source.{key}='{alike}', or rename it")
 
 
-def _repeated(folder: Path, paths: Sequence[str]) -> list[bool]:
-    """Return True for each file of an earlier row, which may be written in another way, such as `a/../b.png`."""
-    first: dict[str, int] = {}
+def _check_paths(place: str, folder: Path, column: str, paths: Sequence[str]) -> None:
+    slash = "; write / instead of \\" if any("\\" in path for path in paths) else ""
+    found = [os.path.isfile(folder / path) for path in paths]  # noqa: PTH113 -- Path.is_file raises for long names
+    _refuse(place, f"no such file in {folder}{slash}", paths, [not each for each in found])
+    first: dict[str, int] = {}  # row by file, which may be written in several ways, such as `a/../b.png`
     files = (os.path.normpath(folder.absolute() / path) for path in paths)
-    return [first.setdefault(file, row) != row for row, file in enumerate(files)]
+    again = [first.setdefault(file, row) != row for row, file in enumerate(files)]
+    _refuse(place, f"a file of an earlier row in '{column}'", paths, again)
 
 
 def _refuse(place: str, what: str, cells: Sequence[str], wrong: Sequence[bool]) -> None:
@@ -130,7 +130,8 @@ def _check_classes(place: str, names: Sequence[str], parts: Sequence[str], class
     for part, has in known.items():
         if missing := [name for name in classes if name not in has]:
             log.warning("%s", printable(f"{place}: {part} has no images of class {', '.join(missing[:NAMED])}"))
-    for alike in [name for name in classes if name != name.casefold() and name.casefold() in classes]:
+    every = set(classes)
+    for alike in [name for name in classes if name != name.casefold() and name.casefold() in every]:
         log.warning("%s", printable(f"{place}: '{alike}' and '{alike.casefold()}' are two classes"))
 
 

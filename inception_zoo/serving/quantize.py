@@ -84,7 +84,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
         if config.get("root") is None:
             raise ZooError(f"--data-root {root}: the data of {path} do not need a folder; leave it out")
         if not root.exists():
-            raise ZooError(f"--data-root {root}: there is no such folder or table")
+            raise ZooError(f"--data-root {root} does not exist; give the folder or the table of the data")
         config["root"] = str(root)
     elif "://" in str(config.get("root")) or str(config.get("root")).startswith("local:"):
         raise ZooError(f"{path}: its data are at {config['root']}, which a checkpoint must not choose; give --images FOLDER")

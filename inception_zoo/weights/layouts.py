@@ -250,12 +250,17 @@ FACENET = Names(
 SHORTCUTS = (1, 2, 3, 12)  # blocks whose shortcut is projected
 
 
+def _separables(block: int) -> int:
+    """Return the number of separable convolutions of a block."""
+    return 2 if block in SHORTCUTS else 3
+
+
 def _timm_separable(name: str, norm: str) -> str:
     return f"{name}.conv1 > {name}.pointwise+{norm}"
 
 
 def _timm_block(block: int) -> Place:
-    first, count = int(block > 1), 3 if 4 <= block <= 11 else 2  # a ReLU comes first, but in the first block
+    first, count = int(block > 1), _separables(block)  # a ReLU comes first, but in the first block
     row = (_timm_separable(f"block{block}.rep.{i}", f"block{block}.rep.{i + 1}") for i in range(first, first + 3 * count, 3))
     shortcut = [f"block{block}.skip+block{block}.skipbn"] if block in SHORTCUTS else []
     return Place(f"block{block}", [" > ".join(row), *shortcut])
@@ -277,7 +282,7 @@ def _keras_separable(number: int, norm: int) -> str:
 
 
 def _keras_block(block: int) -> Place:
-    first, norm, count = 2 * (block - 1) + max(0, block - 4), 3 * block - 1, 3 if 4 <= block <= 11 else 2
+    first, norm, count = sum(map(_separables, range(1, block))), 3 * block - 1, _separables(block)
     row = (_keras_separable(first + i, norm + i) for i in range(count))
     shortcut = [f"conv2d_{SHORTCUTS.index(block) + 2}+batch_normalization_{norm + 2}"] if block in SHORTCUTS else []
     return Place(f"add_{block - 1}" if block > 1 else "add", [" > ".join(row), *shortcut])
