@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from inception_zoo.architecture.choices import Choices
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.architecture.variants import BLOCKS, REDUCTIONS
@@ -55,12 +56,15 @@ class Card:
     classes: Sequence[str] | None = None
     preprocessing: Preprocessing | None = None
     provenance: Provenance | None = None
+    decision: Decision = field(default_factory=Decision)
 
     def plain(self) -> dict[str, Any]:
-        """Return the card as plain containers, as JSON has them."""
+        """Return the card as plain containers, as JSON has them. Without `decision`, it is the default, as in older cards."""
         preprocessing = self.preprocessing.plain() if self.preprocessing else None
-        plain = {"model": dict(self.model), "classes": self.classes, "preprocessing": preprocessing}
-        return json.loads(json.dumps({**plain, "provenance": self.provenance and asdict(self.provenance)}))
+        plain: dict[str, Any] = {"model": dict(self.model), "classes": self.classes, "preprocessing": preprocessing}
+        plain |= {"provenance": self.provenance and asdict(self.provenance)}
+        plain |= {"decision": self.decision.plain()} if self.decision != Decision() else {}
+        return json.loads(json.dumps(plain))
 
     def text(self) -> str:
         """Return the card as JSON."""
@@ -94,7 +98,7 @@ class Card:
             model, classes = plain["model"], plain["classes"]
             numbers = model["num_classes"], model["in_channels"]
             right = (
-                set(plain) == {f.name for f in fields(cls)},
+                set(plain) | {"decision"} == {f.name for f in fields(cls)},
                 set(model) <= {"name", "num_classes", "in_channels", *(f.name for f in fields(Choices))},
                 isinstance(model["name"], str),
                 all(isinstance(n, int) and least <= n < 10**7 for n, least in zip(numbers, (0, 1), strict=True)),
@@ -106,7 +110,9 @@ class Card:
                 raise TypeError
             "".join(classes or []).encode("utf-8", "surrogateescape")  # a file name has no other surrogates
             preprocessing = Preprocessing.of(plain["preprocessing"]) if plain["preprocessing"] else None
-            return cls(model, classes, preprocessing, Provenance.of(plain["provenance"]) if plain["provenance"] else None)
+            provenance = Provenance.of(plain["provenance"]) if plain["provenance"] else None
+            decision = Decision.of(plain["decision"], numbers[0]) if "decision" in plain else Decision()
+            return cls(model, classes, preprocessing, provenance, decision)
         except (TypeError, KeyError, AttributeError, UnicodeEncodeError):
             raise ZooError("the file's card, which describes its network, is corrupt") from None
 

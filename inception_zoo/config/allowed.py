@@ -9,7 +9,7 @@ from typing import Any
 
 from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config.rules import ANY, COUNT, FLAG, IMAGE_DATA, MAPPING, METRIC, NAME, NULL, OPTIMIZER, PART, SCHEDULER
-from inception_zoo.config.rules import SHARE, SIDE, TEXT, TRAINER, Options, above, list_of, number, one_of, whole
+from inception_zoo.config.rules import LOSSES, SHARE, SIDE, TEXT, TRAINER, Options, above, list_of, number, one_of, whole
 
 MORE: Options = {...: ANY}
 NONE: Options = {}
@@ -29,7 +29,10 @@ SYNTHETIC: Options = {
     **{"size": SIDE, "train": COUNT, "test": COUNT, "noise": number(0)},
 }
 AUGMENTATION: Options = {"crop": PART, "transforms": MAPPING | NULL, "erasing": SHARE, "mixup": number(0), "cutmix": number(0)}
-TABLE: Options = {"path": NAME, "label": NAME, **dict.fromkeys(("split", "group", "images"), NAME | NULL)}
+TABLE: Options = {
+    **{"path": NAME, "label": NAME | list_of(NAME)},
+    **dict.fromkeys(("separator", "split", "group", "images"), NAME | NULL),
+}
 DECAY: Options = {"factor": above(0, most=1), "epochs": above(0), "staircase": FLAG, "warmup_epochs": number(0)}
 SAVING: Options = {"dirpath": NAME, "every_n_steps": COUNT | NULL, "every_minutes": above(0) | NULL}
 ON_NAN: Options = {"on_nan": one_of("stop", "rollback"), "rollbacks": COUNT, "rate_factor": above(0, below=1)}
@@ -80,6 +83,9 @@ TARGETS: Mapping[str, Options] = {
     "inception_zoo.training.schedules.one_cycle": {"warmup": SHARE, "base_momentum": SHARE, "max_momentum": SHARE},
     "inception_zoo.training.schedules.exponential": DECAY,
     **_within("pytorch_metric_learning", *_OF_METRIC_LEARNING),
+    **_within(LOSSES, "CrossEntropy", "BinaryCrossEntropy", rules=NONE),
+    **_within(LOSSES, "Focal", "BinaryFocal", rules={"gamma": number(0)}),
+    f"{LOSSES}.Asymmetric": {"gamma_positive": number(0), "gamma_negative": number(0), "margin": number(0, below=1)},
     **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
     "inception_zoo.training.callbacks.EMA": EMA,
     "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},

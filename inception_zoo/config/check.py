@@ -5,25 +5,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_zoo.architecture.choices import ALIKE, EXAMPLE, LOADING, Choices, loading_mistakes
+from inception_zoo.architecture.decision import MANY
 from inception_zoo.architecture.image_size import check_image_size
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.config import CONF
 from inception_zoo.config.allowed import TARGETS
 from inception_zoo.config.rules import (
     CALLED,
-    EMBEDDING_METRICS,
     FAMILY,
     GROUPS,
     HYDRA,
     KEYS,
+    KINDS,
+    KNOWN,
     LEVEL,
     METRICS,
     NEEDED,
+    OF_DECISIONS,
     OWNED,
     SPECIAL,
     TOP,
     USUAL,
     Options,
+    direction,
+    kind_of,
 )
 from inception_zoo.config.targets import refused_targets
 from inception_zoo.data.layout import why_uncounted
@@ -218,12 +223,12 @@ def _check_task(cfg: Mapping[str, Any]) -> None:
 
 
 def _about_shape(cfg: Mapping[str, Any]) -> Iterator[str]:
-    model, data = cfg["model"], cfg["data"]
-    if cfg["loss"] and model["num_classes"]:
+    model, data, embeds = cfg["model"], cfg["data"], kind_of(cfg["loss"]) == "embedding"
+    if embeds and model["num_classes"]:
         yield f"model.num_classes={model['num_classes']} cannot be combined with loss, which needs embeddings; remove it"
-    elif not cfg["loss"] and not model["num_classes"] and data["num_classes"]:  # else `_uncounted` reports it
+    elif not embeds and not model["num_classes"] and data["num_classes"]:  # else `_uncounted` reports it
         yield "model.num_classes=0 needs a metric-learning loss, such as loss=arcface; set it, or remove this override"
-    elif not cfg["loss"] and (own := model["num_classes"]) < (classes := data["num_classes"]):
+    elif not embeds and (own := model["num_classes"]) < (classes := data["num_classes"]):
         yield f"model.num_classes={own}: the data has {classes} classes; use other data, or remove this override"
     if (own := model["in_channels"]) != (channels := data["in_channels"]):
         yield f"model.in_channels={own}: the images have {channels}; remove this override"
@@ -271,19 +276,44 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
 
 
 def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each option and metric of the cross entropy that metric learning does not have, and the reverse."""
+    """Yield an error for each metric that is not logged with this loss, and for each option that metric learning lacks."""
+    kind = kind_of(cfg["loss"])
     nodes = [*((f"callbacks.{name}", node) for name, node in cfg["callbacks"].items()), ("scheduler", cfg["scheduler"])]
-    other, kind = (METRICS, "with") if cfg["loss"] else (EMBEDDING_METRICS, "without")
-    for key, monitor in ((key, node.get("monitor")) for key, node in nodes if cfg["task"] == "fit"):
-        if monitor in other and monitor != "train/loss":
-            use = "val/recall1" if cfg["loss"] else "val/top1"
-            yield f"{key}.monitor={monitor} is not logged {kind} a metric-learning loss; use {use}"
-    usual: dict[str, Any] = {"label_smoothing": 0, "aux_weight": None, "metrics": {}}
+    for key, node in nodes if cfg["task"] == "fit" else ():
+        monitor, mode = node.get("monitor"), node.get("mode")
+        if monitor in KNOWN and monitor not in METRICS[kind]:
+            yield f"{key}.monitor={monitor} is not logged with {KINDS[kind]}; use {METRICS[kind][-1]}"
+        elif monitor in OF_DECISIONS and kind == "one" and cfg["data"]["num_classes"] > MANY:
+            yield f"{key}.monitor={monitor} is logged for at most {MANY} classes; use val/top1"
+        elif monitor in KNOWN and mode in ("min", "max") and mode != (right := direction(monitor)):
+            yield f"{key}.mode={mode}: {monitor} is better if it is {'lower' if right == 'min' else 'higher'}; set {right}"
+    usual: dict[str, Any] = {"label_smoothing": 0, "aux_weight": None, "class_weight": None, "metrics": {}}
     mixed: dict[str, Any] = {key: cfg["augmentation"].get(key) or 0 for key in ("mixup", "cutmix")}
     given = {key: cfg[key] for key, value in usual.items() if cfg[key] != value}
     given |= {f"augmentation.{key}": value for key, value in mixed.items() if value}
-    for key, value in given.items() if cfg["loss"] else ():
-        yield f"{key}={shown(value)} cannot be combined with loss; it is for the cross entropy"
+    for key, value in given.items() if kind == "embedding" else ():
+        yield f"{key}={shown(value)} cannot be combined with a metric-learning loss; remove it"
+
+
+def _about_decision(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each option of `decision` that would have no effect, or that lacks another one."""
+    rule, positive, kind = cfg["decision"]["threshold"], cfg["decision"]["positive"], kind_of(cfg["loss"])
+    given = {key: value for key, value in cfg["decision"].items() if value}
+    key, value = next(iter(given.items()), ("", None))
+    if given and kind == "embedding":
+        yield f"decision.{key}={value} cannot be combined with a metric-learning loss; remove it"
+    elif given and cfg["task"] == "test":
+        yield f"decision.{key}={value} is chosen in the training, and saved with the weights; remove it"
+    elif given and kind == "one" and cfg["data"]["num_classes"] > MANY:
+        yield f"decision.{key}={value} is for at most {MANY} classes; remove it"
+    elif given and cfg["trainer"].get("limit_val_batches") == 0:
+        yield f"decision.{key}={value} is chosen on the validation images; remove trainer.limit_val_batches=0"
+    elif rule and kind == "one" and cfg["data"]["num_classes"] != 2:
+        yield f"decision.threshold={rule} is for two classes, or for several labels; remove it"
+    elif kind == "one" and bool(rule) != bool(positive):
+        yield "decision.threshold and decision.positive=CLASS need each other; set both"
+    elif kind == "several" and positive:
+        yield f"decision.positive={positive}: each of several labels has a threshold of its own; remove it"
 
 
 def _check_memory(cfg: Mapping[str, Any]) -> None:
@@ -298,7 +328,8 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
     (("data",), lambda cfg: _about_data(cfg["data"])),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
-    (("loss", "label_smoothing", "aux_weight", "metrics", "augmentation", "callbacks", "scheduler"), _about_loss),
+    (("loss", "label_smoothing", "aux_weight", "metrics", "augmentation", "callbacks", "scheduler", "data"), _about_loss),
+    (("task", "loss", "decision", "data", "trainer"), _about_decision),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),

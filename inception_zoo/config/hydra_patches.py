@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from inception_zoo.architecture.choices import table_config
 from inception_zoo.architecture.nets import ZOO, find_net
 from inception_zoo.config import CONF
+from inception_zoo.config.rules import direction
 from inception_zoo.config.targets import refused_in_file
 from inception_zoo.data.layout import count_classes
 from inception_zoo.errors import ZooError, one_line, raise_all
@@ -114,6 +115,7 @@ def _at_home(cfg: DictConfig) -> DictConfig:
 
 def _add_resolvers() -> None:
     OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
+    OmegaConf.register_new_resolver("zoo.mode", direction, replace=True)
     OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
     OmegaConf.register_new_resolver("zoo.offline", lambda mode: mode in ("offline", "dryrun"), replace=True)  # of WANDB_MODE
     OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)

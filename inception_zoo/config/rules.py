@@ -3,6 +3,7 @@
 `Choices` checks the keys of a network, `check` combinations of keys.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -71,6 +72,11 @@ def one_of(*valid: Any) -> Rule:
     return Rule(words, lambda value: not isinstance(value, bool | float | list | dict) and value in valid, names)
 
 
+def is_operating_point(value: Any) -> bool:
+    """Return True for the name of a threshold, see `inception_zoo.training.operating_points.threshold`."""
+    return isinstance(value, str) and bool(re.fullmatch(r"youden|f1|(sensitivity|specificity)@(0?\.\d+|1(\.0*)?)", value))
+
+
 def list_of(rule: Rule, length: int | None = None, rising: bool = False) -> Rule:
     """Return the rule for a list whose items fit `rule`.
 
@@ -117,6 +123,10 @@ KEYS = {
     "seed": SEED,
     "label_smoothing": number(0, below=1),
     "aux_weight": number(0) | NULL,
+    "decision.calibrate": FLAG,
+    "decision.threshold": Rule("youden, f1, or such as sensitivity@0.95 or specificity@0.95", is_operating_point) | NULL,
+    "decision.positive": NAME | NULL,
+    "class_weight": one_of("balanced", "effective") | list_of(above(0)) | NULL,
     "lr_for_batch": COUNT | NULL,
     "decay_norm_and_bias": FLAG,
     "layer_decay": above(0, most=1),
@@ -190,6 +200,7 @@ IMAGE_DATA: Options = {
     "seed": SEED,
     "classes": list_of(whole(0)) | NULL,
     "per_class": COUNT | NULL,
+    "sampler": one_of("balanced") | NULL,
 }
 OPTIMIZER: Options = {
     "lr": number(0, 10**4),
@@ -212,17 +223,49 @@ USUAL = {
 NEEDED = (
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "precision", "max_epochs")),
     *("trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "trainer.log_every_n_steps"),
-    *(f"data.{key}" for key in IMAGE_DATA if key not in ("root", "classes", "per_class")),
+    *(f"data.{key}" for key in IMAGE_DATA if key not in ("root", "classes", "per_class", "sampler")),
     *KEYS,
 )
 # Logged metrics that a checkpoint can monitor. A custom metric is valid too, unless its name is similar to one of these.
-METRICS = (*(f"{phase}/{key}" for phase in ("train", "val") for key in ("loss", "top1", "top5")), "val/macro", "val/ece")
-EMBEDDING_METRICS = ("val/recall1", "val/recall5", "val/verification")  # with a metric-learning loss
-_KNOWN = (*METRICS, *EMBEDDING_METRICS)
+LOSSES = "inception_zoo.training.losses"
+KINDS = {"one": "one label for each image", "several": "several labels for each image", "embedding": "a metric-learning loss"}
+_LABELS = ("sensitivity", "specificity", "f1", "balanced_accuracy", "kappa", "brier", "auroc", "ap")
+OF_DECISIONS = tuple(f"val/{key}" for key in _LABELS)
+METRICS = {  # by the kind of the loss, see `kind_of`; the last one is the usual choice
+    "one": (
+        "train/loss",
+        "train/top1",
+        "train/top5",
+        "val/loss",
+        "val/top5",
+        "val/macro",
+        "val/ece",
+        *OF_DECISIONS,
+        "val/top1",
+    ),
+    "several": ("train/loss", "val/loss", "val/accuracy", "val/ece", *OF_DECISIONS),
+    "embedding": ("train/loss", "val/recall5", "val/verification", "val/recall1"),
+}
+KNOWN = tuple(dict.fromkeys(name for names in METRICS.values() for name in names))
+
+
+def direction(metric: str) -> str:
+    """Return `min` for a metric of which a lower value is better, otherwise `max`."""
+    return "min" if metric.rpartition("/")[2] in ("loss", "brier", "ece") else "max"
+
+
+def kind_of(loss: Mapping[str, Any] | None) -> str:
+    """Return what a loss trains: `one` label for each image, `several`, or an `embedding`."""
+    target = str(loss["_target_"]) if loss else f"{LOSSES}.CrossEntropy"
+    if not target.startswith(f"{LOSSES}."):
+        return "embedding"
+    return "one" if target.removeprefix(f"{LOSSES}.") in ("CrossEntropy", "Focal") else "several"
+
+
 METRIC = Rule(
     "a logged metric, such as val/top1",
-    lambda value: NAME.fits(value) and (value in _KNOWN or not nearest(value, _KNOWN, 0.8)),
-    _KNOWN,
+    lambda value: NAME.fits(value) and (value in KNOWN or not nearest(value, KNOWN, 0.8)),
+    KNOWN,
 )
 HYDRA = {
     **dict.fromkeys(("hydra.run.dir", "hydra.sweep.dir", "hydra.job.name"), NAME),

@@ -1,13 +1,14 @@
 """LightningDataModule that reads a source, holds out validation images, and divides batches exactly among processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import count, islice
+from itertools import islice
 from operator import call
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.utilities import suggested_max_num_workers
 from torch import Tensor
@@ -21,6 +22,7 @@ from inception_zoo.data.augmentation import Augmentation
 from inception_zoo.data.crops import check_crops, views
 from inception_zoo.data.division import Sizes, divide
 from inception_zoo.data.inspection import treat_bad
+from inception_zoo.data.labels import counts_of, strata
 from inception_zoo.data.own import load_source
 from inception_zoo.data.pixels import centre, normalize
 from inception_zoo.data.reading import Read
@@ -62,6 +64,8 @@ class ImageData(L.LightningDataModule):
         flip: probability of a mirror image, which the configs in `conf/augmentation` use; 0 if mirroring changes the class.
         augmentation: of training images. The default is none.
         on_bad_file: `error`, or `skip` to leave out image files that cannot be read.
+        sampler: `balanced` for epochs with as many images of each class, or of each label that is the rarest one of an image.
+            The default is each image once.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class ImageData(L.LightningDataModule):
         flip: float = 0.0,
         augmentation: Augmentation | None = None,
         on_bad_file: str = "error",
+        sampler: str | None = None,
     ) -> None:
         super().__init__()
         self.source, self.root, self.seed = source, root, seed
@@ -99,7 +104,7 @@ class ImageData(L.LightningDataModule):
         self.augmentation = augmentation or Augmentation()
         self.augmentation.interpolate(interpolation)
         check_crops(crops)
-        self.on_bad_file = on_bad_file
+        self.on_bad_file, self.sampler = on_bad_file, sampler
         self.folder: Path | None = None  # run folder, for the tables of splits and of bad files
         self.before: Path | None = None  # run folder of the checkpoint that is tested or resumed
         self.splits: dict[str, Split] = {}
@@ -121,6 +126,8 @@ class ImageData(L.LightningDataModule):
         train = self._few(splits["train"])
         if self.batch_size > len(train):
             raise too_large(self.batch_size, len(train), "training images")
+        if self.sampler == "balanced" and isinstance(train, Stream):
+            raise ZooError("data.sampler=balanced: a stream decides the order of its images; use class_weight=balanced")
         self.classes = data.classes or None
         self.splits = {name: self._resized(split) for name, split in {**splits, "train": train}.items()}
 
@@ -150,6 +157,8 @@ class ImageData(L.LightningDataModule):
             return split
         if not isinstance(split, Images | Files):
             raise ZooError(f"data.per_class={self.per_class}: images cannot be selected from a stream; remove data.per_class")
+        if split.labels.dim() == 2:
+            raise ZooError(f"data.per_class={self.per_class}: images have several labels; remove data.per_class")
         rows = [(split.labels == label).nonzero().flatten()[: self.per_class] for label in range(self.num_classes)]
         if short := [label for label, found in enumerate(rows) if len(found) < self.per_class]:
             raise ZooError(f"data.per_class={self.per_class}: class {short[0]} has only {len(rows[short[0]])} training images")
@@ -168,11 +177,33 @@ class ImageData(L.LightningDataModule):
         if isinstance(split, Stream):
             return split.loader(self.in_channels, self._training_view, size, self._workers, self.seed)
         dataset = split.dataset(self.in_channels, self._training_view, self.seed)
-        return DataLoader(dataset, size, sampler=self._order(*self._place), drop_last=True, **self._loading(split))
+        return DataLoader(dataset, size, sampler=self.order(*self._place), drop_last=True, **self._loading(split))
 
-    def _order(self, epoch: int, batch: int) -> Order:
+    def order(self, epoch: int, batch: int) -> Order:
+        """Return the order of this process's training images, from a batch of an epoch on; both count from 0."""
         size = self.batch_size // self._world_size
-        return Order(self.splits["train"], size, self._world_size, self._rank, self.seed, epoch, batch)
+        split = self.splits["train"]
+        classes = strata(split.labels) if self.sampler == "balanced" else None  # type: ignore[attr-defined] # not a stream
+        return Order(split, size, self._world_size, self._rank, self.seed, epoch, batch, classes)
+
+    @property
+    def several(self) -> bool:
+        """True if images have any number of labels."""
+        split = self.splits["train"]
+        return isinstance(split, Images | Files) and split.labels.dim() == 2
+
+    def counts(self) -> tuple[Tensor, int | None]:
+        """Return the number of training images with each label; and of all, if they have any number of labels."""
+        split = self.splits["train"]
+        if isinstance(split, Stream):
+            return torch.tensor(split.images_per_class), None
+        assert isinstance(split, Images | Files)
+        return counts_of(split.labels, self.num_classes), len(split) if self.several else None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes by label; their numbers, if they have no names."""
+        return self.classes or list(map(str, range(self.num_classes)))
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -191,7 +222,7 @@ class ImageData(L.LightningDataModule):
         split = self.splits["train"]
         if isinstance(split, Stream):
             return "unknown, because they are from a stream"
-        rows = [row % len(split) for row in islice(self._order(epoch, batch), self.batch_size // self._world_size)]
+        rows = [row % len(split) for row in islice(self.order(epoch, batch), self.batch_size // self._world_size)]
         if isinstance(split, Files):
             return ", ".join(self.source_of("train", row) for row in rows)
         return f"training images {', '.join(map(str, rows))}"
@@ -200,6 +231,11 @@ class ImageData(L.LightningDataModule):
         """Return the path of an image's file, or its number in the split."""
         split = self.splits[name]
         return str(split.root / str(split.paths[row])) if isinstance(split, Files) else str(row)
+
+    def groups_of(self, name: str, rows: np.ndarray) -> np.ndarray | None:
+        """Return the groups of images of a split, such as the patients; None if it has none."""
+        split = self.splits[name]
+        return split.groups[rows] if isinstance(split, Files) and split.groups is not None else None
 
     @property
     def _training_view(self) -> View:
@@ -237,39 +273,6 @@ class ImageData(L.LightningDataModule):
         seen = partial(_views_first, preprocessing=self.preprocessing, crops=crops)
         dataset = split.dataset(self.in_channels, self._training_view if training else seen, self.seed)
         return DataLoader(dataset, batch_sampler=rows, **self._loading(split))
-
-    def training_views(self, rows: Sequence[int], number: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield training images exactly as a training in one process on the CPU sees them, from its first epoch on.
-
-        An epoch does not use the images after its last whole batch. With a stream, LitData chooses those images and the order:
-        epochs are not left out here, and mixup and cutmix have other partners.
-
-        Args:
-            rows: row numbers in the training split.
-            number: of views of each image, each from another epoch.
-
-        Yields:
-            Row number and view, normalized float (C, S, S), in the order of the epochs.
-        """
-        split, size, left = self.splits["train"], self.batch_size, dict.fromkeys(rows, number)
-        places, chosen = [], []
-        for epoch in count():
-            order = list(self._order(epoch, 0))
-            for row in [row for row in rows if left[row]]:
-                batch, position = divmod(order.index(epoch * len(split) + row), size)
-                if batch == len(split) // size and not isinstance(split, Stream):
-                    continue
-                indices = order[batch * size : (batch + 1) * size]
-                if not split.in_memory:  # drawn by itself; mixup and cutmix take the image before it
-                    indices, position = [indices[position - 1], indices[position]], 1
-                left[row] -= 1
-                places.append((row, epoch, batch, position))
-                chosen.append(indices)
-            if not any(left.values()):
-                break
-        for (row, epoch, batch, position), loaded in zip(places, self.batches("train", chosen, training=True), strict=True):
-            seed_all(self.seed, self._rank, epoch, batch)  # as in `on_after_batch_transfer`
-            yield row, self.prepared(loaded, training=True, epoch=epoch)[0][position]
 
     def _loading(self, split: Split) -> dict[str, Any]:
         if split.in_memory:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inception_zoo.data.labels import counts_of, names_of, present, strata
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.source import Files, Images, Source, Split
 from inception_zoo.errors import ZooError, shown
@@ -50,7 +51,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
         return splits
     if not isinstance(train, Images | Files):
         raise ZooError(f"{data.name}: a stream has no {' or '.join(made)} split; add it to the image folder, and pack it again")
-    counts = train.labels.bincount().tolist()
+    classes_of = strata(train.labels)
+    counts = counts_of(train.labels).tolist()
     classes = data.classes or list(map(str, range(len(counts))))
     if few := [name for name, count in zip(classes, counts, strict=False) if min(made.values()) < 1 and 0 < count <= len(made)]:
         raise ZooError(f"data.split={shown(made)}: class '{few[0]}' has less than {1 + len(made)} images; add some")
@@ -62,13 +64,13 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
         if isinstance(train, Files) and train.groups is not None:
             rows = _grouped(train, rest, size if size < 1 else size / len(train), left, seed)
             parts |= {"train": rest[~torch.isin(rest, rows)], name: rows}
-            _check_left(train.labels[parts["train"]], classes, made)
         elif size < 1:
-            rows = _stratified(train, rest, size, left, seed)
+            rows = _stratified(train, classes_of, rest, size, left, seed)
             parts |= {"train": rest[~torch.isin(rest, rows)], name: rows}
         else:
             order = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
             parts |= {"train": order[int(size) :], name: order[: int(size)]}
+    _check_left(train, parts["train"], classes, made)
     made_of = f"{', '.join(f'{name} {len(parts[name]):,}' for name in made)} of {len(train):,} images"
     kinds = " and ".join(dict.fromkeys("stratified" if size < 1 else "random" for size in made.values()))
     kinds = "whole groups" if getattr(train, "groups", None) is not None else kinds
@@ -101,12 +103,12 @@ def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
     return made
 
 
-def _stratified(train: Images | Files, rest: Tensor, share: float, left: int, seed: int) -> Tensor:
+def _stratified(train: Images | Files, classes: Tensor, rest: Tensor, share: float, left: int, seed: int) -> Tensor:
     """Return the rows of a share of each class, at least one, and leave at least one for each of the `left` other splits."""
     names = train.paths[rest.numpy()] if isinstance(train, Files) else rest.numpy()
     ranks = [_rank(seed, class_name(str(name))) for name in names]
-    labels, counts = train.labels[rest].numpy(), np.bincount(train.labels[rest], minlength=int(train.labels.max()) + 1)
-    wanted = np.minimum((share * np.bincount(train.labels) + 0.5).astype(int).clip(1), counts - left)
+    labels, counts = classes[rest].numpy(), np.bincount(classes[rest], minlength=int(classes.max()) + 1)
+    wanted = np.minimum((share * np.bincount(classes) + 0.5).astype(int).clip(1), counts - left)
     order = np.lexsort((np.frombuffer(b"".join(ranks), ">u8"), labels))
     position = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
     return rest[np.sort(order[position < wanted[labels[order]]])]
@@ -120,9 +122,12 @@ def _grouped(train: Files, rest: Tensor, share: float, left: int, seed: int) -> 
     """
     assert train.groups is not None
     names, group_of = np.unique(train.groups[rest.numpy()], return_inverse=True)
-    labels, total = train.labels[rest].numpy(), train.labels.bincount().numpy()
+    labels, total = train.labels[rest].numpy(), counts_of(train.labels).numpy()
     counts = np.zeros((len(names), len(total) + 1))  # the last column is of all images
-    np.add.at(counts, (group_of, labels), 1 / total[labels])
+    if labels.ndim == 2:
+        np.add.at(counts[:, :-1], group_of, labels / total.clip(1))
+    else:
+        np.add.at(counts, (group_of, labels), 1 / total[labels])
     counts[:, -1] = np.bincount(group_of) / len(train)
     order = sorted(range(len(names)), key=lambda group: _rank(seed, str(names[group])))
     groups_with = (counts[:, :-1] > 0).sum(0)
@@ -142,12 +147,14 @@ def _grouped(train: Files, rest: Tensor, share: float, left: int, seed: int) -> 
     return rest[torch.from_numpy(taken[group_of])]
 
 
-def _check_left(labels: Tensor, classes: Sequence[str], made: Mapping[str, float]) -> None:
-    """Raise ZooError if a class has no training image left."""
-    if lost := next((name for label, name in enumerate(classes) if not (labels == label).any()), None):
-        raise ZooError(
-            f"data.split={shown(made)}: class '{lost}' would be held out whole, since groups are not divided; add groups"
-        )
+def _check_left(train: Images | Files, rows: Tensor, classes: Sequence[str], made: Mapping[str, float]) -> None:
+    """Raise ZooError if groups, or images with several labels, leave a class without a training image."""
+    grouped = getattr(train, "groups", None) is not None
+    if not grouped and train.labels.dim() == 1:
+        return
+    if lost := sorted(present(train.labels) - present(train.labels[rows])):
+        why, more = (", since groups are not divided", "groups") if grouped else ("", "images")
+        raise ZooError(f"data.split={shown(made)}: class '{classes[lost[0]]}' would be held out whole{why}; add {more}")
 
 
 def _rank(seed: int, name: str) -> bytes:
@@ -159,7 +166,8 @@ def _record(train: Files, classes: Sequence[str], parts: Mapping[str, Tensor], p
     if not (path or before):
         return
     split_of = {row: name for name, rows in parts.items() for row in rows.tolist()}
-    rows = [[str(train.paths[row]), classes[label], split_of[row]] for row, label in enumerate(train.labels.tolist())]
+    named = zip(train.paths, names_of(train.labels, classes), strict=True)
+    rows = [[str(path), name, split_of[row]] for row, (path, name) in enumerate(named)]
     header = HEADER
     if train.groups is not None:
         header, rows = [*HEADER, "group"], [[*row, str(group)] for row, group in zip(rows, train.groups, strict=True)]

@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 
 from inception_zoo.data.finding import Entry, described, entries, images_below, log_found
+from inception_zoo.data.labels import present
 from inception_zoo.data.layout import SPLITS, are_classes, check_names, class_folders, class_name, split_folders, splits_folder
 from inception_zoo.data.reading import fault
 from inception_zoo.data.source import Files, Source
@@ -157,9 +158,7 @@ def check_files(
             np.concatenate([states[split][good[split]] for split in files]).tofile(temporary)
     kept = {split: each[torch.from_numpy(good[split])] if bad else each for split, each in files.items()}
     lost = [
-        (name, label)
-        for name, split in files.items()
-        for label in sorted({*split.labels.tolist()} - {*kept[name].labels.tolist()})
+        (name, label) for name, split in files.items() for label in sorted(present(split.labels) - present(kept[name].labels))
     ]
     return kept, bad, lost
 

@@ -3,7 +3,7 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,24 +107,40 @@ def column_of(columns: Mapping[str, list[str]], place: str, name: str) -> list[s
     return columns[name]
 
 
-def why_uncounted(root: str | None, column: str) -> str:
-    """Return the error message for a table without a column of two classes or more."""
+def names_in(cell: str, separator: str | None) -> tuple[str, ...]:
+    """Return the class names in a cell of a table, each once; without a separator, the cell is one name."""
+    parts = [cell] if separator is None else [part.strip() for part in cell.split(separator)]
+    return tuple(dict.fromkeys(class_name(part) for part in parts if part))
+
+
+def why_uncounted(root: str | None, column: str | Sequence[str]) -> str:
+    """Return the error message for a table without a column of two classes or more, or without two columns of classes."""
     if not root:
         return "data.root=null: not set; set data.root=TABLE.csv"
+    if not isinstance(column, str):
+        return f"data.source.label={shown(list(column))}: list two columns or more, or name one without brackets"
     try:
-        names = set(column_of(columns_of(Path(root)), f"data.root={root}", column))
+        cells = column_of(columns_of(Path(root)), f"data.root={root}", column)
     except ZooError as error:
         return str(error)
-    return f"data.root={root}: the column '{column}' has one class only: {shown(names.pop())}"
+    return f"data.root={root}: the column '{column}' has one class only: {shown(next(filter(None, cells), ''))}"
 
 
-def count_classes(root: str | None, column: str = "") -> int:
-    """Return the number of classes of chunks, of class folders, or in the column of a table; 0 if there are none."""
+def count_classes(root: str | None, column: str | Sequence[str] = "", separator: str | None = None) -> int:
+    """Return the number of classes of chunks, of class folders, or of a table; 0 if there are none.
+
+    Args:
+        root: Folder, or table.
+        column: Of a table, or its columns, see `inception_zoo.data.table.table`.
+        separator: See there.
+    """
     if not root:
         return 0
+    if not isinstance(column, str):
+        return len(column)
     if column:
         with suppress(ZooError):
-            return len(set(map(class_name, columns_of(Path(root)).get(column, ()))))
+            return len({name for cell in columns_of(Path(root)).get(column, ()) for name in names_in(cell, separator)})
         return 0
     with suppress(ZooError):  # reported when the data are read
         if packed := read_json(Path(root, CLASSES), []):

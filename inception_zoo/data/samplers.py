@@ -3,7 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DistributedSampler, Sampler
+
+from inception_zoo.data.labels import balanced
+
+EPOCHS = 2**20  # more than any training has; the index of a repeated image is that of an epoch as many later
 
 
 class Order(DistributedSampler):
@@ -21,15 +27,33 @@ class Order(DistributedSampler):
         seed: of the order.
         epoch: the first epoch.
         begun: number of batches of the first epoch to skip.
+        classes: of the images, int64 (N,): an epoch draws as many images of each one; None: it has each image once.
     """
 
-    def __init__(self, split: Any, size: int, world_size: int, rank: int, seed: int, epoch: int, begun: int) -> None:
+    def __init__(
+        self,
+        split: Any,
+        size: int,
+        world_size: int,
+        rank: int,
+        seed: int,
+        epoch: int,
+        begun: int,
+        classes: Tensor | None = None,
+    ) -> None:
         super().__init__(split, world_size, rank, shuffle=True, seed=seed, drop_last=True)
-        self.images, self.first, self.done = len(split), epoch, begun * size
+        self.images, self.first, self.done, self.classes = len(split), epoch, begun * size, classes
         self.set_epoch(epoch)
 
+    def _rows(self) -> list[int]:
+        if self.classes is None:
+            return list(super().__iter__())
+        rows, repeats = balanced(self.classes, torch.Generator().manual_seed(self.seed + self.epoch))
+        indices = (rows + repeats * EPOCHS * self.images)[: self.total_size]  # a repeated image is augmented anew
+        return indices[self.rank :: self.num_replicas].tolist()
+
     def __iter__(self) -> Iterator[int]:
-        rows = list(super().__iter__())
+        rows = self._rows()
         return (self.epoch * self.images + row for row in rows[self.done if self.epoch == self.first else 0 :])
 
 

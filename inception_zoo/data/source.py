@@ -16,7 +16,7 @@ from inception_zoo.data.reading import MODES, Read, read_image
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.seeding import seed_all
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), or float (N, classes) after mixup and cutmix
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), or float (N, classes) if several, or mixed
 View = Callable[[Read], Tensor]  # reads an image, whole or in part → uint8 tensor to be stacked into a batch
 
 
@@ -45,7 +45,7 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """Images in memory, uint8 (N, C, H, W), and their labels, int64 (N,)."""
+    """Images in memory, uint8 (N, C, H, W), and their labels, int64 (N,), or float (N, classes) of 0 and 1."""
 
     images: Tensor
     labels: Tensor
@@ -77,7 +77,7 @@ class _Rows(Dataset):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, as paths (N,) relative to `root`, their labels, int64 (N,), and their groups (N,), if they have any.
+    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and their groups (N,), if they have any.
 
     Paths are numpy strings, because a million Python objects would be copied into each worker.
     """
@@ -117,7 +117,7 @@ def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
         items: pairs of a view, uint8 (…, C, H, W), and its label, int64 ().
 
     Returns:
-        Images uint8 (N, …, C, H, W) and labels int64 (N,).
+        Images uint8 (N, …, C, H, W) and labels int64 (N,), or float (N, classes).
     """
     images, labels = (list(each) for each in zip(*items, strict=True))
     if images[0].dim() < 3:  # the views are not images
@@ -177,6 +177,8 @@ class Source:
         new[list(labels)] = torch.arange(len(labels))
 
         def relabelled(split: Split) -> Split:
+            if isinstance(split, Images | Files) and split.labels.dim() == 2:
+                return replace(split, labels=split.labels[:, list(labels)])
             if isinstance(split, Images | Files):
                 kept = split[(new[split.labels] >= 0).nonzero().flatten()]
                 if not len(kept):
@@ -207,7 +209,7 @@ class Source:
             count = len(split.images if isinstance(split, Images) else split.paths)
             if count != len(split.labels):
                 raise ZooError(f"{self.name}: {count} {name} images, but {len(split.labels)} labels")
-            top = int(split.labels.max())
+            top = split.labels.shape[1] - 1 if split.labels.dim() == 2 else int(split.labels.max())
             if top >= num_classes:
                 raise ZooError(f"{has} labels up to {top}; set data.num_classes={top + 1}")
         channels = self.train.images.shape[1] if isinstance(self.train, Images) else getattr(self.train, "channels", None)

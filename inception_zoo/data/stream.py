@@ -74,7 +74,7 @@ def stream(root: str, cache: str | None = None) -> Source:
             raise ZooError(f"{root}/{name}/index.json: has other classes than {root}/train/index.json")
         if not root.startswith(STORES):
             _check_chunks(Path(root), name, index)
-    found = {name: Stream(f"{root}/{name}", sum(i["images_per_class"]), classes, cache) for name, i in indexes.items()}
+    found = {name: Stream(f"{root}/{name}", i["images_per_class"], classes, cache) for name, i in indexes.items()}
     return Source("stream", found["train"], found.get("test"), classes, found.get("val"))
 
 
@@ -83,13 +83,13 @@ class Stream:
     """The chunks of one split. In training, LitData shuffles them and distributes them among the processes."""
 
     root: str
-    size: int
+    images_per_class: list[int]
     classes: list[str]
     cache: str | None = None
     in_memory = False
 
     def __len__(self) -> int:
-        return self.size
+        return sum(self.images_per_class)
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
         """Return all images by index, the same in each process; see `Split.dataset`."""
@@ -123,8 +123,8 @@ class Stream:
 
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         world, rank = (torch.distributed.get_world_size(), torch.distributed.get_rank()) if distributed else (1, 0)
-        if batch_size * world > self.size:
-            raise too_large(batch_size * world, self.size, f"images of {self.root}")
+        if batch_size * world > len(self):
+            raise too_large(batch_size * world, len(self), f"images of {self.root}")
 
         def make(workers: int) -> StreamingDataLoader:
             decode = _Decode(self, channels, view, seed)

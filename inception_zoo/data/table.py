@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from inception_zoo.data.inspection import check_files, state_of
-from inception_zoo.data.layout import SPLITS, check_names, class_name, column_of, columns_of
+from inception_zoo.data.layout import SPLITS, check_names, class_name, column_of, columns_of, names_in
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, printable, shown
 from inception_zoo.system.ranks import is_first
 
 NAMED = 3  # number of rows to name in an error, and of classes in the log
+FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+Names = tuple[str, ...]  # of the classes of an image
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ log = logging.getLogger(__name__)
 def table(
     root: str,
     path: str = "path",
-    label: str = "label",
+    label: str | Sequence[str] = "label",
+    separator: str | None = None,
     split: str | None = None,
     group: str | None = None,
     images: str | None = None,
@@ -34,32 +37,32 @@ def table(
     Args:
         root: CSV file, with the names of its columns in the first row.
         path: column of the files' paths, relative to `images`.
-        label: column of the classes' names.
+        label: column of the classes' names. A list of columns: each is a class, and its cells are 1 for the images that have
+            this label, and 0 for the others.
+        separator: between several names in a cell of `label`, such as `|`; a cell without names is an image without labels.
+            None: one name in each cell.
         split: column of the splits: train, val (or valid, validation), test. None: the column `split`, if there is one;
             otherwise `ImageData` makes the splits.
         group: column of what may not be divided between splits, such as the patient. None: the column `group`, if there is one.
         images: folder of the images. None: the folder of the table.
 
     Returns:
-        The data set, whose splits are of the class `Files`. Labels are in the order of the sorted names.
+        The data set, whose splits are of the class `Files`. Labels are in the order of the sorted names, or of the columns.
+        With a list of columns, or with a separator, images have any number of labels.
 
     Raises:
         ZooError: the table, or a row of it, is invalid; the message names the rows.
     """
     place, folder = f"data.root={root}", Path(images or Path(root).parent)
     columns = columns_of(Path(root))
-    used = {"path": path, "label": label}
-    used |= {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
+    used = {"path": path} | {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
     cells = {key: column_of(columns, place, name) for key, name in used.items()}
+    used |= {f"label {name}": name for name in ([label] if isinstance(label, str) else label)}
     _check_unused(place, columns, used)
-    for key, name in used.items():
-        _refuse(place, f"an empty cell in '{name}'", cells[key], [not cell for cell in cells[key]])
-        _refuse(
-            place, f"a space at the start or the end in '{name}'", cells[key], [cell != cell.strip() for cell in cells[key]]
-        )
+    for key, each in cells.items():
+        _check_cells(place, used[key], each)
     _check_paths(place, folder, path, cells["path"])
-    names = [class_name(cell) for cell in cells["label"]]
-    classes = sorted(set(names))
+    classes, names = _labels(place, columns, label, separator)
     check_names(place, classes)
     parts = ["train"] * len(names)
     if "split" in cells:
@@ -71,23 +74,61 @@ def table(
     _check_leaks(place, groups or [], parts)
     _check_classes(place, names, parts, classes)
     if is_first():
-        log.info("%s", printable(f"{place}: {_described(columns, used, names)}"))
-    rows = sorted(range(len(names)), key=lambda row: (names[row], cells["path"][row].split("/")))
-    number_of = {name: number for number, name in enumerate(classes)}
+        log.info("%s", printable(f"{place}: {_described(columns, used, names, classes)}"))
+    several = separator is not None or not isinstance(label, str)
+    rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
     files, states = {}, {}
     for part in SPLITS:
         if chosen := [row for row in rows if parts[row] == part]:
             paths = [cells["path"][row] for row in chosen]
-            labels = torch.tensor([number_of[names[row]] for row in chosen])
             of_groups = np.array([groups[row] for row in chosen]) if groups else None
+            labels = _tensor([names[row] for row in chosen], classes, several)
             files[part] = Files(folder, np.array(paths), labels, groups=of_groups)
             states[part] = np.frombuffer(b"".join(state_of(part, each, folder / each) for each in paths), np.uint64)
     kept, bad, lost = check_files(Path(root), files, states)
     return Source("table", kept["train"], kept.get("test"), classes, kept.get("val"), bad, lost)
 
 
+def _labels(
+    place: str, columns: Mapping[str, list[str]], label: str | Sequence[str], separator: str | None
+) -> tuple[list[str], list[Names]]:
+    """Return the class names in the order of the labels, and those of each image."""
+    if isinstance(label, str):
+        cells = column_of(columns, place, label)
+        if separator is None:
+            _check_cells(place, label, cells)
+        names = [names_in(cell, separator) for cell in cells]
+        return sorted({name for row in names for name in row}), names
+    if separator is not None:
+        raise ZooError(f"data.source.separator={separator}: each column is a class; remove it, or name one column")
+    if len(set(label)) < len(label):
+        raise ZooError(f"data.source.label={shown(list(label))}: name each column once")
+    flags = [column_of(columns, place, name) for name in label]
+    for name, cells in zip(label, flags, strict=True):
+        _refuse(place, f"not 0 or 1 in '{name}'", cells, [cell.casefold() not in FLAGS for cell in cells])
+    classes = list(map(class_name, label))
+    rows = zip(*flags, strict=True)
+    return classes, [tuple(name for name, cell in zip(classes, row, strict=True) if FLAGS[cell.casefold()]) for row in rows]
+
+
+def _tensor(names: Sequence[Names], classes: Sequence[str], several: bool) -> torch.Tensor:
+    """Return the labels, int64 (N,), or float (N, classes) if there can be several."""
+    number_of = {name: number for number, name in enumerate(classes)}
+    if not several:
+        return torch.tensor([number_of[name] for (name,) in names])
+    labels = torch.zeros(len(names), len(classes))
+    for row, each in enumerate(names):
+        labels[row, [number_of[name] for name in each]] = 1
+    return labels
+
+
+def _check_cells(place: str, name: str, cells: Sequence[str]) -> None:
+    _refuse(place, f"an empty cell in '{name}'", cells, [not cell for cell in cells])
+    _refuse(place, f"a space at the start or the end in '{name}'", cells, [cell != cell.strip() for cell in cells])
+
+
 def _check_unused(place: str, columns: Mapping[str, Sequence[str]], used: Mapping[str, str]) -> None:
-    if used["path"] == used["label"]:
+    if f"label {used['path']}" in used:
         raise ZooError(f"{place}: '{used['path']}' is the column of the paths and of the classes; set data.source.label=NAME")
     for key in ("split", "group"):
         if key not in used and (alike := next((name for name in columns if name.strip().casefold() == key), None)):
@@ -121,8 +162,10 @@ def _check_leaks(place: str, groups: Sequence[str], parts: Sequence[str]) -> Non
             raise ZooError(f"{place}: group '{group}' is in {both}; put all of its images into one split")
 
 
-def _check_classes(place: str, names: Sequence[str], parts: Sequence[str], classes: Sequence[str]) -> None:
-    known = {part: {name for name, each in zip(names, parts, strict=True) if each == part} for part in set(parts)}
+def _check_classes(place: str, names: Sequence[Names], parts: Sequence[str], classes: Sequence[str]) -> None:
+    known = {
+        part: {name for row, each in zip(names, parts, strict=True) if each == part for name in row} for part in set(parts)
+    }
     if missing := [name for name in classes if name not in known.get("train", ())]:
         raise ZooError(f"{place}: train has no images of class '{missing[0]}', which another split has")
     if not is_first():
@@ -135,11 +178,14 @@ def _check_classes(place: str, names: Sequence[str], parts: Sequence[str], class
         log.warning("%s", printable(f"{place}: '{alike}' and '{alike.casefold()}' are two classes"))
 
 
-def _described(columns: Mapping[str, Sequence[str]], used: Mapping[str, str], names: Sequence[str]) -> str:
+def _described(
+    columns: Mapping[str, Sequence[str]], used: Mapping[str, str], names: Sequence[Names], classes: Sequence[str]
+) -> str:
     """Return the columns, and the classes with their numbers of images."""
     others = ", ".join(name for name in columns if name not in used.values()) or "none"
-    counts = Counter(names)
-    listed = ", ".join(f"{name} {counts[name]:,}" for name in sorted(counts)[: 3 * NAMED]) + (
-        ", …" if len(counts) > 3 * NAMED else ""
+    counts = Counter(name for row in names for name in row)
+    listed = ", ".join(f"{name} {counts[name]:,}" for name in classes[: 3 * NAMED]) + (
+        ", …" if len(classes) > 3 * NAMED else ""
     )
-    return f"columns {', '.join(used.values())}; not used: {others}; {len(counts)} classes: {listed}"
+    without = f"; {names.count(()):,} images without labels" if () in names else ""
+    return f"columns {', '.join(used.values())}; not used: {others}; {len(classes)} classes: {listed}{without}"

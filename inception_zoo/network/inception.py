@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inception_zoo.architecture.choices import ALIKE, MEMORY
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.errors import ZooError, check_whole, did_you_mean
@@ -32,7 +33,7 @@ class Inception(nn.Module):
     """A network of the zoo: images (N, in_channels, H, W) → logits (N, classes).
 
     Each block is an attribute with the name of its endpoint, such as ``model.mixed_6e``. `preprocessing`, `classes` (names in
-    the order of the labels) and `provenance` are set when weights are loaded or trained.
+    the order of the labels), `provenance` and `decision` are set when weights are loaded or trained.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -41,6 +42,7 @@ class Inception(nn.Module):
         self.preprocessing: Preprocessing | None = None
         self.classes: list[str] | None = None
         self.provenance: Provenance | None = None
+        self.decision = Decision()
         self.memory = "plain"
         self.frozen: list[str] = []  # the first endpoints, in order
         for block in plan.blocks:
@@ -156,7 +158,7 @@ class Inception(nn.Module):
         check_whole(f"{self.plan.net.name}: num_classes", num_classes, at_least=0)
         if global_pool not in ("avg", None):
             raise ZooError(f"{self.plan.net.name}: global_pool={global_pool} is not supported; leave it out: it is avg")
-        self.plan, self.classes = replace(self.plan, num_classes=num_classes), None
+        self.plan, self.classes, self.decision = replace(self.plan, num_classes=num_classes), None, Decision()
         if self.provenance:
             notes = [*self.provenance.notes, f"classifier re-initialized for {num_classes} classes"]
             self.provenance = replace(self.provenance, accuracy=None, notes=notes)

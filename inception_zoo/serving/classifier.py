@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.preprocessing import NOTHING_STATED, Preprocessing, Stated
 from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.models import load_model
@@ -32,6 +33,12 @@ class Classifier:
     channels: int
     preprocessing: Preprocessing
     model: Inception | None  # None for ONNX
+    decision: Decision = field(default_factory=Decision)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return the calibrated probabilities (N, classes), float32, of normalized images (N, C, S, S)."""
+        scaled = self.logits(images).float() / self.decision.temperature
+        return scaled.sigmoid() if self.decision.several else scaled.softmax(1)
 
     def network(self) -> Inception:
         """Return the network, for its feature maps.
@@ -58,7 +65,7 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated = NOTH
     path = Path(path)
     if path.suffix == ".onnx":
         card, logits, fixed = _open_onnx(path)
-        model, size = None, fixed or 0
+        model, size, decision = None, fixed or 0, card.decision
         classes, channels, known = card.classes, card.model["in_channels"], card.preprocessing
         labels = card.model["num_classes"]
         if (stated.ema, stated.transform_input) != (None, None):
@@ -68,14 +75,14 @@ def open_classifier(path: str | Path, trust: bool = False, stated: Stated = NOTH
     else:
         model = load_model(path, None, trust, stated.ema, stated.transform_input)
         logits, classes, channels, known = _evaluated(model), model.classes, model.plan.in_channels, model.preprocessing
-        labels, size = model.plan.num_classes, model.plan.net.image_size
+        labels, size, decision = model.plan.num_classes, model.plan.net.image_size, model.decision
     known = stated.over(known, size, path, model is not None and normalizes_again(model, path))
     if model:
         model.plan.shapes(known.image_size)  # raises ZooError with the name of the endpoint if the images are too small
     if len(known.mean) != channels:
         raise ZooError(f"{path} reads {channels} channels, but the mean {list(known.mean)} has {len(known.mean)} values")
     names = list(classes) if classes else [str(label) for label in range(labels)]
-    return Classifier(path, logits, names, channels, known, model)
+    return Classifier(path, logits, names, channels, known, model, decision)
 
 
 def _evaluated(model: Inception) -> Callable[[Tensor], Tensor]:

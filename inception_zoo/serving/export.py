@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def export_onnx(model: Inception, path: str | Path, fold: bool = True) -> float:
         assert program is not None
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # they hold stack traces with paths of this machine
-        program.model.metadata_props[METADATA] = card_of(model).text()
+        program.model.metadata_props[METADATA] = card_of(served).text()
         program.save(temporary, external_data=False)
         onnx.checker.check_model(temporary, full_check=True)
         session = open_onnx(temporary)
@@ -118,17 +119,20 @@ def export_program(model: Inception, path: str | Path, fold: bool = True) -> flo
     served, sample = _served(model, path, fold)
     with whole_file(path) as temporary, silence():
         program = torch.export.export(served, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, temporary, extra_files={EXTRA_FILE: card_of(model).text()})
+        torch.export.save(program, temporary, extra_files={EXTRA_FILE: card_of(served).text()})
         return _checked(served, torch.export.load(temporary).module(), path)
 
 
 def _served(model: Inception, path: Path, fold: bool) -> tuple[Inception, Tensor]:
-    """Return a copy of `model` without auxiliary heads, and two sample images: torch would make a batch of one a constant."""
+    """Return a copy of `model` without auxiliary heads and temperature, and two sample images: one would become constant."""
     if model.preprocessing is None:
         raise ZooError(f"{path}: the network's preprocessing is unknown; set mean, std and image size")
     served = folding.fold(model) if fold else deepcopy(model).eval()
     served.to(memory_format=torch.contiguous_format)
     served.aux = nn.ModuleDict()
+    if (temperature := model.decision.temperature) != 1:  # other programs than ours read the logits, too
+        served.fc.load_state_dict({key: value / temperature for key, value in served.fc.state_dict().items()})
+        served.decision = replace(model.decision, temperature=1.0)
     served.requires_grad_(False)
     size = model.preprocessing.image_size
     served.plan.shapes(size)

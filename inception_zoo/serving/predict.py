@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +13,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.data.crops import views
 from inception_zoo.data.pixels import normalize, prepare
 from inception_zoo.data.reading import read_image
@@ -31,13 +32,25 @@ class Prediction:
     path: Path
     probabilities: Tensor | None = None  # (classes,)
     error: str | None = None
+    decision: Decision = field(default_factory=Decision)
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """Return the `count` most probable labels with their probabilities, in descending order."""
+        """Return the `count` best labels with their probabilities, in descending order.
+
+        The best label is the most probable one, or with thresholds the one with the largest ratio to its threshold.
+        """
         assert self.probabilities is not None
+        values, thresholds = self.probabilities, self.decision.thresholds
+        if thresholds and not self.decision.several:
+            values = values / torch.tensor(thresholds)
         # Among equal values, which int8 often gives, a stable sort puts the smallest label first, as argmax does.
-        values, labels = self.probabilities.sort(descending=True, stable=True)
-        return list(zip(labels[:count].tolist(), values[:count].tolist(), strict=True))
+        labels = values.sort(descending=True, stable=True).indices[:count]
+        return list(zip(labels.tolist(), self.probabilities[labels].tolist(), strict=True))
+
+    def labels(self) -> list[int]:
+        """Return the labels whose probabilities reach their thresholds, for images with several labels."""
+        assert self.probabilities is not None
+        return (self.probabilities >= torch.tensor(self.decision.thresholds or 0.5)).nonzero().flatten().tolist()
 
 
 def predict(
@@ -57,10 +70,11 @@ def predict(
         found: Iterator[Tensor] = iter(())
         if sizes:
             stack = torch.cat([seen for seen in read if isinstance(seen, Tensor)])
-            probabilities = torch.cat([classifier.logits(part).float().softmax(1) for part in stack.split(batch_size)])
+            probabilities = torch.cat([classifier.probabilities(part) for part in stack.split(batch_size)])
             found = iter(torch.stack([seen.mean(0) for seen in probabilities.split(sizes)]))
         for path, seen in zip(chunk, read, strict=True):
-            yield Prediction(path, next(found)) if isinstance(seen, Tensor) else Prediction(path, error=seen)
+            known = isinstance(seen, Tensor)
+            yield Prediction(path, next(found), None, classifier.decision) if known else Prediction(path, error=str(seen))
 
 
 def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor | str:
@@ -71,36 +85,47 @@ def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor
         return str(error)
 
 
-def write_csv(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
-    """Write the `top` classes of each image as a CSV row."""
+def write_csv(predictions: Iterator[Prediction], classifier: Classifier, top: int, file: IO[str]) -> None:
+    """Write the `top` classes of each image as a CSV row; with several labels, first those that the image has."""
+    classes = classifier.classes
     top = min(top, len(classes))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "label", "probability")]
-    header = ["file", "class", "label", "probability", *more]
+    header = ["file", *(["labels"] if classifier.decision.several else []), "class", "label", "probability", *more]
 
     def cells(prediction: Prediction) -> list[Any]:
-        return [cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}")]
+        names = ["; ".join(classes[label] for label in prediction.labels())] if classifier.decision.several else []
+        return [*names, *(cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}"))]
 
     write_rows(file, header, ([each.path, *cells(each)] for each in predictions), lineterminator="\n")
 
 
-def write_jsonl(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
-    """Write the `top` classes of each image as a line of JSON."""
+def write_jsonl(predictions: Iterator[Prediction], classifier: Classifier, top: int, file: IO[str]) -> None:
+    """Write the `top` classes of each image as a line of JSON; with several labels, also those that the image has."""
+    classes = classifier.classes
     for prediction in predictions:
         ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
-        file.write(json.dumps({"file": str(prediction.path), **ranked[0], "top": ranked}) + "\n")
+        names = {"labels": [classes[label] for label in prediction.labels()]} if classifier.decision.several else {}
+        file.write(json.dumps({"file": str(prediction.path), **names, **ranked[0], "top": ranked}) + "\n")
 
 
-def write_table(predictions: Iterator[Prediction], classes: Sequence[str], top: int, file: IO[str]) -> None:
-    """Write the `top` classes of each image as a table for the terminal."""
+def write_table(predictions: Iterator[Prediction], classifier: Classifier, top: int, file: IO[str]) -> None:
+    """Write the `top` classes of each image as a table for the terminal; with several labels, those of the image first."""
+    classes, several = classifier.classes, classifier.decision.several
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
-    table.add_column("class", no_wrap=True)
-    table.add_column("probability", justify="right", no_wrap=True)
-    table.add_column("runners-up", overflow="fold")
+    table.add_column("labels" if several else "class", no_wrap=not several, overflow="fold")
+    if not several:
+        table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("probabilities" if several else "runners-up", overflow="fold")
     for prediction in predictions:
-        (label, probability), *others = prediction.top(top)
-        runners_up = ", ".join(f"{classes[other]} {p:.3f}" for other, p in others)
-        table.add_row(str(prediction.path), classes[label], f"{probability:.3f}", runners_up)
+        ranked = prediction.top(top)
+        listed = [f"{classes[other]} {p:.3f}" for other, p in ranked]
+        if several:
+            names = ", ".join(classes[label] for label in prediction.labels()) or "–"
+            table.add_row(str(prediction.path), names, ", ".join(listed))
+        else:
+            (label, probability), *_ = ranked
+            table.add_row(str(prediction.path), classes[label], f"{probability:.3f}", ", ".join(listed[1:]))
     console(100, file=file).print(table)
 
 
@@ -172,10 +197,10 @@ def report(
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
         file = sys.stdout if layout == "table" else data_output()
-        WRITERS[layout](good(predictions), classifier.classes, top, file)
+        WRITERS[layout](good(predictions), classifier, top, file)
     else:
         with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            WRITERS[layout](good(predictions), classifier.classes, top, file)
+            WRITERS[layout](good(predictions), classifier, top, file)
     return skipped
 
 

@@ -31,7 +31,6 @@ from inception_zoo.serving.images import find_images
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.weights.files import METADATA, load_pickle, resolve
-from inception_zoo.weights.saving import card_of
 
 BATCH = 32
 # Mul and Pow, which norm=lrn and residual scales use, stay in fp32.
@@ -137,6 +136,8 @@ def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
     Raises:
         ZooError: the folder does not exist or has no image, or a subfolder is not named after a class.
     """
+    if model.decision.several:
+        raise ZooError(f"--images {folder}: images have several labels, not one subfolder each; leave it out")
     classes = [class_name(name) for name in model.classes or map(str, range(model.plan.num_classes))]
     paths = find_images([str(folder)])
     names = [class_name(path.relative_to(folder).parts[0]) for path in paths]
@@ -183,7 +184,7 @@ def export_int8(model: Inception, path: str | Path, samples: Samples) -> Quantiz
         fp32 = Path(folder) / "fp32.onnx"
         difference = export_onnx(model, fp32)
         quantize(fp32, temporary, samples.calibration())
-        _set_card(temporary, card_of(model).text())
+        _set_card(temporary, str(open_onnx(fp32).get_modelmeta().custom_metadata_map[METADATA]))
         files = {"fp32": fp32, "int8": temporary}
         accuracy = {name: measure_accuracy(file, samples.test()) for name, file in files.items()}
         images = next(samples.test())[0]
@@ -235,16 +236,17 @@ def _set_card(path: Path, card: str) -> None:
 
 
 def measure_accuracy(path: Path, batches: Iterator[Batch]) -> float:
-    """Return the accuracy of an ONNX file, from 0 to 1.
+    """Return the accuracy of an ONNX file, from 0 to 1; with several labels, the share of correct answers per label.
 
     Args:
         path: the file.
-        batches: normalized images (N, C, S, S) with labels (N,).
+        batches: normalized images (N, C, S, S) with labels (N,), or (N, classes) of 0 and 1.
     """
     session, right, count = open_onnx(path), 0, 0
     for images, labels in batches:
-        right += int((run_onnx(session, images).argmax(1) == labels).sum())
-        count += len(labels)
+        logits = run_onnx(session, images)
+        right += int((logits.argmax(1) == labels if labels.dim() == 1 else (logits > 0) == (labels > 0)).sum())
+        count += labels.numel()
     return right / count
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 from torchvision.utils import make_grid
 
+from inception_zoo.data.labels import names_of
 from inception_zoo.data.pixels import as_pictures
 from inception_zoo.describe.drawing import network_figure
 from inception_zoo.tracking.service import STEP, log_content, warned
@@ -76,7 +77,8 @@ def _sheet(model: Any, images: Any, labels: Any) -> "wandb.Image":
     pixels = as_pictures(images, model.preprocessing)
     planes = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     grid = make_grid(planes, nrow=8, pad_value=255).permute(1, 2, 0)
-    labels = labels if labels.dim() == 1 else labels.argmax(1)
-    names = [model.classes[label] if model.classes else str(label) for label in labels.tolist()]
+    if labels.dim() == 2 and not model.decision.several:
+        labels = labels.argmax(1)
+    names = names_of(labels, model.classes or list(map(str, range(model.plan.num_classes))))
     kind = "png" if images.shape[-1] <= 96 else "jpg"
     return wandb.Image(Image.fromarray(grid.numpy()), caption=", ".join(names), file_type=kind)

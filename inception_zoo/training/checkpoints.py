@@ -23,7 +23,7 @@ from inception_zoo.weights.sources import is_name
 
 log = logging.getLogger(__name__)
 # keys without an effect on training
-DIVIDING = [f"data.source.{key}" for key in ("path", "label", "split", "group")]  # of a table
+DIVIDING = [f"data.source.{key}" for key in ("path", "label", "separator", "split", "group")]  # of a table
 FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
 # options of the network without an effect on a test
 UNTESTED = ("weights", "adapt", "init", "freeze", "dropout", "drop_path", "memory", "compile", "num_classes", "in_channels")
@@ -167,7 +167,7 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
     """Raise ZooError for the first key whose value differs from the checkpoint's and would change the training."""
     network = (f"model.{key}" for key in config["model"] if key != "compile")
     steps = ("accumulate_grad_batches", "gradient_clip_val", "sync_batchnorm", "limit_train_batches", "precision")
-    losses = ("loss", "label_smoothing", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
+    losses = ("loss", "label_smoothing", "class_weight", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
     groups = ("data", "augmentation", "optimizer", "scheduler")
     chosen = (f"{group}.{key}" for group in groups for key in config[group])
     keys = ["seed", *losses, *network, *chosen, *(f"trainer.{key}" for key in steps), "callbacks.ema"]

@@ -34,7 +34,8 @@ from inception_zoo.tracking.callback import Tracking
 from inception_zoo.tracking.wandb_logger import identity
 from inception_zoo.training.atomic_checkpoints import AtomicCheckpointIO
 from inception_zoo.training.best_checkpoint import BestCheckpoint
-from inception_zoo.training.metrics import EXACT, Evaluation
+from inception_zoo.training.losses import CrossEntropy, LogitLoss
+from inception_zoo.training.metrics import EXACT, Evaluation, SeveralLabels
 from inception_zoo.training.optimizers import scaled_rate
 from inception_zoo.training.processes import JobLauncher
 from inception_zoo.training.schedules import OURS, scheduled
@@ -108,6 +109,18 @@ def build_optimizer(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[partial
     return optimizer, scheduler
 
 
+def build_logit_loss(node: Mapping[str, Any] | None) -> LogitLoss | None:
+    """Build a loss of logits; return None if the config names a loss of embeddings.
+
+    Args:
+        node: the config node `loss`; None: the cross entropy.
+    """
+    if node is None:
+        return CrossEntropy()
+    kind: Any = imported(node["_target_"])
+    return build("loss", node) if inspect.isclass(kind) and issubclass(kind, LogitLoss) else None
+
+
 def build_loss(node: Mapping[str, Any], plan: Plan, classes: int) -> torch.nn.Module:
     """Build a metric-learning loss.
 
@@ -136,24 +149,27 @@ def build_loss(node: Mapping[str, Any], plan: Plan, classes: int) -> torch.nn.Mo
     return loss
 
 
-def build_metrics(config: Mapping[str, Any], classes: int) -> dict[str, Metric]:
+def build_metrics(config: Mapping[str, Any], classes: int, several: bool = False) -> dict[str, Metric]:
     """Build the user's metrics by name, and test each on two images.
 
     Args:
         config: the final config as plain containers.
         classes: number of classes of the network.
+        several: images have several labels.
 
     Raises:
-        ZooError: a name is taken, or a metric does not give a number for probabilities (N, classes) and labels (N,).
+        ZooError: a name is taken, or a metric does not give a number for probabilities (N, classes) and labels (N,), or
+            (N, classes) if there are several.
     """
     found = {name: build(f"metrics.{name}", node) for name, node in config["metrics"].items()}
-    known, labels = Evaluation(classes, tables=False).metrics, torch.arange(2)
+    evaluation = (SeveralLabels if several else Evaluation)(classes, tables=False)
+    known, rows = {*evaluation.metrics, *evaluation.logged}, torch.eye(classes, dtype=EXACT)[:2]
     for name, metric in found.items():
         if name in known:
             raise ZooError(f"metrics.{name}: the evaluation already has {name}; choose another name")
         try:
             trial = metric.clone()
-            trial.update(torch.eye(classes, dtype=EXACT)[labels], labels)
+            trial.update(rows, rows.long() if several else torch.arange(2))
             float(trial.compute())
         except Exception as error:  # the user's code may raise anything
             raise ZooError(f"metrics.{name}: {one_line(error)}; it must be a torchmetrics Metric with a number") from error

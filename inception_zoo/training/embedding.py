@@ -29,7 +29,7 @@ class Embeddings(Metric):
     """
 
     full_state_update = False
-    tables = None  # see `Evaluation`
+    tables = scores = None  # see `Evaluation`
     images: list[Tensor]
     labels: list[Tensor]
     embeddings: list[Tensor]

@@ -1,16 +1,12 @@
 """One job: composed config → components → fit → test → results."""
 
 import logging
-import os
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -18,17 +14,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.architecture.cost import Cost, plan_cost
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.data import ImageData
 from inception_zoo.data.division import has_made_test
+from inception_zoo.errors import ZooError
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_code, ending, read_results
+from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_code, read_results
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
-from inception_zoo.system.ranks import agreed, is_first, local_rank, meet_anew
+from inception_zoo.system.ranks import agreed, is_first, local_rank
 from inception_zoo.system.records import save_redacted
-from inception_zoo.tracking.service import close
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
@@ -36,11 +33,12 @@ from inception_zoo.training.checkpoints import card_of, check_classes, check_fit
 from inception_zoo.training.embedding import Embedder
 from inception_zoo.training.last_checkpoint import LastCheckpoint
 from inception_zoo.training.machines import MINUTES, meeting
-from inception_zoo.training.metrics import ROW
 from inception_zoo.training.module import Classifier
-from inception_zoo.training.processes import SameConfig, end_ranks
+from inception_zoo.training.operating_points import chooser
+from inception_zoo.training.processes import SameConfig
 from inception_zoo.training.summary import print_summary
-from inception_zoo.training.tables import write_tables
+from inception_zoo.training.surroundings import leaving_nothing_behind, quiet_libraries
+from inception_zoo.training.tables import write_test
 from inception_zoo.training.trainer_errors import check_limits, check_monitors, naming_the_key
 from inception_zoo.weights.files import load_pickle
 from inception_zoo.weights.saving import save_model
@@ -79,7 +77,7 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
     Raises:
         Pruned: the hyperparameter search stopped this job.
     """
-    _quiet_libraries()
+    quiet_libraries()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with leaving_nothing_behind():
         if position := progress(folder):
@@ -170,11 +168,14 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     optimizer = components.build_optimizer(cfg, config)
     choices = cfg.layer_decay, cfg.aux_weight, cfg.decay_norm_and_bias
     parts = model, *optimizer, cfg.label_smoothing, redacted(config), *choices
-    if cfg.loss:
-        loss = components.build_loss(config["loss"], model.plan, cfg.data.num_classes) if cfg.task == "fit" else None
-        module: Classifier = Embedder(loss, *parts)
+    if logit_loss := components.build_logit_loss(config["loss"]):
+        metrics = components.build_metrics(config, model.plan.num_classes, logit_loss.several)
+        weighing = {key: config[key] for key in ("class_weight", "decision")}
+        module = Classifier(*parts, metrics=metrics, loss=logit_loss, **weighing)
+        model.decision = decision_for(logit_loss.several, (card or model).decision if cfg.task == "test" else None)
     else:
-        module = Classifier(*parts, metrics=components.build_metrics(config, model.plan.num_classes))
+        loss = components.build_loss(config["loss"], model.plan, cfg.data.num_classes) if cfg.task == "fit" else None
+        module = Embedder(loss, *parts)
     pruning = components.pruner(cfg, folder)
     trainer = components.build_trainer(cfg, folder, [SameConfig(config, results), RunTime(results), *pruning], results)
     check_monitors(config)
@@ -184,12 +185,30 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes, earlier)
 
 
+def decision_for(several: bool, saved: Decision | None) -> Decision:
+    """Return how the network decides.
+
+    Args:
+        several: the loss is for several labels for each image.
+        saved: of the weights that are tested; None for a training.
+
+    Raises:
+        ZooError: the weights were trained for the other kind of labels.
+    """
+    if saved and saved.several != several:
+        was, use = ("several labels", "loss=bce") if saved.several else ("one label", "loss=null")
+        raise ZooError(f"loss: the weights were trained for {was} for each image; set {use}, and data of this kind")
+    return saved or Decision(several)
+
+
 def read_data(job: Job) -> None:
     """Read and check the data source, and write the final config to the run folder."""
     model, data, weights = job.model, job.data, job.config["model"].get("weights")
     if local_rank() == 0:  # the other ranks read the data later, after a possible download
         data.prepare_data()
         data.trainer = job.trainer
+        _check_labels(job)
+        chooser(job.config["decision"], data.class_names)
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
         published = is_name(str(weights)) and not is_hub(str(weights))
@@ -201,6 +220,14 @@ def read_data(job: Job) -> None:
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():
         save_redacted(job.config, hydra_folder / "resolved.yaml")
     data.check_batch(job.trainer.world_size)
+
+
+def _check_labels(job: Job) -> None:
+    """Raise ZooError if the loss is for one label for each image and the data has several, or the reverse."""
+    several = not isinstance(job.module, Embedder) and job.module.criterion.several
+    if job.data.several != several:
+        has, use = ("any number of labels", "loss=bce") if job.data.several else ("one label", "loss=null")
+        raise ZooError(f"data: each image has {has}; set {use}, or data of the other kind")
 
 
 def fit(job: Job) -> None:
@@ -253,6 +280,8 @@ def test(job: Job) -> dict[str, Any] | None:
         folder, path = job.folder.resolve(), job.ckpt.resolve()
         job.results["tested"] = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
         checkpoint = load_pickle(job.ckpt)
+        if card := card_of(job.ckpt):
+            job.model.decision = card.decision  # of these weights, not of the last epoch's
         if raw := checkpoint.get("current_model_state"):
             load_network(module, raw)
             module.test_name = "test_raw"
@@ -276,15 +305,11 @@ def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:
     """Write the tested weights, after a fit, and the tables and pictures of the test. Rank 0 calls it."""
     if job.config["task"] == "fit":
         save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
+    if job.model.decision != Decision(job.model.decision.several):
+        job.results["decision"] = job.model.decision.plain()
     if tables is not None:
-        _write_tables(job, tables)
+        write_test(job.folder, job.data, job.module.test, job.model.decision, tables)
     log_folder(job.folder, job.results, job.trainer.global_step, tables=tables is not None)
-
-
-def _write_tables(job: Job, tables: dict[str, Any]) -> None:
-    worst = [job.data.source_of("test", int(row[ROW.index("image")])) for row in tables["worst"][0]]
-    names = [*(job.data.classes or []), *map(str, range(len(job.data.classes or []), job.model.plan.num_classes))]
-    write_tables(job.folder, names, **tables, sources=worst, preprocessing=job.data.preprocessing)
 
 
 def _tested(job: Job) -> dict[str, Any]:
@@ -312,40 +337,3 @@ def of_the_weights(model: Inception, data: dict[str, Any]) -> dict[str, Any]:
     if changed := [key for key, value in keys.items() if data.get(key) != value]:
         say(f"set to match the weights: {', '.join(f'data.{key}={keys[key]}' for key in changed)}")
     return keys
-
-
-def _quiet_libraries() -> None:
-    """Silence duplicate messages, tips, and warnings without consequence."""
-    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print the same messages
-    for name in ("lightning.pytorch", "lightning.fabric"):  # hides tips and notes on progress
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError for it
-    warnings.filterwarnings("ignore", ".*not supported by the model summary")  # our summary prints fp32's size and says so
-    warnings.filterwarnings("ignore", ".*LeafSpec")  # caused by Lightning
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval")
-    warnings.filterwarnings("ignore", ".*exists and is not empty")  # a run is resumed in its folder
-    warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # its order is: data/datamodule.py
-
-
-@contextmanager
-def leaving_nothing_behind() -> Iterator[None]:
-    """Close the job's W&B run and process group and restore the environment, so that the next job of a sweep starts clean."""
-    environment, words = dict(os.environ), sys.argv[1:]
-    end: BaseException | None = None
-    sys.argv[1:] = redacted(words)  # W&B stores the command line
-    meet_anew()
-    try:
-        yield
-    except BaseException as error:
-        end = error
-    finally:
-        pruned = end if isinstance(end, Pruned) else None
-        end = end_ranks(None if pruned else end) or pruned
-        close(*ending(end))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        sys.argv[1:] = words
-        os.environ.clear()
-        os.environ.update(environment)
-    if end:
-        raise end

@@ -1,12 +1,17 @@
 """Metrics of an evaluation. Every image counts once; no result depends on the order or on the number of processes."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
+
+from inception_zoo.architecture.decision import MANY, Decision
+from inception_zoo.training.decisions import LOGGED, Scored, means
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -137,10 +142,44 @@ def keep_exact(module: nn.Module) -> None:
             part.set_dtype(torch.float32)
 
 
-class Evaluation(nn.Module):
-    """Loss, top-1, top-5 and macro accuracy, and calibration error of one split.
+class Scores(Metric):
+    """Probabilities and labels of all images of a split, in the order of the data; see `inception_zoo.training.decisions`."""
 
-    The loss is the negative log-likelihood. Macro accuracy is the mean of the accuracies of the classes.
+    full_state_update = False
+    images: list[Tensor]
+    probabilities: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("images", "probabilities", "labels"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, probabilities: Tensor, labels: Tensor, first: int) -> None:
+        """Add a batch.
+
+        Args:
+            probabilities: (N, classes), of dtype `EXACT`.
+            labels: (N,), int64; or (N, classes), float, with several labels.
+            first: number of the first image in the split.
+        """
+        self.images.append(torch.arange(first, first + len(labels), device=labels.device))
+        self.probabilities.append(probabilities)
+        self.labels.append(labels)
+
+    def compute(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the numbers of the images (N,), their probabilities (N, classes) and their labels."""
+        columns = (dim_zero_cat(each).cpu().numpy() for each in (self.images, self.probabilities, self.labels))
+        images, probabilities, labels = columns
+        order = images.argsort()
+        return images[order], probabilities[order], labels[order]
+
+
+class Evaluation(nn.Module):
+    """Loss, top-1, top-5 and macro accuracy, calibration error, and the metrics for decisions, of one split.
+
+    The loss is the negative log-likelihood. Macro accuracy is the mean of the accuracies of the classes. For the metrics for
+    decisions, see `inception_zoo.training.decisions`; with more than `MANY` classes, there are none.
 
     Args:
         classes: number of classes.
@@ -148,11 +187,13 @@ class Evaluation(nn.Module):
         more: metrics of the user by name, which are copied. They get probabilities (N, classes) and labels (N,).
     """
 
+    logged: tuple[str, ...] = LOGGED  # from `scores`
+
     def __init__(self, classes: int, tables: bool, more: Mapping[str, Metric] | None = None) -> None:
         super().__init__()
-        top5 = min(5, classes)
-        self.loss = Mean()
-        self.scores = MetricCollection(
+        self.classes, top5 = classes, min(5, classes)
+        self.loss, self.scores = Mean(), Scores() if classes <= MANY else None
+        self.means = MetricCollection(
             {
                 "top1": MulticlassAccuracy(classes, average="micro"),
                 "top5": MulticlassAccuracy(classes, top_k=top5, average="micro"),
@@ -174,10 +215,19 @@ class Evaluation(nn.Module):
                 compute_groups=False,
             )
 
+    def decided(self, decision: Decision) -> Scored | None:
+        """Return all images with their probabilities, labels and predicted labels; None without `scores`."""
+        return None if self.scores is None else Scored.of(*self.scores.compute()[1:], decision.thresholds)
+
+    def figures(self, decision: Decision) -> dict[str, float]:
+        """Return the defined ones of the metrics `logged`."""
+        scored = self.decided(decision)
+        return means(scored, self.logged) if scored else {}
+
     @property
     def metrics(self) -> dict[str, Metric]:
         """Metrics by name, without those of the tables."""
-        return {"loss": self.loss, **dict(self.scores.items())}
+        return {"loss": self.loss, **dict(self.means.items())}
 
     def update(self, logits: Tensor, labels: Tensor, images: Tensor, first: int) -> None:
         """Add a batch.
@@ -194,11 +244,56 @@ class Evaluation(nn.Module):
         exact = likelihoods.to(EXACT)
         self.loss.update(nn.functional.nll_loss(exact, labels), weight=len(labels))
         probabilities = exact.exp()
-        self.scores.update(probabilities, labels)
+        self.means.update(probabilities, labels)
+        if self.scores is not None:
+            self.scores.update(probabilities, labels, first)
         if self.tables is not None:
             losses = nn.functional.nll_loss(exact, labels, reduction="none")
             shown = images[:, 0] if images.dim() == 5 else images
             self.tables.update(probabilities, labels, losses=losses, images=shown, first=first)
+
+
+class SeveralLabels(Evaluation):
+    """Loss and metrics for decisions of one split whose images have any number of labels.
+
+    The loss is the binary cross entropy, the mean over the classes.
+
+    Args:
+        classes: number of classes.
+        tables: compute the metrics that `write_tables` needs, too.
+        more: metrics of the user by name, which are copied. They get probabilities and labels int64, both (N, classes).
+    """
+
+    logged = (*LOGGED, "accuracy", "ece")
+
+    def __init__(self, classes: int, tables: bool, more: Mapping[str, Metric] | None = None) -> None:
+        nn.Module.__init__(self)
+        own: Any = {name: metric.clone() for name, metric in (more or {}).items()}
+        self.classes, self.loss, self.scores = classes, Mean(), Scores()
+        self.means = MetricCollection(own, compute_groups=False)
+        self.tables = MetricCollection({"worst": Worst()}) if tables else None
+
+    def update(self, logits: Tensor, labels: Tensor, images: Tensor, first: int) -> None:
+        """Add a batch.
+
+        Args:
+            logits: (N, classes), or (N, V, classes) for V views per image; the probabilities of the views are averaged.
+            labels: (N, classes), float, 0 or 1.
+            images: (N, C, S, S), or (N, V, C, S, S); the pictures show the first view.
+            first: number of the first image in the split.
+        """
+        exact = logits.float().to(EXACT)
+        exact = exact if logits.dim() == 2 else exact.sigmoid().mean(1).logit()
+        losses = nn.functional.binary_cross_entropy_with_logits(exact, labels.to(EXACT), reduction="none")
+        self.loss.update(losses.mean(), weight=len(labels))
+        probabilities = exact.sigmoid()
+        if self.means:
+            self.means.update(probabilities, labels.long())
+        assert self.scores is not None
+        self.scores.update(probabilities, labels, first)
+        if self.tables is not None:
+            shown = images[:, 0] if images.dim() == 5 else images
+            self.tables.update(probabilities, losses.argmax(1), losses=losses.mean(1), images=shown, first=first)
 
 
 def soft_accuracy(logits: Tensor, targets: Tensor, k: int) -> Tensor:

@@ -1,11 +1,13 @@
 """The LightningModule: losses, metrics and optimizer. The network itself contains no training code."""
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -13,23 +15,29 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
+from inception_zoo.architecture.decision import Decision
+from inception_zoo.data import ImageData
 from inception_zoo.data.source import Batch
 from inception_zoo.network.inception import Inception
-from inception_zoo.training.metrics import Evaluation, keep_exact, soft_accuracy
+from inception_zoo.training.losses import CrossEntropy, LogitLoss, class_weights
+from inception_zoo.training.metrics import Evaluation, Scores, SeveralLabels, keep_exact, soft_accuracy
+from inception_zoo.training.operating_points import chooser
 from inception_zoo.training.optimizers import parameter_groups
 from inception_zoo.training.schedules import scheduled
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.saving import card_of
 
 METRICS, LOGGED = "train_metrics", "logged"  # keys in checkpoints
+say = rank_zero_only(logging.getLogger(__name__).info)
 
 
 class Classifier(L.LightningModule):
     """LightningModule that trains and tests any network of the zoo.
 
-    The training loss is the cross entropy with label smoothing, plus the weighted loss of each auxiliary head. Validation and
-    test loss are the plain cross entropy of the logits, so that recipes can be compared. Training accuracy is measured on
-    the augmented images; for mixed labels, see `soft_accuracy`.
+    The training loss is that of the logits, with label smoothing and class weights, plus the weighted loss of each auxiliary
+    head. Validation and test loss are the plain cross entropy of the logits, so that recipes can be compared. Training
+    accuracy is measured on the augmented images; for mixed labels, see `soft_accuracy`. With several labels for each image,
+    there is none.
 
     Args:
         model: the network.
@@ -41,6 +49,9 @@ class Classifier(L.LightningModule):
         aux_weight: loss weight of every auxiliary head; None: the weights of the network's table.
         decay_norm_and_bias: apply weight decay to BatchNorm and biases, too; False: to convolutions and matrices only.
         metrics: more metrics of validation and test, by name; see `Evaluation`.
+        loss: loss of the logits; None: the cross entropy.
+        class_weight: of the loss, see `losses.class_weights`; None: all classes have the same weight.
+        decision: options of `operating_points.chooser`; None: no temperature and no thresholds.
     """
 
     def __init__(
@@ -54,14 +65,19 @@ class Classifier(L.LightningModule):
         aux_weight: float | None = None,
         decay_norm_and_bias: bool = True,
         metrics: Mapping[str, Metric] | None = None,
+        loss: LogitLoss | None = None,
+        class_weight: str | Sequence[float] | None = None,
+        decision: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.label_smoothing, self.layer_decay = label_smoothing, layer_decay
-        self.decay_norm_and_bias = decay_norm_and_bias
+        self.layer_decay, self.decay_norm_and_bias = layer_decay, decay_norm_and_bias
+        self.criterion, self.class_weight, self.options = loss or CrossEntropy(), class_weight, decision
+        self.criterion.label_smoothing = label_smoothing
         self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
-        self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in ("loss", "top1", "top5")})
+        measured = ("loss",) if self.criterion.several else ("loss", "top1", "top5")
+        self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in measured})
         self.val, self.test = self.evaluation(tables=False, more=metrics), self.evaluation(tables=True, more=metrics)
         self.test_name = "test"  # metric prefix of the test
         self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
@@ -71,7 +87,8 @@ class Classifier(L.LightningModule):
 
     def evaluation(self, tables: bool, more: Mapping[str, Metric] | None) -> Any:
         """Return the metrics of one split; see `Evaluation`."""
-        return Evaluation(self.model.plan.num_classes, tables, more)
+        kind = SeveralLabels if self.criterion.several else Evaluation
+        return kind(self.model.plan.num_classes, tables, more)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -79,17 +96,20 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         images, labels = batch
         outputs = self.model.outputs(images)
-        if labels.dim() == 2:  # mixed labels over the data's classes; the network may have more classes
-            labels = F.pad(labels, (0, outputs.logits.shape[1] - labels.shape[1]))
-        every, smoothing = {"logits": outputs.logits, **outputs.aux}, self.label_smoothing
-        losses = {name: F.cross_entropy(logits, labels, label_smoothing=smoothing) for name, logits in every.items()}
+        labels = self._padded(labels)
+        every = {"logits": outputs.logits, **outputs.aux}
+        losses = {name: self.criterion(logits, labels) for name, logits in every.items()}
         for tap in outputs.aux:
             self.log(f"train/aux_loss/{tap}", losses[tap], batch_size=len(labels))
         logits = outputs.logits.detach().float()
-        figures = {"loss": losses["logits"].detach(), **{f"top{k}": soft_accuracy(logits, labels, k) for k in (1, 5)}}
-        for key, figure in figures.items():
-            self.train_metrics[key].update(figure, weight=len(labels))
+        for key, metric in self.train_metrics.items():
+            figure = losses["logits"].detach() if key == "loss" else soft_accuracy(logits, labels, int(key[3:]))
+            metric.update(figure, weight=len(labels))
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
+
+    def _padded(self, labels: Tensor) -> Tensor:
+        """Add columns to mixed or several labels (N, classes of the data): the network may have more classes."""
+        return F.pad(labels, (0, self.model.plan.num_classes - labels.shape[1])) if labels.dim() == 2 else labels
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log `train/loss_step` every `log_every_n_steps` steps: the mean loss since the last time, of this process."""
@@ -102,6 +122,11 @@ class Classifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         keep_exact(self)  # Lightning has just converted the metrics to its precision, too
+        if self.class_weight is not None:
+            data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+            weights = class_weights(self.class_weight, *data.counts())
+            say("class weights: %s", ", ".join(f"{weight:.3g}" for weight in weights.tolist()))
+            self.criterion.weight = F.pad(weights, (0, self.model.plan.num_classes - len(weights)), value=1.0).to(self.device)
 
     def on_test_start(self) -> None:
         keep_exact(self)
@@ -119,9 +144,23 @@ class Classifier(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log("val", self.val.metrics)
+        self._log_decisions("val", self.val, Decision(self.criterion.several))
+        if self.val.scores is not None:
+            self._choose(self.val.scores)
+            self.val.scores.reset()
+
+    def _choose(self, scores: Scores) -> None:
+        """Choose the temperature and the thresholds, so that each checkpoint has those of its own weights."""
+        if not self.options or self.trainer.sanity_checking:
+            return
+        names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]
+        if choose := chooser(self.options, names):
+            _, probabilities, labels = scores.compute()
+            self.model.decision = choose(probabilities, labels)
+            self.log("val/temperature", self.model.decision.temperature)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        self._evaluate(self.val, batch)
+        self._evaluate(self.val, batch, self.trainer.val_dataloaders.batch_sampler.starts[index])  # type: ignore[union-attr]
 
     def test_step(self, batch: Batch, index: int) -> None:
         self._evaluate(self.test, batch, self.trainer.test_dataloaders.batch_sampler.starts[index])  # type: ignore[union-attr]
@@ -142,22 +181,30 @@ class Classifier(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._share_buffers()
-        if self.test.tables is not None:
-            self.test.tables.reset()
+        for kept in (self.test.tables, self.test.scores):
+            if kept is not None:
+                kept.reset()
 
     def on_test_epoch_end(self) -> None:
         self._log(self.test_name, self.test.metrics)
+        self._log_decisions(self.test_name, self.test, self.model.decision)
         assert self.test.tables is not None
         self.test.tables.compute()  # cached by torchmetrics; ranks synchronize here, while the metrics are on their devices
 
-    def _evaluate(self, evaluation: Evaluation, batch: Batch, first: int = 0) -> None:
+    def _log_decisions(self, phase: str, evaluation: Evaluation, decision: Decision) -> None:
+        for key, value in evaluation.figures(decision).items():
+            self.log(f"{phase}/{key}", value)
+
+    def _evaluate(self, evaluation: Evaluation, batch: Batch, first: int) -> None:
         images, labels = batch
         if images.dim() == 5:  # several views of each image
             each = self.model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
             logits = each.view(*images.shape[:2], -1)
         else:
             logits = self.model(images)
-        evaluation.update(logits, labels, images, first)
+        if evaluation is self.test:
+            logits = logits / self.model.decision.temperature
+        evaluation.update(logits, self._padded(labels), images, first)
 
     def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
         """Log once per epoch: logging at each batch would take 1% of a short step."""

@@ -1,47 +1,89 @@
 """Tables and pictures of a test, written to the run folder."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.preprocessing import Preprocessing
+from inception_zoo.data import ImageData
+from inception_zoo.data.labels import names_of
 from inception_zoo.data.pixels import as_pictures
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_table
-from inception_zoo.training.metrics import ROW
+from inception_zoo.training.decisions import Scored, intervals
+from inception_zoo.training.metrics import ROW, Evaluation
 
 FIGURES = ("probability", "probability_of_label", "loss")
+DECISIONS = "decisions.csv"
+
+
+def write_test(folder: Path, data: ImageData, evaluation: Evaluation, decision: Decision, tables: Mapping[str, Any]) -> None:
+    """Write the tables and pictures of a test, see `write_tables` and `write_decisions`.
+
+    Args:
+        folder: the run folder.
+        data: with the test split.
+        evaluation: of the test.
+        decision: that of the network.
+        tables: results of `Evaluation.tables`.
+    """
+    worst = tables["worst"][0][:, ROW.index("image")].long().tolist()
+    sources, said = [data.source_of("test", image) for image in worst], None
+    names = [*(data.classes or []), *map(str, range(len(data.classes or []), evaluation.classes))]
+    if evaluation.scores is not None and (scored := evaluation.decided(decision)):
+        images = evaluation.scores.compute()[0]
+        write_decisions(folder / DECISIONS, names, scored, data.groups_of("test", images), decision.thresholds)
+        if scored.several:
+            rows = np.searchsorted(images, worst)
+            labels = (names_of(torch.from_numpy(each[rows]).int(), names) for each in (scored.labels, scored.predicted))
+            said = list(zip(*labels, strict=True))
+    write_tables(folder, names, sources=sources, preprocessing=data.preprocessing, said=said, **tables)
 
 
 def write_tables(
     folder: Path,
     names: Sequence[str],
-    confusion: Tensor,
-    top5: Tensor,
-    calibration: Tensor,
     worst: tuple[Tensor, Tensor],
     sources: Sequence[str],
     preprocessing: Preprocessing | None = None,
+    said: Sequence[tuple[str, str]] | None = None,
+    confusion: Tensor | None = None,
+    top5: Tensor | None = None,
+    calibration: Tensor | None = None,
 ) -> None:
     """Write the per-class table, the confusion matrix, the calibration table and the worst mistakes of a test.
 
     The files are per_class.csv, confusion.csv (rows are the true classes), calibration.csv, worst.csv and worst/*.png. The
-    tensors are the results of `Evaluation.tables`.
+    tensors are the results of `Evaluation.tables`. With several labels for each image, there are only the last two files.
 
     Args:
         folder: the run folder.
         names: class names.
-        confusion: (classes, classes), number of images; rows are the true classes.
-        top5: (classes,), top-5 accuracy.
-        calibration: (3, bins), see `Calibration`.
         worst: table (K, 6) and normalized images (K, C, S, S), see `Worst`.
         sources: path or number of each image in `worst`.
         preprocessing: normalization to undo in the pictures; None: pixels are from 0 to 1.
+        said: labels and predicted labels of each image in `worst`; None: those in the table.
+        confusion: (classes, classes), number of images; rows are the true classes.
+        top5: (classes,), top-5 accuracy.
+        calibration: (3, bins), see `Calibration`.
     """
+    if confusion is not None and top5 is not None:
+        _write_classes(folder, names, confusion, top5)
+    if calibration is not None:
+        _write_calibration(folder, calibration)
+    labels = ((names[int(row[ROW.index(key)])] for key in ("label", "predicted")) for row in worst[0].tolist())
+    _write_worst(folder, said or list(map(tuple, labels)), worst[0], as_pictures(worst[1], preprocessing), sources)
+
+
+def _write_classes(folder: Path, names: Sequence[str], confusion: Tensor, top5: Tensor) -> None:
     matrix = confusion.tolist()
     predicted = confusion.sum(0).tolist()
     rows = ([name, *row] for name, row in zip(names, matrix, strict=True))
@@ -54,6 +96,9 @@ def write_tables(
         f1 = 2 * hits / (images + predicted[label]) if images + predicted[label] else None
         classes.append([name, images, *figures, precision, f1])
     write_table(folder / "per_class.csv", ["class", "images", "top1", "top5", "precision", "f1"], classes)
+
+
+def _write_calibration(folder: Path, calibration: Tensor) -> None:
     edges = [round(k / calibration.shape[1], 4) for k in range(calibration.shape[1] + 1)]
     shares = (calibration[1:] / calibration[0]).T.tolist()
     reliability = (
@@ -61,18 +106,43 @@ def write_tables(
         for ends, images, pair in zip(pairwise(edges), calibration[0].tolist(), shares, strict=True)
     )
     write_table(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], reliability)
-    _write_worst(folder, names, worst[0], as_pictures(worst[1], preprocessing), sources)
 
 
-def _write_worst(folder: Path, names: Sequence[str], rows: Tensor, pictures: Tensor, sources: Sequence[str]) -> None:
+def write_decisions(
+    path: Path,
+    names: Sequence[str],
+    scored: Scored,
+    groups: np.ndarray | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> None:
+    """Write the metrics for decisions with bootstrap intervals: of all classes, and of each class compared with the others.
+
+    Args:
+        path: the file.
+        names: class names.
+        scored: the images of the test.
+        groups: (N,), such as the patients, which the bootstrap draws whole; None: it draws images.
+        thresholds: of the classes, which were chosen on the validation images; None: none.
+    """
+    images = scored.labels.sum(0)
+    rows = []
+    for row in intervals(scored, groups):
+        which = ("", len(scored.labels)) if row.label is None else (names[row.label], int(images[row.label]))
+        rows.append([row.metric, *which, *(f"{number:.6g}" for number in (row.value, row.low, row.high))])
+    for name, count, value in zip(names, images.tolist(), thresholds or (), strict=False):
+        rows.append(["threshold", name, count, f"{value:.6g}", None, None])
+    write_table(path, ["metric", "class", "images", "value", "low", "high"], rows)
+
+
+def _write_worst(folder: Path, said: Sequence[tuple[str, ...]], rows: Tensor, pictures: Tensor, sources: Sequence[str]) -> None:
     table, worst = [], folder / "worst"
     with whole_file(worst) as temporary:
         temporary.mkdir()
-        for number, (row, pixels, source) in enumerate(zip(rows.tolist(), pictures.numpy(), sources, strict=True)):
+        each = zip(rows.tolist(), pictures.numpy(), said, sources, strict=True)
+        for number, (row, pixels, labels, source) in enumerate(each):
             Image.fromarray(pixels).save(temporary / f"{number}.png")
             found = dict(zip(ROW, row, strict=True))
-            who = [names[int(found[key])] for key in ("label", "predicted")]
-            table.append([f"worst/{number}.png", *who, *(f"{found[key]:.6g}" for key in FIGURES), source])
+            table.append([f"worst/{number}.png", *labels, *(f"{found[key]:.6g}" for key in FIGURES), source])
         (folder / "worst.csv").unlink(missing_ok=True)  # from an earlier test: it must not name pictures of this one
         shutil.rmtree(worst, ignore_errors=True)
     write_table(folder / "worst.csv", ["picture", "label", "predicted", *FIGURES, "image"], table)

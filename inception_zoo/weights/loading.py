@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inception_zoo.architecture.card import Card, Provenance
 from inception_zoo.architecture.choices import ADAPT, Adapt
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.preprocessing import HALF, IMAGENET, Preprocessing, usual_resize
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.network.inception import Inception
@@ -126,6 +127,7 @@ def fill(
         notes.append("used without transform_input")
     own = "head" in adapt or not model.plan.num_classes
     model.classes = list(card.classes) if card and card.classes and not own else None
+    model.decision = card.decision if card and not own else Decision()
     origin = asdict(card.provenance) if card and card.provenance else None
     model.provenance = Provenance(source, layout, digest, notes=notes, origin=origin)
     _log_notes(model.provenance)
@@ -157,6 +159,7 @@ def pretrain(model: Inception, source: str | Path, adapt: Sequence[Adapt] = ()) 
     layout, notes = entry.provenance.layout, differences(model, None, entry.provenance.layout, str(source))
     model.preprocessing = _copy(model, read_weights(path)[0], layout, adapt, entry.preprocessing, str(source), notes)
     model.classes = entry.classes if "head" not in adapt and model.plan.num_classes else None
+    model.decision = Decision()
     if entry.normalized_again:
         _expect_imagenet(model, notes)
     model.provenance = replace(entry.provenance, sha256=sha256(path), notes=notes)

@@ -106,5 +106,5 @@ def save_model(model: Inception, path: str | Path) -> None:
 
 
 def card_of(model: Inception) -> Card:
-    """Return the card of `model`: its arguments, classes, preprocessing and provenance."""
-    return Card(model_arguments(model.plan), model.classes, model.preprocessing, model.provenance)
+    """Return the card of `model`: its arguments, classes, preprocessing, provenance and decision."""
+    return Card(model_arguments(model.plan), model.classes, model.preprocessing, model.provenance, model.decision)

@@ -15,10 +15,11 @@ from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.config import CONF
 from inception_zoo.config.check import check
 from inception_zoo.config.explain import explain_all
+from inception_zoo.config.rules import kind_of
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.errors import TREE
 from inception_zoo.runs.results import reason_of
-from inception_zoo.training.components import build_loss
+from inception_zoo.training.components import build_logit_loss, build_loss
 
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -74,6 +75,9 @@ def test_every_option_composes_and_instantiates(group, option, composed, tmp_pat
         assert instantiate(options, precision="32-true", logger=False).max_epochs == node.max_epochs
     elif group in ("callbacks", "logger"):
         assert all(instantiate(child) for child in node.values())
+    elif group == "loss" and kind_of(node) != "embedding":
+        loss = build_logit_loss(node)
+        assert loss is not None and loss.several == (kind_of(node) == "several")
     elif group == "loss":
         assert cfg.model.num_classes == 0 and isinstance(build_loss(node, plan_of(cfg.model), 10), torch.nn.Module)
     elif group == "optimizer":

@@ -10,6 +10,7 @@ from torchvision.utils import make_grid
 
 from inception_zoo.data import Augmentation, ImageData, Images, Source, show
 from inception_zoo.data.optimize import optimize_folder
+from inception_zoo.data.show import training_views
 from inception_zoo.data.source import Files
 from inception_zoo.data.stream import stream
 
@@ -76,7 +77,7 @@ def shown(data, rows):
     """Return the shown views of each row by its label."""
     data.setup()
     views = {row: [] for row in rows}
-    for row, view in data.training_views(rows, DRAWS):
+    for row, view in training_views(data, rows, DRAWS):
         views[row].append(view)
     ((_, labels),) = data.batches("train", [rows])
     return dict(zip(labels.tolist(), views.values(), strict=True))

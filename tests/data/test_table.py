@@ -69,7 +69,7 @@ def test_splits_and_other_names_of_columns(folder, caplog):
         row["split"] = ("train", "train", "validation", "test")[number % 4]
     with caplog.at_level("INFO"):
         source = table(write(folder / "labels.csv", rows))
-    assert "columns path, label, split; not used: none; 3 classes: ant 10, bee 10, wasp 10" in caplog.text
+    assert "columns path, split, label; not used: none; 3 classes: ant 10, bee 10, wasp 10" in caplog.text
     assert {name: len(part) for name, part in source.splits().items()} == {"train": 16, "val": 7, "test": 7}
     renamed = [{"file": row["path"], "species": row["label"], "part": row["split"], "age": 3} for row in rows]
     again = table(write(folder / "labels.csv", renamed), path="file", label="species", split="part")

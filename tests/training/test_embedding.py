@@ -163,10 +163,10 @@ def test_a_job(zoo, tmp_path, loss):
     [
         (
             "loss=arcface label_smoothing=0.1",
-            "label_smoothing=0.1 cannot be combined with loss; it is for the cross entropy",
+            "label_smoothing=0.1 cannot be combined with a metric-learning loss",
         ),
-        ("loss=arcface aux_weight=0.3", "aux_weight=0.3 cannot be combined with loss"),
-        ("loss=triplet augmentation.mixup=0.2", "augmentation.mixup=0.2 cannot be combined with loss"),
+        ("loss=arcface aux_weight=0.3", "aux_weight=0.3 cannot be combined with a metric-learning loss"),
+        ("loss=triplet augmentation.mixup=0.2", "augmentation.mixup=0.2 cannot be combined with a metric-learning loss"),
         ("loss=arcface model.num_classes=10", "model.num_classes=10 cannot be combined with loss, which needs embeddings"),
         ("model.num_classes=0", "model.num_classes=0 needs a metric-learning loss, such as loss=arcface"),
         ("model.embedding=64", "model.embedding=64 needs head=embedding"),
@@ -177,7 +177,7 @@ def test_a_job(zoo, tmp_path, loss):
         ),
         (
             "callbacks.best.monitor=val/recall1",
-            ".monitor=val/recall1 is not logged without a metric-learning loss",
+            ".monitor=val/recall1 is not logged with one label for each image",
         ),
         ("loss=arcface model.embedding=true", "model.embedding=true must be a whole number above 0"),
         ("loss=arcface +loss.size=3", "got an unexpected keyword argument 'size'"),

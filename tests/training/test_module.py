@@ -61,12 +61,13 @@ def test_evaluation_counts_top1_top5_and_plain_cross_entropy(phase, monkeypatch)
     labels = torch.tensor([0, 1, 2, 0, 9, 5])  # top-5 holds 0 in row 3, but not 9 in row 4
     name = {"val": "validation"}.get(phase, phase)
     loader = SimpleNamespace(batch_sampler=SimpleNamespace(starts=[0]))
-    monkeypatch.setattr(type(module), "trainer", SimpleNamespace(test_dataloaders=loader))
+    monkeypatch.setattr(type(module), "trainer", SimpleNamespace(test_dataloaders=loader, val_dataloaders=loader))
     getattr(module, f"{name}_step")((torch.empty(6, 1, 4, 4), labels), 0)
     getattr(module, f"on_{name}_epoch_end")()
-    values = {name: metric.compute().item() for name, metric in logged.items()}
+    values = {name: float(getattr(metric, "compute", lambda metric=metric: metric)()) for name, metric in logged.items()}
     assert values[f"{phase}/top1"] == pytest.approx(4 / 6)
     assert values[f"{phase}/top5"] == pytest.approx(5 / 6)
+    assert values[f"{phase}/balanced_accuracy"] == pytest.approx((0.5 + 1 + 1 + 0 + 1) / 5)
     assert values[f"{phase}/loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
 
 

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import rich.text
@@ -25,6 +26,7 @@ from tools.hostile_text import CONTROLS, FORBIDDEN, FORMS, FORMULAS, NORMAL, PRO
 
 from inception_zoo import redaction
 from inception_zoo.architecture.card import Card
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.errors import ZooError, say
 from inception_zoo.report.collect import read_confusion
 from inception_zoo.runs.results import _write, reason_of
@@ -169,16 +171,17 @@ def predictions(names):
 
 
 def test_predictions_of_hostile_names(terminal, tmp_path):
-    classes, names = [CONTROLS["title"], "=HYPERLINK(1)"], ["token=abcdef.jpg", "\udc9b.jpg", "=1.jpg"]
+    classifier = SimpleNamespace(classes=[CONTROLS["title"], "=HYPERLINK(1)"], decision=Decision())
+    names = ["token=abcdef.jpg", "\udc9b.jpg", "=1.jpg"]
 
     def all_layouts():
         for layout, write in WRITERS.items():
-            write(predictions(names), classes, 2, sys.stdout if layout == "table" else data_output())
+            write(predictions(names), classifier, 2, sys.stdout if layout == "table" else data_output())
 
     said = terminal(all_layouts)
     assert not FORBIDDEN.search(said) and "'=HYPERLINK(1)" in said and said.count("token=abcdef.jpg") == 2
     with (tmp_path / "x.csv").open("w", encoding="utf-8", errors="surrogateescape") as file:
-        WRITERS["csv"](predictions(names), classes, 2, file)
+        WRITERS["csv"](predictions(names), classifier, 2, file)
     assert b"\n\x9b.jpg,\x1b]0;x\x07,0,0.750000,'=HYPERLINK(1),1,0.250000\n'=1.jpg," in (tmp_path / "x.csv").read_bytes()
 
 
