@@ -30,9 +30,10 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
         warn: called with one line for each file that is skipped.
 
     Returns:
-        Name → content of `confusion`, `per_class`, `calibration` and `worst`.
+        Name → content of `confusion`, `per_class`, `calibration`, `decisions` and `worst`.
     """
-    parts = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration, "worst": _worst}
+    parts: dict[str, Callable[[Path], Any]] = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration}
+    parts |= {"decisions": _decisions, "worst": _worst}
     details: dict[str, Any] = {}
     for name, read in parts.items():
         path = run.folder / f"{name}.csv"
@@ -71,6 +72,12 @@ def _calibration(path: Path) -> list[list[Any]]:
     if None in (edge for row in found for edge in row[:2]):
         raise ZooError(f"{path}: bin_low and bin_high must be numbers")
     return [list(map(_short, row)) for row in found]
+
+
+def _decisions(path: Path) -> list[list[Any]]:
+    names = [(row["metric"], row["class"]) for _, row in rows_of(path, ["metric", "class"])]
+    numbers = numbers_of(path, ["images", "value", "low", "high"])
+    return [[*name, *map(_short, row)] for name, row in zip(names, numbers, strict=True)]
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:

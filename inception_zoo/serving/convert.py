@@ -1,7 +1,9 @@
 """Convert weight files between the layouts of libraries."""
 
+import logging
 from pathlib import Path
 
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.preprocessing import NOTHING_STATED, Stated
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import load_model
@@ -13,6 +15,7 @@ from inception_zoo.weights.loading import normalizes_again
 from inception_zoo.weights.saving import NAMES, card_of, export_weights
 from inception_zoo.weights.sources import REPOSITORY
 
+log = logging.getLogger(__name__)
 HUB_FOLDER = "hub"  # a folder, not a layout
 
 
@@ -109,6 +112,8 @@ def convert(
         run = Path(source) if same else None
         layout = model.save_pretrained(target, run, licence, repo)
         return f"{target}: {model.plan.net.name}, weights in the layout of {layout}, card, model card and picture"
+    if to != "native" and model.decision != Decision():
+        log.warning("layout=%s does not store how logits become labels: %s", to, model.decision)
     state = export_weights(model, to)
     write_weights(target, state, card_of(model).text() if to == "native" else None)
     values = sum(value.numel() for value in state.values())

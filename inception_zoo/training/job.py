@@ -32,6 +32,7 @@ from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, divided_for, find_checkpoint, saved_config
 from inception_zoo.training.embedding import Embedder
 from inception_zoo.training.last_checkpoint import LastCheckpoint
+from inception_zoo.training.losses import class_weights
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.operating_points import chooser
@@ -196,7 +197,7 @@ def decision_for(several: bool, saved: Decision | None) -> Decision:
         ZooError: the weights were trained for the other kind of labels.
     """
     if saved and saved.several != several:
-        was, use = ("several labels", "loss=bce") if saved.several else ("one label", "loss=null")
+        was, use = ("several labels", "loss=bce") if saved.several else ("one label", "loss=cross_entropy")
         raise ZooError(f"loss: the weights were trained for {was} for each image; set {use}, and data of this kind")
     return saved or Decision(several)
 
@@ -223,10 +224,12 @@ def read_data(job: Job) -> None:
 
 
 def _check_labels(job: Job) -> None:
-    """Raise ZooError if the loss is for one label for each image and the data has several, or the reverse."""
+    """Raise ZooError if the loss or the class weights are for another kind of labels than the data has."""
     several = not isinstance(job.module, Embedder) and job.module.criterion.several
+    if job.config["class_weight"] is not None and job.config["task"] == "fit":
+        class_weights(job.config["class_weight"], *job.data.counts())
     if job.data.several != several:
-        has, use = ("any number of labels", "loss=bce") if job.data.several else ("one label", "loss=null")
+        has, use = ("any number of labels", "loss=bce") if job.data.several else ("one label", "loss=cross_entropy")
         raise ZooError(f"data: each image has {has}; set {use}, or data of the other kind")
 
 

@@ -1,0 +1,161 @@
+"""A table with several labels and groups: train, resume, test, predict, export and report."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from tools import commands
+
+from inception_zoo import load_model
+from inception_zoo.architecture.decision import Decision
+from inception_zoo.runs.results import read_results
+from inception_zoo.serving.classifier import open_classifier
+
+NAMES = ("vertical", "horizontal", "bright")
+FAST = ("model=googlenet", "model.norm=batch", "model.width=0.25", "model.stem=small", "data.image_size=32", "data.crop_pct=1")
+FAST += ("data.batch_size=32", "optimizer.lr=0.01", "logger=csv", "trainer.precision=32-true", "augmentation=none")
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """Return a table of 180 images of 60 patients: stripes in two directions, and brightness."""
+    folder, draw = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
+    rows = []
+    for number in range(180):
+        flags = draw.random(3) < (0.5, 0.3, 0.3)
+        pixels = draw.integers(0, 60, (32, 32))
+        pixels[:, ::4] += 90 * flags[0]
+        pixels[::4] += 90 * flags[1]
+        Image.fromarray((pixels + 70 * flags[2]).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        rows.append([f"{number}.png", f"p{number // 3}", *map(int, flags)])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "patient", *NAMES], *rows])
+    return folder / "labels.csv"
+
+
+def words(labels):
+    return "data=table", f"data.root={labels}", f"data.source.label=[{','.join(NAMES)}]", "data.source.group=patient"
+
+
+@pytest.fixture(scope="module")
+def run(labels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several_run") / "run"
+    chosen = ("loss=bce", "class_weight=balanced", "data.sampler=balanced", "label_smoothing=0.05")
+    decided = ("decision.calibrate=true", "decision.threshold=f1", "trainer.max_epochs=4")
+    done = commands.run([ROOT / "run.py", *words(labels), *FAST, *chosen, *decided, "hydra.run.dir=run"], folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert "class weights: " in done.stdout
+    return folder
+
+
+def test_a_training_learns_and_records_its_decision(run):
+    results = read_results(run)
+    assert results["monitor"] == "val/ap" and results["test/auroc"] > 0.8 and "test/top1" not in results
+    decision = results["decision"]
+    assert decision["several"] and len(decision["thresholds"]) == 3 and decision["temperature"] != 1
+    assert load_model(run).decision == load_model(run / "model.safetensors").decision == Decision(**decision)
+    with (run / "decisions.csv").open() as file:
+        rows = {(row["metric"], row["class"]): row for row in csv.DictReader(file)}
+    assert float(rows["auroc", ""]["value"]) == pytest.approx(results["test/auroc"], rel=1e-5)
+    row = rows["ap", "horizontal"]
+    assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    assert float(rows["threshold", "bright"]["value"]) == pytest.approx(decision["thresholds"][2], rel=1e-5)
+    with (run / "split.csv").open() as file:
+        split_of = {}
+        for row in csv.DictReader(file):
+            assert split_of.setdefault(row["group"], row["split"]) == row["split"]
+    with (run / "worst.csv").open() as file:
+        assert all({*row["label"].split("; ")} <= {*NAMES, ""} for row in csv.DictReader(file))
+
+
+def test_a_test_of_the_run_obeys_its_decision(zoo, run, tmp_path):
+    done = zoo("task=test", f"ckpt={run}", "hydra.run.dir=again", "logger=none")
+    assert done.returncode == 0, done.stderr
+    before, after = read_results(run), read_results(tmp_path / "again")
+    keys = [key for key in before if key.startswith("test/")]
+    assert {key: after[key] for key in keys} == {key: before[key] for key in keys}
+    assert (tmp_path / "again/decisions.csv").read_text() == (run / "decisions.csv").read_text()
+
+
+def test_two_processes_give_the_same_metrics(zoo, run, tmp_path):
+    done = zoo("task=test", f"ckpt={run}", "hydra.run.dir=two", "logger=none", "trainer.devices=2", "trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr
+    before, after = read_results(run), read_results(tmp_path / "two")
+    assert {key: after[key] for key in before if key.startswith("test/")} == {
+        key: value for key, value in before.items() if key.startswith("test/")
+    }
+
+
+def test_predictions_obey_thresholds_and_temperature(cli, run, labels):
+    classifier = open_classifier(run)
+    done = cli("predict", run, labels.parent / "0.png", labels.parent / "5.png", "--format", "jsonl")
+    assert done.returncode == 0, done.stderr
+    for line in map(json.loads, done.stdout.splitlines()):
+        probabilities = {each["class"]: each["probability"] for each in line["top"]}
+        reached = [n for n, t in zip(NAMES, classifier.decision.thresholds, strict=True) if probabilities[n] >= t]
+        assert line["labels"] == reached and sum(probabilities.values()) != pytest.approx(1, abs=1e-3)
+    images = torch.randn(3, 3, 32, 32)
+    expected = (classifier.logits(images) / classifier.decision.temperature).sigmoid()
+    assert torch.equal(classifier.probabilities(images), expected)
+    table = cli("predict", run, labels.parent / "0.png")
+    assert "labels" in table.stdout and "probabilities" in table.stdout
+    rows = list(csv.reader(cli("predict", run, labels.parent / "0.png", "--format", "csv").stdout.splitlines()))
+    assert rows[0][:3] == ["file", "labels", "class"]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_exported_logits_are_calibrated(cli, run, labels, tmp_path, int8):
+    done = cli("export", run, tmp_path / "net.onnx", *(["--int8"] if int8 else []))
+    assert done.returncode == 0, done.stderr
+    ours, theirs = open_classifier(run), open_classifier(tmp_path / "net.onnx")
+    assert theirs.decision == Decision(True, 1.0, ours.decision.thresholds)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    close = 0.2 if int8 else 1e-4
+    assert torch.allclose(ours.probabilities(images), theirs.probabilities(images), atol=close)
+
+
+def test_the_report_shows_the_intervals(cli, run, tmp_path):
+    done = cli("report", run, "--out", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert '"decisions":' in page and '"horizontal"' in page
+
+
+def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_path):
+    chosen = (*words(labels), *FAST, "loss=asl", "data.sampler=balanced", "decision.calibrate=true", "trainer.max_epochs=2")
+    chosen += ("scheduler=constant",)
+    assert zoo(*chosen, "hydra.run.dir=whole").returncode == 0
+    half = zoo(*chosen, "hydra.run.dir=half", "+trainer.max_steps=6")
+    assert half.returncode == 0, half.stderr
+    done = zoo("ckpt=last", "hydra.run.dir=half", "+trainer.max_steps=-1")
+    assert done.returncode == 0, done.stderr
+    one, two = (load_model(tmp_path / name) for name in ("whole", "half"))
+    assert all(torch.equal(weights, two.state_dict()[key]) for key, weights in one.state_dict().items())
+    assert one.decision == two.decision
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["loss=focal"], "data: each image has any number of labels; set loss=bce"),
+        (["loss=bce", "data.source.label=vertical"], "data: each image has one label; set loss=cross_entropy"),
+        (
+            ["loss=bce", "callbacks.best.monitor=val/top1"],
+            "val/top1 is not logged with several labels for each image; use val/ap",
+        ),
+        (["loss=bce", "data.per_class=3"], "data.per_class=3: images have several labels"),
+        (["loss=bce", "decision.threshold=f1", "decision.positive=bright"], "decision.positive=bright: each of several labels"),
+        (["loss=bce", "decision.threshold=best"], "decision.threshold=best must be youden, f1"),
+        (["loss=bce", "class_weight=[1,2]"], "class_weight has 2 weights; the data has 3 classes"),
+        (["loss=bce", "class_weight=some"], "class_weight=some must be one of balanced, effective"),
+        (["loss=bce", "data.source.label=[vertical]"], "list two columns or more"),
+        (["loss=bce", "callbacks.best.monitor=val/brier", "callbacks.best.mode=max"], "val/brier is better if it is lower"),
+    ],
+)
+def test_mistakes(zoo, labels, extra, message):
+    done = zoo(*words(labels), *FAST, *extra)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
