@@ -210,6 +210,11 @@ def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
         values = data[name]
         if len(values) != data["in_channels"]:
             yield f"data.{name}={values} must have one value per channel (data.in_channels={data['in_channels']})"
+    test, folds, fold = (data["split"].get(key) for key in ("test", "folds", "fold"))
+    if (folds is None) != (fold is None) or (folds is not None and fold >= folds):
+        yield f"data.split.folds={folds}, fold={fold}: set both, with fold from 0 to folds - 1; see sweep=kfold"
+    elif folds is not None and test is not None:
+        yield f"data.split.test={test}: the test split is one of data.split.folds={folds}; remove data.split.test"
     if (classes := data.get("classes")) is not None and not len(set(classes)) == len(classes) == data["num_classes"]:
         yield f"data.classes={classes} must be distinct labels, as many as data.num_classes={data['num_classes']}"
 

@@ -216,7 +216,7 @@ SCHEDULER: Options = {"interval": one_of("step", "epoch"), "monitor": NAME, ...:
 USUAL = {
     "trainer": TRAINER,
     "data": IMAGE_DATA,
-    "data.split": {"val": SIZE, "test": SIZE},
+    "data.split": {"val": SIZE, "test": SIZE, "folds": whole(2) | NULL, "fold": whole(0) | NULL},
     "optimizer": OPTIMIZER,
     "scheduler": SCHEDULER,
 }

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from inception_zoo.data.labels import counts_of, names_of, present, strata
 from inception_zoo.data.layout import class_name
 from inception_zoo.data.source import Files, Images, Source, Split
-from inception_zoo.errors import ZooError, shown
+from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.system.csv_files import read_table, write_table
 from inception_zoo.system.ranks import is_first
 
@@ -36,7 +37,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     Args:
         data: the data set.
         sizes: of the splits to make. Without a size for the test, it is the validation split if the data set has one, and
-            otherwise as large as the validation.
+            otherwise as large as the validation. With `folds` and `fold`, the test is that fold of a cross-validation, see
+            `_fold`.
         seed: of the choice.
         folder: receives `TABLE`, if image files are divided. The default is none.
         before: run folder of the checkpoint that is tested or resumed.
@@ -47,16 +49,19 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     """
     train, made = data.train, _missing(data, sizes)
     splits: dict[str, Any] = {"train": train, "val": data.val, "test": data.test or data.val}
-    if not made:
+    if not made and not sizes.get("folds"):
         return splits
     if not isinstance(train, Images | Files):
         raise ZooError(f"{data.name}: a stream has no {' or '.join(made)} split; add it to the image folder, and pack it again")
     classes_of = strata(train.labels)
     counts = counts_of(train.labels).tolist()
     classes = data.classes or list(map(str, range(len(counts))))
-    if few := [name for name, count in zip(classes, counts, strict=False) if min(made.values()) < 1 and 0 < count <= len(made)]:
+    by_share = min(made.values(), default=1) < 1
+    if few := [name for name, count in zip(classes, counts, strict=False) if by_share and 0 < count <= len(made)]:
         raise ZooError(f"data.split={shown(made)}: class '{few[0]}' has less than {1 + len(made)} images; add some")
     parts = {"train": torch.arange(len(train))}
+    if sizes.get("folds"):
+        parts = _fold(train, int(sizes["folds"] or 0), int(sizes["fold"] or 0), seed)
     for left, (name, size) in zip(range(len(made), 0, -1), made.items(), strict=True):  # left: splits that also need images
         rest = parts["train"]
         if size > len(rest) - left:
@@ -71,14 +76,17 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
             order = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
             parts |= {"train": order[int(size) :], name: order[: int(size)]}
     _check_left(train, parts["train"], classes, made)
-    made_of = f"{', '.join(f'{name} {len(parts[name]):,}' for name in made)} of {len(train):,} images"
-    kinds = " and ".join(dict.fromkeys("stratified" if size < 1 else "random" for size in made.values()))
+    made_of = (
+        f"{', '.join(f'{name} {len(rows):,}' for name, rows in parts.items() if name != 'train')} of {len(train):,} images"
+    )
+    kinds = " and ".join(dict.fromkeys("stratified" if size < 1 else "random" for size in made.values())) or "stratified"
     kinds = "whole groups" if getattr(train, "groups", None) is not None else kinds
     table = folder / TABLE if folder and isinstance(train, Files) else None
     if isinstance(train, Files):
-        _record(train, classes, parts, table, before / TABLE if before and "test" in made else None)
+        _record(train, classes, parts, table, before / TABLE if before and "test" in parts else None)
     if is_first():
-        log.info("split: %s (%s, seed %s)%s", made_of, kinds, seed, f": {table}" if table else "")
+        fold = f", fold {sizes['fold']} of {sizes['folds']}" if sizes.get("folds") else ""
+        log.info("split: %s (%s, seed %s%s)%s", made_of, kinds, seed, fold, f": {table}" if table else "")
     return splits | {name: train[rows] for name, rows in parts.items()}
 
 
@@ -91,7 +99,10 @@ def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
     """Return the sizes of the splits to make."""
     val, test = sizes.get("val"), sizes.get("test")
     wanted = {} if data.val else {"val": val}
-    if not data.test and (test or not data.val):
+    if sizes.get("folds"):
+        if data.test:
+            raise ZooError(f"data.split.folds={sizes['folds']}: {data.name} has a test split already; remove data.split.folds")
+    elif not data.test and (test or not data.val):
         wanted["test"] = test or val
     elif not data.test and is_first():
         log.info("%s has no test split: testing on the validation split", data.name)
@@ -101,6 +112,27 @@ def _missing(data: Source, sizes: Sizes) -> dict[str, float]:
     if sum(size for size in made.values() if size < 1) >= 1:
         raise ZooError(f"data.split={shown(made)}: no training images are left; set smaller fractions")
     return made
+
+
+def _fold(train: Images | Files, folds: int, fold: int, seed: int) -> dict[str, Tensor]:
+    """Return the rows of the splits train and test for one fold of a cross-validation: each image is in one fold's test.
+
+    Folds have the same share of each class, as far as whole groups allow it.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # its import takes a second
+
+    groups, classes = getattr(train, "groups", None), strata(train.labels).numpy()
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # reported as a class that would be held out whole
+        try:
+            parts = list(kind(folds, shuffle=True, random_state=seed).split(classes, classes, groups))
+        except ValueError as error:
+            raise ZooError(f"data.split.folds={folds}: {one_line(error)}") from None
+    rows, test = map(torch.from_numpy, parts[fold])
+    if not len(test):
+        raise ZooError(f"data.split.folds={folds}: fold {fold} would have no images; set fewer folds")
+    return {"train": rows, "test": test}
 
 
 def _stratified(train: Images | Files, classes: Tensor, rest: Tensor, share: float, left: int, seed: int) -> Tensor:

@@ -13,6 +13,7 @@ from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.errors import ZooError
 from inception_zoo.redaction import HIDDEN, redacted
 from inception_zoo.runs.folders import keep, quoted
+from inception_zoo.runs.folds import summarize
 from inception_zoo.runs.results import DONE, SWEEP, best_key, best_of, read_results
 from inception_zoo.system.csv_files import write_table
 from inception_zoo.system.ranks import is_first
@@ -123,6 +124,8 @@ def finish(allowing: Callable[[str], str]) -> int:
     write_results(folder, jobs)
     out = console(140)
     out.print(sweep_table(jobs, out.width))
+    for line in summarize(folder, jobs):
+        tell(line, stdout=True)
     left = len(asked["jobs"]) - sum(job["state"] in DONE for job in jobs)
     if left:
         again = left if asked["fails_again"] else left - sum(job["state"] == "failed" for job in jobs)

@@ -16,6 +16,7 @@ from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.data import ImageData
 from inception_zoo.data.labels import names_of
 from inception_zoo.data.pixels import as_pictures
+from inception_zoo.runs.folds import PREDICTIONS
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_table
 from inception_zoo.training.decisions import Scored, intervals
@@ -40,7 +41,10 @@ def write_test(folder: Path, data: ImageData, evaluation: Evaluation, decision: 
     names = [*(data.classes or []), *map(str, range(len(data.classes or []), evaluation.classes))]
     if evaluation.scores is not None and (scored := evaluation.decided(decision)):
         images = evaluation.scores.compute()[0]
-        write_decisions(folder / DECISIONS, names, scored, data.groups_of("test", images), decision.thresholds)
+        groups = data.groups_of("test", images)
+        write_decisions(folder / DECISIONS, names, scored, groups, decision.thresholds)
+        if data.sizes.get("folds"):
+            _write_predictions(folder / PREDICTIONS, names, scored, [data.source_of("test", image) for image in images], groups)
         if scored.several:
             rows = np.searchsorted(images, worst)
             labels = (names_of(torch.from_numpy(each[rows]).int(), names) for each in (scored.labels, scored.predicted))
@@ -81,6 +85,20 @@ def write_tables(
         _write_calibration(folder, calibration)
     labels = ((names[int(row[ROW.index(key)])] for key in ("label", "predicted")) for row in worst[0].tolist())
     _write_worst(folder, said or list(map(tuple, labels)), worst[0], as_pictures(worst[1], preprocessing), sources)
+
+
+def _write_predictions(
+    path: Path, names: Sequence[str], scored: Scored, sources: Sequence[str], groups: np.ndarray | None
+) -> None:
+    """Write labels, predicted labels and probabilities of each image."""
+    labels, predicted = (names_of(torch.from_numpy(each).int(), names) for each in (scored.labels, scored.predicted))
+    rows = [
+        [source, *([] if groups is None else [str(groups[row])]), labels[row], predicted[row]]
+        + [f"{p:.6f}" for p in scored.probabilities[row]]
+        for row, source in enumerate(sources)
+    ]
+    header = ["image", *([] if groups is None else ["group"]), "label", "predicted", *(f"probability {name}" for name in names)]
+    write_table(path, header, rows)
 
 
 def _write_classes(folder: Path, names: Sequence[str], confusion: Tensor, top5: Tensor) -> None:

@@ -159,3 +159,27 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_pa
 def test_mistakes(zoo, labels, extra, message):
     done = zoo(*words(labels), *FAST, *extra)
     assert done.returncode == 2 and message in done.stderr, done.stderr
+
+
+def test_cross_validation_predicts_each_image_once(zoo, labels, tmp_path):
+    chosen = ("loss=bce", "trainer.max_epochs=1", "data.split.folds=3", "hydra.sweep.dir=folds", "seed=1,2")
+    done = zoo("-m", "sweep=kfold", *words(labels), *(word for word in FAST if word != "logger=csv"), "logger=none", *chosen)
+    assert done.returncode == 0, done.stderr
+    assert "3 folds of seed=2: test/auroc" in done.stdout
+    with (tmp_path / "folds/out_of_fold.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 180
+    seen = {}
+    for row in rows:
+        seen.setdefault((row["job"], row["fold"]), []).append(row)
+        assert 0 <= float(row["probability horizontal"]) <= 1 and row["group"].startswith("p")
+    assert len(seen) == 6
+    for job, rows in seen.items():
+        results = read_results(tmp_path / "folds" / job[0])
+        assert len(rows) > 30 and "test/brier" in results
+    with (tmp_path / "folds/folds.csv").open() as file:
+        means = {(row["run"], row["metric"]): float(row["mean"]) for row in csv.DictReader(file)}
+    briers = [read_results(tmp_path / "folds" / str(job))["test/brier"] for job in range(6)]
+    assert sum(means["seed=1", "test/brier"] + means["seed=2", "test/brier"] for _ in range(3)) == pytest.approx(
+        sum(briers), rel=1e-5
+    )

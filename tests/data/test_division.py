@@ -2,11 +2,15 @@
 
 import csv
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from tools.examples import examples
 
 from inception_zoo import ZooError
 from inception_zoo.data import Files, ImageData, Images, Source
@@ -198,3 +202,37 @@ def test_a_flat_folder_cannot_be_packed(photos, tmp_path):
     assert not is_imagenet(photos)
     with pytest.raises(ZooError, match="imagefolder: chunks cannot be divided later; give the images of validation a folder"):
         optimize_folder(imagefolder(str(photos)), tmp_path / "chunks")
+
+
+@examples(30)
+@given(st.integers(0, 10**6), st.lists(st.integers(6, 20), min_size=2, max_size=4), st.integers(2, 5), st.booleans())
+def test_each_image_is_in_the_test_of_one_fold(seed, sizes, folds, grouped):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    names = np.array([f"{number}.png" for number in range(len(labels))])
+    groups = np.array([f"p{number % (len(labels) // 2)}" for number in range(len(labels))]) if grouped else None
+    data = Source("table", Files(Path(), names, labels, groups=groups), None, [str(label) for label in range(len(sizes))])
+    tested = []
+    for fold in range(folds):
+        try:
+            parts = divide(data, {"val": 0.1, "folds": folds, "fold": fold}, seed)
+        except ZooError as error:
+            assert grouped, error  # too few whole groups for a class
+            return
+        assert sum(map(len, parts.values())) == len(labels)
+        tested += parts["test"].paths.tolist()
+        if grouped:
+            found = [{*part.groups.tolist()} for part in parts.values()]
+            assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+        else:
+            counts = parts["test"].labels.bincount(minlength=len(sizes))
+            assert all(abs(int(count) - size / folds) < 1 for count, size in zip(counts, sizes, strict=True))
+    assert sorted(tested) == sorted(names.tolist())
+
+
+def test_a_fold_keeps_the_validation_split_and_refuses_a_test_split():
+    part = Files(Path(), np.array([f"{number}.png" for number in range(20)]), torch.arange(20) % 2)
+    other = Files(Path(), np.array(["x.png", "y.png"]), torch.arange(2))
+    parts = divide(Source("table", part, None, ["a", "b"], other), {"val": 0.1, "folds": 4, "fold": 1}, 1)
+    assert parts["val"] is other and len(parts["test"]) == 5 and len(parts["train"]) == 15
+    with pytest.raises(ZooError, match=r"data\.split\.folds=4: table has a test split already"):
+        divide(Source("table", part, other, ["a", "b"]), {"val": 0.1, "folds": 4, "fold": 1}, 1)
