@@ -10,7 +10,9 @@ from inception_zoo.errors import ZooError
 
 
 def predict_images(
-    network: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint, run folder, .safetensors, .pth, .h5 or .onnx.")],
+    network: Annotated[
+        str, typer.Argument(metavar="CKPT", help="Checkpoint, run folder, .safetensors, .pth, .h5 or .onnx; or a sweep.")
+    ],
     images: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads paths from standard input.")],
     layout: Annotated[str, typer.Option("--format", help="Output format: table, csv or jsonl.")] = "table",
     output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
@@ -18,6 +20,10 @@ def predict_images(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; with --crops, views.")] = 32,
     crops: Annotated[int, typer.Option(help="Views per image to average, as in the papers: 1, 2, 10 or 144.")] = 1,
     flip: Annotated[bool, typer.Option("--flip", help="Average over the image and its mirror image.")] = False,
+    average: Annotated[list[str] | None, typer.Option("--with", help="Another network to average with; repeat it.")] = None,
+    abstain_below: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Mark images whose best probability is lower.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
     explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM pictures of each branch. Default: none.")] = None,
     layer: Annotated[str | None, typer.Option(help="Endpoint for --explain. Default: the last one with branches.")] = None,
@@ -31,7 +37,7 @@ def predict_images(
     """Classify images. The exit status is 1 if an image could not be read (2 with --strict)."""
     from inception_zoo.data.crops import check_crops
     from inception_zoo.interpret.gradcam import check_explain
-    from inception_zoo.serving.classifier import open_classifier
+    from inception_zoo.serving.classifier import networks_in, open_ensemble
     from inception_zoo.serving.images import find_images
     from inception_zoo.serving.predict import check_format, report
     from inception_zoo.system.atomic_files import check_file
@@ -40,11 +46,18 @@ def predict_images(
     check_crops(crops)
     if output:
         check_file(f"--output {output}", output)
+    networks = [path for each in (network, *(average or ())) for path in networks_in(each)]
     check_explain(network, explain, layer)
+    if explain and len(networks) > 1:
+        raise ZooError(
+            f"--explain {explain}: the decision of {len(networks)} networks together has no picture; give one network"
+        )
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths = find_images(images)
-    classifier = open_classifier(network, trust, preprocessing)
+    classifier = open_ensemble(networks, trust, preprocessing)
+    if abstain_below is not None and classifier.decision.several:
+        raise ZooError("--abstain-below is for images with one label each; leave it out")
     if not classifier.classes:
         raise ZooError(f"{network} has no classifier; use `inception-zoo features`")
-    if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer):
+    if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer, abstain_below):
         raise typer.Exit(1)

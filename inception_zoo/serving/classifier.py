@@ -1,7 +1,7 @@
 """Networks to predict with, opened from our checkpoints and weights, other libraries' weights, or ONNX."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,12 @@ from inception_zoo.architecture.preprocessing import NOTHING_STATED, Preprocessi
 from inception_zoo.errors import ZooError, check_installed
 from inception_zoo.models import load_model
 from inception_zoo.network.inception import Inception
+from inception_zoo.runs.results import SWEEP
+from inception_zoo.runs.sweeps import jobs_of
 from inception_zoo.serving.export import open_onnx, run_onnx
 from inception_zoo.serving.folding import fuse
 from inception_zoo.system.regular_files import check_regular
+from inception_zoo.system.terminal import tell
 from inception_zoo.weights.files import METADATA
 from inception_zoo.weights.loading import normalizes_again
 
@@ -49,6 +52,56 @@ class Classifier:
         if self.model is None:
             raise ZooError(f"{self.path} is an exported network, which gives logits only; give its checkpoint or weights")
         return self.model
+
+
+@dataclass(frozen=True)
+class Ensemble(Classifier):
+    """Networks whose probabilities are averaged."""
+
+    members: Sequence[Classifier] = ()
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        return torch.stack([member.probabilities(images) for member in self.members]).mean(0)
+
+
+def open_ensemble(paths: Sequence[Path], trust: bool = False, stated: Stated = NOTHING_STATED) -> Classifier:
+    """Open several networks as one classifier, without thresholds: theirs do not belong to the averaged probabilities.
+
+    Args:
+        paths: files or run folders; with one of them, the result is that of `open_classifier`.
+        trust: see `open_classifier`.
+        stated: see `open_classifier`.
+
+    Raises:
+        ZooError: see `open_classifier`; or the networks differ in classes, kind of labels, channels or preprocessing.
+    """
+    members = [open_classifier(path, trust, stated) for path in paths]
+    first = members[0]
+    if len(members) == 1:
+        return first
+    for member in members[1:]:
+        pairs = {key: (getattr(first, key), getattr(member, key)) for key in ("classes", "channels", "preprocessing")}
+        pairs["labels"] = first.decision.several, member.decision.several
+        if differs := next((key for key, (ours, theirs) in pairs.items() if ours != theirs), None):
+            raise ZooError(f"{member.path} cannot be averaged with {first.path}: their {differs} differ; leave it out")
+    if thresholds := [member.path for member in members if member.decision.thresholds]:
+        tell(f"the thresholds of {thresholds[0]} are not used: they do not belong to averaged probabilities")
+    decision = Decision(first.decision.several)
+    return Ensemble(first.path, first.logits, first.classes, first.channels, first.preprocessing, None, decision, members)
+
+
+def networks_in(path: str | Path) -> list[Path]:
+    """Return the run folders of the finished jobs of a sweep; for another path, this path.
+
+    Raises:
+        ZooError: no job of the sweep has finished.
+    """
+    folder = Path(path)
+    if not (folder / SWEEP).is_file():
+        return [folder]
+    if not (found := [folder / job["job"] for job in jobs_of(folder) if job["state"] == "finished"]):
+        raise ZooError(f"{path}: no job of this sweep has finished; give a run folder")
+    return found
 
 
 def open_classifier(path: str | Path, trust: bool = False, stated: Stated = NOTHING_STATED) -> Classifier:

@@ -47,6 +47,11 @@ class Prediction:
         labels = values.sort(descending=True, stable=True).indices[:count]
         return list(zip(labels.tolist(), self.probabilities[labels].tolist(), strict=True))
 
+    def abstains(self, sure: float) -> bool:
+        """Return True if the best label has a lower probability than `sure`."""
+        ((_, probability),) = self.top(1)
+        return probability < sure
+
     def labels(self) -> list[int]:
         """Return the labels whose probabilities reach their thresholds, for images with several labels."""
         assert self.probabilities is not None
@@ -85,30 +90,37 @@ def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor
         return str(error)
 
 
-def write_csv(predictions: Iterator[Prediction], classifier: Classifier, top: int, file: IO[str]) -> None:
+Predictions = Iterator[Prediction]
+
+
+def write_csv(predictions: Predictions, classifier: Classifier, top: int, file: IO[str], sure: float | None = None) -> None:
     """Write the `top` classes of each image as a CSV row; with several labels, first those that the image has."""
     classes = classifier.classes
     top = min(top, len(classes))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "label", "probability")]
-    header = ["file", *(["labels"] if classifier.decision.several else []), "class", "label", "probability", *more]
+    first = ["labels"] if classifier.decision.several else [] if sure is None else ["abstain"]
 
     def cells(prediction: Prediction) -> list[Any]:
-        names = ["; ".join(classes[label] for label in prediction.labels())] if classifier.decision.several else []
+        names: list[Any] = ["; ".join(classes[label] for label in prediction.labels())] if classifier.decision.several else []
+        names += [] if sure is None else [int(prediction.abstains(sure))]
         return [*names, *(cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}"))]
 
+    header = ["file", *first, "class", "label", "probability", *more]
     write_rows(file, header, ([each.path, *cells(each)] for each in predictions), lineterminator="\n")
 
 
-def write_jsonl(predictions: Iterator[Prediction], classifier: Classifier, top: int, file: IO[str]) -> None:
+def write_jsonl(predictions: Predictions, classifier: Classifier, top: int, file: IO[str], sure: float | None = None) -> None:
     """Write the `top` classes of each image as a line of JSON; with several labels, also those that the image has."""
     classes = classifier.classes
     for prediction in predictions:
         ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
-        names = {"labels": [classes[label] for label in prediction.labels()]} if classifier.decision.several else {}
+        names: dict[str, Any] = {} if sure is None else {"abstain": prediction.abstains(sure)}
+        if classifier.decision.several:
+            names["labels"] = [classes[label] for label in prediction.labels()]
         file.write(json.dumps({"file": str(prediction.path), **names, **ranked[0], "top": ranked}) + "\n")
 
 
-def write_table(predictions: Iterator[Prediction], classifier: Classifier, top: int, file: IO[str]) -> None:
+def write_table(predictions: Predictions, classifier: Classifier, top: int, file: IO[str], sure: float | None = None) -> None:
     """Write the `top` classes of each image as a table for the terminal; with several labels, those of the image first."""
     classes, several = classifier.classes, classifier.decision.several
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -125,7 +137,8 @@ def write_table(predictions: Iterator[Prediction], classifier: Classifier, top: 
             table.add_row(str(prediction.path), names, ", ".join(listed))
         else:
             (label, probability), *_ = ranked
-            table.add_row(str(prediction.path), classes[label], f"{probability:.3f}", ", ".join(listed[1:]))
+            name = f"{classes[label]}?" if sure is not None and prediction.abstains(sure) else classes[label]
+            table.add_row(str(prediction.path), name, f"{probability:.3f}", ", ".join(listed[1:]))
     console(100, file=file).print(table)
 
 
@@ -154,6 +167,7 @@ def report(
     strict: bool,
     explain: Path | None,
     layer: str | None,
+    sure: float | None = None,
 ) -> int:
     """Write the predictions of images, and optionally pictures that explain them.
 
@@ -169,6 +183,7 @@ def report(
         strict: stop at the first image that cannot be read.
         explain: folder for Grad-CAM pictures; None: no pictures.
         layer: endpoint to explain; None: the last one with branches.
+        sure: probability of the best label below which an image is marked as undecided; None: none.
 
     Returns:
         The number of images that could not be read.
@@ -197,10 +212,10 @@ def report(
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
         file = sys.stdout if layout == "table" else data_output()
-        WRITERS[layout](good(predictions), classifier, top, file)
+        WRITERS[layout](good(predictions), classifier, top, file, sure)
     else:
         with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            WRITERS[layout](good(predictions), classifier, top, file)
+            WRITERS[layout](good(predictions), classifier, top, file, sure)
     return skipped
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as T
 
 from inception_zoo import ZooError, create_model, save_model
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.architecture.preprocessing import Preprocessing
 from inception_zoo.cli.main import main
 from inception_zoo.data.crops import views
@@ -26,6 +27,7 @@ from inception_zoo.interpret.gradcam import check_endpoint, look, picture_paths
 from inception_zoo.serving.classifier import open_classifier
 from inception_zoo.serving.images import find_images
 from inception_zoo.serving.predict import Prediction, predict
+from inception_zoo.system.records import write_json
 
 COMMAND = [sys.executable, "-m", "inception_zoo.cli", "predict"]
 NAMES = [f"class[{letter}]" for letter in "abcdefghij"]  # brackets, as in Rich markup
@@ -522,3 +524,52 @@ def test_the_command_explains(call, checkpoint, photos, tmp_path):
 def test_of_equal_probabilities_the_first_label_is_taken():
     tied = Prediction(Path("a.png"), torch.tensor([0.1, 0.3, 0.3, 0.3] + [0.0] * 60))
     assert [label for label, _ in tied.top(3)] == [1, 2, 3]
+
+
+def probabilities(done):
+    return {row["file"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+def test_several_networks_and_the_jobs_of_a_sweep_are_averaged(call, checkpoint, photos, tmp_path):
+    other = network()
+    torch.nn.init.normal_(other.fc.weight, std=0.5, generator=torch.Generator().manual_seed(1))
+    other.decision = Decision(thresholds=[0.3] * 10)
+    sweep = tmp_path / "sweep"
+    for number, model in enumerate((network(), other)):
+        (sweep / str(number) / "checkpoints").mkdir(parents=True)
+        save_model(model, sweep / str(number) / "model.safetensors")
+        write_json(sweep / str(number) / "results.json", {"state": "finished", "tested": "model.safetensors"})
+    write_json(sweep / "sweep.json", {"argv": [], "cwd": str(tmp_path), "jobs": ["0", "1"]})
+    alone = [
+        probabilities(call(path, photos, "--format", "jsonl", "--top", "10", folder=tmp_path))
+        for path in (sweep / "0", sweep / "1")
+    ]
+    both = call(sweep / "0", photos, "--with", sweep / "1", "--format", "jsonl", "--top", "10", folder=tmp_path)
+    assert both.returncode == 0, both.stderr
+    assert f"the thresholds of {sweep / '1'} are not used" in both.stderr
+    for file, row in probabilities(both).items():
+        parts = [{each["class"]: each["probability"] for each in found[file]["top"]} for found in alone]
+        for each in row["top"]:
+            mean = sum(part[each["class"]] for part in parts) / 2
+            assert each["probability"] == pytest.approx(mean, abs=2e-6)
+    assert call(sweep, photos, "--format", "jsonl", "--top", "10", folder=tmp_path).stdout == both.stdout
+    refused = call(sweep, photos, "--explain", tmp_path / "pictures", folder=tmp_path)
+    assert refused.returncode == 2 and "--explain" in refused.stderr
+    renamed = network()
+    renamed.classes = [*NAMES[:-1], "other"]
+    save_model(renamed, tmp_path / "other.safetensors")
+    refused = call(checkpoint, photos, "--with", tmp_path / "other.safetensors", folder=tmp_path)
+    assert refused.returncode == 2 and "their classes differ" in refused.stderr
+
+
+def test_uncertain_images_are_marked(call, checkpoint, photos, tmp_path):
+    rows = probabilities(call(checkpoint, photos, "--format", "jsonl", "--abstain-below", "0.9999", folder=tmp_path))
+    assert {row["abstain"] for row in rows.values()} == {True}
+    done = call(checkpoint, photos, "--format", "csv", "--abstain-below", "0", folder=tmp_path)
+    assert [row["abstain"] for row in csv.DictReader(done.stdout.splitlines())] == ["0"] * 3
+    assert "?" in call(checkpoint, photos, "--abstain-below", "0.9999", folder=tmp_path).stdout
+
+
+def test_thresholds_decide_between_two_classes():
+    decided = Prediction(Path("a.png"), torch.tensor([0.7, 0.3]), decision=Decision(thresholds=[0.8, 0.2]))
+    assert decided.top(2) == [(1, pytest.approx(0.3)), (0, pytest.approx(0.7))]
