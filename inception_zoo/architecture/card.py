@@ -59,7 +59,7 @@ class Card:
     decision: Decision = field(default_factory=Decision)
 
     def plain(self) -> dict[str, Any]:
-        """Return the card as plain containers, as JSON has them. Without `decision`, it is the default, as in older cards."""
+        """Return the card as plain containers, as JSON has them. The default decision is left out, as in older cards."""
         preprocessing = self.preprocessing.plain() if self.preprocessing else None
         plain: dict[str, Any] = {"model": dict(self.model), "classes": self.classes, "preprocessing": preprocessing}
         plain |= {"provenance": self.provenance and asdict(self.provenance)}

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MANY = 100  # with more classes than these, and one label for each image, there are no metrics for decisions
+LOGGED = ("auroc", "ap", "sensitivity", "specificity", "f1", "balanced_accuracy", "kappa", "brier")  # metrics for decisions
+MANY = 100  # largest number of classes for which they are computed, with one label for each image
 
 
 @dataclass(frozen=True)

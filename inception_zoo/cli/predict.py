@@ -22,7 +22,7 @@ def predict_images(
     flip: Annotated[bool, typer.Option("--flip", help="Average over the image and its mirror image.")] = False,
     average: Annotated[list[str] | None, typer.Option("--with", help="Another network to average with; repeat it.")] = None,
     abstain_below: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Mark images whose best probability is lower.")
+        float | None, typer.Option(min=0, max=1, help="Mark images whose best class has a lower probability.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
     explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM pictures of each branch. Default: none.")] = None,
@@ -49,9 +49,7 @@ def predict_images(
     networks = [path for each in (network, *(average or ())) for path in networks_in(each)]
     check_explain(network, explain, layer)
     if explain and len(networks) > 1:
-        raise ZooError(
-            f"--explain {explain}: the decision of {len(networks)} networks together has no picture; give one network"
-        )
+        raise ZooError(f"--explain {explain}: it needs one network, but {len(networks)} are given; give one run folder")
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths = find_images(images)
     classifier = open_ensemble(networks, trust, preprocessing)

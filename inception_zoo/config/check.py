@@ -26,6 +26,7 @@ from inception_zoo.config.rules import (
     SPECIAL,
     TOP,
     USUAL,
+    USUAL_METRIC,
     Options,
     direction,
     kind_of,
@@ -287,15 +288,19 @@ def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
     for key, node in nodes if cfg["task"] == "fit" else ():
         monitor, mode = node.get("monitor"), node.get("mode")
         if monitor in KNOWN and monitor not in METRICS[kind]:
-            yield f"{key}.monitor={monitor} is not logged with {KINDS[kind]}; use {METRICS[kind][-1]}"
-        elif monitor in OF_DECISIONS and kind == "one" and cfg["data"]["num_classes"] > MANY:
+            yield f"{key}.monitor={monitor} is not logged with {KINDS[kind]}; use {USUAL_METRIC[kind]}"
+        elif monitor in OF_DECISIONS and kind == "one" and cfg["model"]["num_classes"] > MANY:
             yield f"{key}.monitor={monitor} is logged for at most {MANY} classes; use val/top1"
         elif monitor in KNOWN and mode in ("min", "max") and mode != (right := direction(monitor)):
-            yield f"{key}.mode={mode}: {monitor} is better if it is {'lower' if right == 'min' else 'higher'}; set {right}"
+            better = "lower" if right == "min" else "higher"
+            yield f"{key}.mode={mode}: a {better} {monitor} is better; leave {key}.mode out"
     usual: dict[str, Any] = {"label_smoothing": 0, "aux_weight": None, "class_weight": None, "metrics": {}}
     mixed: dict[str, Any] = {key: cfg["augmentation"].get(key) or 0 for key in ("mixup", "cutmix")}
     given = {key: cfg[key] for key, value in usual.items() if cfg[key] != value}
     given |= {f"augmentation.{key}": value for key, value in mixed.items() if value}
+    weights, classes = cfg["class_weight"], cfg["data"]["num_classes"]
+    if not isinstance(weights, str | None) and len(weights) != classes:
+        yield f"class_weight={shown(weights)}: the data has {classes} classes; give one weight for each"
     for key, value in given.items() if kind == "embedding" else ():
         yield f"{key}={shown(value)} cannot be combined with a metric-learning loss; remove it"
 
@@ -309,14 +314,14 @@ def _about_decision(cfg: Mapping[str, Any]) -> Iterator[str]:
         yield f"decision.{key}={value} cannot be combined with a metric-learning loss; remove it"
     elif given and cfg["task"] == "test":
         yield f"decision.{key}={value} is chosen in the training, and saved with the weights; remove it"
-    elif given and kind == "one" and cfg["data"]["num_classes"] > MANY:
+    elif given and kind == "one" and cfg["model"]["num_classes"] > MANY:
         yield f"decision.{key}={value} is for at most {MANY} classes; remove it"
     elif given and cfg["trainer"].get("limit_val_batches") == 0:
         yield f"decision.{key}={value} is chosen on the validation images; remove trainer.limit_val_batches=0"
-    elif rule and kind == "one" and cfg["data"]["num_classes"] != 2:
+    elif rule and kind == "one" and cfg["model"]["num_classes"] != 2:
         yield f"decision.threshold={rule} is for two classes, or for several labels; remove it"
     elif kind == "one" and bool(rule) != bool(positive):
-        yield "decision.threshold and decision.positive=CLASS need each other; set both"
+        yield f"decision.threshold={rule}, decision.positive={positive}: set both, or neither"
     elif kind == "several" and positive:
         yield f"decision.positive={positive}: each of several labels has a threshold of its own; remove it"
 
@@ -333,7 +338,10 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
     (("data",), lambda cfg: _about_data(cfg["data"])),
     (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
-    (("loss", "label_smoothing", "aux_weight", "metrics", "augmentation", "callbacks", "scheduler", "data"), _about_loss),
+    (
+        ("loss", "label_smoothing", "aux_weight", "class_weight", "metrics", "augmentation", "callbacks", "scheduler", "data"),
+        _about_loss,
+    ),
     (("task", "loss", "decision", "data", "trainer"), _about_decision),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from inception_zoo.architecture.decision import LOGGED
 from inception_zoo.architecture.nets import ALIASES, ZOO
 from inception_zoo.architecture.preprocessing import CROPS, INTERPOLATIONS
 from inception_zoo.errors import nearest, shown
@@ -124,7 +125,10 @@ KEYS = {
     "label_smoothing": number(0, below=1),
     "aux_weight": number(0) | NULL,
     "decision.calibrate": FLAG,
-    "decision.threshold": Rule("youden, f1, or such as sensitivity@0.95 or specificity@0.95", is_operating_point) | NULL,
+    "decision.threshold": Rule(
+        "youden, f1, sensitivity@SHARE or specificity@SHARE, such as sensitivity@0.95", is_operating_point
+    )
+    | NULL,
     "decision.positive": NAME | NULL,
     "class_weight": one_of("balanced", "effective") | list_of(above(0)) | NULL,
     "lr_for_batch": COUNT | NULL,
@@ -226,31 +230,23 @@ NEEDED = (
     *(f"data.{key}" for key in IMAGE_DATA if key not in ("root", "classes", "per_class", "sampler")),
     *KEYS,
 )
-# Logged metrics that a checkpoint can monitor. A custom metric is valid too, unless its name is similar to one of these.
 LOSSES = "inception_zoo.training.losses"
 KINDS = {"one": "one label for each image", "several": "several labels for each image", "embedding": "a metric-learning loss"}
-_LABELS = ("sensitivity", "specificity", "f1", "balanced_accuracy", "kappa", "brier", "auroc", "ap")
-OF_DECISIONS = tuple(f"val/{key}" for key in _LABELS)
-METRICS = {  # by the kind of the loss, see `kind_of`; the last one is the usual choice
-    "one": (
-        "train/loss",
-        "train/top1",
-        "train/top5",
-        "val/loss",
-        "val/top5",
-        "val/macro",
-        "val/ece",
-        *OF_DECISIONS,
-        "val/top1",
-    ),
-    "several": ("train/loss", "val/loss", "val/accuracy", "val/ece", *OF_DECISIONS),
-    "embedding": ("train/loss", "val/recall5", "val/verification", "val/recall1"),
+OF_DECISIONS = tuple(f"val/{key}" for key in LOGGED)
+_ACCURACIES = ("train/top1", "train/top5", "val/top1", "val/top5", "val/macro")
+# Logged metrics that a checkpoint can monitor, by the kind of the loss, see `kind_of`. A custom metric is valid too, unless its
+# name is similar to one of these.
+METRICS = {
+    "one": ("train/loss", "val/loss", "val/ece", *_ACCURACIES, *OF_DECISIONS),
+    "several": ("train/loss", "val/loss", "val/ece", "val/accuracy", *OF_DECISIONS),
+    "embedding": ("train/loss", "val/recall1", "val/recall5", "val/verification"),
 }
+USUAL_METRIC = {"one": "val/top1", "several": "val/ap", "embedding": "val/recall1"}
 KNOWN = tuple(dict.fromkeys(name for names in METRICS.values() for name in names))
 
 
 def direction(metric: str) -> str:
-    """Return `min` for a metric of which a lower value is better, otherwise `max`."""
+    """Return `min` for a metric that is better when it is lower, otherwise `max`."""
     return "min" if metric.rpartition("/")[2] in ("loss", "brier", "ece") else "max"
 
 

@@ -64,8 +64,8 @@ class ImageData(L.LightningDataModule):
         flip: probability of a mirror image, which the configs in `conf/augmentation` use; 0 if mirroring changes the class.
         augmentation: of training images. The default is none.
         on_bad_file: `error`, or `skip` to leave out image files that cannot be read.
-        sampler: `balanced` for epochs with as many images of each class, or of each label that is the rarest one of an image.
-            The default is each image once.
+        sampler: `balanced` for epochs with the same number of images from each class; with several labels, see `strata`. The
+            default is each image once.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class ImageData(L.LightningDataModule):
         return isinstance(split, Images | Files) and split.labels.dim() == 2
 
     def counts(self) -> tuple[Tensor, int | None]:
-        """Return the number of training images with each label; and of all, if they have any number of labels."""
+        """Return the numbers of training images by label, and the number of all if they have several labels, else None."""
         split = self.splits["train"]
         if isinstance(split, Stream):
             return torch.tensor(split.images_per_class), None

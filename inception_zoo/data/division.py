@@ -60,8 +60,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     if few := [name for name, count in zip(classes, counts, strict=False) if by_share and 0 < count <= len(made)]:
         raise ZooError(f"data.split={shown(made)}: class '{few[0]}' has less than {1 + len(made)} images; add some")
     parts = {"train": torch.arange(len(train))}
-    if sizes.get("folds"):
-        parts = _fold(train, int(sizes["folds"] or 0), int(sizes["fold"] or 0), seed)
+    if folds := sizes.get("folds"):
+        parts = _fold(train, int(folds), int(sizes["fold"] or 0), seed)
     for left, (name, size) in zip(range(len(made), 0, -1), made.items(), strict=True):  # left: splits that also need images
         rest = parts["train"]
         if size > len(rest) - left:
@@ -75,7 +75,7 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
         else:
             order = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
             parts |= {"train": order[int(size) :], name: order[: int(size)]}
-    _check_left(train, parts["train"], classes, made)
+    _check_left(train, parts["train"], classes, sizes)
     made_of = (
         f"{', '.join(f'{name} {len(rows):,}' for name, rows in parts.items() if name != 'train')} of {len(train):,} images"
     )
@@ -128,7 +128,7 @@ def _fold(train: Images | Files, folds: int, fold: int, seed: int) -> dict[str, 
         try:
             parts = list(kind(folds, shuffle=True, random_state=seed).split(classes, classes, groups))
         except ValueError as error:
-            raise ZooError(f"data.split.folds={folds}: {one_line(error)}") from None
+            raise ZooError(f"data.split.folds={folds}: {one_line(error)}; set fewer folds") from None
     rows, test = map(torch.from_numpy, parts[fold])
     if not len(test):
         raise ZooError(f"data.split.folds={folds}: fold {fold} would have no images; set fewer folds")
@@ -179,14 +179,15 @@ def _grouped(train: Files, rest: Tensor, share: float, left: int, seed: int) -> 
     return rest[torch.from_numpy(taken[group_of])]
 
 
-def _check_left(train: Images | Files, rows: Tensor, classes: Sequence[str], made: Mapping[str, float]) -> None:
-    """Raise ZooError if groups, or images with several labels, leave a class without a training image."""
+def _check_left(train: Images | Files, rows: Tensor, classes: Sequence[str], sizes: Sizes) -> None:
+    """Raise ZooError if groups, images with several labels, or folds leave a class without a training image."""
     grouped = getattr(train, "groups", None) is not None
-    if not grouped and train.labels.dim() == 1:
+    if not grouped and train.labels.dim() == 1 and not sizes.get("folds"):
         return
     if lost := sorted(present(train.labels) - present(train.labels[rows])):
-        why, more = (", since groups are not divided", "groups") if grouped else ("", "images")
-        raise ZooError(f"data.split={shown(made)}: class '{classes[lost[0]]}' would be held out whole{why}; add {more}")
+        why, more = (", since groups are not divided", "groups") if grouped else ("", "images of it")
+        given = {key: value for key, value in sizes.items() if value is not None}
+        raise ZooError(f"data.split={shown(given)}: class '{classes[lost[0]]}' would be held out whole{why}; add {more}")
 
 
 def _rank(seed: int, name: str) -> bytes:

@@ -12,7 +12,7 @@ def counts_of(labels: Tensor, classes: int = 0) -> Tensor:
 
 
 def present(labels: Tensor) -> set[int]:
-    """Return the labels that images have."""
+    """Return the labels that at least one image has."""
     return {*counts_of(labels).nonzero().flatten().tolist()}
 
 
@@ -48,11 +48,11 @@ def balanced(classes: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     Returns:
         The rows, int64 (N,), and how often each one's image has been drawn before in this epoch.
     """
-    present = classes.unique()
-    share, rest = divmod(len(classes), len(present))
-    more = set(torch.randperm(len(present), generator=draw)[:rest].tolist())
+    found = classes.unique()
+    share, rest = divmod(len(classes), len(found))
+    more = set(torch.randperm(len(found), generator=draw)[:rest].tolist())
     rows, repeats = [], []
-    for number, each in enumerate(present):
+    for number, each in enumerate(found):
         own, wanted = (classes == each).nonzero().flatten(), share + (number in more)
         passes = [own[torch.randperm(len(own), generator=draw)] for _ in range(-(-wanted // len(own)))]
         rows.append(torch.cat(passes)[:wanted])

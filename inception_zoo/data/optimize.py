@@ -60,7 +60,9 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
             partial_out.mkdir()
             for name, split in files.items():
                 if not isinstance(split, Files) or split.labels.dim() == 2:
-                    raise ZooError(f"{source.name}: only image files with one label each can be packed into chunks")
+                    raise ZooError(
+                        f"{source.name}: only image folders, with one label for each image, can be packed into chunks"
+                    )
                 _write(split, partial_out / name, size, workers)
                 _add(partial_out / name / "index.json", split, list(files), source.classes)
             write_json(partial_out / "classes.json", source.classes)

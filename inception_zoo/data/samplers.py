@@ -9,7 +9,7 @@ from torch.utils.data import DistributedSampler, Sampler
 
 from inception_zoo.data.labels import balanced
 
-EPOCHS = 2**20  # more than any training has; the index of a repeated image is that of an epoch as many later
+REPEAT_OFFSET = 2**20  # epochs, more than any training has, in the index of a repeated image, so that it is augmented anew
 
 
 class Order(DistributedSampler):
@@ -27,7 +27,7 @@ class Order(DistributedSampler):
         seed: of the order.
         epoch: the first epoch.
         begun: number of batches of the first epoch to skip.
-        classes: of the images, int64 (N,): an epoch draws as many images of each one; None: it has each image once.
+        classes: of the images, int64 (N,): an epoch has as many images of each one; None: each image once.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Order(DistributedSampler):
         if self.classes is None:
             return list(super().__iter__())
         rows, repeats = balanced(self.classes, torch.Generator().manual_seed(self.seed + self.epoch))
-        indices = (rows + repeats * EPOCHS * self.images)[: self.total_size]  # a repeated image is augmented anew
+        indices = (rows + repeats * REPEAT_OFFSET * self.images)[: self.total_size]
         return indices[self.rank :: self.num_replicas].tolist()
 
     def __iter__(self) -> Iterator[int]:

@@ -57,8 +57,8 @@ def table(
     columns = columns_of(Path(root))
     used = {"path": path} | {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
     cells = {key: column_of(columns, place, name) for key, name in used.items()}
-    used |= {f"label {name}": name for name in ([label] if isinstance(label, str) else label)}
-    _check_unused(place, columns, used)
+    labels = [label] if isinstance(label, str) else list(label)
+    _check_unused(place, columns, used, labels)
     for key, each in cells.items():
         _check_cells(place, used[key], each)
     _check_paths(place, folder, path, cells["path"])
@@ -74,16 +74,15 @@ def table(
     _check_leaks(place, groups or [], parts)
     _check_classes(place, names, parts, classes)
     if is_first():
-        log.info("%s", printable(f"{place}: {_described(columns, used, names, classes)}"))
+        log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels], names, classes)}"))
     several = separator is not None or not isinstance(label, str)
     rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
     files, states = {}, {}
     for part in SPLITS:
         if chosen := [row for row in rows if parts[row] == part]:
-            paths = [cells["path"][row] for row in chosen]
+            paths, numbers = [cells["path"][row] for row in chosen], _tensor([names[row] for row in chosen], classes, several)
             of_groups = np.array([groups[row] for row in chosen]) if groups else None
-            labels = _tensor([names[row] for row in chosen], classes, several)
-            files[part] = Files(folder, np.array(paths), labels, groups=of_groups)
+            files[part] = Files(folder, np.array(paths), numbers, groups=of_groups)
             states[part] = np.frombuffer(b"".join(state_of(part, each, folder / each) for each in paths), np.uint64)
     kept, bad, lost = check_files(Path(root), files, states)
     return Source("table", kept["train"], kept.get("test"), classes, kept.get("val"), bad, lost)
@@ -105,7 +104,12 @@ def _labels(
         raise ZooError(f"data.source.label={shown(list(label))}: name each column once")
     flags = [column_of(columns, place, name) for name in label]
     for name, cells in zip(label, flags, strict=True):
-        _refuse(place, f"not 0 or 1 in '{name}'", cells, [cell.casefold() not in FLAGS for cell in cells])
+        _refuse(
+            place,
+            f"not 0 or 1 in '{name}', a column of data.source.label",
+            cells,
+            [cell.casefold() not in FLAGS for cell in cells],
+        )
     classes = list(map(class_name, label))
     rows = zip(*flags, strict=True)
     return classes, [tuple(name for name, cell in zip(classes, row, strict=True) if FLAGS[cell.casefold()]) for row in rows]
@@ -127,8 +131,8 @@ def _check_cells(place: str, name: str, cells: Sequence[str]) -> None:
     _refuse(place, f"a space at the start or the end in '{name}'", cells, [cell != cell.strip() for cell in cells])
 
 
-def _check_unused(place: str, columns: Mapping[str, Sequence[str]], used: Mapping[str, str]) -> None:
-    if f"label {used['path']}" in used:
+def _check_unused(place: str, columns: Mapping[str, Sequence[str]], used: Mapping[str, str], labels: Sequence[str]) -> None:
+    if used["path"] in labels:
         raise ZooError(f"{place}: '{used['path']}' is the column of the paths and of the classes; set data.source.label=NAME")
     for key in ("split", "group"):
         if key not in used and (alike := next((name for name in columns if name.strip().casefold() == key), None)):
@@ -179,13 +183,13 @@ def _check_classes(place: str, names: Sequence[Names], parts: Sequence[str], cla
 
 
 def _described(
-    columns: Mapping[str, Sequence[str]], used: Mapping[str, str], names: Sequence[Names], classes: Sequence[str]
+    columns: Mapping[str, Sequence[str]], used: Sequence[str], names: Sequence[Names], classes: Sequence[str]
 ) -> str:
     """Return the columns, and the classes with their numbers of images."""
-    others = ", ".join(name for name in columns if name not in used.values()) or "none"
+    others = ", ".join(name for name in columns if name not in used) or "none"
     counts = Counter(name for row in names for name in row)
     listed = ", ".join(f"{name} {counts[name]:,}" for name in classes[: 3 * NAMED]) + (
         ", …" if len(classes) > 3 * NAMED else ""
     )
     without = f"; {names.count(()):,} images without labels" if () in names else ""
-    return f"columns {', '.join(used.values())}; not used: {others}; {len(classes)} classes: {listed}{without}"
+    return f"columns {', '.join(used)}; not used: {others}; {len(classes)} classes: {listed}{without}"

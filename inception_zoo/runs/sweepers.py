@@ -197,8 +197,11 @@ class OptunaSweeper(Sweeper):
         folder = Path(self.conf.hydra.sweep.dir)
         if (subdir := _subdir(self.conf)) != NUMBER:
             raise ZooError(f"hydra.sweep.subdir={subdir}: the folders of trials have their numbers; set '{NUMBER}'")
-        callbacks: Any = OmegaConf.to_container(self.context.config_loader.load_sweep_config(self.conf, fixed).callbacks)
-        goal = objective(callbacks)
+        composed = self.context.config_loader.load_sweep_config(self.conf, fixed).callbacks
+        callbacks: Any = OmegaConf.to_container(composed)  # unresolved: other values need the run folder
+        goal = objective(
+            {key: node | ({"mode": composed[key].mode} if "mode" in node else {}) for key, node in callbacks.items()}
+        )
         study = open_study(self.node, folder, goal, searching=True)
         save_redacted(self.conf, folder / "multirun.yaml")
         begin(folder, [str(number) for number in range(self.n_trials)], fails_again=False)

@@ -65,7 +65,7 @@ class Ensemble(Classifier):
 
 
 def open_ensemble(paths: Sequence[Path], trust: bool = False, stated: Stated = NOTHING_STATED) -> Classifier:
-    """Open several networks as one classifier, without thresholds: theirs do not belong to the averaged probabilities.
+    """Open several networks as one classifier, without thresholds, because each was chosen for one network's probabilities.
 
     Args:
         paths: files or run folders; with one of them, the result is that of `open_classifier`.
@@ -85,7 +85,7 @@ def open_ensemble(paths: Sequence[Path], trust: bool = False, stated: Stated = N
         if differs := next((key for key, (ours, theirs) in pairs.items() if ours != theirs), None):
             raise ZooError(f"{member.path} cannot be averaged with {first.path}: their {differs} differ; leave it out")
     if thresholds := [member.path for member in members if member.decision.thresholds]:
-        tell(f"the thresholds of {thresholds[0]} are not used: they do not belong to averaged probabilities")
+        tell(f"the thresholds of {thresholds[0]} are not used: they were chosen for the probabilities of one network")
     decision = Decision(first.decision.several)
     return Ensemble(first.path, first.logits, first.classes, first.channels, first.preprocessing, None, decision, members)
 

@@ -113,7 +113,7 @@ def convert(
         layout = model.save_pretrained(target, run, licence, repo)
         return f"{target}: {model.plan.net.name}, weights in the layout of {layout}, card, model card and picture"
     if to != "native" and model.decision != Decision():
-        log.warning("layout=%s does not store how logits become labels: %s", to, model.decision)
+        log.warning("layout=%s does not store how logits become labels; note it: %s", to, model.decision.plain())
     state = export_weights(model, to)
     write_weights(target, state, card_of(model).text() if to == "native" else None)
     values = sum(value.numel() for value in state.values())

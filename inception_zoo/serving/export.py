@@ -124,7 +124,10 @@ def export_program(model: Inception, path: str | Path, fold: bool = True) -> flo
 
 
 def _served(model: Inception, path: Path, fold: bool) -> tuple[Inception, Tensor]:
-    """Return a copy of `model` without auxiliary heads and temperature, and two sample images: one would become constant."""
+    """Return a copy without auxiliary heads, its temperature folded into the classifier, and two sample images.
+
+    torch would make a batch of one a constant.
+    """
     if model.preprocessing is None:
         raise ZooError(f"{path}: the network's preprocessing is unknown; set mean, std and image size")
     served = folding.fold(model) if fold else deepcopy(model).eval()

@@ -42,20 +42,21 @@ class Prediction:
         assert self.probabilities is not None
         values, thresholds = self.probabilities, self.decision.thresholds
         if thresholds and not self.decision.several:
-            values = values / torch.tensor(thresholds)
+            values = values.double() / torch.tensor(thresholds, dtype=torch.float64)
         # Among equal values, which int8 often gives, a stable sort puts the smallest label first, as argmax does.
         labels = values.sort(descending=True, stable=True).indices[:count]
         return list(zip(labels.tolist(), self.probabilities[labels].tolist(), strict=True))
 
-    def abstains(self, sure: float) -> bool:
-        """Return True if the best label has a lower probability than `sure`."""
+    def abstains(self, below: float) -> bool:
+        """Return True if the best label has a lower probability than `below`."""
         ((_, probability),) = self.top(1)
-        return probability < sure
+        return probability < below
 
     def labels(self) -> list[int]:
         """Return the labels whose probabilities reach their thresholds, for images with several labels."""
         assert self.probabilities is not None
-        return (self.probabilities >= torch.tensor(self.decision.thresholds or 0.5)).nonzero().flatten().tolist()
+        thresholds = torch.tensor(self.decision.thresholds or 0.5, dtype=torch.float64)
+        return (self.probabilities.double() >= thresholds).nonzero().flatten().tolist()
 
 
 def predict(
@@ -93,34 +94,40 @@ def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor
 Predictions = Iterator[Prediction]
 
 
-def write_csv(predictions: Predictions, classifier: Classifier, top: int, file: IO[str], sure: float | None = None) -> None:
+def write_csv(
+    predictions: Predictions, classifier: Classifier, top: int, file: IO[str], abstain_below: float | None = None
+) -> None:
     """Write the `top` classes of each image as a CSV row; with several labels, first those that the image has."""
     classes = classifier.classes
     top = min(top, len(classes))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "label", "probability")]
-    first = ["labels"] if classifier.decision.several else [] if sure is None else ["abstain"]
+    first = ["labels"] if classifier.decision.several else [] if abstain_below is None else ["abstain"]
 
     def cells(prediction: Prediction) -> list[Any]:
         names: list[Any] = ["; ".join(classes[label] for label in prediction.labels())] if classifier.decision.several else []
-        names += [] if sure is None else [int(prediction.abstains(sure))]
+        names += [] if abstain_below is None else [int(prediction.abstains(abstain_below))]
         return [*names, *(cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}"))]
 
     header = ["file", *first, "class", "label", "probability", *more]
     write_rows(file, header, ([each.path, *cells(each)] for each in predictions), lineterminator="\n")
 
 
-def write_jsonl(predictions: Predictions, classifier: Classifier, top: int, file: IO[str], sure: float | None = None) -> None:
+def write_jsonl(
+    predictions: Predictions, classifier: Classifier, top: int, file: IO[str], abstain_below: float | None = None
+) -> None:
     """Write the `top` classes of each image as a line of JSON; with several labels, also those that the image has."""
     classes = classifier.classes
     for prediction in predictions:
         ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
-        names: dict[str, Any] = {} if sure is None else {"abstain": prediction.abstains(sure)}
+        names: dict[str, Any] = {} if abstain_below is None else {"abstain": prediction.abstains(abstain_below)}
         if classifier.decision.several:
             names["labels"] = [classes[label] for label in prediction.labels()]
         file.write(json.dumps({"file": str(prediction.path), **names, **ranked[0], "top": ranked}) + "\n")
 
 
-def write_table(predictions: Predictions, classifier: Classifier, top: int, file: IO[str], sure: float | None = None) -> None:
+def write_table(
+    predictions: Predictions, classifier: Classifier, top: int, file: IO[str], abstain_below: float | None = None
+) -> None:
     """Write the `top` classes of each image as a table for the terminal; with several labels, those of the image first."""
     classes, several = classifier.classes, classifier.decision.several
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -137,7 +144,7 @@ def write_table(predictions: Predictions, classifier: Classifier, top: int, file
             table.add_row(str(prediction.path), names, ", ".join(listed))
         else:
             (label, probability), *_ = ranked
-            name = f"{classes[label]}?" if sure is not None and prediction.abstains(sure) else classes[label]
+            name = f"{classes[label]}?" if abstain_below is not None and prediction.abstains(abstain_below) else classes[label]
             table.add_row(str(prediction.path), name, f"{probability:.3f}", ", ".join(listed[1:]))
     console(100, file=file).print(table)
 
@@ -167,7 +174,7 @@ def report(
     strict: bool,
     explain: Path | None,
     layer: str | None,
-    sure: float | None = None,
+    abstain_below: float | None = None,
 ) -> int:
     """Write the predictions of images, and optionally pictures that explain them.
 
@@ -183,7 +190,7 @@ def report(
         strict: stop at the first image that cannot be read.
         explain: folder for Grad-CAM pictures; None: no pictures.
         layer: endpoint to explain; None: the last one with branches.
-        sure: probability of the best label below which an image is marked as undecided; None: none.
+        abstain_below: probability of the best label below which an image is marked as abstained; None: none.
 
     Returns:
         The number of images that could not be read.
@@ -212,10 +219,10 @@ def report(
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
         file = sys.stdout if layout == "table" else data_output()
-        WRITERS[layout](good(predictions), classifier, top, file, sure)
+        WRITERS[layout](good(predictions), classifier, top, file, abstain_below)
     else:
         with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            WRITERS[layout](good(predictions), classifier, top, file, sure)
+            WRITERS[layout](good(predictions), classifier, top, file, abstain_below)
     return skipped
 
 

@@ -137,7 +137,7 @@ def folder_samples(folder: Path, model: Inception, count: int) -> Samples:
         ZooError: the folder does not exist or has no image, or a subfolder is not named after a class.
     """
     if model.decision.several:
-        raise ZooError(f"--images {folder}: images have several labels, not one subfolder each; leave it out")
+        raise ZooError(f"--images {folder}: a folder gives one label per image, but the network has several; leave it out")
     classes = [class_name(name) for name in model.classes or map(str, range(model.plan.num_classes))]
     paths = find_images([str(folder)])
     names = [class_name(path.relative_to(folder).parts[0]) for path in paths]

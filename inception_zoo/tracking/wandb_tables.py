@@ -1,7 +1,7 @@
 """Tables and pictures of a test in W&B."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 CELLS = 10_000  # maximum number of rows that W&B draws
 
 
-def log_folder(folder: Path, results: Mapping[str, Any], step: int, tables: bool = True) -> None:
+def log_folder(folder: Path, results: Mapping[str, Any], step: int, written: Collection[str]) -> None:
     """Log the tables and pictures of a test to the current W&B run, if there is one.
 
     Args:
-        folder: the run folder, with the files of `write_tables`.
+        folder: the run folder.
         results: content of results.json.
         step: optimizer step.
-        tables: the test has written tables; a test of embeddings has none.
+        written: names of the tables in it that the test has written.
     """
     run = current_run()
     if run is None:
         return
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # W&B's default for tables to upload is in the home folder
     content = {}
-    for key, (name, make) in TABLES.items() if tables else ():
-        with warned(name):
-            content[key] = make(*read_table(folder / name), folder=folder)
+    for key, (name, make) in TABLES.items():
+        if name in written:
+            with warned(name):
+                content[key] = make(*read_table(folder / name), folder=folder)
     with warned("the tables of the test"):
         log_content(run, step, **content)
         run.summary.update({key: value for key, value in results.items() if "/" not in key or key == best_key(results)})
@@ -70,7 +71,14 @@ def _worst(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
     return wandb.Table(header, data)
 
 
+def _decisions(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
+    import wandb
+
+    return wandb.Table(header, [[*row[:2], *map(_number, row[2:])] for row in rows])
+
+
 TABLES = {
+    "test/decisions": ("decisions.csv", _decisions),
     "test/per_class": ("per_class.csv", _per_class),
     "test/confusion": ("confusion.csv", _confusion),
     "test/calibration": ("calibration.csv", _calibration),

@@ -11,7 +11,6 @@ import numpy as np
 
 OF_CLASSES = ("auroc", "ap", "sensitivity", "specificity", "precision", "f1")
 OF_ALL = ("accuracy", "balanced_accuracy", "kappa", "brier", "ece")
-LOGGED = ("auroc", "ap", "sensitivity", "specificity", "f1", "balanced_accuracy", "kappa", "brier")
 BINS = 15  # of the calibration error
 SAMPLES = 1000  # of the bootstrap
 CELLS = 10**6  # largest number of image weights in memory together
@@ -132,7 +131,9 @@ def _calibration(scored: Scored, weights: np.ndarray) -> np.ndarray:
     if scored.several:
         columns = zip(scored.probabilities.T, scored.labels.T, strict=True)
     else:
-        columns = zip([scored.probabilities.max(1)], [(scored.labels & scored.predicted).any(1)], strict=True)
+        columns = zip(
+            [(scored.probabilities * scored.predicted).sum(1)], [(scored.labels & scored.predicted).any(1)], strict=True
+        )
     errors = []
     for confidence, right in columns:
         which = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS) - 1

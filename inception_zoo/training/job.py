@@ -171,8 +171,9 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     parts = model, *optimizer, cfg.label_smoothing, redacted(config), *choices
     if logit_loss := components.build_logit_loss(config["loss"]):
         metrics = components.build_metrics(config, model.plan.num_classes, logit_loss.several)
-        weighing = {key: config[key] for key in ("class_weight", "decision")}
-        module = Classifier(*parts, metrics=metrics, loss=logit_loss, **weighing)
+        module = Classifier(
+            *parts, metrics=metrics, loss=logit_loss, class_weight=config["class_weight"], decision=config["decision"]
+        )
         model.decision = decision_for(logit_loss.several, (card or model).decision if cfg.task == "test" else None)
     else:
         loss = components.build_loss(config["loss"], model.plan, cfg.data.num_classes) if cfg.task == "fit" else None
@@ -198,7 +199,9 @@ def decision_for(several: bool, saved: Decision | None) -> Decision:
     """
     if saved and saved.several != several:
         was, use = ("several labels", "loss=bce") if saved.several else ("one label", "loss=cross_entropy")
-        raise ZooError(f"loss: the weights were trained for {was} for each image; set {use}, and data of this kind")
+        raise ZooError(
+            f"loss: the weights were trained for {was} for each image; set {use}, and use data with {was} for each image"
+        )
     return saved or Decision(several)
 
 
@@ -209,7 +212,6 @@ def read_data(job: Job) -> None:
         data.prepare_data()
         data.trainer = job.trainer
         _check_labels(job)
-        chooser(job.config["decision"], data.class_names)
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
         published = is_name(str(weights)) and not is_hub(str(weights))
@@ -224,13 +226,17 @@ def read_data(job: Job) -> None:
 
 
 def _check_labels(job: Job) -> None:
-    """Raise ZooError if the loss or the class weights are for another kind of labels than the data has."""
-    several = not isinstance(job.module, Embedder) and job.module.criterion.several
+    """Raise ZooError if the loss is for another kind of labels than the data has, or classes cannot be weighted."""
+    data, several = job.data, not isinstance(job.module, Embedder) and job.module.criterion.several
+    if data.several and not several:
+        raise ZooError("loss: the data has several labels for each image; set loss=bce, binary_focal or asl")
+    if several and not data.several:
+        raise ZooError(
+            "loss: the data has one label for each image; set loss=cross_entropy, or list data.source.label's columns"
+        )
     if job.config["class_weight"] is not None and job.config["task"] == "fit":
-        class_weights(job.config["class_weight"], *job.data.counts())
-    if job.data.several != several:
-        has, use = ("any number of labels", "loss=bce") if job.data.several else ("one label", "loss=cross_entropy")
-        raise ZooError(f"data: each image has {has}; set {use}, or data of the other kind")
+        class_weights(job.config["class_weight"], *data.counts())
+    chooser(job.config["decision"], data.class_names)  # raises for a positive class that does not exist
 
 
 def fit(job: Job) -> None:
@@ -310,9 +316,8 @@ def write_outcome(job: Job, tables: dict[str, Any] | None) -> None:
         save_model(job.model, job.folder / "model.safetensors")  # the weights that were tested
     if job.model.decision != Decision(job.model.decision.several):
         job.results["decision"] = job.model.decision.plain()
-    if tables is not None:
-        write_test(job.folder, job.data, job.module.test, job.model.decision, tables)
-    log_folder(job.folder, job.results, job.trainer.global_step, tables=tables is not None)
+    written = write_test(job.folder, job.data, job.module.test, job.model.decision, tables) if tables is not None else ()
+    log_folder(job.folder, job.results, job.trainer.global_step, written)
 
 
 def _tested(job: Job) -> dict[str, Any]:

@@ -34,9 +34,9 @@ class CrossEntropy(LogitLoss):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.weight is None:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        logits, weight = wide(logits), self.weight.to(logits.device)
-        losses = F.cross_entropy(logits, targets, weight.to(logits), reduction="none", label_smoothing=self.label_smoothing)
-        return losses.mean()
+        logits = wide(logits)
+        weighted = {"weight": self.weight.to(logits), "label_smoothing": self.label_smoothing}
+        return F.cross_entropy(logits, targets, reduction="none", **weighted).mean()  # type: ignore[arg-type]
 
 
 class Focal(LogitLoss):
@@ -147,11 +147,12 @@ def class_weights(choice: str | Sequence[float], counts: Tensor, images: int | N
     """
     if not isinstance(choice, str):
         if len(choice) != len(counts):
-            raise ZooError(f"class_weight has {len(choice)} weights; the data has {len(counts)} classes: give one for each")
+            raise ZooError(f"class_weight={choice}: the data has {len(counts)} classes; give one weight for each")
         return torch.tensor(choice, dtype=torch.float32)
     positive = counts.double()
     if (empty := (positive == 0).nonzero().flatten().tolist()) or images in counts.tolist():
-        what = f"class {empty[0]} has no training images" if empty else "every training image has one of the labels"
+        every = "" if empty else f"every training image has label {counts.tolist().index(images)}, so it has no negatives"
+        what = f"class {empty[0]} has no training images" if empty else every
         raise ZooError(f"class_weight={choice}: {what}; add some, or give the weights as a list")
     sizes = [positive] if images is None else [positive, images - positive]
     if choice == "effective":

@@ -10,8 +10,8 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchmetrics.utilities import dim_zero_cat
 
-from inception_zoo.architecture.decision import MANY, Decision
-from inception_zoo.training.decisions import LOGGED, Scored, means
+from inception_zoo.architecture.decision import LOGGED, MANY, Decision
+from inception_zoo.training.decisions import Scored, means
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -188,32 +188,31 @@ class Evaluation(nn.Module):
     """
 
     logged: tuple[str, ...] = LOGGED  # from `scores`
+    several = False
 
     def __init__(self, classes: int, tables: bool, more: Mapping[str, Metric] | None = None) -> None:
         super().__init__()
-        self.classes, top5 = classes, min(5, classes)
-        self.loss, self.scores = Mean(), Scores() if classes <= MANY else None
-        self.means = MetricCollection(
-            {
-                "top1": MulticlassAccuracy(classes, average="micro"),
-                "top5": MulticlassAccuracy(classes, top_k=top5, average="micro"),
-                "macro": MulticlassAccuracy(classes, average="macro"),
-                "ece": CalibrationError(),
-                **{name: metric.clone() for name, metric in (more or {}).items()},
-            },
-            compute_groups=False,
-        )
-        self.tables: MetricCollection | None = None
-        if tables:
-            self.tables = MetricCollection(
-                {
-                    "confusion": MulticlassConfusionMatrix(classes),
-                    "top5": MulticlassAccuracy(classes, top_k=top5, average=None),
-                    "calibration": Calibration(),
-                    "worst": Worst(),
-                },
-                compute_groups=False,
-            )
+        self.classes, self.loss = classes, Mean()
+        self.scores = Scores() if self.several or classes <= MANY else None
+        own: Any = {**self._means(), **{name: metric.clone() for name, metric in (more or {}).items()}}
+        self.means = MetricCollection(own, compute_groups=False)
+        self.tables = MetricCollection({**self._tables()}, compute_groups=False) if tables else None
+
+    def _means(self) -> dict[str, Metric]:
+        return {
+            "top1": MulticlassAccuracy(self.classes, average="micro"),
+            "top5": MulticlassAccuracy(self.classes, top_k=min(5, self.classes), average="micro"),
+            "macro": MulticlassAccuracy(self.classes, average="macro"),
+            "ece": CalibrationError(),
+        }
+
+    def _tables(self) -> dict[str, Any]:
+        return {
+            "confusion": MulticlassConfusionMatrix(self.classes),
+            "top5": MulticlassAccuracy(self.classes, top_k=min(5, self.classes), average=None),
+            "calibration": Calibration(),
+            "worst": Worst(),
+        }
 
     def decided(self, decision: Decision) -> Scored | None:
         """Return all images with their probabilities, labels and predicted labels; None without `scores`."""
@@ -265,13 +264,13 @@ class SeveralLabels(Evaluation):
     """
 
     logged = (*LOGGED, "accuracy", "ece")
+    several = True
 
-    def __init__(self, classes: int, tables: bool, more: Mapping[str, Metric] | None = None) -> None:
-        nn.Module.__init__(self)
-        own: Any = {name: metric.clone() for name, metric in (more or {}).items()}
-        self.classes, self.loss, self.scores = classes, Mean(), Scores()
-        self.means = MetricCollection(own, compute_groups=False)
-        self.tables = MetricCollection({"worst": Worst()}) if tables else None
+    def _means(self) -> dict[str, Metric]:
+        return {}
+
+    def _tables(self) -> dict[str, Any]:
+        return {"worst": Worst()}
 
     def update(self, logits: Tensor, labels: Tensor, images: Tensor, first: int) -> None:
         """Add a batch.

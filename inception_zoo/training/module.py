@@ -35,9 +35,9 @@ class Classifier(L.LightningModule):
     """LightningModule that trains and tests any network of the zoo.
 
     The training loss is that of the logits, with label smoothing and class weights, plus the weighted loss of each auxiliary
-    head. Validation and test loss are the plain cross entropy of the logits, so that recipes can be compared. Training
-    accuracy is measured on the augmented images; for mixed labels, see `soft_accuracy`. With several labels for each image,
-    there is none.
+    head. Validation and test loss are the cross entropy without them, the binary one with several labels for each image, so
+    that recipes can be compared; the test loss is computed after the temperature. Training accuracy is measured on the
+    augmented images; for mixed labels, see `soft_accuracy`. With several labels, it is not logged.
 
     Args:
         model: the network.
@@ -73,7 +73,7 @@ class Classifier(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.layer_decay, self.decay_norm_and_bias = layer_decay, decay_norm_and_bias
-        self.criterion, self.class_weight, self.options = loss or CrossEntropy(), class_weight, decision
+        self.criterion, self.class_weight, self.decision_options = loss or CrossEntropy(), class_weight, decision
         self.criterion.label_smoothing = label_smoothing
         self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
         measured = ("loss",) if self.criterion.several else ("loss", "top1", "top5")
@@ -102,9 +102,11 @@ class Classifier(L.LightningModule):
         for tap in outputs.aux:
             self.log(f"train/aux_loss/{tap}", losses[tap], batch_size=len(labels))
         logits = outputs.logits.detach().float()
-        for key, metric in self.train_metrics.items():
-            figure = losses["logits"].detach() if key == "loss" else soft_accuracy(logits, labels, int(key[3:]))
-            metric.update(figure, weight=len(labels))
+        figures = {"loss": losses["logits"].detach()}
+        if not self.criterion.several:
+            figures |= {f"top{k}": soft_accuracy(logits, labels, k) for k in (1, 5)}
+        for key, figure in figures.items():
+            self.train_metrics[key].update(figure, weight=len(labels))
         return losses["logits"] + sum(losses[tap] * self.aux_weights[tap] for tap in outputs.aux)
 
     def _padded(self, labels: Tensor) -> Tensor:
@@ -151,10 +153,10 @@ class Classifier(L.LightningModule):
 
     def _choose(self, scores: Scores) -> None:
         """Choose the temperature and the thresholds, so that each checkpoint has those of its own weights."""
-        if not self.options or self.trainer.sanity_checking:
+        if not self.decision_options or self.trainer.sanity_checking:
             return
         names = self.trainer.datamodule.class_names  # type: ignore[attr-defined]
-        if choose := chooser(self.options, names):
+        if choose := chooser(self.decision_options, names):
             _, probabilities, labels = scores.compute()
             self.model.decision = choose(probabilities, labels)
             self.log("val/temperature", self.model.decision.temperature)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from inception_zoo.architecture.cost import Cost
+from inception_zoo.architecture.decision import LOGGED
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.runs.results import best_key, minutes_of
 from inception_zoo.system.terminal import console
@@ -32,7 +33,8 @@ def print_summary(plan: Plan, cost: Cost, results: Mapping[str, Any], folder: Pa
         table.add_row("block changes", plan.swapped)
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds per image", f"{cost.macs / 1e6:,.0f} M")
-    own = [key for key in results if key.startswith("test/") and key not in TESTED]  # the user's metrics
+    usual = {*TESTED, *(f"test/{key}" for key in LOGGED if "test/top1" in results)}  # decisions.csv has the others
+    own = [key for key in results if key.startswith("test/") and key not in usual]  # the user's, and those of several labels
     for key in (*TRAINED, best_key(results), *TESTED, *own):
         if key in results:
             table.add_row(key, f"{results[key]:.4f}")

@@ -1,4 +1,4 @@
-"""What surrounds a job: quiet libraries before it, and a clean process after it."""
+"""Set up a job's process and clean it up: quiet libraries, restored environment."""
 
 import logging
 import os

@@ -26,8 +26,10 @@ FIGURES = ("probability", "probability_of_label", "loss")
 DECISIONS = "decisions.csv"
 
 
-def write_test(folder: Path, data: ImageData, evaluation: Evaluation, decision: Decision, tables: Mapping[str, Any]) -> None:
-    """Write the tables and pictures of a test, see `write_tables` and `write_decisions`.
+def write_test(
+    folder: Path, data: ImageData, evaluation: Evaluation, decision: Decision, tables: Mapping[str, Any]
+) -> list[str]:
+    """Write the tables and pictures of a test, see `write_tables` and `write_decisions`; return the names of the tables.
 
     Args:
         folder: the run folder.
@@ -37,19 +39,21 @@ def write_test(folder: Path, data: ImageData, evaluation: Evaluation, decision: 
         tables: results of `Evaluation.tables`.
     """
     worst = tables["worst"][0][:, ROW.index("image")].long().tolist()
-    sources, said = [data.source_of("test", image) for image in worst], None
-    names = [*(data.classes or []), *map(str, range(len(data.classes or []), evaluation.classes))]
+    sources, labels_of_worst, written = [data.source_of("test", image) for image in worst], None, ["worst.csv"]
+    names = [*data.class_names, *map(str, range(data.num_classes, evaluation.classes))]
     if evaluation.scores is not None and (scored := evaluation.decided(decision)):
         images = evaluation.scores.compute()[0]
         groups = data.groups_of("test", images)
+        written.append(DECISIONS)
         write_decisions(folder / DECISIONS, names, scored, groups, decision.thresholds)
         if data.sizes.get("folds"):
             _write_predictions(folder / PREDICTIONS, names, scored, [data.source_of("test", image) for image in images], groups)
         if scored.several:
             rows = np.searchsorted(images, worst)
             labels = (names_of(torch.from_numpy(each[rows]).int(), names) for each in (scored.labels, scored.predicted))
-            said = list(zip(*labels, strict=True))
-    write_tables(folder, names, sources=sources, preprocessing=data.preprocessing, said=said, **tables)
+            labels_of_worst = list(zip(*labels, strict=True))
+    write_tables(folder, names, **tables, sources=sources, preprocessing=data.preprocessing, labels_of_worst=labels_of_worst)
+    return [*written, *([] if labels_of_worst else ["per_class.csv", "confusion.csv", "calibration.csv"])]
 
 
 def write_tables(
@@ -58,7 +62,7 @@ def write_tables(
     worst: tuple[Tensor, Tensor],
     sources: Sequence[str],
     preprocessing: Preprocessing | None = None,
-    said: Sequence[tuple[str, str]] | None = None,
+    labels_of_worst: Sequence[tuple[str, str]] | None = None,
     confusion: Tensor | None = None,
     top5: Tensor | None = None,
     calibration: Tensor | None = None,
@@ -74,7 +78,7 @@ def write_tables(
         worst: table (K, 6) and normalized images (K, C, S, S), see `Worst`.
         sources: path or number of each image in `worst`.
         preprocessing: normalization to undo in the pictures; None: pixels are from 0 to 1.
-        said: labels and predicted labels of each image in `worst`; None: those in the table.
+        labels_of_worst: labels and predicted labels of each image in `worst`, if it has several; None: those in the table.
         confusion: (classes, classes), number of images; rows are the true classes.
         top5: (classes,), top-5 accuracy.
         calibration: (3, bins), see `Calibration`.
@@ -83,8 +87,11 @@ def write_tables(
         _write_classes(folder, names, confusion, top5)
     if calibration is not None:
         _write_calibration(folder, calibration)
-    labels = ((names[int(row[ROW.index(key)])] for key in ("label", "predicted")) for row in worst[0].tolist())
-    _write_worst(folder, said or list(map(tuple, labels)), worst[0], as_pictures(worst[1], preprocessing), sources)
+    pictures, labels = as_pictures(worst[1], preprocessing), labels_of_worst
+    if labels is None:
+        pairs = worst[0][:, [ROW.index(key) for key in ("label", "predicted")]].long().tolist()
+        labels = [(names[label], names[predicted]) for label, predicted in pairs]
+    _write_worst(folder, labels, worst[0], pictures, sources, several=labels_of_worst is not None)
 
 
 def _write_predictions(
@@ -152,7 +159,9 @@ def write_decisions(
     write_table(path, ["metric", "class", "images", "value", "low", "high"], rows)
 
 
-def _write_worst(folder: Path, said: Sequence[tuple[str, ...]], rows: Tensor, pictures: Tensor, sources: Sequence[str]) -> None:
+def _write_worst(
+    folder: Path, said: Sequence[tuple[str, str]], rows: Tensor, pictures: Tensor, sources: Sequence[str], several: bool
+) -> None:
     table, worst = [], folder / "worst"
     with whole_file(worst) as temporary:
         temporary.mkdir()
@@ -160,7 +169,8 @@ def _write_worst(folder: Path, said: Sequence[tuple[str, ...]], rows: Tensor, pi
         for number, (row, pixels, labels, source) in enumerate(each):
             Image.fromarray(pixels).save(temporary / f"{number}.png")
             found = dict(zip(ROW, row, strict=True))
-            table.append([f"worst/{number}.png", *labels, *(f"{found[key]:.6g}" for key in FIGURES), source])
+            figures = ["" if several and key == "probability_of_label" else f"{found[key]:.6g}" for key in FIGURES]
+            table.append([f"worst/{number}.png", *labels, *figures, source])
         (folder / "worst.csv").unlink(missing_ok=True)  # from an earlier test: it must not name pictures of this one
         shutil.rmtree(worst, ignore_errors=True)
     write_table(folder / "worst.csv", ["picture", "label", "predicted", *FIGURES, "image"], table)

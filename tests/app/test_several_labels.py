@@ -141,8 +141,8 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_pa
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["loss=focal"], "data: each image has any number of labels; set loss=bce"),
-        (["loss=bce", "data.source.label=vertical"], "data: each image has one label; set loss=cross_entropy"),
+        (["loss=focal"], "loss: the data has several labels for each image; set loss=bce"),
+        (["loss=bce", "data.source.label=vertical"], "loss: the data has one label for each image; set loss=cross_entropy"),
         (
             ["loss=bce", "callbacks.best.monitor=val/top1"],
             "val/top1 is not logged with several labels for each image; use val/ap",
@@ -150,10 +150,13 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_pa
         (["loss=bce", "data.per_class=3"], "data.per_class=3: images have several labels"),
         (["loss=bce", "decision.threshold=f1", "decision.positive=bright"], "decision.positive=bright: each of several labels"),
         (["loss=bce", "decision.threshold=best"], "decision.threshold=best must be youden, f1"),
-        (["loss=bce", "class_weight=[1,2]"], "class_weight has 2 weights; the data has 3 classes"),
+        (["loss=bce", "class_weight=[1,2]"], "the data has 3 classes; give one weight for each"),
         (["loss=bce", "class_weight=some"], "class_weight=some must be one of balanced, effective"),
         (["loss=bce", "data.source.label=[vertical]"], "list two columns or more"),
-        (["loss=bce", "callbacks.best.monitor=val/brier", "callbacks.best.mode=max"], "val/brier is better if it is lower"),
+        (
+            ["loss=bce", "callbacks.best.monitor=val/brier", "callbacks.best.mode=max"],
+            "callbacks.best.mode=max: a lower val/brier is better",
+        ),
     ],
 )
 def test_mistakes(zoo, labels, extra, message):
@@ -165,7 +168,7 @@ def test_cross_validation_predicts_each_image_once(zoo, labels, tmp_path):
     chosen = ("loss=bce", "trainer.max_epochs=1", "data.split.folds=3", "hydra.sweep.dir=folds", "seed=1,2")
     done = zoo("-m", "sweep=kfold", *words(labels), *(word for word in FAST if word != "logger=csv"), "logger=none", *chosen)
     assert done.returncode == 0, done.stderr
-    assert "3 folds of seed=2: test/auroc" in done.stdout
+    assert "3 finished folds of seed=2: test/auroc" in done.stdout
     with (tmp_path / "folds/out_of_fold.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 180

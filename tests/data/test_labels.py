@@ -15,7 +15,7 @@ from inception_zoo.data import Files
 from inception_zoo.data.division import divide
 from inception_zoo.data.labels import balanced, counts_of, names_of, strata
 from inception_zoo.data.layout import count_classes
-from inception_zoo.data.samplers import EPOCHS, Order
+from inception_zoo.data.samplers import REPEAT_OFFSET, Order
 from inception_zoo.data.source import Source
 from inception_zoo.data.table import table
 
@@ -68,7 +68,7 @@ def test_names_in_a_cell_and_columns_of_0_and_1_are_the_same_labels(tmp_path, ca
 @pytest.mark.parametrize(
     ("cells", "label", "separator", "message"),
     [
-        ({"mass": "-1"}, NAMES, None, "rows? 4: not 0 or 1 in 'mass': '-1'"),
+        ({"mass": "-1"}, NAMES, None, "row 4: not 0 or 1 in 'mass', a column of data.source.label: '-1'"),
         ({"mass": ""}, NAMES, None, "row 4: not 0 or 1 in 'mass'"),
         ({}, NAMES, "|", "separator=|: each column is a class"),
         ({}, ["mass", "mass"], None, "name each column once"),
@@ -144,4 +144,4 @@ def test_balanced_epochs_are_divided_exactly_and_begin_anywhere(world):
     assert all(order(rank, begun=2) == order(rank)[4:] for rank in range(world))
     rows = torch.tensor(one) % 24
     assert labels[rows].bincount().tolist() == [12, 12] and order(0, epoch=4) != one
-    assert len({*one}) == 24 and max(one) >= EPOCHS * 24  # a repeated image has another index, and so another view
+    assert len({*one}) == 24 and max(one) >= REPEAT_OFFSET * 24  # a repeated image has another index, and so another view

@@ -1,6 +1,7 @@
 """Metrics for decisions are scikit-learn's; intervals, temperatures and thresholds keep what they promise."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tools.examples import examples
 from torch.nn import functional as F
 
 from inception_zoo.architecture.decision import Decision
+from inception_zoo.serving.predict import Prediction
 from inception_zoo.training.decisions import OF_ALL, OF_CLASSES, Scored, intervals, mean_of, means, metrics
 from inception_zoo.training.metrics import Evaluation, SeveralLabels
 from inception_zoo.training.operating_points import choose, fit_temperature, threshold
@@ -186,3 +188,17 @@ def test_thresholds_of_two_classes_belong_to_the_positive_one():
         scored = Scored.of(probabilities, labels, decision.thresholds)
         assert (scored.predicted[:, positive] == (probabilities[:, positive] >= decision.thresholds[positive])).all()
         assert scored.predicted[labels == positive, positive].mean() >= 0.95
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_predictions_and_metrics_decide_in_the_same_way(several):
+    draw = np.random.default_rng(1)
+    probabilities = draw.random((200, 2 if not several else 4)).astype(np.float32).round(1)
+    thresholds = [0.4, 0.6] if not several else [0.3, 0.5, 0.7, 0.2]
+    for chosen in (None, thresholds):
+        decision = Decision(several, 1.0, chosen)
+        scored = Scored.of(probabilities, np.zeros((200, 4) if several else 200, int), chosen)
+        for row, predicted in zip(torch.from_numpy(probabilities), scored.predicted, strict=True):
+            found = Prediction(Path("x.png"), row, decision=decision)
+            labels = found.labels() if several else [found.top(1)[0][0]]
+            assert labels == np.flatnonzero(predicted).tolist()

@@ -98,12 +98,12 @@ def test_weights_of_several_labels_are_ratios_of_negatives_to_positives():
     counts = torch.tensor([10, 50])
     assert class_weights("balanced", counts, 100).tolist() == [9.0, 1.0]
     assert class_weights([1.0, 3.0], counts, 100).tolist() == [1.0, 3.0]
-    with pytest.raises(ZooError, match="every training image has one of the labels"):
+    with pytest.raises(ZooError, match="every training image has label 1"):
         class_weights("balanced", counts, 50)
 
 
 def test_what_has_no_weights_is_refused():
     with pytest.raises(ZooError, match="class 1 has no training images"):
         class_weights("effective", torch.tensor([5, 0]), None)
-    with pytest.raises(ZooError, match="class_weight has 3 weights; the data has 2 classes"):
+    with pytest.raises(ZooError, match=r"the data has 2 classes; give one weight for each"):
         class_weights([1.0, 1.0, 1.0], torch.tensor([5, 5]), None)
