@@ -287,6 +287,8 @@ def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
     nodes = [*((f"callbacks.{name}", node) for name, node in cfg["callbacks"].items()), ("scheduler", cfg["scheduler"])]
     for key, node in nodes if cfg["task"] == "fit" else ():
         monitor, mode = node.get("monitor"), node.get("mode")
+        if monitor is None and str(node["_target_"]).endswith("ReduceLROnPlateau"):
+            monitor = "val/top1" if mode == "max" else "val/loss"  # see `scheduled`
         if monitor in KNOWN and monitor not in METRICS[kind]:
             yield f"{key}.monitor={monitor} is not logged with {KINDS[kind]}; use {USUAL_METRIC[kind]}"
         elif monitor in OF_DECISIONS and kind == "one" and cfg["model"]["num_classes"] > MANY:
@@ -336,13 +338,24 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
     (("model.name", "model.blocks"), _check_model),  # not with a block that is refused: it would be imported
     (("task", "ckpt", "model.adapt"), _check_task),
     (("data",), lambda cfg: _about_data(cfg["data"])),
-    (("model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
+    (("loss", "model.num_classes", "model.in_channels", "data.num_classes", "data.in_channels"), _about_shape),
     (("model.memory", "trainer.sync_batchnorm"), _check_memory),
     (
-        ("loss", "label_smoothing", "aux_weight", "class_weight", "metrics", "augmentation", "callbacks", "scheduler", "data"),
+        (
+            "loss",
+            "label_smoothing",
+            "aux_weight",
+            "class_weight",
+            "metrics",
+            "augmentation",
+            "callbacks",
+            "scheduler",
+            "model",
+            "data",
+        ),
         _about_loss,
     ),
-    (("task", "loss", "decision", "data", "trainer"), _about_decision),
+    (("task", "loss", "decision", "model", "data", "trainer"), _about_decision),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),

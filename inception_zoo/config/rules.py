@@ -245,9 +245,9 @@ USUAL_METRIC = {"one": "val/top1", "several": "val/ap", "embedding": "val/recall
 KNOWN = tuple(dict.fromkeys(name for names in METRICS.values() for name in names))
 
 
-def direction(metric: str) -> str:
+def direction(metric: str | None) -> str:
     """Return `min` for a metric that is better when it is lower, otherwise `max`."""
-    return "min" if metric.rpartition("/")[2] in ("loss", "brier", "ece") else "max"
+    return "min" if str(metric).rpartition("/")[2] in ("loss", "brier", "ece") else "max"
 
 
 def kind_of(loss: Mapping[str, Any] | None) -> str:

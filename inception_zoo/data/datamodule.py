@@ -170,7 +170,7 @@ class ImageData(L.LightningDataModule):
             return split
         how = InterpolationMode(self.preprocessing.interpolation)
         chunks = [T.resize(chunk, size, how, antialias=True) for chunk in split.images.split(4096)]
-        return Images(torch.cat(chunks), split.labels)
+        return Images(torch.cat(chunks), split.labels, split.rows)
 
     def train_dataloader(self) -> Any:
         split, size = self.splits["train"], self.batch_size // self._world_size
@@ -228,8 +228,10 @@ class ImageData(L.LightningDataModule):
         return f"training images {', '.join(map(str, rows))}"
 
     def source_of(self, name: str, row: int) -> str:
-        """Return the path of an image's file, or its number in the split."""
+        """Return the path of an image's file, or its number in the data set that the split was made from."""
         split = self.splits[name]
+        if isinstance(split, Images) and split.rows is not None:
+            return str(int(split.rows[row]))
         return str(split.root / str(split.paths[row])) if isinstance(split, Files) else str(row)
 
     def groups_of(self, name: str, rows: np.ndarray) -> np.ndarray | None:

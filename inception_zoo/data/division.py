@@ -51,6 +51,11 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     splits: dict[str, Any] = {"train": train, "val": data.val, "test": data.test or data.val}
     if not made and not sizes.get("folds"):
         return splits
+    folds, fold = sizes.get("folds"), sizes.get("fold")
+    if folds is not None and not (isinstance(folds, int) and isinstance(fold, int) and 0 <= fold < folds):
+        raise ZooError(f"data.split.folds={shown(folds)}, fold={shown(fold)}: set both, with fold from 0 to folds - 1")
+    if not isinstance(train, Images | Files) and folds is not None:
+        raise ZooError(f"data.split.folds={folds}: a stream cannot be divided; use the image folder")
     if not isinstance(train, Images | Files):
         raise ZooError(f"{data.name}: a stream has no {' or '.join(made)} split; add it to the image folder, and pack it again")
     classes_of = strata(train.labels)
@@ -60,8 +65,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     if few := [name for name, count in zip(classes, counts, strict=False) if by_share and 0 < count <= len(made)]:
         raise ZooError(f"data.split={shown(made)}: class '{few[0]}' has less than {1 + len(made)} images; add some")
     parts = {"train": torch.arange(len(train))}
-    if folds := sizes.get("folds"):
-        parts = _fold(train, int(folds), int(sizes["fold"] or 0), seed)
+    if isinstance(folds, int) and isinstance(fold, int):
+        parts = _fold(train, folds, fold, seed)
     for left, (name, size) in zip(range(len(made), 0, -1), made.items(), strict=True):  # left: splits that also need images
         rest = parts["train"]
         if size > len(rest) - left:
@@ -85,8 +90,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
     if isinstance(train, Files):
         _record(train, classes, parts, table, before / TABLE if before and "test" in parts else None)
     if is_first():
-        fold = f", fold {sizes['fold']} of {sizes['folds']}" if sizes.get("folds") else ""
-        log.info("split: %s (%s, seed %s%s)%s", made_of, kinds, seed, fold, f": {table}" if table else "")
+        which = f", fold {sizes['fold']} of {sizes['folds']}" if sizes.get("folds") else ""
+        log.info("split: %s (%s, seed %s%s)%s", made_of, kinds, seed, which, f": {table}" if table else "")
     return splits | {name: train[rows] for name, rows in parts.items()}
 
 

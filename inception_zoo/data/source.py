@@ -49,13 +49,15 @@ class Images:
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None  # int64 (N,), their numbers in the data set that they were chosen from
     in_memory = True
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
-        return Images(self.images[index], self.labels[index])
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        return Images(self.images[index], self.labels[index], rows[index])
 
     def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
         return _Rows(self)

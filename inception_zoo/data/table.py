@@ -171,7 +171,10 @@ def _check_classes(place: str, names: Sequence[Names], parts: Sequence[str], cla
         part: {name for row, each in zip(names, parts, strict=True) if each == part for name in row} for part in set(parts)
     }
     if missing := [name for name in classes if name not in known.get("train", ())]:
-        raise ZooError(f"{place}: train has no images of class '{missing[0]}', which another split has")
+        other = (
+            "which another split has" if any(missing[0] in each for each in known.values()) else "and no other split has any"
+        )
+        raise ZooError(f"{place}: train has no images of class '{missing[0]}', {other}")
     if not is_first():
         return
     for part, has in known.items():

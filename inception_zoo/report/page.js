@@ -372,7 +372,7 @@ function showRun(index, scroll = false) {
   }
   if (details.decisions) {
     const figure = (v) => v.toFixed(3);
-    panels.push(h("div", {}, h("h3", {}, "Metrics with 95 % intervals"), h("p", { class: "note" }, "Of the test images, by bootstrap. A class is compared with all others; rows without a class are means over the classes, or of all images."), sortableTable([["metric"], ["class"], ["images", (v) => grouped(v, 0)], ["value", figure], ["from", figure], ["to", figure]], details.decisions, "Metrics with intervals")));
+    panels.push(h("div", {}, h("h3", {}, "Metrics with 95 % intervals"), h("p", { class: "note" }, "Of the test images, by bootstrap. A class is compared with all others; rows without a class are means over the classes, or of all images."), sortableTable([["metric"], ["class", (v) => v], ["images", (v) => grouped(v, 0)], ["value", figure], ["from", figure], ["to", figure]], details.decisions, "Intervals")));
   }
   if (details.worst) panels.push(h("div", { class: "full" }, h("h3", {}, "Worst predictions"), h("p", { class: "note" }, "Test images with the highest loss, as the network saw them."), h("ul", { class: "gallery" }, details.worst.map((image) => h("li", {},
     h("img", { src: image.picture, alt: `image of class ${image.label}, predicted as ${image.predicted}`, loading: "lazy", width: 96, height: 96 }),

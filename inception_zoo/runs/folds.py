@@ -1,9 +1,10 @@
 """Summary of a cross-validation: means over the folds, and the predictions of all images."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from inception_zoo.system.csv_files import read_table, write_table
 
@@ -39,7 +40,7 @@ def summarize(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         keys = [key for key in folds[0] if key.startswith("test/") and all(key in job for job in folds)]
         values = {key: [job[key] for job in folds] for key in keys}
-        spread = {key: (statistics.mean(each), statistics.stdev(each)) for key, each in values.items()}
+        spread = {key: (float(np.mean(each)), float(np.std(each, ddof=1))) for key, each in values.items()}
         rows += [[name, key, len(folds), f"{mean:.6g}", f"{sd:.6g}"] for key, (mean, sd) in spread.items()]
         printed = ", ".join(f"{key} {mean:.4f} ± {sd:.4f}" for key, (mean, sd) in spread.items() if key in PRINTED)
         lines.append(f"{len(folds)} finished folds{f' of {name}' if name else ''}: {printed} (mean ± sd)")
@@ -54,11 +55,11 @@ def _write_predictions(folder: Path, jobs: Sequence[Mapping[str, Any]]) -> list[
     rows = []
     for job in jobs:
         path = folder / job["job"] / PREDICTIONS
-        if not path.exists():
-            return [f"{OUT_OF_FOLD} was not written: job {job['job']} has no {PREDICTIONS}"]
-        names, *cells = read_table(path)
-        if header not in (None, names):
-            return [f"{OUT_OF_FOLD} was not written: {path} has other columns than the folds before it"]
+        names, *cells = [*read_table(path)] if path.exists() else [[]]
+        if not cells or header not in (None, names):
+            (folder / OUT_OF_FOLD).unlink(missing_ok=True)  # that of an earlier command
+            why = "has other columns than the job before it" if cells else f"has no {PREDICTIONS}, or an empty one"
+            return [f"{OUT_OF_FOLD} was not written: job {job['job']} {why}"]
         header = names
         rows += [[job["job"], job["overrides"][FOLD], *row] for row in cells]
     write_table(folder / OUT_OF_FOLD, ["job", "fold", *(header or ())], rows)

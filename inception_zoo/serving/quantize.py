@@ -245,7 +245,9 @@ def measure_accuracy(path: Path, batches: Iterator[Batch]) -> float:
     session, right, count = open_onnx(path), 0, 0
     for images, labels in batches:
         logits = run_onnx(session, images)
-        right += int((logits.argmax(1) == labels if labels.dim() == 1 else (logits > 0) == (labels > 0)).sum())
+        right += int(
+            (logits.argmax(1) == labels if labels.dim() == 1 else (logits[:, : labels.shape[1]] > 0) == (labels > 0)).sum()
+        )
         count += labels.numel()
     return right / count
 

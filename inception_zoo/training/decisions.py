@@ -51,7 +51,7 @@ class Scored:
         return cls(exact, labels[:, None] == classes, chosen[:, None] == classes, False)
 
 
-def metrics(scored: Scored, weights: np.ndarray | None = None) -> Figures:
+def metrics(scored: Scored, weights: np.ndarray | None = None, ranks: Sequence["Ranking"] | None = None) -> Figures:
     """Return every metric of `OF_CLASSES` and `OF_ALL`, the same as scikit-learn's; NaN where it is not defined.
 
     `sensitivity` is also called recall, and `ap` is the average precision. `kappa` is Cohen's, without weights. `brier` is the
@@ -64,10 +64,11 @@ def metrics(scored: Scored, weights: np.ndarray | None = None) -> Figures:
     Args:
         scored: the images.
         weights: (samples, N), of the images; None: one sample with weights of 1.
+        ranks: result of `rankings`, if it is known.
     """
     if weights is None:
         weights = np.ones((1, len(scored.labels)))
-    ranked = _ranked(scored, weights)  # faster with whole numbers
+    ranked = _ranked(rankings(scored) if ranks is None else ranks, weights)  # faster with whole numbers
     weights = weights.astype(np.float64)
     labels, predicted = scored.labels.astype(np.float64), scored.predicted.astype(np.float64)
     total = weights.sum(1)[:, None]
@@ -101,28 +102,54 @@ def mean_of(values: np.ndarray) -> np.ndarray:
         return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
-def _ranked(scored: Scored, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the area under the ROC curve and the average precision, each (samples, classes)."""
-    areas, precisions, by_image = [], [], np.ascontiguousarray(weights.T)
+@dataclass(frozen=True)
+class Ranking:
+    """The images by falling probability of a class; positive ones with equal probabilities are a group.
+
+    Attributes:
+        order: (N,), the images.
+        positive: (P,), the positive images, in this order.
+        first: (G,), number of the first positive image of each group.
+        start: (G,), position in `order` of the first image with the probability of the group.
+        end: (G,), and of the last one.
+    """
+
+    order: np.ndarray
+    positive: np.ndarray
+    first: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+
+def rankings(scored: Scored) -> list[Ranking]:
+    """Return the ranking of each class."""
+    found = []
     for scores, labels in zip(scored.probabilities.T, scored.labels.T, strict=True):
         order = np.argsort(-scores, kind="stable")
-        above = by_image[order].cumsum(0, dtype=weights.dtype)  # weight of the images with this score or a higher one
-        starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan))  # first image of each group of equal scores
-        rows = np.flatnonzero(labels[order])  # positive images
+        starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan))
+        rows = np.flatnonzero(labels[order])
         groups, first = np.unique(np.searchsorted(starts, rows, "right") - 1, return_index=True)
-        if not len(rows):
+        found.append(Ranking(order, order[rows], first, starts[groups], np.append(starts[1:], len(order))[groups] - 1))
+    return found
+
+
+def _ranked(ranks: Sequence[Ranking], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the area under the ROC curve and the average precision, each (samples, classes)."""
+    areas, precisions, by_image = [], [], np.ascontiguousarray(weights.T)
+    for rank in ranks:
+        if not len(rank.positive):
             areas.append(none := np.full(len(weights), np.nan))
             precisions.append(none)
             continue
-        new = np.add.reduceat(by_image[order[rows]], first, 0)  # weight of the positive images in each group
+        above = by_image[rank.order].cumsum(0, dtype=weights.dtype)  # weight of the images with this score or a higher one
+        new = np.add.reduceat(by_image[rank.positive], rank.first, 0)  # weight of the positive images in each group
         hits = new.cumsum(0)
-        start, end = starts[groups], np.append(starts[1:], len(order))[groups] - 1
-        false = above[end] - hits
-        false_before = np.where(start[:, None] > 0, above[start - 1], 0) - (hits - new)
+        false = above[rank.end] - hits
+        false_before = np.where(rank.start[:, None] > 0, above[rank.start - 1], 0) - (hits - new)
         positives, negatives = hits[-1], above[-1] - hits[-1]
         with np.errstate(invalid="ignore", divide="ignore"):
             areas.append((new * (negatives - (false + false_before) / 2)).sum(0) / (positives * negatives.astype(float)))
-            precisions.append((new * np.where(above[end] > 0, hits / above[end], 0)).sum(0) / positives)
+            precisions.append((new * np.where(above[rank.end] > 0, hits / above[rank.end], 0)).sum(0) / positives)
     return np.stack(areas, 1), np.stack(precisions, 1)
 
 
@@ -167,7 +194,8 @@ def intervals(scored: Scored, groups: np.ndarray | None = None, seed: int = 0) -
         groups: (N,), such as the patients: samples draw whole groups; None: they draw images.
         seed: of the samples.
     """
-    value, samples = _named(metrics(scored)), [_named(metrics(scored, w)) for w in _bootstrap(len(scored.labels), groups, seed)]
+    ranks, drawn = rankings(scored), _bootstrap(len(scored.labels), groups, seed)
+    value, samples = _named(metrics(scored, ranks=ranks)), [_named(metrics(scored, weights, ranks)) for weights in drawn]
     rows = []
     for (metric, label), known in value.items():
         every = np.concatenate([sample[metric, label] for sample in samples])

@@ -297,6 +297,9 @@ def test(job: Job) -> dict[str, Any] | None:
             job.results |= _tested(job)
             module.test_name = "test"
         load_network(module, checkpoint["state_dict"])
+    asked = {key: value for key, value in job.config["decision"].items() if value}
+    if asked and job.model.decision == Decision(job.model.decision.several):
+        log.warning("decision: %s was asked for, but the tested weights have none; it is chosen at each validation", asked)
     job.results |= _tested(job)
     if job.trainer.limit_test_batches == 0:
         say("trainer.limit_test_batches=0: no test")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from inception_zoo.errors import ZooError
 
@@ -58,7 +57,7 @@ class Focal(LogitLoss):
             targets = F.one_hot(targets, logits.shape[1]).to(likelihoods)
         targets = torch.lerp(targets, torch.full_like(targets, 1 / logits.shape[1]), self.label_smoothing)
         weight = 1.0 if self.weight is None else self.weight.to(likelihoods)
-        return -(weight * targets * (1 - likelihoods.exp()) ** self.gamma * likelihoods).sum(1).mean()
+        return -(weight * targets * above_zero(1 - likelihoods.exp()) ** self.gamma * likelihoods).sum(1).mean()
 
 
 class BinaryCrossEntropy(LogitLoss):
@@ -67,7 +66,9 @@ class BinaryCrossEntropy(LogitLoss):
     several = True
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self.weighted(self.each(wide(logits), self.smoothed(targets)), targets).mean()
+        logits = wide(logits)
+        targets = targets.to(logits)  # bfloat16 with a precision such as bf16-true
+        return self.weighted(self.each(logits, self.smoothed(targets)), targets).mean()
 
     def each(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image and class, (N, classes)."""
@@ -96,7 +97,8 @@ class BinaryFocal(BinaryCrossEntropy):
         self.gamma = gamma
 
     def each(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return sigmoid_focal_loss(logits, targets, alpha=-1, gamma=self.gamma)
+        probabilities, losses = logits.sigmoid(), super().each(logits, targets)
+        return above_zero(torch.lerp(probabilities, 1 - probabilities, targets)) ** self.gamma * losses
 
 
 class Asymmetric(BinaryCrossEntropy):
@@ -116,8 +118,8 @@ class Asymmetric(BinaryCrossEntropy):
 
     def each(self, logits: Tensor, targets: Tensor) -> Tensor:
         probabilities = logits.sigmoid()
-        shifted = (probabilities - self.margin).clamp(min=0)
-        positive = (1 - probabilities) ** self.gamma_positive * F.logsigmoid(logits)
+        shifted = above_zero(probabilities - self.margin)
+        positive = above_zero(1 - probabilities) ** self.gamma_positive * F.logsigmoid(logits)
         negative = shifted**self.gamma_negative * torch.log1p(-shifted.clamp(max=1 - 1e-7))
         return -(targets * positive + (1 - targets) * negative)
 
@@ -125,6 +127,11 @@ class Asymmetric(BinaryCrossEntropy):
 def wide(logits: Tensor) -> Tensor:
     """Return the logits in float32 at least: sigmoids and powers in bfloat16 have two or three digits."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def above_zero(base: Tensor) -> Tensor:
+    """Return a base of a power, at least the rounding error: at 0, a power below 1 has an infinite derivative."""
+    return base.clamp(min=torch.finfo(base.dtype).eps)
 
 
 def class_weights(choice: str | Sequence[float], counts: Tensor, images: int | None) -> Tensor:

@@ -165,7 +165,7 @@ class Scores(Metric):
         """
         self.images.append(torch.arange(first, first + len(labels), device=labels.device))
         self.probabilities.append(probabilities)
-        self.labels.append(labels)
+        self.labels.append(labels.to(EXACT) if labels.is_floating_point() else labels)  # not bfloat16, which numpy lacks
 
     def compute(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the numbers of the images (N,), their probabilities (N, classes) and their labels."""
@@ -282,7 +282,7 @@ class SeveralLabels(Evaluation):
             first: number of the first image in the split.
         """
         exact = logits.float().to(EXACT)
-        exact = exact if logits.dim() == 2 else exact.sigmoid().mean(1).logit()
+        exact = exact if logits.dim() == 2 else exact.sigmoid().mean(1).logit(eps=torch.finfo(EXACT).eps)
         losses = nn.functional.binary_cross_entropy_with_logits(exact, labels.to(EXACT), reduction="none")
         self.loss.update(losses.mean(), weight=len(labels))
         probabilities = exact.sigmoid()

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
+from inception_zoo.architecture.card import Card
 from inception_zoo.architecture.decision import Decision
 from inception_zoo.data import ImageData
 from inception_zoo.data.source import Batch
@@ -205,7 +206,7 @@ class Classifier(L.LightningModule):
         else:
             logits = self.model(images)
         if evaluation is self.test:
-            logits = logits / self.model.decision.temperature
+            logits = logits.float() / self.model.decision.temperature
         evaluation.update(logits, self._padded(labels), images, first)
 
     def _log(self, phase: str, metrics: Mapping[str, Any]) -> None:
@@ -226,6 +227,8 @@ class Classifier(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._counted = checkpoint.get(METRICS)
+        if "decision" in (card := checkpoint.get(METADATA) or {}):
+            self.model.decision = Card.of(card).decision
 
     def on_train_start(self) -> None:
         """Restore the metric states of the epoch that the checkpoint interrupted."""

@@ -47,9 +47,10 @@ def choose(
         positive: with one label and two classes, the class to which the threshold belongs.
     """
     several = labels.ndim == 2
-    with np.errstate(divide="ignore"):
-        scores = np.log(probabilities) - (np.log1p(-probabilities) if several else 0)
-    scores = scores.clip(-1e4, 1e4)
+    if not np.isfinite(probabilities).all():  # the training diverges
+        return Decision(several)
+    known = probabilities.clip(np.finfo(probabilities.dtype).tiny, 1 - np.finfo(probabilities.dtype).epsneg).astype(np.float64)
+    scores = np.log(known) - (np.log1p(-known) if several else 0)
     temperature = fit_temperature(scores, labels) if calibrate else 1.0
     if rule is None:
         return Decision(several, temperature)
@@ -108,12 +109,12 @@ def threshold(scores: np.ndarray, positive: np.ndarray, rule: str) -> float:
         best = int(np.argmax(sensitivity >= float(least) - 1e-12))
     elif name == "specificity":
         fits = np.flatnonzero(specificity >= float(least) - 1e-12)
-        best = int(fits[-1]) if len(fits) else 0
+        best = int(fits[-1]) if len(fits) else -1  # -1: above the highest probability
     else:
         best = int(np.argmax(sensitivity + specificity if name == "youden" else 2 * hits / (count + ends + 1)))
     chosen = scores[order][ends]
-    lower = chosen[best + 1] if best + 1 < len(chosen) else 0.0
-    return float(np.clip((chosen[best] + lower) / 2, TINY, 1 - TINY))
+    edges = [1.0, *chosen.tolist(), 0.0]
+    return float(np.clip((edges[best + 1] + edges[best + 2]) / 2, TINY, 1 - TINY))
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

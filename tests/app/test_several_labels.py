@@ -125,6 +125,16 @@ def test_the_report_shows_the_intervals(cli, run, tmp_path):
     assert '"decisions":' in page and '"horizontal"' in page
 
 
+def test_half_precision_and_several_views(zoo, labels, tmp_path):
+    words_ = (*words(labels), *(word for word in FAST if "precision" not in word), "loss=bce", "decision.calibrate=true")
+    more = ("trainer.precision=bf16-true", "data.crops=2", "model.num_classes=5", "trainer.max_epochs=1", "hydra.run.dir=half")
+    done = zoo(*words_, *more)
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "half")
+    assert np.isfinite(results["test/loss"]) and results["decision"]["temperature"] > 0
+    assert load_model(tmp_path / "half").plan.num_classes == 5
+
+
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_path):
     chosen = (*words(labels), *FAST, "loss=asl", "data.sampler=balanced", "decision.calibrate=true", "trainer.max_epochs=2")
     chosen += ("scheduler=constant",)
@@ -147,6 +157,15 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_pa
             ["loss=bce", "callbacks.best.monitor=val/top1"],
             "val/top1 is not logged with several labels for each image; use val/ap",
         ),
+        (
+            ["loss=bce", "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "+scheduler.mode=max"],
+            "val/top1 is not",
+        ),
+        (
+            ["loss=bce", "model.num_classes=200", "callbacks.best.monitor=null", "data.split.folds=3"],
+            "data.split.folds=3, fold=None",
+        ),
+        (["loss=focal", "data.source.label=vertical", "model.num_classes=3", "decision.threshold=f1"], "is for two classes"),
         (["loss=bce", "data.per_class=3"], "data.per_class=3: images have several labels"),
         (["loss=bce", "decision.threshold=f1", "decision.positive=bright"], "decision.positive=bright: each of several labels"),
         (["loss=bce", "decision.threshold=best"], "decision.threshold=best must be youden, f1"),

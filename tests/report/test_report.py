@@ -83,6 +83,12 @@ def write_tables(folder):
         [k / 15, (k + 1) / 15, 0 if k < 5 else k, "" if k < 5 else k / 16, "" if k < 5 else (k + 0.5) / 15] for k in range(15)
     ]
     write_csv(folder / "calibration.csv", ["bin_low", "bin_high", "images", "accuracy", "confidence"], bins)
+    decisions = [
+        ["auroc", "", 30, 0.9, 0.85, 0.95],
+        ["f1", CLASSES[0], 10, 0.8, 0.7, 0.9],
+        ["threshold", CLASSES[0], 10, 0.4, "", ""],
+    ]
+    write_csv(folder / "decisions.csv", ["metric", "class", "images", "value", "low", "high"], decisions)
     columns = ["picture", "label", "predicted", "probability", "probability_of_label", "loss", "image"]
     write_csv(folder / "worst.csv", columns, [["worst/0.png", NASTY, "émeu", 0.97, 0.001, 6.9, f"photos/{NASTY}.jpg"]])
     (folder / "worst").mkdir()
@@ -145,7 +151,7 @@ def test_resumed_curves_are_one_and_damaged_tables_are_left_out(tmp_path):
     warnings = []
     row = page_data(collect([run], warnings.append), warnings.append)["runs"][0]
     assert row["curves"]["val/top1"] == [[0, 1, 2, 3], [pytest.approx(0.9 * (1 - math.exp(-1)), 1e-5), 0.5, 0.7, None]]
-    assert set(row["details"]) == {"per_class", "calibration"}
+    assert set(row["details"]) == {"per_class", "calibration", "decisions"}
     assert "confusion.csv, row 3: it must be a class and 2 whole numbers; the file is skipped" in warnings[0]
     assert "0.png is not a readable image: " in warnings[1] and warnings[1].endswith("; the file is skipped")
 

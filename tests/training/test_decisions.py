@@ -165,7 +165,7 @@ def test_thresholds_keep_their_promise(seed, count):
         sensitivity, specificity = predicted[positive].mean(), 1 - predicted[~positive].mean()
         return sensitivity, specificity, sk.f1_score(positive, predicted, zero_division=0)
 
-    possible = [figures(at) for at in every if (scores >= at).any()]
+    possible = [figures(at) for at in every]
     found = {
         rule: figures(threshold(scores, positive, rule)) for rule in ("youden", "f1", "sensitivity@0.9", "specificity@0.9")
     }
@@ -173,9 +173,28 @@ def test_thresholds_keep_their_promise(seed, count):
     assert found["f1"][2] == pytest.approx(max(f1 for _, _, f1 in possible))
     best = max(spec for sens, spec, _ in possible if sens >= 0.9)
     assert found["sensitivity@0.9"][0] >= 0.9 and found["sensitivity@0.9"][1] == pytest.approx(best)
-    if any(spec >= 0.9 for _, spec, _ in possible):
-        best = max(sens for sens, spec, _ in possible if spec >= 0.9)
-        assert found["specificity@0.9"][1] >= 0.9 and found["specificity@0.9"][0] == pytest.approx(best)
+    best = max(sens for sens, spec, _ in possible if spec >= 0.9)
+    assert found["specificity@0.9"][1] >= 0.9 and found["specificity@0.9"][0] == pytest.approx(best)
+
+
+def test_one_saturated_mistake_does_not_decide_the_temperature():
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2000, 1, generator=draw, dtype=torch.float64) * 2
+    labels = torch.bernoulli(logits.sigmoid(), generator=draw)
+    logits[0], labels[0] = 200.0, 0.0
+    found = choose(logits.sigmoid().numpy(), labels.numpy(), True, None).temperature
+    expected = fit_temperature(logits.clip(-37, 37).numpy(), labels.numpy())
+    assert found == pytest.approx(expected, rel=0.01) and found < 2
+
+
+def test_probabilities_of_a_diverged_network_decide_nothing():
+    broken = np.array([[np.nan, np.nan], [0.5, 0.5]])
+    assert choose(broken, np.array([0, 1]), True, "youden", 1) == Decision()
+
+
+def test_a_specificity_that_no_score_reaches_needs_a_higher_threshold():
+    scores, positive = np.array([0.9, 0.8, 0.7, 0.6]), np.array([False, True, True, False])
+    assert threshold(scores, positive, "specificity@0.95") == pytest.approx(0.95)
 
 
 def test_thresholds_of_two_classes_belong_to_the_positive_one():

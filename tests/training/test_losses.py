@@ -75,6 +75,14 @@ def test_extreme_logits_have_finite_gradients(loss, dtype):
     assert value.dtype == torch.float32 and value.isfinite() and logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("loss", [Focal(0.5), BinaryFocal(0.5), Asymmetric(0.5, 0.5), Asymmetric(0.0, 0.5, 0.2)])
+def test_gradients_are_finite_where_a_probability_is_rounded_to_one(loss):
+    logits = torch.tensor([[60.0, -60.0, -60.0]], requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0, 0.0]]) if loss.several else torch.tensor([0])
+    loss(logits, targets).backward()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("loss", [CrossEntropy(), Focal(), BinaryCrossEntropy(), Asymmetric()])
 def test_a_weighted_batch_is_the_mean_of_its_halves(loss, logits):
     made(loss, 0.1, WEIGHTS)
