@@ -19,6 +19,8 @@ from inception_zoo.system.renamed import with_new_names
 
 FIGURES = {  # key in results.json → name in the data of the page
     "test/top1": "test",
+    "test/ap": "ap",  # only without top-1: of several labels
+    "test/recall1": "recall",
     "test/ece": "ece",
     "parameters": "parameters",
     "multiply_adds": "multiply_adds",
@@ -27,7 +29,7 @@ FIGURES = {  # key in results.json → name in the data of the page
 }
 READ = ("*.json", "*.csv", ".hydra/*.yaml", "csv/*/*.csv")  # files read from a run folder, which may be untrusted
 BYTES = 2**28  # maximum size of one of these files
-CURVES = ("val/top1", "train/loss", "val/loss")
+CURVES = ("val/top1", "val/ap", "val/recall1", "train/loss", "val/loss")
 # Config keys that name the place of a run or its number in a series; they do not affect its results.
 PLACES = {"dirpath", "save_dir", "default_root_dir", "folder", "output_dir"}
 SERIES = ("hydra.", "sweep.", "logger.", "callbacks.progress")
@@ -64,8 +66,8 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy for ranking: on the validation split, else on the test split, else -1."""
-        known = (self.figures["val"], self.figures["test"])
+        """Figure for ranking: validation top-1, else that of the test: top-1, average precision, recall@1; else -1."""
+        known = (self.figures[key] for key in ("val", "test", "ap", "recall"))
         return next((value for value in known if value is not None), -1.0)
 
 
@@ -143,6 +145,9 @@ def read_run(folder: Path, name: str) -> Run:
     if best is None and results.get("monitor", "val/top1") == "val/top1":  # else it is not the checkpoint's value
         best = max(reached, default=_number(results, "val/top1"))
     figures["val"] = best
+    if figures["test"] is not None or best is not None:
+        figures["ap"] = None
+        curves.pop("val/ap", None)
     seed = results.get("seed", flat.get("seed", ""))
     return Run(
         folder=folder,

@@ -27,6 +27,8 @@ const plural = (count, word) => `${count.toLocaleString("en-US")} ${word}${count
 const FIGURES = {
   val: { title: "val top-1", show: (v) => v.toFixed(4) },
   test: { title: "test top-1", show: (v) => v.toFixed(4) },
+  ap: { title: "test AP", show: (v) => v.toFixed(4), long: "test average precision, the mean over the labels" },
+  recall: { title: "test recall@1", show: (v) => v.toFixed(4) },
   ece: { title: "ece", show: (v) => v.toFixed(4), rising: true, long: "expected calibration error" },
   parameters: { title: "params, M", show: (v) => grouped(v / 1e6, 2), rising: true, same: true, long: "parameters" },
   multiply_adds: { title: "mult-adds, M", show: (v) => grouped(v / 1e6, 0), rising: true, same: true, long: "multiply-adds per image" },
@@ -34,7 +36,7 @@ const FIGURES = {
   minutes: { title: "minutes", show: (v) => grouped(v, 1), rising: true, plainMean: true },
 };
 
-const accuracy = (run) => run.val ?? run.test ?? -1;
+const accuracy = (run) => run.val ?? run.test ?? run.ap ?? run.recall ?? -1;
 const said = (run, key) => run.overrides[key] ?? configOf(run)[key] ?? null;
 function configOf(run) {
   const config = { ...DATA.config, ...run.config };
@@ -410,7 +412,7 @@ function summary() {
   const entry = (title, value, more) => h("div", {}, h("dt", {}, title), h("dd", {}, value, h("small", {}, more)));
   $("summary").append(...[
     entry(plural(RUNS.length, "run").split(" ")[1], RUNS.length.toLocaleString("en-US"), [`in ${plural(groups, "group")}`, ...unfinished].join(", ")),
-    accuracy(best) >= 0 && entry(best.val === null ? "best test top-1" : "best val top-1", accuracy(best).toFixed(4), `run ${best.name}`),
+    accuracy(best) >= 0 && entry(`best ${FIGURES[["val", "test", "ap", "recall"].find((key) => best[key] !== null)].title}`, accuracy(best).toFixed(4), `run ${best.name}`),
     best.val !== null && best.test !== null && entry("test top-1 of this run", best.test.toFixed(4), [best.model, best.swapped].filter(Boolean).join(", ")),
     entry("time", minutes < 90 ? `${grouped(minutes, 1)} min` : `${grouped(minutes / 60, 1)} h`, "sum over all runs"),
   ].filter(Boolean));
@@ -455,7 +457,7 @@ for (const id of ["metric", "accuracy", "cost-axis"]) $(id).addEventListener("ch
 $("which").addEventListener("change", (event) => showRun(Number(event.target.value)));
 
 $("state").append(h("option", { value: "" }, "any"), ...["finished", "running", "failed", "interrupted", "pruned"].map((state) => h("option", { value: state }, `${state} (${RUNS.filter((run) => run.state === state).length})`)));
-$("metric").append(...["val/top1", "train/loss", "val/loss"].map((name) => h("option", { value: name }, name)));
+$("metric").append(...["val/top1", "val/ap", "val/recall1", "train/loss", "val/loss"].filter((name) => RUNS.some((run) => run.curves[name])).map((name) => h("option", { value: name }, name)));
 $("which").append(...RUNS.map((run) => h("option", { value: run.index }, `${run.name}  ${run.model}${run.swapped ? ` ${run.swapped}` : ""}`)));
 if (!RUNS.some((run) => run.val !== null)) { view.key = "test"; $("accuracy").value = "test"; }
 $("unfold").hidden = [...GROUP_SIZES.values()].every((size) => size === 1);

@@ -123,6 +123,8 @@ def test_the_report_shows_the_intervals(cli, run, tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page.html").read_text()
     assert '"decisions":' in page and '"horizontal"' in page
+    ap = read_results(run)["test/ap"]
+    assert f'"ap":{float(f"{ap:.6g}")}' in page and '"val/ap":[[0,1,2,3]' in page
 
 
 def test_half_precision_and_several_views(zoo, labels, tmp_path):
