@@ -356,6 +356,7 @@ STUDIES = {
     "width": Study("width 0.125", WIDTHS, draw=by_cost, pooled=True, page="channels"),
     "tricks_rate": Study(draw=None, table=table_of_rates, page="tricks"),
     "tricks": Study("GoogLeNet 2014", RECIPES, draw=by_recipe, pooled=True),
+    "imbalance": Study("nothing"),
     "cost_rate": Study(draw=None, table=table_of_rates, page="cost"),
     "cost": Study("GoogLeNet with BatchNorm", draw=by_cost, pooled=True, timed=True),
 }

@@ -211,6 +211,8 @@ def _about_data(data: Mapping[str, Any]) -> Iterator[str]:
         values = data[name]
         if len(values) != data["in_channels"]:
             yield f"data.{name}={values} must have one value per channel (data.in_channels={data['in_channels']})"
+    if isinstance(few := data.get("per_class"), list) and len(few) != data["num_classes"]:
+        yield f"data.per_class={few}: give one number for each of the {data['num_classes']} classes"
     test, folds, fold = (data["split"].get(key) for key in ("test", "folds", "fold"))
     if (folds is None) != (fold is None) or (folds is not None and fold >= folds):
         yield f"data.split.folds={folds}, fold={fold}: set both, with fold from 0 to folds - 1; see sweep=kfold"

@@ -203,7 +203,7 @@ IMAGE_DATA: Options = {
     "workers": whole(0, 4096) | NULL,
     "seed": SEED,
     "classes": list_of(whole(0)) | NULL,
-    "per_class": COUNT | NULL,
+    "per_class": COUNT | list_of(COUNT) | NULL,
     "sampler": one_of("balanced") | NULL,
 }
 OPTIMIZER: Options = {

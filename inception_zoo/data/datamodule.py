@@ -60,7 +60,7 @@ class ImageData(L.LightningDataModule):
         workers: processes that read and decode images, for each training process. The default is its share of the cores.
         progressive: epoch → side in pixels of the training images from that epoch on. The default is `image_size`.
         classes: labels of the classes to use, which get the labels 0, 1, … in this order. The default is all classes.
-        per_class: number of training images of each class, chosen by `seed`. The default is all images.
+        per_class: number of training images of each class, or a list of them, chosen by `seed`. The default is all images.
         flip: probability of a mirror image, which the configs in `conf/augmentation` use; 0 if mirroring changes the class.
         augmentation: of training images. The default is none.
         on_bad_file: `error`, or `skip` to leave out image files that cannot be read.
@@ -87,7 +87,7 @@ class ImageData(L.LightningDataModule):
         workers: int | None = None,
         progressive: Mapping[int, int] | None = None,
         classes: Sequence[int] | None = None,
-        per_class: int | None = None,
+        per_class: int | Sequence[int] | None = None,
         flip: float = 0.0,
         augmentation: Augmentation | None = None,
         on_bad_file: str = "error",
@@ -155,12 +155,13 @@ class ImageData(L.LightningDataModule):
         """Return the first `per_class` images of each class."""
         if self.per_class is None:
             return split
+        wanted = [self.per_class] * self.num_classes if isinstance(self.per_class, int) else self.per_class
         if not isinstance(split, Images | Files):
             raise ZooError(f"data.per_class={self.per_class}: images cannot be selected from a stream; remove data.per_class")
         if split.labels.dim() == 2:
             raise ZooError(f"data.per_class={self.per_class}: images have several labels; remove data.per_class")
-        rows = [(split.labels == label).nonzero().flatten()[: self.per_class] for label in range(self.num_classes)]
-        if short := [label for label, found in enumerate(rows) if len(found) < self.per_class]:
+        rows = [(split.labels == label).nonzero().flatten()[:count] for label, count in enumerate(wanted)]
+        if short := [label for label, found in enumerate(rows) if len(found) < wanted[label]]:
             raise ZooError(f"data.per_class={self.per_class}: class {short[0]} has only {len(rows[short[0]])} training images")
         return split[torch.cat(rows)]
 
