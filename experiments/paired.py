@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -77,6 +78,7 @@ def _pooled(values: Values) -> tuple[float, int]:
     return float(np.sqrt((residual**2).sum() / free * 2 / table.shape[1])), free
 
 
+@cache
 def visible(free: int, comparisons: int) -> float:
     """Return the true difference, in standard errors, that a two-sided t test at 5 % finds with the probability `POWER`.
 

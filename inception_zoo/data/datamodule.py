@@ -108,6 +108,7 @@ class ImageData(L.LightningDataModule):
         self.folder: Path | None = None  # run folder, for the tables of splits and of bad files
         self.before: Path | None = None  # run folder of the checkpoint that is tested or resumed
         self.splits: dict[str, Split] = {}
+        self.trains = True  # see `Source`
         self.classes: list[str] | None = None  # names by label, set by `setup`
 
     def prepare_data(self) -> None:
@@ -123,8 +124,9 @@ class ImageData(L.LightningDataModule):
             data = data.only(list(self.labels))
         data.check(self.num_classes, self.in_channels)
         splits = divide(data, self.sizes, self.seed, self.folder, self.before)
-        train = self._few(splits["train"])
-        if self.batch_size > len(train):
+        self.trains = data.trains
+        train = self._few(splits["train"]) if data.trains else splits["train"]
+        if self.batch_size > len(train) and data.trains:
             raise too_large(self.batch_size, len(train), "training images")
         if self.sampler == "balanced" and isinstance(train, Stream):
             raise ZooError("data.sampler=balanced: a stream decides the order of its images; use class_weight=balanced")

@@ -47,6 +47,8 @@ def divide(data: Source, sizes: Sizes, seed: int, folder: Path | None = None, be
         ZooError: a size is missing or too large, a class has too few images, the images are from a stream, or they were
             divided in another way in `before`, so that training images could be in the test split.
     """
+    if not data.trains:
+        return {"train": data.train, "val": data.val or data.train, "test": data.train}
     train, made = data.train, _missing(data, sizes)
     splits: dict[str, Any] = {"train": train, "val": data.val, "test": data.test or data.val}
     if not made and not sizes.get("folds"):

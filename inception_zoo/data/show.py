@@ -38,6 +38,8 @@ def contact_sheet(data: ImageData, out: Path, images: int = 8, draws: int = 7) -
     check_file(f"--out {out}", out)
     size, data.batch_size = data.batch_size, 1  # any number of training images passes the check
     data.setup()
+    if not data.trains:
+        raise ZooError(f"data.root={data.root}: has no training images to show")
     count = len(data.splits["train"])
     data.batch_size = min(size, count)
     data.check_batch(world_size=1)

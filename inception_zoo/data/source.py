@@ -145,7 +145,7 @@ class Source:
     """A data set: its splits and the class names by label, if any. `ImageData` makes the splits that are None.
 
     `bad` has the paths of files that cannot be read, each with the reason; the splits are without them. `lost` has the splits
-    and labels of which no file can be read.
+    and labels of which no file can be read. If `trains` is False, there are no training images, and `train` is the test split.
     """
 
     name: str
@@ -155,6 +155,7 @@ class Source:
     val: Split | None = None
     bad: Sequence[str] = ()
     lost: Sequence[tuple[str, int]] = ()
+    trains: bool = True
 
     def __post_init__(self) -> None:
         check_names(self.name, self.classes)

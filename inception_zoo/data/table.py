@@ -48,7 +48,8 @@ def table(
 
     Returns:
         The data set, whose splits are of the class `Files`. Labels are in the order of the sorted names, or of the columns.
-        With a list of columns, or with a separator, images have any number of labels.
+        With a list of columns, or with a separator, images have any number of labels. A table without training rows is for
+        tests only.
 
     Raises:
         ZooError: the table, or a row of it, is invalid; the message names the rows.
@@ -85,7 +86,9 @@ def table(
             files[part] = Files(folder, np.array(paths), numbers, groups=of_groups)
             states[part] = np.frombuffer(b"".join(state_of(part, each, folder / each) for each in paths), np.uint64)
     kept, bad, lost = check_files(Path(root), files, states)
-    return Source("table", kept["train"], kept.get("test"), classes, kept.get("val"), bad, lost)
+    train = kept.get("train", kept.get("test"))
+    assert train is not None  # see `_check_classes`
+    return Source("table", train, kept.get("test"), classes, kept.get("val"), bad, lost, trains="train" in kept)
 
 
 def _labels(
@@ -170,7 +173,9 @@ def _check_classes(place: str, names: Sequence[Names], parts: Sequence[str], cla
     known = {
         part: {name for row, each in zip(names, parts, strict=True) if each == part for name in row} for part in set(parts)
     }
-    if missing := [name for name in classes if name not in known.get("train", ())]:
+    if not known.keys() & {"train", "test"}:
+        raise ZooError(f"{place}: has rows of split val only; add some of train, or of test")
+    if missing := [name for name in classes if name not in known["train"]] if "train" in known else []:
         other = (
             "which another split has" if any(missing[0] in each for each in known.values()) else "and no other split has any"
         )

@@ -98,6 +98,8 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
         raise ZooError(f"{path}: its data cannot be built ({str(error).splitlines()[0]}); give --images FOLDER") from None
     except ZooError as error:
         raise ZooError(f"{path}: {error}; or give the folder of its data with --data-root") from None
+    if not data.trains:
+        raise ZooError(f"--data-root {root}: has no training images to calibrate on; give the table of the run")
     train, test = len(data.splits["train"]), len(data.splits["test"])
     chosen = torch.randperm(train, generator=torch.Generator().manual_seed(0))[:count]
 

@@ -226,8 +226,12 @@ def read_data(job: Job) -> None:
 
 
 def _check_labels(job: Job) -> None:
-    """Raise ZooError if the loss is for another kind of labels than the data has, or classes cannot be weighted."""
+    """Raise ZooError if the data cannot train, has another kind of labels than the loss, or classes cannot be weighted."""
     data, several = job.data, not isinstance(job.module, Embedder) and job.module.criterion.several
+    if job.config["task"] == "fit" and not data.trains:
+        raise ZooError(
+            f"data.root={data.root}: has no training images; add some, or evaluate a network with task=test ckpt=RUN"
+        )
     if data.several and not several:
         raise ZooError("loss: the data has several labels for each image; set loss=bce, binary_focal or asl")
     if several and not data.several:

@@ -65,7 +65,7 @@ def test_val_size_is_the_number_of_data_split(words, val, tmp_path):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
     data = hydra_patches.loader(str(tmp_path)).load_configuration("config", words, RunMode.RUN).data
-    assert data.split == {"val": val, "test": None} and "val_size" not in data
+    assert (data.split.val, data.split.test) == (val, None) and "val_size" not in data
 
 
 def test_a_resumed_sweep_knows_the_jobs_that_varied_val_size(tmp_path):
