@@ -163,7 +163,7 @@ def build_metrics(config: Mapping[str, Any], classes: int, several: bool = False
     """
     found = {name: build(f"metrics.{name}", node) for name, node in config["metrics"].items()}
     evaluation = (SeveralLabels if several else Evaluation)(classes, tables=False)
-    known, rows = {*evaluation.metrics, *evaluation.logged}, torch.eye(classes, dtype=EXACT)[:2]
+    known, rows = evaluation.metrics, torch.eye(classes, dtype=EXACT)[:2]
     for name, metric in found.items():
         if name in known:
             raise ZooError(f"metrics.{name}: the evaluation already has {name}; choose another name")

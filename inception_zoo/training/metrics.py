@@ -219,9 +219,9 @@ class Evaluation(nn.Module):
         return None if self.scores is None else Scored.of(*self.scores.compute()[1:], decision.thresholds)
 
     def figures(self, decision: Decision) -> dict[str, float]:
-        """Return the defined ones of the metrics `logged`."""
+        """Return the defined ones of the metrics `logged`, without those that the user's own metrics replace."""
         scored = self.decided(decision)
-        return means(scored, self.logged) if scored else {}
+        return means(scored, [name for name in self.logged if name not in self.metrics]) if scored else {}
 
     @property
     def metrics(self) -> dict[str, Metric]:

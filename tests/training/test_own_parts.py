@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 
+from inception_zoo.architecture.decision import Decision
 from inception_zoo.errors import ZooError
 from inception_zoo.training import components
 from inception_zoo.training.callbacks import EarlyStopping
@@ -79,6 +80,8 @@ def test_metrics_of_ones_own_are_evaluated_beside_ours():
     found = {name: float(metric.compute()) for name, metric in evaluation.metrics.items()}
     assert found["f1"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
     assert found["sure"] == pytest.approx(logits.softmax(1).max(1).values.mean().item())
+    figures = evaluation.figures(Decision())
+    assert "f1" not in figures and figures["balanced_accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)
     assert found["top1"] == 0.75 and scores["sure"].update_count == 0  # the given ones are copied
 
 
