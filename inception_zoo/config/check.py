@@ -312,7 +312,7 @@ def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
 def _about_decision(cfg: Mapping[str, Any]) -> Iterator[str]:
     """Yield an error for each option of `decision` that would have no effect, or that lacks another one."""
     rule, positive, kind = cfg["decision"]["threshold"], cfg["decision"]["positive"], kind_of(cfg["loss"])
-    given = {key: value for key, value in cfg["decision"].items() if value}
+    given = {key: value for key, value in cfg["decision"].items() if value is not None and value is not False}
     key, value = next(iter(given.items()), ("", None))
     if given and kind == "embedding":
         yield f"decision.{key}={value} cannot be combined with a metric-learning loss; remove it"
@@ -324,9 +324,9 @@ def _about_decision(cfg: Mapping[str, Any]) -> Iterator[str]:
         yield f"decision.{key}={value} is chosen on the validation images; remove trainer.limit_val_batches=0"
     elif rule and kind == "one" and cfg["model"]["num_classes"] != 2:
         yield f"decision.threshold={rule} is for two classes, or for several labels; remove it"
-    elif kind == "one" and bool(rule) != bool(positive):
+    elif kind == "one" and bool(rule) != (positive is not None):
         yield f"decision.threshold={rule}, decision.positive={positive}: set both, or neither"
-    elif kind == "several" and positive:
+    elif kind == "several" and positive is not None:
         yield f"decision.positive={positive}: each of several labels has a threshold of its own; remove it"
 
 

@@ -129,7 +129,7 @@ KEYS = {
         "youden, f1, sensitivity@SHARE or specificity@SHARE, such as sensitivity@0.95", is_operating_point
     )
     | NULL,
-    "decision.positive": NAME | NULL,
+    "decision.positive": NAME | whole(0) | NULL,  # a class named 1 is read as a number
     "class_weight": one_of("balanced", "effective") | list_of(above(0)) | NULL,
     "lr_for_batch": COUNT | NULL,
     "decay_norm_and_bias": FLAG,

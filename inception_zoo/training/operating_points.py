@@ -27,9 +27,9 @@ def chooser(options: Mapping[str, Any], names: Sequence[str]) -> Callable[[np.nd
     if not options["calibrate"] and options["threshold"] is None:
         return None
     positive = options["positive"]
-    if positive is not None and positive not in names:
+    if positive is not None and str(positive) not in names:
         raise ZooError(f"decision.positive={positive} is not a class; the classes are {', '.join(names)}")
-    label = None if positive is None else list(names).index(positive)
+    label = None if positive is None else list(names).index(str(positive))
     return partial(choose, calibrate=options["calibrate"], rule=options["threshold"], positive=label)
 
 
