@@ -183,6 +183,10 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_pa
         (["loss=bce", "data.per_class=3"], "data.per_class=3: images have several labels"),
         (["loss=bce", "decision.threshold=f1", "decision.positive=bright"], "decision.positive=bright: each of several labels"),
         (["loss=bce", "decision.threshold=best"], "decision.threshold=best must be youden, f1"),
+        (
+            ["loss=focal", "data.source.label=vertical", "decision.positive=0"],
+            "decision.threshold=None, decision.positive=0: set both",
+        ),
         (["loss=bce", "class_weight=[1,2]"], "the data has 3 classes; give one weight for each"),
         (["loss=bce", "class_weight=some"], "class_weight=some must be one of balanced, effective"),
         (["loss=bce", "data.source.label=[vertical]"], "list two columns or more"),
