@@ -5,30 +5,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from inception_zoo.architecture.choices import ALIKE, EXAMPLE, LOADING, Choices, loading_mistakes
-from inception_zoo.architecture.decision import MANY
 from inception_zoo.architecture.image_size import check_image_size
 from inception_zoo.architecture.nets import find_net
 from inception_zoo.config import CONF
 from inception_zoo.config.allowed import TARGETS
+from inception_zoo.config.losses import about_decision, about_loss
 from inception_zoo.config.rules import (
     CALLED,
     FAMILY,
     GROUPS,
     HYDRA,
     KEYS,
-    KINDS,
-    KNOWN,
     LEVEL,
-    METRICS,
     NEEDED,
-    OF_DECISIONS,
     OWNED,
     SPECIAL,
     TOP,
     USUAL,
-    USUAL_METRIC,
     Options,
-    direction,
     kind_of,
 )
 from inception_zoo.config.targets import refused_targets
@@ -283,53 +277,6 @@ def _check_sizes(cfg: Mapping[str, Any]) -> None:
         check_image_size(model, key, size)
 
 
-def _about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each metric that is not logged with this loss, and for each option that metric learning lacks."""
-    kind = kind_of(cfg["loss"])
-    nodes = [*((f"callbacks.{name}", node) for name, node in cfg["callbacks"].items()), ("scheduler", cfg["scheduler"])]
-    for key, node in nodes if cfg["task"] == "fit" else ():
-        monitor, mode = node.get("monitor"), node.get("mode")
-        if monitor is None and str(node["_target_"]).endswith("ReduceLROnPlateau"):
-            monitor = "val/top1" if mode == "max" else "val/loss"  # see `scheduled`
-        if monitor in KNOWN and monitor not in METRICS[kind]:
-            yield f"{key}.monitor={monitor} is not logged with {KINDS[kind]}; use {USUAL_METRIC[kind]}"
-        elif monitor in OF_DECISIONS and kind == "one" and cfg["model"]["num_classes"] > MANY:
-            yield f"{key}.monitor={monitor} is logged for at most {MANY} classes; use val/top1"
-        elif monitor in KNOWN and mode in ("min", "max") and mode != (right := direction(monitor)):
-            better = "lower" if right == "min" else "higher"
-            yield f"{key}.mode={mode}: a {better} {monitor} is better; leave {key}.mode out"
-    usual: dict[str, Any] = {"label_smoothing": 0, "aux_weight": None, "class_weight": None, "metrics": {}}
-    mixed: dict[str, Any] = {key: cfg["augmentation"].get(key) or 0 for key in ("mixup", "cutmix")}
-    given = {key: cfg[key] for key, value in usual.items() if cfg[key] != value}
-    given |= {f"augmentation.{key}": value for key, value in mixed.items() if value}
-    weights, classes = cfg["class_weight"], cfg["data"]["num_classes"]
-    if not isinstance(weights, str | None) and len(weights) != classes:
-        yield f"class_weight={shown(weights)}: the data has {classes} classes; give one weight for each"
-    for key, value in given.items() if kind == "embedding" else ():
-        yield f"{key}={shown(value)} cannot be combined with a metric-learning loss; remove it"
-
-
-def _about_decision(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each option of `decision` that would have no effect, or that lacks another one."""
-    rule, positive, kind = cfg["decision"]["threshold"], cfg["decision"]["positive"], kind_of(cfg["loss"])
-    given = {key: value for key, value in cfg["decision"].items() if value is not None and value is not False}
-    key, value = next(iter(given.items()), ("", None))
-    if given and kind == "embedding":
-        yield f"decision.{key}={value} cannot be combined with a metric-learning loss; remove it"
-    elif given and cfg["task"] == "test":
-        yield f"decision.{key}={value} is chosen in the training, and saved with the weights; remove it"
-    elif given and kind == "one" and cfg["model"]["num_classes"] > MANY:
-        yield f"decision.{key}={value} is for at most {MANY} classes; remove it"
-    elif given and cfg["trainer"].get("limit_val_batches") == 0:
-        yield f"decision.{key}={value} is chosen on the validation images; remove trainer.limit_val_batches=0"
-    elif rule and kind == "one" and cfg["model"]["num_classes"] != 2:
-        yield f"decision.threshold={rule} is for two classes, or for several labels; remove it"
-    elif kind == "one" and bool(rule) != (positive is not None):
-        yield f"decision.threshold={rule}, decision.positive={positive}: set both, or neither"
-    elif kind == "several" and positive is not None:
-        yield f"decision.positive={positive}: each of several labels has a threshold of its own; remove it"
-
-
 def _check_memory(cfg: Mapping[str, Any]) -> None:
     if cfg["model"].get("memory") == "minimal" and cfg["trainer"]["sync_batchnorm"]:
         # the statistics would count recomputed segments twice
@@ -355,9 +302,9 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
             "model",
             "data",
         ),
-        _about_loss,
+        about_loss,
     ),
-    (("task", "loss", "decision", "model", "data", "trainer"), _about_decision),
+    (("task", "loss", "decision", "model", "data", "trainer"), about_decision),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
     (("model.name", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),

@@ -184,8 +184,7 @@ class ImageData(L.LightningDataModule):
 
     def order(self, epoch: int, batch: int) -> Order:
         """Return the order of this process's training images, from a batch of an epoch on; both count from 0."""
-        size = self.batch_size // self._world_size
-        split = self.splits["train"]
+        split, size = self.splits["train"], self.batch_size // self._world_size
         classes = strata(split.labels) if self.sampler == "balanced" else None  # type: ignore[attr-defined] # not a stream
         return Order(split, size, self._world_size, self._rank, self.seed, epoch, batch, classes)
 
@@ -200,8 +199,7 @@ class ImageData(L.LightningDataModule):
         split = self.splits["train"]
         if isinstance(split, Stream):
             return torch.tensor(split.images_per_class), None
-        assert isinstance(split, Images | Files)
-        return counts_of(split.labels, self.num_classes), len(split) if self.several else None
+        return counts_of(split.labels, self.num_classes), len(split) if self.several else None  # type: ignore[attr-defined]
 
     @property
     def class_names(self) -> list[str]:

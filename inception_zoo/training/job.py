@@ -35,7 +35,7 @@ from inception_zoo.training.last_checkpoint import LastCheckpoint
 from inception_zoo.training.losses import class_weights
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
-from inception_zoo.training.operating_points import chooser
+from inception_zoo.training.operating_points import chooser, decision_for
 from inception_zoo.training.processes import SameConfig
 from inception_zoo.training.summary import print_summary
 from inception_zoo.training.surroundings import leaving_nothing_behind, quiet_libraries
@@ -185,24 +185,6 @@ def build_job(cfg: DictConfig, folder: Path, results: dict[str, Any], ckpt: Path
     saved_classes = card.classes if card else model.classes if cfg.task == "test" else None
     earlier = read_results(ckpt.absolute().parents[1]) if ckpt else {}
     return Job(config, folder, results, ckpt, model, cost, data, module, trainer, pruning, saved_classes, earlier)
-
-
-def decision_for(several: bool, saved: Decision | None) -> Decision:
-    """Return how the network decides.
-
-    Args:
-        several: the loss is for several labels for each image.
-        saved: of the weights that are tested; None for a training.
-
-    Raises:
-        ZooError: the weights were trained for the other kind of labels.
-    """
-    if saved and saved.several != several:
-        was, use = ("several labels", "loss=bce") if saved.several else ("one label", "loss=cross_entropy")
-        raise ZooError(
-            f"loss: the weights were trained for {was} for each image; set {use}, and use data with {was} for each image"
-        )
-    return saved or Decision(several)
 
 
 def read_data(job: Job) -> None:

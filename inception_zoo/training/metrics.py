@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchmetrics.utilities import dim_zero_cat
 
 from inception_zoo.architecture.decision import LOGGED, MANY, Decision
-from inception_zoo.training.decisions import Scored, means
+from inception_zoo.training.decisions import BINS, Scored, means
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -33,7 +33,7 @@ class Calibration(Metric):
     hits: Tensor
     confidence: Tensor
 
-    def __init__(self, bins: int = 15) -> None:
+    def __init__(self, bins: int = BINS) -> None:
         super().__init__()
         self.bins = bins
         for name in ("images", "hits", "confidence"):
@@ -196,7 +196,7 @@ class Evaluation(nn.Module):
         self.scores = Scores() if self.several or classes <= MANY else None
         own: Any = {**self._means(), **{name: metric.clone() for name, metric in (more or {}).items()}}
         self.means = MetricCollection(own, compute_groups=False)
-        self.tables = MetricCollection({**self._tables()}, compute_groups=False) if tables else None
+        self.tables = MetricCollection(self._tables(), compute_groups=False) if tables else None
 
     def _means(self) -> dict[str, Metric]:
         return {

@@ -14,6 +14,24 @@ TINY = 1e-6  # thresholds are at least this far from 0 and 1
 HALVINGS = 60
 
 
+def decision_for(several: bool, saved: Decision | None) -> Decision:
+    """Return how the network decides.
+
+    Args:
+        several: the loss is for several labels for each image.
+        saved: of the weights that are tested; None for a training.
+
+    Raises:
+        ZooError: the weights were trained for the other kind of labels.
+    """
+    if saved and saved.several != several:
+        was, use = ("several labels", "loss=bce") if saved.several else ("one label", "loss=cross_entropy")
+        raise ZooError(
+            f"loss: the weights were trained for {was} for each image; set {use}, and use data with {was} for each image"
+        )
+    return saved or Decision(several)
+
+
 def chooser(options: Mapping[str, Any], names: Sequence[str]) -> Callable[[np.ndarray, np.ndarray], Decision] | None:
     """Return the function of probabilities and labels, see `choose`, that the config asks for; None if it asks for none.
 
