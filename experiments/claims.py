@@ -303,7 +303,7 @@ class Study:
 
     Attributes:
         reference: arm with which the others are compared.
-        against: arm → another arm with which it is compared.
+        against: arm → another arm with which it is compared; empty: with none.
         draw: draws the picture; None for none.
         table: yields the rows of the table.
         pooled: estimate one standard error from all arms.
@@ -340,6 +340,13 @@ WIDTHS = {f"width {wide}": f"width {narrow}" for narrow, wide in ((0.25, 0.375),
 NEWER = "BN-Inception", "Inception-v3", "Inception-ResNet-v2"
 RECIPES = {f"{network} today": f"{network} 2014" for network in ("GoogLeNet", *NEWER)}
 RECIPES["Inception-ResNet-v2 2014"] = "GoogLeNet today"  # the newest network with the old recipe, and the reverse
+DATA_SETS = "5 labels", "100 labels", "skewed"
+FINETUNED = {f"{data} whole network": f"{data} from scratch" for data in DATA_SETS}
+FINETUNED |= {f"{data} recipe": f"{data} whole network" for data in DATA_SETS}
+FINETUNED |= {
+    "skewed recipe with balanced sampler": "skewed recipe",
+    **dict.fromkeys(("100 labels from scratch", "skewed from scratch"), ""),
+}
 STUDIES = {
     "rates": Study(draw=None, table=table_of_rates, page="claims"),
     "block_swap": Study("parallel", draw=heat_map),
@@ -357,6 +364,9 @@ STUDIES = {
     "tricks_rate": Study(draw=None, table=table_of_rates, page="tricks"),
     "tricks": Study("GoogLeNet 2014", RECIPES, draw=by_recipe, pooled=True),
     "imbalance": Study("nothing"),
+    "finetune_tuning": Study(draw=None, table=table_of_rates, page="finetune"),
+    "finetune_rate": Study(draw=None, table=table_of_rates, page="finetune"),
+    "finetune": Study("5 labels from scratch", FINETUNED),
     "cost_rate": Study(draw=None, table=table_of_rates, page="cost"),
     "cost": Study("GoogLeNet with BatchNorm", draw=by_cost, pooled=True, timed=True),
 }

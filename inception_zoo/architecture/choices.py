@@ -14,7 +14,7 @@ from inception_zoo.errors import ZooError, did_you_mean, nearest, raise_all, sho
 LOADING: dict[str, Any] = {  # options for the initial weights and for running; the architecture does not depend on them
     "weights": None,  # file, run folder or published name; null: random initialization
     "adapt": [],  # allowed differences between the network and the weights, see ADAPT
-    "freeze": None,  # freeze up to this endpoint or stage
+    "freeze": None,  # freeze up to this endpoint or stage, or `all`
     "compile": False,  # by torch.compile: faster on GPUs after the first steps
     "memory": "plain",  # lean, minimal: save fewer activations for the backward pass and recompute them
 }
@@ -186,8 +186,8 @@ def loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: A
         yield f"memory={shown(memory)} is unknown; {did_you_mean(memory, MEMORY)}"
     elif compile is True and memory != "plain":
         yield f"memory={memory} cannot be combined with compile=true, which chooses the saved activations itself; remove one"
-    if freeze is not None and freeze not in net.names[1:]:
-        yield f"freeze={shown(freeze)} is not a stage or endpoint; {did_you_mean(freeze, net.names[1:], ALIKE)}"
+    if freeze is not None and freeze not in net.names:
+        yield f"freeze={shown(freeze)} is not a stage or endpoint; {did_you_mean(freeze, net.names, ALIKE)}"
 
 
 def _is_number(value: Any) -> bool:

@@ -19,8 +19,9 @@ def _within(module: str, *names: str, rules: Options = MORE) -> dict[str, Option
     return {f"{module}.{name}": rules for name in names}
 
 
-EMA: Options = {"decay": number(0, below=1), "update_every_n_steps": COUNT, **MORE}
+EMA: Options = {"decay": number(0, below=1), "warmup": FLAG, "update_every_n_steps": COUNT, **MORE}
 WATCHING: Options = {"monitor": METRIC | NULL, **MORE}  # Lightning reports a metric that is not logged only after an epoch
+EPOCHS = COUNT | above(0, below=1)
 SWEEPER: Options = {"max_batch_size": COUNT | NULL, "params": MAPPING | NULL}
 QUEUE: Options = {"timeout_min": COUNT, "nodes": COUNT, "tasks_per_node": COUNT, **MORE}  # options of submitit
 WANDB: Options = {"offline": FLAG, "tags": list_of(NAME) | NULL, **MORE}
@@ -44,6 +45,7 @@ DATA = {  # the only targets that the data config in a checkpoint can use
     "inception_zoo.data.synthetic.synthetic": SYNTHETIC,
     "inception_zoo.data.table.table": TABLE,
     "inception_zoo.data.stream.stream": {"cache": NAME | NULL},
+    "inception_zoo.data.hf.hf": {"name": NAME | NULL, "revision": NAME | NULL, "image": NAME, "label": NAME},
 }
 _TRANSFORMS = """
 AugMix AutoAugment CenterCrop ColorJitter Compose ElasticTransform GaussianBlur GaussianNoise Grayscale Identity JPEG
@@ -88,7 +90,7 @@ TARGETS: Mapping[str, Options] = {
     f"{LOSSES}.Asymmetric": {"gamma_positive": number(0), "gamma_negative": number(0), "margin": number(0, below=1)},
     **_within("inception_zoo.training.callbacks", "GradientNorm", "ImagesPerSecond", "PeakMemory", rules=NONE),
     "inception_zoo.training.callbacks.EMA": EMA,
-    "inception_zoo.training.callbacks.Unfreeze": {"epoch": COUNT, "to": NAME | NULL},
+    "inception_zoo.training.callbacks.Unfreeze": {"epoch": EPOCHS, "to": NAME | NULL, "every": EPOCHS | NULL},
     "inception_zoo.training.callbacks.ProgressBar": {"folder": NAME},
     "inception_zoo.training.last_checkpoint.LastCheckpoint": {**SAVING, **ON_NAN},
     "inception_zoo.tracking.csv_logger.CSVLogger": {"save_dir": NAME, "name": NAME, "flush_logs_every_n_steps": COUNT},

@@ -187,8 +187,8 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
     if "root" not in data or count not in (0, 1):
         return []
     root = data["root"]
-    if isinstance(source, Mapping) and (column := source.get("label")):  # of a table
-        return [why_uncounted(root, column)]
+    if isinstance(source, Mapping) and "separator" in source:  # a table
+        return [why_uncounted(root, source["label"])]
     if count:
         return []
     missing = "there is no such folder" if root else "not set; set data.root=FOLDER"

@@ -98,4 +98,6 @@ def explain(error: Exception) -> str:
         return unknown_key(added[1], [added[1]])
     if (merged := re.search(r"Error merging override (.*)", text)) and isinstance(cause, OmegaConfBaseException):
         return f"{merged[1]}: {str(cause).splitlines()[0]}"
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} is required; set {missing[1]}=…"
     return re.sub(r" full_key: (\S+) object_type=\S+", r" (in \1)", text)

@@ -17,6 +17,7 @@ KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of Imag
 
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # names of the splits' folders
+SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # a data set has other classes, too
 
 

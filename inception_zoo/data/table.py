@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from inception_zoo.data.inspection import check_files, state_of
-from inception_zoo.data.layout import SPLITS, check_names, class_name, column_of, columns_of, names_in
+from inception_zoo.data.layout import SPLIT_OF, SPLITS, check_names, class_name, column_of, columns_of, names_in
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, printable, shown
 from inception_zoo.system.ranks import is_first
@@ -18,7 +18,6 @@ from inception_zoo.system.ranks import is_first
 NAMED = 3  # number of rows to name in an error, and of classes in the log
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 Names = tuple[str, ...]  # of the classes of an image
-SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 
 log = logging.getLogger(__name__)
 

@@ -183,20 +183,24 @@ class Inception(nn.Module):
         Frozen blocks stay in evaluation mode even after `train`: their BatchNorm layers use the running statistics.
 
         Args:
-            last: An endpoint, or a stage for its last endpoint. None unfreezes all.
+            last: An endpoint, a stage for its last endpoint, or `all`. None unfreezes all.
 
         Raises:
             ZooError: `last` is not an endpoint or a stage.
         """
+        self.frozen = self.up_to(last)
+        for block in self.plan.blocks:
+            self.get_submodule(block.name).requires_grad_(block.name not in self.frozen)
+        self.train(self.training)
+
+    def up_to(self, last: str | None) -> list[str]:
+        """Return the endpoints up to `last`, which is as in `freeze`."""
         names = [block.name for block in self.plan.blocks]
-        stages = {block.stage: block.name for block in self.plan.blocks}
+        stages = {block.stage: block.name for block in self.plan.blocks} | {"all": names[-1]}
         if last is not None and (not isinstance(last, str) or last not in [*names, *stages]):
             hint = did_you_mean(last, [*stages, *names], ALIKE)
             raise ZooError(f"{self.plan.net.name}: freeze={last} is not a stage or endpoint; {hint}")
-        self.frozen = names[: names.index(stages.get(last, last)) + 1] if last is not None else []
-        for name in names:
-            self.get_submodule(name).requires_grad_(name not in self.frozen)
-        self.train(self.training)
+        return names[: names.index(stages.get(last, last)) + 1] if last is not None else []
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

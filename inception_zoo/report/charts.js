@@ -170,6 +170,20 @@ function drawConfusion(element, { names, matrix }) {
   }, `Confusion matrix of ${names.length} classes, rows are the true classes. The table of confused pairs has the largest entries.`);
 }
 
+// points: [class, x, y], in the order of the line; chance: a dotted diagonal
+function drawRates(element, points, xTitle, yTitle, chance) {
+  const names = [...new Set(points.map(([name]) => name))];
+  const lines = names.map((name, i) => {
+    const own = points.filter((point) => point[0] === name);
+    return { x: own.map((point) => point[1]), y: own.map((point) => point[2]), mode: "lines", name: plain(shorter(name, 32)), line: { color: HUES[i % HUES.length], width: 2 }, hovertemplate: `${plain(name)}<br>${xTitle} %{x:.3f}, ${yTitle} %{y:.3f}<extra></extra>` };
+  });
+  const diagonal = { x: [0, 1], y: [0, 1], mode: "lines", line: { color: colour("muted"), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false };
+  return draw(element, chance ? [diagonal, ...lines] : lines, {
+    xaxis: { title: { text: xTitle, standoff: 8 }, range: [-0.01, 1.01], dtick: 0.2 }, yaxis: { title: { text: yTitle }, range: [-0.01, 1.02], dtick: 0.2 },
+    showlegend: true, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { color: colour("ink") } },
+  }, `${yTitle} against ${xTitle} for ${names.length} ${names.length === 1 ? "class" : "classes"}, each against all others. The table has the values.`);
+}
+
 // bins: [low, high, images, accuracy, confidence]
 function drawCalibration(element, bins) {
   const full = bins.filter((bin) => bin[2]);

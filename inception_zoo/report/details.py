@@ -19,6 +19,7 @@ from inception_zoo.report.collect import Run, numbers_of, read_confusion, rows_o
 MATRIX = 50  # draw a confusion matrix of at most so many classes; list only the most confused pairs of a larger one
 PAIRS = 50  # number of most confused pairs
 WORST = 24  # number of images with the highest loss
+CURVES = 8  # number of classes whose curves are drawn
 PICTURE = 96  # px, longer side of an image
 
 
@@ -30,10 +31,10 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
         warn: called with one line for each file that is skipped.
 
     Returns:
-        Name → content of `confusion`, `per_class`, `calibration`, `decisions` and `worst`.
+        Name → content of `confusion`, `per_class`, `calibration`, `decisions`, `curves` and `worst`.
     """
     parts: dict[str, Callable[[Path], Any]] = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration}
-    parts |= {"decisions": _decisions, "worst": _worst}
+    parts |= {"decisions": _decisions, "curves": _curves, "worst": _worst}
     details: dict[str, Any] = {}
     for name, read in parts.items():
         path = run.folder / f"{name}.csv"
@@ -78,6 +79,14 @@ def _decisions(path: Path) -> list[list[Any]]:
     names = [(row["metric"], row["class"]) for _, row in rows_of(path, ["metric", "class"])]
     numbers = numbers_of(path, ["images", "value", "low", "high"])
     return [[*name, *map(_short, row)] for name, row in zip(names, numbers, strict=True)]
+
+
+def _curves(path: Path) -> list[list[Any]]:
+    """Return class, threshold, sensitivity, specificity and precision of the points of the first classes' curves."""
+    names = [row["class"] for _, row in rows_of(path, ["class"])]
+    numbers = numbers_of(path, ["threshold", "sensitivity", "specificity", "precision"])
+    drawn = set(list(dict.fromkeys(names))[:CURVES])
+    return [[name, *map(_short, row)] for name, row in zip(names, numbers, strict=True) if name in drawn]
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:

@@ -368,6 +368,12 @@ function showRun(index, scroll = false) {
   if (details.confusion?.matrix) chartPanel("Confusion", (element) => drawConfusion(element, details.confusion), ["The most confused pairs as a table", () => pairsTable(details.confusion)]);
   else if (details.confusion) panels.push(h("div", {}, h("h3", {}, "Most confused pairs"), h("p", { class: "note" }, `The ${details.confusion.pairs.length} largest off-diagonal entries; a matrix of ${details.confusion.classes} classes is too large to read. The full matrix is in confusion.csv.`), pairsTable(details.confusion)));
   if (details.calibration) chartPanel("Calibration", (element) => drawCalibration(element, details.calibration), ["The bins as a table", () => plainTable(["confidence", "images", "mean confidence", "accuracy"], details.calibration.map(([low, high, n, hit, sure]) => [`${low.toFixed(2)} to ${high.toFixed(2)}`, grouped(n ?? 0, 0), sure?.toFixed(3) ?? null, hit?.toFixed(3) ?? null]), "Calibration")]);
+  if (details.curves?.length) {
+    const figure = (v) => v.toFixed(3);
+    const table = () => plainTable(["class", "threshold", "sensitivity", "specificity", "precision"], details.curves.map(([name, ...values]) => [name, ...values.map(figure)]), "Curves", 1, true);
+    chartPanel("ROC curves", (element) => drawRates(element, [...new Set(details.curves.map((row) => row[0]))].flatMap((name) => [[name, 0, 0], ...details.curves.filter((row) => row[0] === name).map((row) => [name, 1 - row[3], row[2]])]), "1 − specificity", "sensitivity", true), ["The points as a table", table]);
+    chartPanel("Precision and recall", (element) => drawRates(element, details.curves.map((row) => [row[0], row[2], row[4]]), "sensitivity (recall)", "precision", false), ["The points as a table", table]);
+  }
   if (details.per_class) {
     const share = (v) => v.toFixed(3);
     panels.push(h("div", {}, h("h3", {}, "Classes"), sortableTable([["class"], ["images", (v) => grouped(v, 0)], ["top-1", share], ["top-5", share], ["precision", share], ["F1", share]], details.per_class, "Classes")));

@@ -77,8 +77,29 @@ def _decisions(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
     return wandb.Table(header, [[*row[:2], *map(_number, row[2:])] for row in rows])
 
 
+def _roc(header: Any, *rows: list[str], folder: Path) -> Any:
+    """Draw the ROC curves; columns as `training.decisions.CURVE`."""
+    points = [(name, 1 - float(specificity), float(sensitivity)) for name, _, sensitivity, specificity, _ in rows]
+    return _lines(points, "ROC", "1 - specificity", "sensitivity")
+
+
+def _precision_recall(header: Any, *rows: list[str], folder: Path) -> Any:
+    points = [(name, float(sensitivity), float(precision)) for name, _, sensitivity, _, precision in rows]
+    return _lines(points, "precision and recall", "sensitivity", "precision")
+
+
+def _lines(points: list[tuple[str, float, float]], title: str, x: str, y: str) -> Any:
+    import wandb
+
+    classes = dict.fromkeys(name for name, *_ in points)
+    xs, ys = ([[point[axis] for point in points if point[0] == name] for name in classes] for axis in (1, 2))
+    return wandb.plot.line_series(xs, ys, list(classes), f"{title}: {y}", x)
+
+
 TABLES = {
     "test/decisions": ("decisions.csv", _decisions),
+    "test/roc": ("curves.csv", _roc),
+    "test/precision_recall": ("curves.csv", _precision_recall),
     "test/per_class": ("per_class.csv", _per_class),
     "test/confusion": ("confusion.csv", _confusion),
     "test/calibration": ("calibration.csv", _calibration),

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.model_summary.model_summary import get_human_re
 from rich import box, get_console
 from rich.progress import BarColumn, TextColumn
 from rich.table import Table
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -35,11 +36,29 @@ class EMA(EMAWeightAveraging):
     """Lightning's EMA of the weights, moved to the network's device.
 
     Lightning creates the average before the network moves to its device, and would leave it on the CPU.
+
+    Source: the warmup is that of TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+
+    Args:
+        decay: decay per update.
+        warmup: limit the decay of update n to (1 + n) / (10 + n), so that the average of a short run forgets its first weights.
+        **options: options of Lightning's callback.
     """
+
+    def __init__(self, decay: float = 0.999, warmup: bool = False, **options: Any) -> None:
+        super().__init__(decay=decay, **options)
+        self.decay, self.warmup = decay, warmup
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
+        if self.warmup:
+            self._average_model.avg_fn = self._warmed_up
+
+    def _warmed_up(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        count = torch.as_tensor(updates, device=average.device)
+        decay = ((1 + count) / (10 + count)).clamp(max=self.decay)
+        return decay * average + (1 - decay) * current
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -132,24 +151,46 @@ class Unfreeze(Callback):
     BatchNorms use batch statistics. With DDP it would not synchronize the unfrozen parameters.
 
     Args:
-        epoch: first epoch, counted from 0, in which the layers are trained.
+        epoch: first epoch, counted from 0, in which the layers are trained; below 1: as a share of `max_epochs`.
         to: new value of `model.freeze` from then on; None: nothing stays frozen.
+        every: unfreeze one stage at a time, the last one first, with this number of epochs between them, or this share of
+            `max_epochs`; None: all at once.
     """
 
-    def __init__(self, epoch: int, to: str | None = None) -> None:
-        self.epoch, self.to = epoch, to
+    def __init__(self, epoch: float, to: str | None = None, every: float | None = None) -> None:
+        self.epoch, self.to, self.every = epoch, to, every
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module.model, Inception)
+        self.frozen = list(pl_module.model.frozen)  # also in a resumed run: its network was built as at first
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unfreeze(trainer, pl_module)  # Lightning does not call `on_train_epoch_start` for a resumed epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unfreeze(trainer, pl_module)
+
+    def _unfreeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = pl_module.model
         assert isinstance(model, Inception)
-        before = list(model.frozen)
-        if trainer.current_epoch < self.epoch or not before:
+        since = trainer.current_epoch - _epochs(self.epoch, trainer)
+        if since < 0 or not model.frozen:
             return
-        model.freeze(self.to)
+        before, last = list(model.frozen), self.to
+        if self.every is not None:
+            stages = dict.fromkeys(block.stage for block in model.plan.blocks if block.name in self.frozen)
+            left = list(stages)[: -1 - since // _epochs(self.every, trainer)]
+            last = max(self.to, left[-1] if left else None, key=lambda each: len(model.up_to(each)))
+        model.freeze(last)
         if isinstance(trainer.strategy, DDPStrategy) and model.frozen != before:
             # DDP synchronizes only the parameters that needed a gradient at its setup.
             trainer.strategy.model = pl_module
             trainer.strategy.configure_ddp()
+
+
+def _epochs(number: float, trainer: Trainer) -> int:
+    """Return a number of epochs, or a share of `max_epochs`, in epochs: at least 1."""
+    return int(number) if number >= 1 else max(1, round(number * (trainer.max_epochs or 1)))
 
 
 class ProgressBar(RichProgressBar):

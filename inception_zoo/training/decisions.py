@@ -11,6 +11,7 @@ import numpy as np
 
 OF_CLASSES = ("auroc", "ap", "sensitivity", "specificity", "precision", "f1")
 OF_ALL = ("accuracy", "balanced_accuracy", "kappa", "brier", "ece")
+CURVE = ("threshold", "sensitivity", "specificity", "precision")
 BINS = 15  # of the calibration error
 SAMPLES = 1000  # of the bootstrap
 CELLS = 10**6  # largest number of image weights in memory together
@@ -167,6 +168,30 @@ def _calibration(scored: Scored, weights: np.ndarray) -> np.ndarray:
         difference = (which[:, None] == np.arange(BINS)) * (right - confidence)[:, None]
         errors.append(np.abs(weights @ difference).sum(1) / weights.sum(1))
     return np.mean(errors, 0)
+
+
+def curve(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Return the points of a class's ROC and precision-recall curve, as rows of `CURVE`, by falling threshold.
+
+    Of the points at each distinct probability, those are left out that are less than 1 % from others in both rates.
+
+    Args:
+        scores: (N,), probabilities of the class.
+        positive: (N,), True for the images with its label.
+
+    Returns:
+        (P, 4), float64; without points if all images are positive, or none.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.diff(scores[order], append=np.nan))  # last image of each distinct probability
+    hits = positive[order].cumsum()[last]
+    false = last + 1 - hits
+    if not hits[-1] or not false[-1]:
+        return np.empty((0, len(CURVE)))
+    sensitivity, rate = hits / hits[-1], false / false[-1]
+    steps = np.linspace(0, 1, 101)
+    kept = np.unique([each.searchsorted(steps) for each in (sensitivity, rate)])
+    return np.stack([scores[order][last], sensitivity, 1 - rate, hits / (last + 1)], 1)[kept]
 
 
 def means(scored: Scored, names: Sequence[str]) -> dict[str, float]:

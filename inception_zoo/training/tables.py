@@ -19,11 +19,11 @@ from inception_zoo.data.pixels import as_pictures
 from inception_zoo.runs.folds import PREDICTIONS
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_table
-from inception_zoo.training.decisions import Scored, intervals
+from inception_zoo.training.decisions import CURVE, Scored, curve, intervals
 from inception_zoo.training.metrics import ROW, Evaluation
 
 FIGURES = ("probability", "probability_of_label", "loss")
-DECISIONS = "decisions.csv"
+DECISIONS, CURVES = "decisions.csv", "curves.csv"
 
 
 def write_test(
@@ -46,6 +46,8 @@ def write_test(
         groups = data.groups_of("test", images)
         written.append(DECISIONS)
         write_decisions(folder / DECISIONS, names, scored, groups, decision.thresholds)
+        written.append(CURVES)
+        _write_curves(folder / CURVES, names, scored)
         if data.sizes.get("folds"):
             _write_predictions(folder / PREDICTIONS, names, scored, [data.source_of("test", image) for image in images], groups)
         if scored.several:
@@ -157,6 +159,16 @@ def write_decisions(
     for name, count, value in zip(names, images.tolist(), thresholds or (), strict=False):
         rows.append(["threshold", name, count, f"{value:.6g}", None, None])
     write_table(path, ["metric", "class", "images", "value", "low", "high"], rows)
+
+
+def _write_curves(path: Path, names: Sequence[str], scored: Scored) -> None:
+    """Write the points of the ROC and precision-recall curve of each class that some images have and some do not."""
+    rows = [
+        [name, *(f"{number:.6g}" for number in point)]
+        for name, scores, positive in zip(names, scored.probabilities.T, scored.labels.T, strict=True)
+        for point in curve(scores, positive)
+    ]
+    write_table(path, ["class", *CURVE], rows)
 
 
 def _write_worst(

@@ -42,7 +42,12 @@ def folder_of_images(root):
     return [f"data.root={root / 'images'}"]
 
 
-OF_FILES = {**dict.fromkeys(("imagefolder", "imagenet", "stream"), folder_of_images), "table": table_of_images}
+def data_set_of_the_hub(root):
+    return [f"data.root={root}", "data.num_classes=2"]
+
+
+FOLDERS = dict.fromkeys(("imagefolder", "imagenet", "stream"), folder_of_images)
+OF_FILES = {**FOLDERS, "table": table_of_images, "hf": data_set_of_the_hub}
 
 
 def test_the_glob_finds_the_groups():

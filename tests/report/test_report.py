@@ -89,6 +89,8 @@ def write_tables(folder):
         ["threshold", CLASSES[0], 10, 0.4, "", ""],
     ]
     write_csv(folder / "decisions.csv", ["metric", "class", "images", "value", "low", "high"], decisions)
+    curves = [[name, 0.9 - step / 5, step / 4, 1 - step / 5, 1 - step / 9] for name in CLASSES for step in range(5)]
+    write_csv(folder / "curves.csv", ["class", "threshold", "sensitivity", "specificity", "precision"], curves)
     columns = ["picture", "label", "predicted", "probability", "probability_of_label", "loss", "image"]
     write_csv(folder / "worst.csv", columns, [["worst/0.png", NASTY, "émeu", 0.97, 0.001, 6.9, f"photos/{NASTY}.jpg"]])
     (folder / "worst").mkdir()
@@ -151,7 +153,7 @@ def test_resumed_curves_are_one_and_damaged_tables_are_left_out(tmp_path):
     warnings = []
     row = page_data(collect([run], warnings.append), warnings.append)["runs"][0]
     assert row["curves"]["val/top1"] == [[0, 1, 2, 3], [pytest.approx(0.9 * (1 - math.exp(-1)), 1e-5), 0.5, 0.7, None]]
-    assert set(row["details"]) == {"per_class", "calibration", "decisions"}
+    assert set(row["details"]) == {"per_class", "calibration", "decisions", "curves"}
     assert "confusion.csv, row 3: it must be a class and 2 whole numbers; the file is skipped" in warnings[0]
     assert "0.png is not a readable image: " in warnings[1] and warnings[1].endswith("; the file is skipped")
 

@@ -23,7 +23,14 @@ JOBS = {
     "quickstart": ["experiment=quickstart", f"data.root={Path(__file__).resolve().parents[2] / 'data'}"],
     "residual": [*DIGITS, "model=inception_resnet_v2", "model.drop_path=0.1", "augmentation.mixup=0.2"],
     "lean": [*DIGITS, "model=inception_v3", "model.memory=lean"],
-    "ema": [*DIGITS, "model=bn_inception", "callbacks=ema", "callbacks.ema.decay=0.9", "optimizer=muon"],
+    "ema": [
+        *DIGITS,
+        "model=bn_inception",
+        "callbacks=ema",
+        "callbacks.ema.decay=0.9",
+        "callbacks.ema.warmup=false",
+        "optimizer=muon",
+    ],
     "two processes": [*DIGITS, "model=googlenet_bn", "trainer.devices=2"],
 }
 COLUMNS = (

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from inception_zoo.architecture.decision import Decision
 from inception_zoo.serving.predict import Prediction
-from inception_zoo.training.decisions import OF_ALL, OF_CLASSES, Scored, intervals, mean_of, means, metrics
+from inception_zoo.training.decisions import OF_ALL, OF_CLASSES, Scored, curve, intervals, mean_of, means, metrics
 from inception_zoo.training.metrics import Evaluation, SeveralLabels
 from inception_zoo.training.operating_points import choose, fit_temperature, threshold
 
@@ -61,6 +61,24 @@ def test_every_metric_is_scikit_learns(seed, count, classes, several, weighted):
         expected["brier"] = np.average(squares, weights=weights if weighted else None)
         known = {key: found[key][0] for key in expected}
         assert known == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+
+
+@examples(60)
+@given(st.integers(0, 10**6), st.integers(2, 3000), st.sampled_from([1, 2, 12]))
+def test_points_of_a_curve_are_scikit_learns(seed, count, digits):
+    draw = np.random.default_rng(seed)
+    scores, positive = draw.random(count).round(digits), draw.random(count) < 0.3
+    points = curve(scores, positive)
+    if positive.all() or not positive.any():
+        assert points.shape == (0, 4)
+        return
+    false, true, thresholds = sk.roc_curve(positive, scores, drop_intermediate=False)
+    known = dict(zip(thresholds, zip(true, 1 - false, strict=True), strict=True))
+    for least, sensitivity, specificity, precision in points:
+        assert (sensitivity, specificity) == pytest.approx(known[least], abs=1e-12)
+        assert precision == pytest.approx(positive[scores >= least].mean())
+    area = sk.auc(np.append(0, 1 - points[:, 2]), np.append(0, points[:, 1]))
+    assert len(points) <= 202 and area == pytest.approx(sk.roc_auc_score(positive, scores), abs=0.011)
 
 
 def test_brier_score_is_scikit_learns_for_two_classes_and_more():

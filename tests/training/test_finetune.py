@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from inception_zoo import ZooError, create_model, load_model
 from inception_zoo.config.allowed import TARGETS
+from inception_zoo.training.callbacks import EMA, Unfreeze
 from inception_zoo.training.optimizers import parameter_groups
 
 HALVES = {"first": "data.classes=[0,1,2,3,4]", "second": "data.classes=[5,6,7,8,9]"}
@@ -40,6 +42,47 @@ def test_a_stage_freezes_up_to_its_last_endpoint():
         small(freeze="inception_4x")
 
 
+def test_all_freezes_every_endpoint_but_not_the_classifiers():
+    model = small(freeze="all")
+    assert model.frozen == [block.name for block in model.plan.blocks]
+    assert [name for name, weight in model.named_parameters() if weight.requires_grad] == ["fc.weight", "fc.bias"]
+
+
+def last_frozen(unfreeze, freeze, epochs, begin=0):
+    """Return the last frozen endpoint in each epoch from `begin` on."""
+    module, found = SimpleNamespace(model=small(freeze=freeze)), []
+    for epoch in range(begin, epochs):
+        trainer = SimpleNamespace(current_epoch=epoch, max_epochs=epochs, strategy=None)
+        if epoch == begin:
+            unfreeze.on_fit_start(trainer, module)
+            unfreeze.on_train_start(trainer, module)
+        unfreeze.on_train_epoch_start(trainer, module)
+        found.append(module.model.frozen[-1] if module.model.frozen else None)
+    return found
+
+
+GRADUAL = ["inception_4e", "inception_3b", "pool2", None]  # what stays frozen of googlenet's stages
+
+
+def test_stages_are_unfrozen_one_by_one():
+    assert last_frozen(Unfreeze(1, every=1), "all", 5) == ["inception_5b", *GRADUAL]
+    assert last_frozen(Unfreeze(2, every=2), "all", 10) == [each for each in ["inception_5b", *GRADUAL] for _ in range(2)]
+    assert last_frozen(Unfreeze(0.1, every=0.2), "all", 10) == last_frozen(Unfreeze(1, every=2), "all", 10)
+    assert last_frozen(Unfreeze(1, to="conv2", every=1), "grid14", 5)[-1] == "conv2"
+    assert last_frozen(Unfreeze(1), "grid14", 3) == ["inception_4e", None, None]
+
+
+def test_a_resumed_run_has_the_layers_unfrozen_that_its_epoch_trains():
+    whole = last_frozen(Unfreeze(2, every=2), "all", 12)
+    assert last_frozen(Unfreeze(2, every=2), "all", 12, begin=5) == whole[5:]
+
+
+def test_the_average_of_a_short_run_forgets_its_first_weights():
+    average = EMA(decay=0.99, warmup=True)
+    first, later = (average._warmed_up(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor(n)) for n in (1, 100_000))
+    assert first.item() == pytest.approx(2 / 11) and later.item() == pytest.approx(0.99)
+
+
 def test_learning_rates_fall_from_the_head_to_the_stem():
     model = small()
     groups = parameter_groups(model, 0.1, 0.5)
@@ -64,7 +107,7 @@ def test_norm_and_bias_can_be_left_out_of_weight_decay(decay):
 
 def test_unfreeze_wants_an_epoch():
     (message,) = TARGETS["inception_zoo.training.callbacks.Unfreeze"]["epoch"].mistake("callbacks.unfreeze.epoch", 0)
-    assert message == "callbacks.unfreeze.epoch=0 must be a whole number of at least 1"
+    assert message == "callbacks.unfreeze.epoch=0 must be a whole number of at least 1 or a number above 0, below 1"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +140,30 @@ class Same(lightning.Callback):
         with open(f"trained-{trainer.global_rank}.txt", "a") as file:
             print(trainer.current_epoch, trained, file=file)
 """
+
+
+TRAINED = """
+import lightning
+
+class Trained(lightning.Callback):
+    def on_train_batch_end(self, trainer, module, *args):
+        with open("trained.txt", "a") as file:
+            print(trainer.global_step, module.model.conv1[0][0].conv.weight.grad is not None, file=file)
+"""
+
+
+def test_a_run_that_resumes_within_an_epoch_trains_the_unfrozen_layers(zoo, tmp_path):
+    (tmp_path / "my_check.py").write_text(TRAINED)
+    unfreeze = "+callbacks.unfreeze={_target_: inception_zoo.training.callbacks.Unfreeze, epoch: 1}"
+    words = ["model.freeze=all", unfreeze, "+callbacks.trained._target_=my_check.Trained", "callbacks.last.every_n_steps=1"]
+    words += ["logger=none", "scheduler=constant", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "hydra.run.dir=run"]
+    mine = {"INCEPTION_ZOO_TARGETS": "my_check.Trained"}.items()
+    assert zoo(*SMALL, *words, "trainer.max_steps=4", env=mine).returncode == 0
+    assert (tmp_path / "trained.txt").read_text().split() == ["1", "False", "2", "False", "3", "False", "4", "True"]
+    (tmp_path / "trained.txt").unlink()
+    done = zoo("ckpt=last", "hydra.run.dir=run", "trainer.max_steps=-1", env=mine)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "trained.txt").read_text().split() == ["5", "True", "6", "True"]
 
 
 def test_pretrain_then_finetune_on_two_processes(zoo, tmp_path):
