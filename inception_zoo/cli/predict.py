@@ -1,5 +1,6 @@
 """`inception-zoo predict`: classify images."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def predict_images(
     abstain_below: Annotated[
         float | None, typer.Option(min=0, max=1, help="Mark images whose best class has a lower probability.")
     ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the images.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
     explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM pictures of each branch. Default: none.")] = None,
     layer: Annotated[str | None, typer.Option(help="Endpoint for --explain. Default: the last one with branches.")] = None,
@@ -39,7 +41,7 @@ def predict_images(
     from inception_zoo.interpret.gradcam import check_explain
     from inception_zoo.serving.classifier import networks_in, open_ensemble
     from inception_zoo.serving.images import find_images
-    from inception_zoo.serving.predict import check_format, report
+    from inception_zoo.serving.predict import check_format, predict_in_processes, report
     from inception_zoo.system.atomic_files import check_file
 
     check_format(layout)
@@ -52,10 +54,12 @@ def predict_images(
         raise ZooError(f"--explain {explain}: it needs one network, but {len(networks)} are given; give one run folder")
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths = find_images(images)
-    classifier = open_ensemble(networks, trust, preprocessing)
+    opened = partial(open_ensemble, networks, trust, preprocessing)
+    classifier = opened()
     if abstain_below is not None and classifier.decision.several:
         raise ZooError("--abstain-below is for images with one label each; leave it out")
     if not classifier.classes:
         raise ZooError(f"{network} has no classifier; use `inception-zoo features`")
-    if report(classifier, paths, layout, output, top, batch_size, crops, flip, strict, explain, layer, abstain_below):
+    seen = predict_in_processes(classifier, paths, processes, opened, batch_size, crops, flip)
+    if report(classifier, paths, seen, layout, output, top, strict, explain, layer, abstain_below):
         raise typer.Exit(1)

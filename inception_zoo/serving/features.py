@@ -1,13 +1,9 @@
 """Features of images: as a module for metrics and other tools, and of many files at once."""
 
 import json
-import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +21,12 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.serving.classifier import open_classifier
 from inception_zoo.serving.folding import fuse
 from inception_zoo.serving.images import read_ahead
+from inception_zoo.serving.pool import in_processes
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.terminal import console
 
 FORMATS = ".npy", ".safetensors", ".parquet"
 POOL, EMBEDDING = "pool", "embedding"  # layers behind the last endpoint
-SHARE = 256  # images that a process extracts at a time, at most
 
 
 class Features(nn.Module):
@@ -116,22 +112,10 @@ def extract(
     Raises:
         ZooError: The file or an image cannot be read, the layer is unknown, or a process was killed.
     """
-    own = source, layer, trust, stated
-    features = _opened(*own)
-    size = min(SHARE, max(1, math.ceil(len(paths) / processes)))
-    shares = [paths[start : start + size] for start in range(0, len(paths), size)]
-    found = [np.empty((0, features.num_features), np.float32)]
-    processes = min(processes, len(shares))
-    if processes <= 1:
-        found += with_progress((_extracted(features, batch_size, share) for share in shares), len(paths))
-        return np.concatenate(found)
-    threads = max(1, torch.get_num_threads() // processes)
-    try:
-        with ProcessPoolExecutor(processes, get_context("spawn"), _start, (threads, *own)) as pool:
-            found += with_progress(pool.map(_work, [batch_size] * len(shares), shares), len(paths))
-    except BrokenProcessPool:
-        raise ZooError(f"--processes {processes}: a process was killed, perhaps for lack of memory; use fewer") from None
-    return np.concatenate(found)
+    opened = partial(_opened, source, layer, trust, stated)
+    features = opened()
+    found = in_processes(paths, processes, features, opened, partial(_extracted, batch_size))
+    return np.concatenate([np.empty((0, features.num_features), np.float32), *with_progress(found, len(paths))])
 
 
 def _opened(source: str | Path, layer: str, trust: bool, stated: Stated) -> Features:
@@ -141,7 +125,7 @@ def _opened(source: str | Path, layer: str, trust: bool, stated: Stated) -> Feat
     return Features(fuse(model), layer, classifier.preprocessing)
 
 
-def _extracted(features: Features, batch_size: int, paths: Sequence[Path]) -> np.ndarray:
+def _extracted(batch_size: int, features: Features, paths: Sequence[Path]) -> np.ndarray:
     channels, known = features.model.plan.in_channels, features.preprocessing
     assert known is not None
     batches = read_ahead(paths, lambda path: prepare(read_image(path, channels), known), batch_size)
@@ -153,19 +137,6 @@ def extract_from(features: Features, batches: Iterable[tuple[object, list[Tensor
     with torch.inference_mode():
         for _, images in batches:
             yield features(torch.stack(images).contiguous(memory_format=torch.channels_last)).float().numpy()
-
-
-_own: list[Features] = []  # of a process of the pool; arrays travel back, since tensors would need a file descriptor each
-
-
-def _start(threads: int, source: str | Path, layer: str, trust: bool, stated: Stated) -> None:
-    logging.disable()  # the first process has logged the notes on the weights
-    torch.set_num_threads(threads)
-    _own.append(_opened(source, layer, trust, stated))
-
-
-def _work(batch_size: int, paths: Sequence[Path]) -> np.ndarray:
-    return _extracted(_own[0], batch_size, paths)
 
 
 def with_progress(found: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:

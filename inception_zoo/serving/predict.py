@@ -4,9 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from rich import box
 from rich.progress import track
@@ -20,6 +23,7 @@ from inception_zoo.data.reading import read_image
 from inception_zoo.errors import ZooError, did_you_mean, printable
 from inception_zoo.serving.classifier import Classifier
 from inception_zoo.serving.images import read_ahead
+from inception_zoo.serving.pool import in_processes
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.terminal import console, data_output, tell
@@ -89,6 +93,41 @@ def _views(classifier: Classifier, path: Path, crops: int, flip: bool) -> Tensor
         return normalize(views(image, classifier.preprocessing, crops, flip), classifier.preprocessing)
     except ZooError as error:
         return str(error)
+
+
+def predict_in_processes(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    processes: int,
+    opened: Callable[[], Classifier],
+    batch_size: int = 32,
+    crops: int = 1,
+    flip: bool = False,
+) -> Iterator[Prediction]:
+    """Yield what `predict` yields, from several processes.
+
+    Args:
+        classifier: the network, as this process has opened it.
+        paths: image files.
+        processes: processes that share the images; 1: this process.
+        opened: opens the network in another process.
+        batch_size: see `predict`.
+        crops: see `predict`.
+        flip: see `predict`.
+    """
+    if processes == 1:
+        yield from predict(classifier, paths, batch_size, crops, flip)
+        return
+    shares = in_processes(paths, processes, classifier, opened, partial(_share, batch_size, crops, flip))
+    for path, found in zip(paths, chain.from_iterable(shares), strict=True):
+        is_known = isinstance(found, np.ndarray)
+        yield Prediction(path, torch.from_numpy(found) if is_known else None, None if is_known else found, classifier.decision)
+
+
+def _share(batch_size: int, crops: int, flip: bool, classifier: Classifier, paths: Sequence[Path]) -> list[Any]:
+    """Return the probabilities of each image as an array, or the reason why it could not be read."""
+    found = predict(classifier, paths, batch_size, crops, flip)
+    return [each.error if each.probabilities is None else each.probabilities.numpy() for each in found]
 
 
 Predictions = Iterator[Prediction]
@@ -165,12 +204,10 @@ def check_format(layout: str) -> None:
 def report(
     classifier: Classifier,
     paths: Sequence[Path],
+    predictions: Iterable[Prediction],
     layout: str,
     output: Path | None,
     top: int,
-    batch_size: int,
-    crops: int,
-    flip: bool,
     strict: bool,
     explain: Path | None,
     layer: str | None,
@@ -181,12 +218,10 @@ def report(
     Args:
         classifier: the network.
         paths: image files.
+        predictions: of each of them.
         layout: output format, a key of `WRITERS`.
         output: file to write; None: standard output.
         top: number of classes per image.
-        batch_size: views per forward pass.
-        crops: views per image, see `predict`.
-        flip: also average over the mirror images, see `predict`.
         strict: stop at the first image that cannot be read.
         explain: folder for Grad-CAM pictures; None: no pictures.
         layer: endpoint to explain; None: the last one with branches.
@@ -214,7 +249,6 @@ def report(
             yield prediction
 
     bar = console(stderr=True)
-    predictions: Iterable[Prediction] = predict(classifier, paths, batch_size, crops, flip)
     if bar.is_terminal:
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
