@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -54,6 +55,7 @@ _own: list[Any] = []  # of a process of the pool
 
 def _start(threads: int, opened: Callable[[], Any]) -> None:
     logging.disable()  # the first process has logged the notes on the weights
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # as `cli.main` does
     torch.set_num_threads(threads)
     _own.append(opened())
 

@@ -60,7 +60,7 @@ def known(model, folder):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_features_are_written_in_the_order_of_the_input(processes, call, folder, known, monkeypatch):
-    monkeypatch.setattr("inception_zoo.serving.features.SHARE", 3)
+    monkeypatch.setattr("inception_zoo.serving.pool.SHARE", 3)
     status, out, _ = call("--output", "f.npy", "--processes", processes, "--batch-size", 2)
     assert status == 0 and out == f"f.npy: 7 images, {known.shape[1]} features each, float32\n"
     found = np.load(folder / "f.npy")

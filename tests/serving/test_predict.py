@@ -333,13 +333,18 @@ def test_the_table_shows_names_as_they_are(call, checkpoint, photos, tmp_path):
     assert "photos/a[red].png" in done.stdout
 
 
-def test_bad_images_are_passed_over(cli, checkpoint, photos, bad, tmp_path):
-    done = cli("predict", checkpoint, "bad", "photos/b.png", "--format", "csv", "--output", "out.csv")
+def test_bad_images_are_passed_over_by_several_processes(cli, checkpoint, photos, bad, tmp_path):
+    words = "--format", "csv", "--output", "out.csv", "--processes", "2"
+    done = cli("predict", checkpoint, "bad", "photos/b.png", *words)
     assert done.returncode == 1 and "bomb.png: more than" in done.stderr
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
         ["skipped", str(p.relative_to(tmp_path))] for p in sorted(bad.iterdir())
     ]
-    assert [row["file"] for row in csv.DictReader((tmp_path / "out.csv").read_text().splitlines())] == ["photos/b.png"]
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    (known,) = predict(open_classifier(checkpoint), [photos / "b.png"])
+    ((label, probability), *_) = known.top(1)
+    assert (row["file"], int(row["label"])) == ("photos/b.png", label)
+    assert float(row["probability"]) == pytest.approx(probability, abs=1e-5)
 
 
 def test_strict_stops_at_the_first_bad_image_and_leaves_no_file(call, checkpoint, photos, bad, tmp_path):

@@ -143,12 +143,14 @@ class Same(lightning.Callback):
 
 
 TRAINED = """
-import lightning
+import os, lightning
 
 class Trained(lightning.Callback):
     def on_train_batch_end(self, trainer, module, *args):
         with open("trained.txt", "a") as file:
             print(trainer.global_step, module.model.conv1[0][0].conv.weight.grad is not None, file=file)
+        if trainer.global_step == 5 and "STOP" in os.environ:
+            os._exit(7)
 """
 
 
@@ -156,12 +158,24 @@ def test_a_run_that_resumes_within_an_epoch_trains_the_unfrozen_layers(zoo, tmp_
     (tmp_path / "my_check.py").write_text(TRAINED)
     unfreeze = "+callbacks.unfreeze={_target_: inception_zoo.training.callbacks.Unfreeze, epoch: 1}"
     words = ["model.freeze=all", unfreeze, "+callbacks.trained._target_=my_check.Trained", "callbacks.last.every_n_steps=1"]
-    words += ["logger=none", "scheduler=constant", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "hydra.run.dir=run"]
-    mine = {"INCEPTION_ZOO_TARGETS": "my_check.Trained"}.items()
-    assert zoo(*SMALL, *words, "trainer.max_steps=4", env=mine).returncode == 0
-    assert (tmp_path / "trained.txt").read_text().split() == ["1", "False", "2", "False", "3", "False", "4", "True"]
+    words += ["logger=none", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "hydra.run.dir=run"]
+    mine = {"INCEPTION_ZOO_TARGETS": "my_check.Trained"}
+    done = zoo(*SMALL, *words, env={**mine, "STOP": "1"}.items())
+    assert done.returncode == 7, done.stderr
+    assert (tmp_path / "trained.txt").read_text().split() == [
+        "1",
+        "False",
+        "2",
+        "False",
+        "3",
+        "False",
+        "4",
+        "True",
+        "5",
+        "True",
+    ]
     (tmp_path / "trained.txt").unlink()
-    done = zoo("ckpt=last", "hydra.run.dir=run", "trainer.max_steps=-1", env=mine)
+    done = zoo("ckpt=last", "hydra.run.dir=run", env=mine.items())
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "trained.txt").read_text().split() == ["5", "True", "6", "True"]
 
