@@ -14,7 +14,7 @@ def predict_images(
     network: Annotated[
         str, typer.Argument(metavar="CKPT", help="Checkpoint, run folder, .safetensors, .pth, .h5 or .onnx; or a sweep.")
     ],
-    images: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads paths from standard input.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns or tables; - reads paths from standard input.")],
     layout: Annotated[str, typer.Option("--format", help="Output format: table, csv or jsonl.")] = "table",
     output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes to print per image.")] = 5,
@@ -25,6 +25,7 @@ def predict_images(
     abstain_below: Annotated[
         float | None, typer.Option(min=0, max=1, help="Mark images whose best class has a lower probability.")
     ] = None,
+    group: Annotated[str | None, typer.Option(help="Column of a table to copy, such as the patient. Default: group.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the images.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
     explain: Annotated[Path | None, typer.Option(help="Folder for Grad-CAM pictures of each branch. Default: none.")] = None,
@@ -40,7 +41,7 @@ def predict_images(
     from inception_zoo.data.crops import check_crops
     from inception_zoo.interpret.gradcam import check_explain
     from inception_zoo.serving.classifier import networks_in, open_ensemble
-    from inception_zoo.serving.images import find_images
+    from inception_zoo.serving.images import find_grouped
     from inception_zoo.serving.predict import check_format, predict_in_processes, report
     from inception_zoo.system.atomic_files import check_file
 
@@ -53,7 +54,7 @@ def predict_images(
     if explain and len(networks) > 1:
         raise ZooError(f"--explain {explain}: it needs one network, but {len(networks)} are given; give one run folder")
     preprocessing = stated(mean, std, image_size, ema, transform_input)
-    paths = find_images(images)
+    paths, groups = zip(*find_grouped(images, group), strict=True)
     opened = partial(open_ensemble, networks, trust, preprocessing)
     classifier = opened()
     if abstain_below is not None and classifier.decision.several:
@@ -61,5 +62,5 @@ def predict_images(
     if not classifier.classes:
         raise ZooError(f"{network} has no classifier; use `inception-zoo features`")
     seen = predict_in_processes(classifier, paths, processes, opened, batch_size, crops, flip)
-    if report(classifier, paths, seen, layout, output, top, strict, explain, layer, abstain_below):
+    if report(classifier, paths, seen, layout, output, top, strict, explain, layer, abstain_below, groups):
         raise typer.Exit(1)

@@ -33,6 +33,7 @@ AUGMENTATION: Options = {"crop": PART, "transforms": MAPPING | NULL, "erasing": 
 TABLE: Options = {
     **{"path": NAME, "label": NAME | list_of(NAME)},
     **dict.fromkeys(("separator", "split", "group", "images"), NAME | NULL),
+    "subgroups": list_of(NAME) | NULL,
 }
 DECAY: Options = {"factor": above(0, most=1), "epochs": above(0), "staircase": FLAG, "warmup_epochs": number(0)}
 SAVING: Options = {"dirpath": NAME, "every_n_steps": COUNT | NULL, "every_minutes": above(0) | NULL}

@@ -240,6 +240,11 @@ class ImageData(L.LightningDataModule):
         split = self.splits[name]
         return split.groups[rows] if isinstance(split, Files) and split.groups is not None else None
 
+    def subgroups_of(self, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the values of images of a split by the name of the column, such as the sex."""
+        split = self.splits[name]
+        return {column: values[rows] for column, values in split.subgroups.items()} if isinstance(split, Files) else {}
+
     @property
     def _training_view(self) -> View:
         return partial(self.augmentation.of_picture, preprocessing=self.preprocessing)

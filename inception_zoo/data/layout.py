@@ -71,13 +71,17 @@ def class_folders(split: Path) -> list[str]:
     return sorted(class_name(name) for name in names if not name.startswith("."))
 
 
-def columns_of(path: Path) -> dict[str, list[str]]:
+def columns_of(path: Path, place: str = "") -> dict[str, list[str]]:
     """Return the columns of a table by name, without empty rows and columns at the end.
+
+    Args:
+        path: CSV file.
+        place: beginning of error messages; empty: `data.root` with the path.
 
     Raises:
         ZooError: the file cannot be read, or is not a table with one name for each column.
     """
-    place = f"data.root={path}"
+    place = place or f"data.root={path}"
     try:
         with opened(path, "r", newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
             rows = list(read_rows(file))

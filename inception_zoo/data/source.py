@@ -79,7 +79,7 @@ class _Rows(Dataset):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and their groups (N,), if they have any.
+    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and what else is known of them.
 
     Paths are numpy strings, because a million Python objects would be copied into each worker.
     """
@@ -87,7 +87,8 @@ class Files:
     root: Path
     paths: np.ndarray
     labels: Tensor
-    groups: np.ndarray | None = field(default=None, kw_only=True)  # names of what may not be divided between splits
+    groups: np.ndarray | None = field(default=None, kw_only=True)  # (N,), names of what may not be divided between splits
+    subgroups: dict[str, np.ndarray] = field(default_factory=dict, kw_only=True)  # values (N,) by name, such as the sex
     in_memory = False
 
     def __len__(self) -> int:
@@ -96,7 +97,8 @@ class Files:
     def __getitem__(self, index: Tensor | slice) -> Self:
         rows = index.numpy() if isinstance(index, Tensor) else index
         groups = None if self.groups is None else self.groups[rows]
-        return replace(self, paths=self.paths[rows], labels=self.labels[index], groups=groups)
+        subgroups = {name: values[rows] for name, values in self.subgroups.items()}
+        return replace(self, paths=self.paths[rows], labels=self.labels[index], groups=groups, subgroups=subgroups)
 
     def read(self, row: int, channels: int) -> Read:
         """Return the function that reads an image as uint8 (channels, H, W)."""

@@ -15,6 +15,7 @@ from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, printable, shown
 from inception_zoo.system.ranks import is_first
 
+VALUES = 20  # largest number of values of a column of subgroups
 NAMED = 3  # number of rows to name in an error, and of classes in the log
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 Names = tuple[str, ...]  # of the classes of an image
@@ -30,6 +31,7 @@ def table(
     split: str | None = None,
     group: str | None = None,
     images: str | None = None,
+    subgroups: Sequence[str] | None = None,
 ) -> Source:
     """Read a table of image files and their classes. The order of its rows has no effect.
 
@@ -44,6 +46,7 @@ def table(
             otherwise `ImageData` makes the splits.
         group: column of what may not be divided between splits, such as the patient. None: the column `group`, if there is one.
         images: folder of the images. None: the folder of the table.
+        subgroups: columns, such as the sex or the site, for whose values the test reports metrics separately. None: none.
 
     Returns:
         The data set, whose splits are of the class `Files`. Labels are in the order of the sorted names, or of the columns.
@@ -58,6 +61,7 @@ def table(
     used = {"path": path} | {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
     cells = {key: column_of(columns, place, name) for key, name in used.items()}
     labels = [label] if isinstance(label, str) else list(label)
+    parted = {name: [class_name(cell) or "not stated" for cell in column_of(columns, place, name)] for name in subgroups or ()}
     _check_unused(place, columns, used, labels)
     for key, each in cells.items():
         _check_cells(place, used[key], each)
@@ -72,9 +76,12 @@ def table(
         parts = [SPLIT_OF[word] for word in words]
     groups = [class_name(cell) for cell in cells["group"]] if "group" in cells else None
     _check_leaks(place, groups or [], parts)
+    if many := next((name for name, values in parted.items() if len(set(values)) > VALUES), None):
+        count = f"{len(set(parted[many])):,} values"
+        raise ZooError(f"{place}: the column '{many}' of data.source.subgroups has {count}; at most {VALUES} can be compared")
     _check_classes(place, names, parts, classes)
     if is_first():
-        log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels], names, classes)}"))
+        log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels, *parted], names, classes)}"))
     several = separator is not None or not isinstance(label, str)
     rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
     files, states = {}, {}
@@ -82,7 +89,8 @@ def table(
         if chosen := [row for row in rows if parts[row] == part]:
             paths, numbers = [cells["path"][row] for row in chosen], _tensor([names[row] for row in chosen], classes, several)
             of_groups = np.array([groups[row] for row in chosen]) if groups else None
-            files[part] = Files(folder, np.array(paths), numbers, groups=of_groups)
+            of_subgroups = {name: np.array([values[row] for row in chosen]) for name, values in parted.items()}
+            files[part] = Files(folder, np.array(paths), numbers, groups=of_groups, subgroups=of_subgroups)
             states[part] = np.frombuffer(b"".join(state_of(part, each, folder / each) for each in paths), np.uint64)
     kept, bad, lost = check_files(Path(root), files, states)
     train = kept.get("train", kept.get("test"))

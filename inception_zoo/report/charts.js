@@ -170,8 +170,8 @@ function drawConfusion(element, { names, matrix }) {
   }, `Confusion matrix of ${names.length} classes, rows are the true classes. The table of confused pairs has the largest entries.`);
 }
 
-// points: [class, x, y], in the order of the line; chance: a dotted diagonal
-function drawRates(element, points, xTitle, yTitle, chance) {
+// points: [class, x, y], in the order of the line; classes: number of all classes; chance: add a dotted diagonal
+function drawRates(element, points, classes, xTitle, yTitle, chance) {
   const names = [...new Set(points.map(([name]) => name))];
   const lines = names.map((name, i) => {
     const own = points.filter((point) => point[0] === name);
@@ -181,7 +181,7 @@ function drawRates(element, points, xTitle, yTitle, chance) {
   return draw(element, chance ? [diagonal, ...lines] : lines, {
     xaxis: { title: { text: xTitle, standoff: 8 }, range: [-0.01, 1.01], dtick: 0.2 }, yaxis: { title: { text: yTitle }, range: [-0.01, 1.02], dtick: 0.2 },
     showlegend: true, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { color: colour("ink") } },
-  }, `${yTitle} against ${xTitle} for ${names.length} ${names.length === 1 ? "class" : "classes"}, each against all others. The table has the values.`);
+  }, `${yTitle[0].toUpperCase()}${yTitle.slice(1)} against ${xTitle} of ${names.length < classes ? `the first ${names.length} of ${classes}` : classes} ${classes === 1 ? "class" : "classes"}, each compared with all others. The table has the values.`);
 }
 
 // bins: [low, high, images, accuracy, confidence]

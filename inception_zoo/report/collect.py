@@ -27,7 +27,8 @@ FIGURES = {  # key in results.json → name in the data of the page
     "train/images_per_second": "speed",
     "minutes": "minutes",
 }
-READ = ("*.json", "*.csv", ".hydra/*.yaml", "csv/*/*.csv")  # files read from a run folder, which may be untrusted
+INTENDED_USE = "intended_use.txt"
+READ = ("*.json", "*.csv", INTENDED_USE, ".hydra/*.yaml", "csv/*/*.csv")  # files read from a run folder, which may be untrusted
 BYTES = 2**28  # maximum size of one of these files
 CURVES = ("val/top1", "val/ap", "val/recall1", "train/loss", "val/loss")
 # Config keys that name the place of a run or its number in a series; they do not affect its results.

@@ -14,11 +14,15 @@ from inception_zoo.architecture.choices import LOADING
 from inception_zoo.architecture.plan import plan_of
 from inception_zoo.describe.drawing import network_figure
 from inception_zoo.errors import ZooError, one_line
-from inception_zoo.report.collect import Run, numbers_of, read_confusion, rows_of
+from inception_zoo.redaction import redacted
+from inception_zoo.report.collect import INTENDED_USE, Run, numbers_of, read_confusion, rows_of
+from inception_zoo.runs.results import checked_results
+from inception_zoo.system.regular_files import text_of
 
 MATRIX = 50  # draw a confusion matrix of at most so many classes; list only the most confused pairs of a larger one
 PAIRS = 50  # number of most confused pairs
 WORST = 24  # number of images with the highest loss
+USE = 2000  # largest number of characters of it
 CURVES = 8  # number of classes whose curves are drawn
 PICTURE = 96  # px, longer side of an image
 
@@ -31,11 +35,11 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
         warn: called with one line for each file that is skipped.
 
     Returns:
-        Name → content of `confusion`, `per_class`, `calibration`, `decisions`, `curves` and `worst`.
+        Name → content of `card`, `confusion`, `per_class`, `calibration`, `decisions`, `curves`, `subgroups` and `worst`.
     """
     parts: dict[str, Callable[[Path], Any]] = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration}
-    parts |= {"decisions": _decisions, "curves": _curves, "worst": _worst}
-    details: dict[str, Any] = {}
+    parts |= {"decisions": _decisions, "curves": _curves, "subgroups": _subgroups, "worst": _worst}
+    details: dict[str, Any] = {"card": model_card(run)}
     for name, read in parts.items():
         path = run.folder / f"{name}.csv"
         try:
@@ -46,6 +50,35 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
         except Exception as error:  # an untrusted file may contain anything
             warn(f"{path} is damaged ({type(error).__name__}: {one_line(error)[:200]}); the file is skipped")
     return details
+
+
+def model_card(run: Run) -> list[tuple[str, str]]:
+    """Return what a reader has to know before the network is used, as (title, text).
+
+    The author writes the intended use into the file `INTENDED_USE` in the run folder.
+    """
+    results, config = checked_results(run.folder), run.config
+    counts = results.get("images")
+    images = counts.items() if isinstance(counts, dict) else ()
+    keys = {
+        "classes": "data.num_classes",
+        "initial weights": "model.weights",
+        "loss": "loss._target_",
+        "class weights": "class_weight",
+        "sampler": "data.sampler",
+        "threshold": "decision.threshold",
+    }
+    source = config.get("data.source._target_", "").rpartition(".")[2]
+    place = config.get("data.root", "null").rpartition("/")[2]
+    facts = [("data", source if place == "null" else f"{source}, {place}")]
+    facts.append(("images", ", ".join(f"{name} {count:,}" for name, count in images if isinstance(count, int))))
+    if (group := config.get("data.source.group", "null")) != "null":
+        facts.append(("groups", f"whole groups by {group}"))
+    facts += [(title, config.get(key, "null").rpartition(".")[2]) for title, key in keys.items()]
+    file = run.folder / INTENDED_USE
+    use = text_of(file, "replace").strip()[:USE] if file.is_file() else ""
+    use = use or f"Not stated. The author can write it into {INTENDED_USE} in the run folder."
+    return [(title, text) for title, text in facts if text not in ("", "null")] + [("intended use", redacted(use))]
 
 
 def _confusion(path: Path) -> dict[str, Any]:
@@ -81,12 +114,19 @@ def _decisions(path: Path) -> list[list[Any]]:
     return [[*name, *map(_short, row)] for name, row in zip(names, numbers, strict=True)]
 
 
-def _curves(path: Path) -> list[list[Any]]:
-    """Return class, threshold, sensitivity, specificity and precision of the points of the first classes' curves."""
+def _curves(path: Path) -> dict[str, Any]:
+    """Return the number of classes, and the points of the first ones: class, threshold, sensitivity, specificity, precision."""
     names = [row["class"] for _, row in rows_of(path, ["class"])]
     numbers = numbers_of(path, ["threshold", "sensitivity", "specificity", "precision"])
-    drawn = set(list(dict.fromkeys(names))[:CURVES])
-    return [[name, *map(_short, row)] for name, row in zip(names, numbers, strict=True) if name in drawn]
+    classes = list(dict.fromkeys(names))
+    points = [[name, *map(_short, row)] for name, row in zip(names, numbers, strict=True) if name in classes[:CURVES]]
+    return {"classes": len(classes), "points": points} if points else {}
+
+
+def _subgroups(path: Path) -> list[list[Any]]:
+    names = [(row["column"], row["value"], row["metric"]) for _, row in rows_of(path, ["column", "value", "metric"])]
+    numbers = numbers_of(path, ["images", "figure", "low", "high"])
+    return [[*name, *map(_short, row)] for name, row in zip(names, numbers, strict=True)]
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:

@@ -357,6 +357,7 @@ function showRun(index, scroll = false) {
   const details = run.details ?? {};
   const fact = (title, value, broad) => (value === null || value === undefined || value === "" ? null : h("div", { class: broad ? "broad" : null }, h("dt", {}, title), h("dd", {}, value)));
   const panels = [];
+  if (details.card) panels.push(h("div", { class: "full" }, h("h3", {}, "Model card"), h("dl", { class: "facts" }, details.card.map(([title, text]) => fact(title, text, title === "intended use")))));
   const chartPanel = (title, drawing, table, more = {}) => {
     const chart = h("div", { class: "chart" });
     const figure = h("figure", more, h("h3", {}, title), chart, h("figcaption"));
@@ -368,11 +369,17 @@ function showRun(index, scroll = false) {
   if (details.confusion?.matrix) chartPanel("Confusion", (element) => drawConfusion(element, details.confusion), ["The most confused pairs as a table", () => pairsTable(details.confusion)]);
   else if (details.confusion) panels.push(h("div", {}, h("h3", {}, "Most confused pairs"), h("p", { class: "note" }, `The ${details.confusion.pairs.length} largest off-diagonal entries; a matrix of ${details.confusion.classes} classes is too large to read. The full matrix is in confusion.csv.`), pairsTable(details.confusion)));
   if (details.calibration) chartPanel("Calibration", (element) => drawCalibration(element, details.calibration), ["The bins as a table", () => plainTable(["confidence", "images", "mean confidence", "accuracy"], details.calibration.map(([low, high, n, hit, sure]) => [`${low.toFixed(2)} to ${high.toFixed(2)}`, grouped(n ?? 0, 0), sure?.toFixed(3) ?? null, hit?.toFixed(3) ?? null]), "Calibration")]);
-  if (details.curves?.length) {
+  if (details.subgroups?.length) {
     const figure = (v) => v.toFixed(3);
-    const table = () => plainTable(["class", "threshold", "sensitivity", "specificity", "precision"], details.curves.map(([name, ...values]) => [name, ...values.map(figure)]), "Curves", 1, true);
-    chartPanel("ROC curves", (element) => drawRates(element, [...new Set(details.curves.map((row) => row[0]))].flatMap((name) => [[name, 0, 0], ...details.curves.filter((row) => row[0] === name).map((row) => [name, 1 - row[3], row[2]])]), "1 − specificity", "sensitivity", true), ["The points as a table", table]);
-    chartPanel("Precision and recall", (element) => drawRates(element, details.curves.map((row) => [row[0], row[2], row[4]]), "sensitivity (recall)", "precision", false), ["The points as a table", table]);
+    panels.push(h("div", { class: "full" }, h("h3", {}, "Subgroups"), h("p", { class: "note" }, "Metrics of the test images with each value, means over the classes, with 95 % intervals. Sort by metric to compare the values."), sortableTable([["column"], ["value", (v) => v], ["metric", (v) => v], ["images", (v) => grouped(v, 0)], ["figure", figure], ["from", figure], ["to", figure]], details.subgroups, "Subgroups")));
+  }
+  if (details.curves) {
+    const { points, classes } = details.curves;
+    const names = [...new Set(points.map(([name]) => name))];
+    const table = () => plainTable(["class", "threshold", "sensitivity", "specificity", "precision"], points.map(([name, ...values]) => [name, ...values.map((v) => v?.toFixed(3) ?? null)]), "Points of the curves", 1, true);
+    const roc = names.flatMap((name) => [[name, 0, 0], ...points.filter((row) => row[0] === name).map((row) => [name, 1 - row[3], row[2]])]);
+    chartPanel("ROC curves", (element) => drawRates(element, roc, classes, "1 − specificity", "sensitivity", true), ["The points as a table", table]);
+    chartPanel("Precision and recall", (element) => drawRates(element, points.map((row) => [row[0], row[2], row[4]]), classes, "recall (sensitivity)", "precision", false), ["The points as a table", table]);
   }
   if (details.per_class) {
     const share = (v) => v.toFixed(3);

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from inception_zoo.data.finding import described, images_below, log_found
+from inception_zoo.data.layout import column_of, columns_of
 from inception_zoo.errors import ZooError
 from inception_zoo.system.regular_files import check_regular
 
@@ -15,17 +16,26 @@ T = TypeVar("T")
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Return the paths of the images that `words` name.
+    """Return the paths of the images that `words` name, see `find_grouped`."""
+    return [path for path, _ in find_grouped(words)]
+
+
+def find_grouped(words: Sequence[str], group: str | None = None) -> list[tuple[Path, str | None]]:
+    """Return the paths of the images that `words` name, and their groups.
 
     Args:
-        words: files, folders (all images below them), glob patterns, or `-` for paths on standard input, one per line.
+        words: files, folders (all images below them), glob patterns, tables (.csv) with a column `path`, relative to the
+            table, or `-` for paths on standard input, one per line.
+        group: column of the groups in the tables, such as the patient; None: the column `group`, if there is one.
 
     Raises:
-        ZooError: a word matches nothing, or no image was found.
+        ZooError: a word matches nothing, no image was found, or a table does not have a column.
     """
-    found = [path for word in words for path in _expand(word)]
+    found = [each for word in words for each in _expand(word, group)]
     if not found:
         raise ZooError("no image is given; name files, folders or patterns")
+    if group and not any(word.endswith(".csv") for word in words):
+        raise ZooError(f"--group {group}: no table is given; name a .csv file, or leave --group out")
     return found
 
 
@@ -40,7 +50,17 @@ def read_ahead(items: Sequence[S], read: Callable[[S], T], count: int) -> Iterat
             yield chunk, found
 
 
-def _expand(word: str) -> list[Path]:
+def _expand(word: str, group: str | None) -> list[tuple[Path, str | None]]:
+    path = Path(word)
+    if path.suffix == ".csv" and path.is_file():
+        columns = columns_of(path, word)
+        paths, group = column_of(columns, word, "path"), group or ("group" if "group" in columns else None)
+        groups = column_of(columns, word, group) if group else [None] * len(paths)
+        return [(path.parent / name, each) for name, each in zip(paths, groups, strict=True)]
+    return [(each, None) for each in _paths(word)]
+
+
+def _paths(word: str) -> list[Path]:
     if word == "-":
         # editors on Windows write the mark U+FEFF before the first path
         return [Path(name) for line in sys.stdin if (name := line.removeprefix("\ufeff").strip())]

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -37,6 +37,7 @@ class Prediction:
     probabilities: Tensor | None = None  # (classes,)
     error: str | None = None
     decision: Decision = field(default_factory=Decision)
+    group: str | None = None  # such as the patient, from a table of images
 
     def top(self, count: int) -> list[tuple[int, float]]:
         """Return the `count` best labels with their probabilities, in descending order.
@@ -134,7 +135,12 @@ Predictions = Iterator[Prediction]
 
 
 def write_csv(
-    predictions: Predictions, classifier: Classifier, top: int, file: IO[str], abstain_below: float | None = None
+    predictions: Predictions,
+    classifier: Classifier,
+    top: int,
+    file: IO[str],
+    abstain_below: float | None = None,
+    grouped: bool = False,
 ) -> None:
     """Write the `top` classes of each image as a CSV row; with several labels, first those that the image has."""
     classes = classifier.classes
@@ -147,30 +153,44 @@ def write_csv(
         names += [] if abstain_below is None else [int(prediction.abstains(abstain_below))]
         return [*names, *(cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}"))]
 
-    header = ["file", *first, "class", "label", "probability", *more]
-    write_rows(file, header, ([each.path, *cells(each)] for each in predictions), lineterminator="\n")
+    header = ["file", *(["group"] if grouped else []), *first, "class", "label", "probability", *more]
+    rows = ([each.path, *([each.group or ""] if grouped else []), *cells(each)] for each in predictions)
+    write_rows(file, header, rows, lineterminator="\n")
 
 
 def write_jsonl(
-    predictions: Predictions, classifier: Classifier, top: int, file: IO[str], abstain_below: float | None = None
+    predictions: Predictions,
+    classifier: Classifier,
+    top: int,
+    file: IO[str],
+    abstain_below: float | None = None,
+    grouped: bool = False,
 ) -> None:
     """Write the `top` classes of each image as a line of JSON; with several labels, also those that the image has."""
     classes = classifier.classes
     for prediction in predictions:
         ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
-        names: dict[str, Any] = {} if abstain_below is None else {"abstain": prediction.abstains(abstain_below)}
+        names: dict[str, Any] = {"group": prediction.group} if grouped else {}
+        names |= {} if abstain_below is None else {"abstain": prediction.abstains(abstain_below)}
         if classifier.decision.several:
             names["labels"] = [classes[label] for label in prediction.labels()]
         file.write(json.dumps({"file": str(prediction.path), **names, **ranked[0], "top": ranked}) + "\n")
 
 
 def write_table(
-    predictions: Predictions, classifier: Classifier, top: int, file: IO[str], abstain_below: float | None = None
+    predictions: Predictions,
+    classifier: Classifier,
+    top: int,
+    file: IO[str],
+    abstain_below: float | None = None,
+    grouped: bool = False,
 ) -> None:
     """Write the `top` classes of each image as a table for the terminal; with several labels, those of the image first."""
     classes, several = classifier.classes, classifier.decision.several
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
+    if grouped:
+        table.add_column("group", overflow="fold")
     table.add_column("labels" if several else "class", no_wrap=not several, overflow="fold")
     if not several:
         table.add_column("probability", justify="right", no_wrap=True)
@@ -178,13 +198,14 @@ def write_table(
     for prediction in predictions:
         ranked = prediction.top(top)
         listed = [f"{classes[other]} {p:.3f}" for other, p in ranked]
+        which = [str(prediction.path), *([prediction.group or ""] if grouped else [])]
         if several:
             names = ", ".join(classes[label] for label in prediction.labels()) or "–"
-            table.add_row(str(prediction.path), names, ", ".join(listed))
+            table.add_row(*which, names, ", ".join(listed))
         else:
             (label, probability), *_ = ranked
             name = f"{classes[label]}?" if abstain_below is not None and prediction.abstains(abstain_below) else classes[label]
-            table.add_row(str(prediction.path), name, f"{probability:.3f}", ", ".join(listed[1:]))
+            table.add_row(*which, name, f"{probability:.3f}", ", ".join(listed[1:]))
     console(100, file=file).print(table)
 
 
@@ -212,6 +233,7 @@ def report(
     explain: Path | None,
     layer: str | None,
     abstain_below: float | None = None,
+    groups: Sequence[str | None] = (),
 ) -> int:
     """Write the predictions of images, and optionally pictures that explain them.
 
@@ -226,6 +248,7 @@ def report(
         explain: folder for Grad-CAM pictures; None: no pictures.
         layer: endpoint to explain; None: the last one with branches.
         abstain_below: probability of the best label below which an image is marked as abstained; None: none.
+        groups: of the images, such as the patients, to be written beside their paths; empty: none.
 
     Returns:
         The number of images that could not be read.
@@ -233,7 +256,7 @@ def report(
     Raises:
         ZooError: an image cannot be read and `strict` is set, the endpoint has no branches, or a folder cannot be written.
     """
-    skipped = 0
+    skipped, grouped = 0, any(group is not None for group in groups)
     pictures = _pictures(classifier, paths, explain, layer)
 
     def good(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -248,15 +271,17 @@ def report(
             pictures(prediction)
             yield prediction
 
+    if grouped:
+        predictions = (replace(each, group=group) for each, group in zip(predictions, groups, strict=True))
     bar = console(stderr=True)
     if bar.is_terminal:
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
         file = sys.stdout if layout == "table" else data_output()
-        WRITERS[layout](good(predictions), classifier, top, file, abstain_below)
+        WRITERS[layout](good(predictions), classifier, top, file, abstain_below, grouped)
     else:
         with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            WRITERS[layout](good(predictions), classifier, top, file, abstain_below)
+            WRITERS[layout](good(predictions), classifier, top, file, abstain_below, grouped)
     return skipped
 
 

@@ -77,6 +77,12 @@ def _decisions(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
     return wandb.Table(header, [[*row[:2], *map(_number, row[2:])] for row in rows])
 
 
+def _subgroups(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
+    import wandb
+
+    return wandb.Table(header, [[*row[:2], int(row[2]), row[3], *map(_number, row[4:])] for row in rows])
+
+
 def _roc(header: Any, *rows: list[str], folder: Path) -> Any:
     """Draw the ROC curves; columns as `training.decisions.CURVE`."""
     points = [(name, 1 - float(specificity), float(sensitivity)) for name, _, sensitivity, specificity, _ in rows]
@@ -98,6 +104,7 @@ def _lines(points: list[tuple[str, float, float]], title: str, x: str, y: str) -
 
 TABLES = {
     "test/decisions": ("decisions.csv", _decisions),
+    "test/subgroups": ("subgroups.csv", _subgroups),
     "test/roc": ("curves.csv", _roc),
     "test/precision_recall": ("curves.csv", _precision_recall),
     "test/per_class": ("per_class.csv", _per_class),

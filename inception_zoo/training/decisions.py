@@ -51,6 +51,10 @@ class Scored:
         chosen = (exact if thresholds is None else exact / np.asarray(thresholds)).argmax(1)
         return cls(exact, labels[:, None] == classes, chosen[:, None] == classes, False)
 
+    def of_images(self, rows: np.ndarray) -> "Scored":
+        """Return the images with these numbers, or those where `rows` is True."""
+        return Scored(self.probabilities[rows], self.labels[rows], self.predicted[rows], self.several)
+
 
 def metrics(scored: Scored, weights: np.ndarray | None = None, ranks: Sequence["Ranking"] | None = None) -> Figures:
     """Return every metric of `OF_CLASSES` and `OF_ALL`, the same as scikit-learn's; NaN where it is not defined.

@@ -23,7 +23,7 @@ from inception_zoo.training.decisions import CURVE, Scored, curve, intervals
 from inception_zoo.training.metrics import ROW, Evaluation
 
 FIGURES = ("probability", "probability_of_label", "loss")
-DECISIONS, CURVES = "decisions.csv", "curves.csv"
+DECISIONS, CURVES, SUBGROUPS = "decisions.csv", "curves.csv", "subgroups.csv"
 
 
 def write_test(
@@ -48,6 +48,9 @@ def write_test(
         write_decisions(folder / DECISIONS, names, scored, groups, decision.thresholds)
         written.append(CURVES)
         _write_curves(folder / CURVES, names, scored)
+        if subgroups := data.subgroups_of("test", images):
+            written.append(SUBGROUPS)
+            _write_subgroups(folder / SUBGROUPS, scored, subgroups, groups)
         if data.sizes.get("folds"):
             _write_predictions(folder / PREDICTIONS, names, scored, [data.source_of("test", image) for image in images], groups)
         if scored.several:
@@ -159,6 +162,21 @@ def write_decisions(
     for name, count, value in zip(names, images.tolist(), thresholds or (), strict=False):
         rows.append(["threshold", name, count, f"{value:.6g}", None, None])
     write_table(path, ["metric", "class", "images", "value", "low", "high"], rows)
+
+
+def _write_subgroups(path: Path, scored: Scored, subgroups: Mapping[str, np.ndarray], groups: np.ndarray | None) -> None:
+    """Write the metrics of the images with each value of each column, of all classes, with bootstrap intervals."""
+    rows = []
+    for column, values in subgroups.items():
+        for value in np.unique(values):
+            part = values == value
+            found = intervals(scored.of_images(part), None if groups is None else groups[part])
+            rows += [
+                [column, value, part.sum(), row.metric, *(f"{number:.6g}" for number in (row.value, row.low, row.high))]
+                for row in found
+                if row.label is None
+            ]
+    write_table(path, ["column", "value", "images", "metric", "figure", "low", "high"], rows)
 
 
 def _write_curves(path: Path, names: Sequence[str], scored: Scored) -> None:

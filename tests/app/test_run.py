@@ -115,7 +115,7 @@ EXPERIMENTS = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_every_experiment_in_smoke_mode(name, zoo, tmp_path, fashion_mnist_root):
     smoke = ["trainer=smoke", "trainer.max_epochs=1", "data.batch_size=8", f"data.root={fashion_mnist_root}"]
-    done = zoo(f"experiment={name}", *smoke)
+    done = zoo(f"experiment={name}", *smoke, "logger=csv")
     assert done.returncode == 0, done.stderr
     assert (run_folder(tmp_path) / "results.json").exists()
 

@@ -31,14 +31,15 @@ def labels(tmp_path_factory):
         pixels[:, ::4] += 90 * flags[0]
         pixels[::4] += 90 * flags[1]
         Image.fromarray((pixels + 70 * flags[2]).clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-        rows.append([f"{number}.png", f"p{number // 3}", *map(int, flags)])
+        rows.append([f"{number}.png", f"p{number // 3}", ("east", "west", "")[number // 3 % 3], *map(int, flags)])
     with (folder / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "patient", *NAMES], *rows])
+        csv.writer(file).writerows([["path", "patient", "site", *NAMES], *rows])
     return folder / "labels.csv"
 
 
 def words(labels):
-    return "data=table", f"data.root={labels}", f"data.source.label=[{','.join(NAMES)}]", "data.source.group=patient"
+    columns = f"data.source.label=[{','.join(NAMES)}]", "data.source.group=patient", "data.source.subgroups=[site]"
+    return "data=table", f"data.root={labels}", *columns
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,16 @@ def test_a_training_learns_and_records_its_decision(run):
             assert split_of.setdefault(row["group"], row["split"]) == row["split"]
     with (run / "worst.csv").open() as file:
         assert all({*row["label"].split("; ")} <= {*NAMES, ""} for row in csv.DictReader(file))
+
+
+def test_subgroups_are_parts_of_the_test(run):
+    with (run / "subgroups.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]
+    assert {row["column"] for row in rows} == {"site"} and {row["value"] for row in rows} <= {"east", "west", "not stated"}
+    results, images = read_results(run), [int(row["images"]) for row in rows]
+    assert sum(images) == results["images"]["test"] == 180 - results["images"]["train"] - results["images"]["val"]
+    mean = np.average([float(row["figure"]) for row in rows], weights=images)
+    assert mean == pytest.approx(results["test/accuracy"], abs=1e-5)
 
 
 def test_a_test_of_the_run_obeys_its_decision(zoo, run, tmp_path):
@@ -115,8 +126,12 @@ def test_predictions_obey_thresholds_and_temperature(cli, run, labels):
     assert torch.equal(classifier.probabilities(images), expected)
     table = cli("predict", run, labels.parent / "0.png")
     assert "labels" in table.stdout and "probabilities" in table.stdout
-    rows = list(csv.reader(cli("predict", run, labels.parent / "0.png", "--format", "csv").stdout.splitlines()))
-    assert rows[0][:3] == ["file", "labels", "class"]
+    done = cli("predict", run, labels, "--group", "patient", "--format", "csv", "--top", "1")
+    rows = list(csv.reader(done.stdout.splitlines()))
+    assert rows[0] == ["file", "group", "labels", "class", "label", "probability"] and len(rows) == 181, done.stderr
+    assert rows[7][:2] == [str(labels.parent / "6.png"), "p2"]
+    wrong = cli("predict", run, labels, "--group", "sex")
+    assert wrong.returncode == 2 and wrong.stderr.startswith(f"error: {labels} has no column 'sex'; its columns: 'path', 'pa")
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -134,7 +149,13 @@ def test_the_report_shows_the_intervals(cli, run, tmp_path):
     done = cli("report", run, "--out", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page.html").read_text()
-    assert '"decisions":' in page and '"horizontal"' in page
+    assert (
+        '"decisions":' in page
+        and '"horizontal"' in page
+        and '"subgroups":[["site",' in page
+        and '"curves":{"classes":3,' in page
+    )
+    assert '["groups","whole groups by patient"]' in page and '["data","table, labels.csv"]' in page
     ap = read_results(run)["test/ap"]
     assert f'"ap":{float(f"{ap:.6g}")}' in page and '"val/ap":[[0,1,2,3]' in page
 

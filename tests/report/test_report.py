@@ -89,6 +89,8 @@ def write_tables(folder):
         ["threshold", CLASSES[0], 10, 0.4, "", ""],
     ]
     write_csv(folder / "decisions.csv", ["metric", "class", "images", "value", "low", "high"], decisions)
+    subgroups = [["site", value, 15, "auroc", 0.9, 0.8, 0.95] for value in ("east", NASTY)]
+    write_csv(folder / "subgroups.csv", ["column", "value", "images", "metric", "figure", "low", "high"], subgroups)
     curves = [[name, 0.9 - step / 5, step / 4, 1 - step / 5, 1 - step / 9] for name in CLASSES for step in range(5)]
     write_csv(folder / "curves.csv", ["class", "threshold", "sensitivity", "specificity", "precision"], curves)
     columns = ["picture", "label", "predicted", "probability", "probability_of_label", "loss", "image"]
@@ -153,7 +155,7 @@ def test_resumed_curves_are_one_and_damaged_tables_are_left_out(tmp_path):
     warnings = []
     row = page_data(collect([run], warnings.append), warnings.append)["runs"][0]
     assert row["curves"]["val/top1"] == [[0, 1, 2, 3], [pytest.approx(0.9 * (1 - math.exp(-1)), 1e-5), 0.5, 0.7, None]]
-    assert set(row["details"]) == {"per_class", "calibration", "decisions", "curves"}
+    assert set(row["details"]) == {"card", "per_class", "calibration", "decisions", "curves", "subgroups"}
     assert "confusion.csv, row 3: it must be a class and 2 whole numbers; the file is skipped" in warnings[0]
     assert "0.png is not a readable image: " in warnings[1] and warnings[1].endswith("; the file is skipped")
 
@@ -285,6 +287,13 @@ def test_details_and_names_that_are_markup(made, visit):
     page.wait_for_selector("#details .barlayer")
     ticks = page.locator("#details .ytick text").all_text_contents()
     assert "<img src=x oner…" in ticks
+    roc = details.locator("figure", has_text="ROC curves")
+    roc.scroll_into_view_if_needed()
+    page.wait_for_selector("#details figure:has-text('ROC curves') .scatterlayer path")
+    assert roc.locator(".legendtext").all_text_contents() == [CLASSES[0], f"{NASTY[:31]}…", CLASSES[2]]
+    assert "Sensitivity against 1 − specificity of 3 classes" in roc.locator("figcaption").inner_text()
+    assert details.get_by_role("row").filter(has_text="auroc").filter(has_text=NASTY).count() == 1
+    assert "Not stated. The author can write it into intended_use.txt" in details.inner_text()
     details.get_by_text("The most confused pairs as a table").click()
     assert details.get_by_role("row").filter(has_text="40.0 %").inner_text().split("\t")[:2] == ["émeu", NASTY]
     details.get_by_text("Draw googlenet").click()
