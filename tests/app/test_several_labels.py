@@ -170,17 +170,34 @@ def test_half_precision_and_several_views(zoo, labels, tmp_path):
     assert load_model(tmp_path / "half").plan.num_classes == 5
 
 
-def test_a_killed_training_ends_as_if_it_had_not_been_killed(zoo, labels, tmp_path):
+STOP = """
+import os, lightning
+
+class Stop(lightning.Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 5 and "STOP" in os.environ:
+            os._exit(7)
+"""
+
+
+def test_a_fold_that_is_killed_on_two_processes_ends_as_if_it_had_not_been(zoo, labels, tmp_path):
+    (tmp_path / "my_stop.py").write_text(STOP)
     chosen = (*words(labels), *FAST, "loss=asl", "data.sampler=balanced", "decision.calibrate=true", "trainer.max_epochs=2")
-    chosen += ("scheduler=constant",)
-    assert zoo(*chosen, "hydra.run.dir=whole").returncode == 0
-    half = zoo(*chosen, "hydra.run.dir=half", "+trainer.max_steps=6")
-    assert half.returncode == 0, half.stderr
-    done = zoo("ckpt=last", "hydra.run.dir=half", "+trainer.max_steps=-1")
+    chosen += ("data.split.folds=3", "data.split.fold=1", "trainer.devices=2", "trainer.accelerator=cpu")
+    chosen += ("+callbacks.stop._target_=my_stop.Stop", "callbacks.last.every_n_steps=1", "hydra.run.dir=half")
+    mine = {"INCEPTION_ZOO_TARGETS": "my_stop.Stop"}
+    assert zoo(*chosen, "hydra.run.dir=whole", env=mine).returncode == 0
+    assert zoo(*chosen, env={**mine, "STOP": "1"}).returncode not in (0, 2)
+    last = [tmp_path / name / "checkpoints/last.ckpt" for name in ("half", "whole")]
+    states = [torch.load(path, weights_only=True) for path in last]
+    assert [state["global_step"] for state in states] == [4, 6]  # 4 is within the second epoch of 3 steps
+    done = zoo("ckpt=last", "hydra.run.dir=half", env=mine)
     assert done.returncode == 0, done.stderr
-    one, two = (load_model(tmp_path / name) for name in ("whole", "half"))
-    assert all(torch.equal(weights, two.state_dict()[key]) for key, weights in one.state_dict().items())
-    assert one.decision == two.decision
+    ended, whole = torch.load(last[0], weights_only=True), states[1]
+    assert all(torch.equal(weights, ended["state_dict"][key]) for key, weights in whole["state_dict"].items())
+    results = [read_results(tmp_path / name) for name in ("half", "whole")]
+    assert results[0]["decision"] == results[1]["decision"] and results[0]["test/ap"] == results[1]["test/ap"]
+    assert (tmp_path / "half/decisions.csv").read_text() == (tmp_path / "whole/decisions.csv").read_text()
 
 
 @pytest.mark.parametrize(
