@@ -96,7 +96,8 @@ def create_model(
         weights: Pretrained weights: a published name, such as ``torchvision:IMAGENET1K_V1``, ``timm:inception_v4.tf_in1k``
             or ``hf:owner/name``, a file or a run folder; see `inception_zoo.load_weights`. None: random initialization.
         adapt: Allowed differences between the network and the weights: `head`, `input`, `aux`, `blocks`.
-        freeze: Freeze this endpoint or stage, and everything before it, or `all`; see `Inception.freeze`.
+        freeze: Freeze everything up to and including this endpoint or stage, see `Inception.freeze`; `all`: everything but
+            the classifiers.
         compile: Run the network with `torch.compile`; see `Inception.compiled`.
         memory: Activation memory of training: `plain`, `lean` or `minimal`; see `inception_zoo.network.autograd`.
         **choices: Architecture options, the keys of ``conf/model``: `blocks`, `aux`, `norm`, `stem`, `width`, `activation`,

@@ -187,7 +187,7 @@ def loading_mistakes(net: Net, weights: Any, adapt: Any, freeze: Any, compile: A
     elif compile is True and memory != "plain":
         yield f"memory={memory} cannot be combined with compile=true, which chooses the saved activations itself; remove one"
     if freeze is not None and freeze not in net.names:
-        yield f"freeze={shown(freeze)} is not a stage or endpoint; {did_you_mean(freeze, net.names, ALIKE)}"
+        yield f"freeze={shown(freeze)} is not a stage, an endpoint or all; {did_you_mean(freeze, net.names, ALIKE)}"
 
 
 def _is_number(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """`inception-zoo predict`: classify images."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ def predict_images(
     from inception_zoo.interpret.gradcam import check_explain
     from inception_zoo.serving.classifier import networks_in, open_ensemble
     from inception_zoo.serving.images import find_grouped
-    from inception_zoo.serving.predict import check_format, predict_in_processes, report
+    from inception_zoo.serving.predict import Listing, check_format, predict_in_processes, report
     from inception_zoo.system.atomic_files import check_file
 
     check_format(layout)
@@ -55,12 +56,14 @@ def predict_images(
         raise ZooError(f"--explain {explain}: it needs one network, but {len(networks)} are given; give one run folder")
     preprocessing = stated(mean, std, image_size, ema, transform_input)
     paths, groups = zip(*find_grouped(images, group), strict=True)
-    opened = partial(open_ensemble, networks, trust, preprocessing)
-    classifier = opened()
+    open_network = partial(open_ensemble, networks, trust, preprocessing)
+    classifier = open_network()
     if abstain_below is not None and classifier.decision.several:
         raise ZooError("--abstain-below is for images with one label each; leave it out")
     if not classifier.classes:
         raise ZooError(f"{network} has no classifier; use `inception-zoo features`")
-    seen = predict_in_processes(classifier, paths, processes, opened, batch_size, crops, flip)
-    if report(classifier, paths, seen, layout, output, top, strict, explain, layer, abstain_below, groups):
+    seen = predict_in_processes(classifier, paths, processes, open_network, batch_size, crops, flip)
+    predictions = (replace(each, group=name) for each, name in zip(seen, groups, strict=True))
+    listing = Listing(layout, top, abstain_below, any(name is not None for name in groups))
+    if report(classifier, paths, predictions, listing, output, strict, explain, layer):
         raise typer.Exit(1)

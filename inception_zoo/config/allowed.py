@@ -101,7 +101,7 @@ TARGETS: Mapping[str, Options] = {
     **_within("lightning.pytorch", *_OF_LIGHTNING) | _within("inception_zoo.training.callbacks", "ModelSummary"),
     **_within("lightning.pytorch.callbacks", "EarlyStopping", "ModelCheckpoint", rules=WATCHING),
     **_within("inception_zoo.training", "best_checkpoint.BestCheckpoint", "callbacks.EarlyStopping", rules=WATCHING),
-    "lightning.pytorch.callbacks.EMAWeightAveraging": EMA,
+    "lightning.pytorch.callbacks.EMAWeightAveraging": {key: rule for key, rule in EMA.items() if key != "warmup"},
     **dict.fromkeys(("wandb.Settings", "hydra.experimental.callbacks.LogJobReturnCallback"), MORE),
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher": MORE,
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": {"n_jobs": COUNT | one_of(-1), **MORE},

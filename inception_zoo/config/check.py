@@ -187,7 +187,7 @@ def _uncounted(data: Mapping[str, Any]) -> list[str]:
     if "root" not in data or count not in (0, 1):
         return []
     root = data["root"]
-    if isinstance(source, Mapping) and "separator" in source:  # a table
+    if isinstance(source, Mapping) and {"label", "separator"} <= source.keys():  # a table
         return [why_uncounted(root, source["label"])]
     if count:
         return []

@@ -116,7 +116,7 @@ def _at_home(cfg: DictConfig) -> DictConfig:
 def _add_resolvers() -> None:
     OmegaConf.register_new_resolver("zoo.classes", count_classes, replace=True)
     OmegaConf.register_new_resolver("zoo.mode", direction, replace=True)
-    OmegaConf.register_new_resolver("zoo.crops", lambda flip: 2 if flip else 1, replace=True)  # the mirror image, if allowed
+    OmegaConf.register_new_resolver("zoo.crops", lambda flip: 2 if flip else 1, replace=True)  # 2: also the mirror image
     OmegaConf.register_new_resolver("zoo.image_size", lambda name: find_net(name).image_size, replace=True)
     OmegaConf.register_new_resolver("zoo.offline", lambda mode: mode in ("offline", "dryrun"), replace=True)  # of WANDB_MODE
     OmegaConf.register_new_resolver("zoo.now", lambda layout: _start().strftime(layout), use_cache=True, replace=True)

@@ -235,15 +235,10 @@ class ImageData(L.LightningDataModule):
             return str(int(split.rows[row]))
         return str(split.root / str(split.paths[row])) if isinstance(split, Files) else str(row)
 
-    def groups_of(self, name: str, rows: np.ndarray) -> np.ndarray | None:
-        """Return the groups of images of a split, such as the patients; None if it has none."""
+    def files_of(self, name: str, rows: np.ndarray) -> Files | None:
+        """Return these images of a split; None if they are not files."""
         split = self.splits[name]
-        return split.groups[rows] if isinstance(split, Files) and split.groups is not None else None
-
-    def subgroups_of(self, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the values of images of a split by the name of the column, such as the sex."""
-        split = self.splits[name]
-        return {column: values[rows] for column, values in split.subgroups.items()} if isinstance(split, Files) else {}
+        return split[torch.from_numpy(rows)] if isinstance(split, Files) else None
 
     @property
     def _training_view(self) -> View:

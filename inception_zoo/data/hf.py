@@ -51,20 +51,27 @@ def hf(
     check_installed("datasets", "hf", place)
     import datasets
 
+    is_folder = Path(root).is_dir()
+    if is_folder and (name or revision):
+        raise ZooError(f"{place}: is a folder; remove data.source.name and data.source.revision")
     try:
-        found = datasets.load_from_disk(root) if Path(root).is_dir() else datasets.load_dataset(root, name, revision=revision)
-    except Exception as error:  # the library raises errors of many types
-        raise ZooError(f"{place}: {one_line(error)}") from None
+        found = datasets.load_from_disk(root) if is_folder else datasets.load_dataset(root, name, revision=revision)
+    except Exception as error:  # `datasets` raises exceptions of many types
+        hint = "set data.root to owner/name on the Hub, or to a folder of save_to_disk"
+        raise ZooError(f"{place}: cannot be opened: {one_line(error)}; {hint}") from None
     parts = found if isinstance(found, dict) else {"train": found}
-    known = {SPLIT_OF[split]: part for split, part in parts.items() if split in SPLIT_OF}
-    if "train" not in known:
-        raise ZooError(f"{place}: has the splits {', '.join(parts)}, but no train")
-    for part in known.values():
+    known: dict[str, Pairs] = {}
+    for split, rows in parts.items():
+        if (part := SPLIT_OF.get(split.casefold())) in known:
+            raise ZooError(f"{place}: several splits are the split {part}: {', '.join(parts)}; choose another data set")
         for key, column in (("image", image), ("label", label)):
-            if column not in part.features:
-                columns = ", ".join(part.features)
+            if part and column not in rows.features:
+                columns = ", ".join(rows.features)
                 raise ZooError(f"{place}: no column {shown(column)}; set data.source.{key} to one of {columns}")
-    if is_first() and (left := [split for split in parts if split not in SPLIT_OF]):
+        if part:
+            known[part] = Pairs(rows, image, label, list(getattr(rows.features[label], "names", ())))
+    if "train" not in known:
+        raise ZooError(f"{place}: no split named train; its splits: {', '.join(parts)}; choose another data set")
+    if is_first() and (left := [split for split in parts if split.casefold() not in SPLIT_OF]):
         log.info("%s: not used: the splits %s", place, ", ".join(left))
-    classes = list(getattr(known["train"].features[label], "names", ()))
-    return {split: Pairs(part, image, label, classes) for split, part in known.items()}
+    return known

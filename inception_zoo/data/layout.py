@@ -1,4 +1,7 @@
-"""Class folders of an image data set. Imports nothing heavy: the config counts classes before torch is imported."""
+"""Class folders, split folders and tables of image data sets.
+
+Imports nothing heavy: the config counts classes before torch is imported.
+"""
 
 import csv
 import os
@@ -17,7 +20,7 @@ KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # folder in Kaggle's archive of Imag
 
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # names of the splits' folders
-SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}  # by name of a folder, a cell or a part
 WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # a data set has other classes, too
 
 
@@ -71,17 +74,17 @@ def class_folders(split: Path) -> list[str]:
     return sorted(class_name(name) for name in names if not name.startswith("."))
 
 
-def columns_of(path: Path, place: str = "") -> dict[str, list[str]]:
+def columns_of(path: Path, place: str, hint: str) -> dict[str, list[str]]:
     """Return the columns of a table by name, without empty rows and columns at the end.
 
     Args:
         path: CSV file.
-        place: beginning of error messages; empty: `data.root` with the path.
+        place: beginning of error messages, such as the option that names the table.
+        hint: end of the message for a file that cannot be read.
 
     Raises:
         ZooError: the file cannot be read, or is not a table with one name for each column.
     """
-    place = place or f"data.root={path}"
     try:
         with opened(path, "r", newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
             rows = list(read_rows(file))
@@ -89,7 +92,7 @@ def columns_of(path: Path, place: str = "") -> dict[str, list[str]]:
         raise ZooError(f"{place} is not UTF-8; save it as CSV UTF-8") from None
     except (OSError, ZooError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} ")
-        raise ZooError(f"{place} cannot be read: {why}; set data.root=TABLE.csv") from None
+        raise ZooError(f"{place} cannot be read: {why}; {hint}") from None
     while rows and not any(rows[-1]):
         rows.pop()
     names = rows[0] if rows else []
@@ -103,6 +106,11 @@ def columns_of(path: Path, place: str = "") -> dict[str, list[str]]:
     if wrong := next((row for row, cells in enumerate(rows, 1) if len(cells) != len(names)), None):
         raise ZooError(f"{place}: row {wrong} has {len(rows[wrong - 1])} cells, not {len(names)}")
     return {name: list(column) for name, column in zip(names, zip(*rows[1:], strict=True), strict=True)}
+
+
+def columns_of_root(root: str) -> dict[str, list[str]]:
+    """Return the columns of the table `data.root`; see `columns_of`."""
+    return columns_of(Path(root), f"data.root={root}", "set data.root=TABLE.csv")
 
 
 def column_of(columns: Mapping[str, list[str]], place: str, name: str) -> list[str]:
@@ -125,7 +133,7 @@ def why_uncounted(root: str | None, column: str | Sequence[str]) -> str:
     if not isinstance(column, str):
         return f"data.source.label={shown(list(column))}: list two columns or more, or name one without brackets"
     try:
-        cells = column_of(columns_of(Path(root)), f"data.root={root}", column)
+        cells = column_of(columns_of_root(root), f"data.root={root}", column)
     except ZooError as error:
         return str(error)
     return f"data.root={root}: the column '{column}' has one class only: {shown(next(filter(None, cells), ''))}"
@@ -145,7 +153,7 @@ def count_classes(root: str | None, column: str | Sequence[str] = "", separator:
         return len(column)
     if column:
         with suppress(ZooError):
-            return len({name for cell in columns_of(Path(root)).get(column, ()) for name in names_in(cell, separator)})
+            return len({name for cell in columns_of_root(root).get(column, ()) for name in names_in(cell, separator)})
         return 0
     with suppress(ZooError):  # reported when the data are read
         if packed := read_json(Path(root, CLASSES), []):

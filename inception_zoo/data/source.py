@@ -79,7 +79,7 @@ class _Rows(Dataset):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and what else is known of them.
+    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and optionally groups and subgroups.
 
     Paths are numpy strings, because a million Python objects would be copied into each worker.
     """

@@ -4,18 +4,19 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from inception_zoo.data.inspection import check_files, state_of
-from inception_zoo.data.layout import SPLIT_OF, SPLITS, check_names, class_name, column_of, columns_of, names_in
+from inception_zoo.data.layout import SPLIT_OF, SPLITS, check_names, class_name, column_of, columns_of_root, names_in
 from inception_zoo.data.source import Files, Source
 from inception_zoo.errors import ZooError, printable, shown
 from inception_zoo.system.ranks import is_first
 
-VALUES = 20  # largest number of values of a column of subgroups
+VALUES = 20  # maximum number of values in a column of subgroups
 NAMED = 3  # number of rows to name in an error, and of classes in the log
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 Names = tuple[str, ...]  # of the classes of an image
@@ -57,11 +58,11 @@ def table(
         ZooError: the table, or a row of it, is invalid; the message names the rows.
     """
     place, folder = f"data.root={root}", Path(images or Path(root).parent)
-    columns = columns_of(Path(root))
+    columns = columns_of_root(root)
     used = {"path": path} | {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
     cells = {key: column_of(columns, place, name) for key, name in used.items()}
     labels = [label] if isinstance(label, str) else list(label)
-    parted = {name: [class_name(cell) or "not stated" for cell in column_of(columns, place, name)] for name in subgroups or ()}
+    subgroups_of = _subgroups(place, columns, subgroups or ())
     _check_unused(place, columns, used, labels)
     for key, each in cells.items():
         _check_cells(place, used[key], each)
@@ -76,21 +77,18 @@ def table(
         parts = [SPLIT_OF[word] for word in words]
     groups = [class_name(cell) for cell in cells["group"]] if "group" in cells else None
     _check_leaks(place, groups or [], parts)
-    if many := next((name for name, values in parted.items() if len(set(values)) > VALUES), None):
-        count = f"{len(set(parted[many])):,} values"
-        raise ZooError(f"{place}: the column '{many}' of data.source.subgroups has {count}; at most {VALUES} can be compared")
     _check_classes(place, names, parts, classes)
     if is_first():
-        log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels, *parted], names, classes)}"))
+        log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels, *subgroups_of], names, classes)}"))
     several = separator is not None or not isinstance(label, str)
     rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
+    every = Files(folder, np.array(cells["path"]), _tensor(names, classes, several), subgroups=subgroups_of)
+    every = replace(every, groups=np.array(groups)) if groups else every
     files, states = {}, {}
     for part in SPLITS:
         if chosen := [row for row in rows if parts[row] == part]:
-            paths, numbers = [cells["path"][row] for row in chosen], _tensor([names[row] for row in chosen], classes, several)
-            of_groups = np.array([groups[row] for row in chosen]) if groups else None
-            of_subgroups = {name: np.array([values[row] for row in chosen]) for name, values in parted.items()}
-            files[part] = Files(folder, np.array(paths), numbers, groups=of_groups, subgroups=of_subgroups)
+            files[part] = every[torch.tensor(chosen)]
+            paths = (cells["path"][row] for row in chosen)
             states[part] = np.frombuffer(b"".join(state_of(part, each, folder / each) for each in paths), np.uint64)
     kept, bad, lost = check_files(Path(root), files, states)
     train = kept.get("train", kept.get("test"))
@@ -123,6 +121,16 @@ def _labels(
     classes = list(map(class_name, label))
     rows = zip(*flags, strict=True)
     return classes, [tuple(name for name, cell in zip(classes, row, strict=True) if FLAGS[cell.casefold()]) for row in rows]
+
+
+def _subgroups(place: str, columns: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the values (N,) of each column of subgroups; those of empty cells are `not stated`."""
+    found = {name: np.array([class_name(cell) or "not stated" for cell in column_of(columns, place, name)]) for name in names}
+    for name, values in found.items():
+        if (count := len(set(values))) > VALUES:
+            key = f"data.source.subgroups={shown(list(names))}"
+            raise ZooError(f"{key}: the column '{name}' has {count:,} values, more than {VALUES}; choose another column")
+    return found
 
 
 def _tensor(names: Sequence[Names], classes: Sequence[str], several: bool) -> torch.Tensor:

@@ -194,12 +194,12 @@ class Inception(nn.Module):
         self.train(self.training)
 
     def up_to(self, last: str | None) -> list[str]:
-        """Return the endpoints up to `last`, which is as in `freeze`."""
+        """Return the names of the endpoints up to and including `last`; see `freeze`."""
         names = [block.name for block in self.plan.blocks]
         stages = {block.stage: block.name for block in self.plan.blocks} | {"all": names[-1]}
         if last is not None and (not isinstance(last, str) or last not in [*names, *stages]):
             hint = did_you_mean(last, [*stages, *names], ALIKE)
-            raise ZooError(f"{self.plan.net.name}: freeze={last} is not a stage or endpoint; {hint}")
+            raise ZooError(f"{self.plan.net.name}: freeze={last} is not a stage, an endpoint or all; {hint}")
         return names[: names.index(stages.get(last, last)) + 1] if last is not None else []
 
     def train(self, mode: bool = True) -> Self:

@@ -177,11 +177,12 @@ function drawRates(element, points, classes, xTitle, yTitle, chance) {
     const own = points.filter((point) => point[0] === name);
     return { x: own.map((point) => point[1]), y: own.map((point) => point[2]), mode: "lines", name: plain(shorter(name, 32)), line: { color: HUES[i % HUES.length], width: 2 }, hovertemplate: `${plain(name)}<br>${xTitle} %{x:.3f}, ${yTitle} %{y:.3f}<extra></extra>` };
   });
+  const shown = names.length < classes ? `the first ${names.length} of ${classes} classes` : classes === 1 ? "1 class" : `${classes} classes`;
   const diagonal = { x: [0, 1], y: [0, 1], mode: "lines", line: { color: colour("muted"), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false };
   return draw(element, chance ? [diagonal, ...lines] : lines, {
     xaxis: { title: { text: xTitle, standoff: 8 }, range: [-0.01, 1.01], dtick: 0.2 }, yaxis: { title: { text: yTitle }, range: [-0.01, 1.02], dtick: 0.2 },
     showlegend: true, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { color: colour("ink") } },
-  }, `${yTitle[0].toUpperCase()}${yTitle.slice(1)} against ${xTitle} of ${names.length < classes ? `the first ${names.length} of ${classes}` : classes} ${classes === 1 ? "class" : "classes"}, each compared with all others. The table has the values.`);
+  }, `${yTitle[0].toUpperCase()}${yTitle.slice(1)} against ${xTitle} of ${shown}, each compared with all others. The table has the values.`);
 }
 
 // bins: [low, high, images, accuracy, confidence]

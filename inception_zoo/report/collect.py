@@ -42,6 +42,7 @@ class Run:
 
     Attributes:
         name: path of the folder, relative to the common parent of all folders.
+        images: numbers of images of the splits, as text; empty if they were not recorded.
         swapped: block changes, such as ``grid17=residual``; empty for none.
         figures: name on the page → value.
         curves: metric → (epochs, values).
@@ -58,6 +59,7 @@ class Run:
     model: str
     swapped: str
     image_size: int | None
+    images: str
     figures: dict[str, float | None]
     curves: dict[str, tuple[list[int], list[float | None]]]
     overrides: dict[str, str]
@@ -160,6 +162,7 @@ def read_run(folder: Path, name: str) -> Run:
         model=str(results.get("model") or flat.get("model.name") or overrides.get("model", "–")),
         swapped=str(results.get("swapped") or "") or _swapped(flat),
         image_size=int(_number(results, "image_size") or 0) or None,
+        images=_images(results.get("images")),
         figures=figures,
         curves=curves,
         overrides=overrides,
@@ -188,6 +191,11 @@ def _results(folder: Path) -> dict[str, Any]:
 def _number(results: Mapping[str, Any], key: str) -> float | None:
     value = results.get(key)
     return value if value is not None and isfinite(value) else None
+
+
+def _images(counts: Any) -> str:
+    known = counts.items() if isinstance(counts, Mapping) else ()
+    return ", ".join(f"{name} {count:,}" for name, count in known if isinstance(count, int))
 
 
 def as_words(config: Mapping[str, Any]) -> dict[str, str]:

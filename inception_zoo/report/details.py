@@ -4,7 +4,8 @@ import io
 import json
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from inception_zoo.describe.drawing import network_figure
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.report.collect import INTENDED_USE, Run, numbers_of, read_confusion, rows_of
-from inception_zoo.runs.results import checked_results
 from inception_zoo.system.regular_files import text_of
 
 MATRIX = 50  # draw a confusion matrix of at most so many classes; list only the most confused pairs of a larger one
 PAIRS = 50  # number of most confused pairs
 WORST = 24  # number of images with the highest loss
-USE = 2000  # largest number of characters of it
-CURVES = 8  # number of classes whose curves are drawn
+BOUNDS = ("value", "low", "high")
+USE = 2000  # maximum number of characters of the intended use
+DRAWN = 8  # number of classes whose curves are drawn
 PICTURE = 96  # px, longer side of an image
 
 
@@ -37,9 +38,20 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
     Returns:
         Name → content of `card`, `confusion`, `per_class`, `calibration`, `decisions`, `curves`, `subgroups` and `worst`.
     """
-    parts: dict[str, Callable[[Path], Any]] = {"confusion": _confusion, "per_class": _per_class, "calibration": _calibration}
-    parts |= {"decisions": _decisions, "curves": _curves, "subgroups": _subgroups, "worst": _worst}
-    details: dict[str, Any] = {"card": model_card(run)}
+    parts: dict[str, Callable[[Path], Any]] = {
+        "confusion": _confusion,
+        "per_class": partial(_figures, texts=["class"], numbers=["images", "top1", "top5", "precision", "f1"]),
+        "calibration": _calibration,
+        "decisions": partial(_figures, texts=["metric", "class"], numbers=["images", *BOUNDS]),
+        "curves": _curves,
+        "subgroups": partial(_figures, texts=["column", "subgroup", "metric"], numbers=["images", *BOUNDS]),
+        "worst": _worst,
+    }
+    details: dict[str, Any] = {}
+    try:
+        details["card"] = _card(run)
+    except ZooError as error:
+        warn(f"{error}; the model card is skipped")
     for name, read in parts.items():
         path = run.folder / f"{name}.csv"
         try:
@@ -52,33 +64,31 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
     return details
 
 
-def model_card(run: Run) -> list[tuple[str, str]]:
+def _card(run: Run) -> list[tuple[str, str]]:
     """Return what a reader has to know before the network is used, as (title, text).
 
     The author writes the intended use into the file `INTENDED_USE` in the run folder.
     """
-    results, config = checked_results(run.folder), run.config
-    counts = results.get("images")
-    images = counts.items() if isinstance(counts, dict) else ()
-    keys = {
-        "classes": "data.num_classes",
-        "initial weights": "model.weights",
-        "loss": "loss._target_",
-        "class weights": "class_weight",
-        "sampler": "data.sampler",
-        "threshold": "decision.threshold",
-    }
-    source = config.get("data.source._target_", "").rpartition(".")[2]
-    place = config.get("data.root", "null").rpartition("/")[2]
-    facts = [("data", source if place == "null" else f"{source}, {place}")]
-    facts.append(("images", ", ".join(f"{name} {count:,}" for name, count in images if isinstance(count, int))))
+    config = run.config
+    keys = {"classes": "data.num_classes", "initial weights": "model.weights", "class weights": "class_weight"}
+    keys |= {"sampler": "data.sampler", "calibrated": "decision.calibrate", "threshold": "decision.threshold"}
+    source, place = config.get("data.source._target_", ""), config.get("data.root", "null").rstrip("/")
+    data = [part.rpartition(mark)[2] for part, mark in ((source, "."), (place, "/")) if part != "null"]
+    facts = [("data", ", ".join(filter(None, data))), ("images", run.images)]
     if (group := config.get("data.source.group", "null")) != "null":
-        facts.append(("groups", f"whole groups by {group}"))
-    facts += [(title, config.get(key, "null").rpartition(".")[2]) for title, key in keys.items()]
+        facts.append(("groups", f"{group}, never divided between splits"))
+    facts.append(("loss", config.get("loss._target_", "CrossEntropy").rpartition(".")[2]))
+    facts += [(title, config.get(key, "null")) for title, key in keys.items()]
     file = run.folder / INTENDED_USE
     use = text_of(file, "replace").strip()[:USE] if file.is_file() else ""
     use = use or f"Not stated. The author can write it into {INTENDED_USE} in the run folder."
-    return [(title, text) for title, text in facts if text not in ("", "null")] + [("intended use", redacted(use))]
+    return [(title, text) for title, text in facts if text not in ("", "null", "false")] + [("intended use", redacted(use))]
+
+
+def _figures(path: Path, texts: Sequence[str], numbers: Sequence[str]) -> list[list[Any]]:
+    """Return the named columns of texts and of numbers, row by row."""
+    words = [[row[key] for key in texts] for _, row in rows_of(path, texts)]
+    return [[*row, *map(_short, values)] for row, values in zip(words, numbers_of(path, numbers), strict=True)]
 
 
 def _confusion(path: Path) -> dict[str, Any]:
@@ -95,12 +105,6 @@ def _confusion(path: Path) -> dict[str, Any]:
     return found | ({"names": classes, "matrix": matrix} if len(classes) <= MATRIX else {})
 
 
-def _per_class(path: Path) -> list[list[Any]]:
-    columns = ["images", "top1", "top5", "precision", "f1"]
-    names = [row["class"] for _, row in rows_of(path, ["class"])]
-    return [[name, *map(_short, numbers)] for name, numbers in zip(names, numbers_of(path, columns), strict=True)]
-
-
 def _calibration(path: Path) -> list[list[Any]]:
     found = numbers_of(path, ["bin_low", "bin_high", "images", "accuracy", "confidence"])
     if None in (edge for row in found for edge in row[:2]):
@@ -108,25 +112,12 @@ def _calibration(path: Path) -> list[list[Any]]:
     return [list(map(_short, row)) for row in found]
 
 
-def _decisions(path: Path) -> list[list[Any]]:
-    names = [(row["metric"], row["class"]) for _, row in rows_of(path, ["metric", "class"])]
-    numbers = numbers_of(path, ["images", "value", "low", "high"])
-    return [[*name, *map(_short, row)] for name, row in zip(names, numbers, strict=True)]
-
-
 def _curves(path: Path) -> dict[str, Any]:
     """Return the number of classes, and the points of the first ones: class, threshold, sensitivity, specificity, precision."""
-    names = [row["class"] for _, row in rows_of(path, ["class"])]
-    numbers = numbers_of(path, ["threshold", "sensitivity", "specificity", "precision"])
-    classes = list(dict.fromkeys(names))
-    points = [[name, *map(_short, row)] for name, row in zip(names, numbers, strict=True) if name in classes[:CURVES]]
-    return {"classes": len(classes), "points": points} if points else {}
-
-
-def _subgroups(path: Path) -> list[list[Any]]:
-    names = [(row["column"], row["value"], row["metric"]) for _, row in rows_of(path, ["column", "value", "metric"])]
-    numbers = numbers_of(path, ["images", "figure", "low", "high"])
-    return [[*name, *map(_short, row)] for name, row in zip(names, numbers, strict=True)]
+    points = _figures(path, ["class"], ["threshold", "sensitivity", "specificity", "precision"])
+    classes = list(dict.fromkeys(name for name, *_ in points))
+    drawn = [point for point in points if point[0] in classes[:DRAWN]]
+    return {"classes": len(classes), "points": drawn} if drawn else {}
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:

@@ -112,9 +112,9 @@ def extract(
     Raises:
         ZooError: The file or an image cannot be read, the layer is unknown, or a process was killed.
     """
-    opened = partial(_opened, source, layer, trust, stated)
-    features = opened()
-    found = in_processes(paths, processes, features, opened, partial(_extracted, batch_size))
+    open_network = partial(_opened, source, layer, trust, stated)
+    features = open_network()
+    found = in_processes(paths, processes, features, open_network, partial(_extracted, batch_size))
     return np.concatenate([np.empty((0, features.num_features), np.float32), *with_progress(found, len(paths))])
 
 

@@ -33,8 +33,8 @@ def find_grouped(words: Sequence[str], group: str | None = None) -> list[tuple[P
     """
     found = [each for word in words for each in _expand(word, group)]
     if not found:
-        raise ZooError("no image is given; name files, folders or patterns")
-    if group and not any(word.endswith(".csv") for word in words):
+        raise ZooError("no image is given; name files, folders, patterns or tables")
+    if group and not any(map(_is_table, words)):
         raise ZooError(f"--group {group}: no table is given; name a .csv file, or leave --group out")
     return found
 
@@ -50,10 +50,13 @@ def read_ahead(items: Sequence[S], read: Callable[[S], T], count: int) -> Iterat
             yield chunk, found
 
 
+def _is_table(word: str) -> bool:
+    return word.endswith(".csv") and Path(word).is_file()
+
+
 def _expand(word: str, group: str | None) -> list[tuple[Path, str | None]]:
-    path = Path(word)
-    if path.suffix == ".csv" and path.is_file():
-        columns = columns_of(path, word)
+    if _is_table(word):
+        path, columns = Path(word), columns_of(Path(word), word, "give a table in CSV")
         paths, group = column_of(columns, word, "path"), group or ("group" if "group" in columns else None)
         groups = column_of(columns, word, group) if group else [None] * len(paths)
         return [(path.parent / name, each) for name, each in zip(paths, groups, strict=True)]

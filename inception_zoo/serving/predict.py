@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,10 @@ class Prediction:
     error: str | None = None
     decision: Decision = field(default_factory=Decision)
     group: str | None = None  # such as the patient, from a table of images
+
+    def place(self, grouped: bool) -> list[str]:
+        """Return the cells that name the image: its path, and with `grouped` its group."""
+        return [str(self.path), *([self.group or ""] if grouped else [])]
 
     def top(self, count: int) -> list[tuple[int, float]]:
         """Return the `count` best labels with their probabilities, in descending order.
@@ -100,7 +104,7 @@ def predict_in_processes(
     classifier: Classifier,
     paths: Sequence[Path],
     processes: int,
-    opened: Callable[[], Classifier],
+    open_network: Callable[[], Classifier],
     batch_size: int = 32,
     crops: int = 1,
     flip: bool = False,
@@ -108,43 +112,57 @@ def predict_in_processes(
     """Yield what `predict` yields, from several processes.
 
     Args:
-        classifier: the network, as this process has opened it.
+        classifier: the network of this process.
         paths: image files.
         processes: processes that share the images; 1: this process.
-        opened: opens the network in another process.
+        open_network: function that opens the network in a worker process; picklable.
         batch_size: see `predict`.
         crops: see `predict`.
         flip: see `predict`.
     """
-    if processes == 1:
+    if processes == 1:  # batch by batch, not share by share
         yield from predict(classifier, paths, batch_size, crops, flip)
         return
-    shares = in_processes(paths, processes, classifier, opened, partial(_share, batch_size, crops, flip))
+    shares = in_processes(paths, processes, classifier, open_network, partial(_share, batch_size, crops, flip))
     for path, found in zip(paths, chain.from_iterable(shares), strict=True):
-        is_known = isinstance(found, np.ndarray)
-        yield Prediction(path, torch.from_numpy(found) if is_known else None, None if is_known else found, classifier.decision)
+        if isinstance(found, np.ndarray):
+            yield Prediction(path, torch.from_numpy(found), None, classifier.decision)
+        else:
+            yield Prediction(path, error=found)
 
 
-def _share(batch_size: int, crops: int, flip: bool, classifier: Classifier, paths: Sequence[Path]) -> list[Any]:
+def _share(
+    batch_size: int, crops: int, flip: bool, classifier: Classifier, paths: Sequence[Path]
+) -> list[np.ndarray | str | None]:
     """Return the probabilities of each image as an array, or the reason why it could not be read."""
     found = predict(classifier, paths, batch_size, crops, flip)
     return [each.error if each.probabilities is None else each.probabilities.numpy() for each in found]
 
 
+@dataclass(frozen=True)
+class Listing:
+    """How predictions are written.
+
+    Attributes:
+        layout: output format, a key of `WRITERS`.
+        top: number of classes per image.
+        abstain_below: probability of the best label below which an image is marked as abstained; None: none.
+        grouped: write the groups, such as the patients, beside the paths.
+    """
+
+    layout: str = "table"
+    top: int = 5
+    abstain_below: float | None = None
+    grouped: bool = False
+
+
 Predictions = Iterator[Prediction]
 
 
-def write_csv(
-    predictions: Predictions,
-    classifier: Classifier,
-    top: int,
-    file: IO[str],
-    abstain_below: float | None = None,
-    grouped: bool = False,
-) -> None:
+def write_csv(predictions: Predictions, classifier: Classifier, listing: Listing, file: IO[str]) -> None:
     """Write the `top` classes of each image as a CSV row; with several labels, first those that the image has."""
-    classes = classifier.classes
-    top = min(top, len(classes))
+    classes, abstain_below = classifier.classes, listing.abstain_below
+    top = min(listing.top, len(classes))
     more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "label", "probability")]
     first = ["labels"] if classifier.decision.several else [] if abstain_below is None else ["abstain"]
 
@@ -153,52 +171,38 @@ def write_csv(
         names += [] if abstain_below is None else [int(prediction.abstains(abstain_below))]
         return [*names, *(cell for label, p in prediction.top(top) for cell in (classes[label], label, f"{p:.6f}"))]
 
-    header = ["file", *(["group"] if grouped else []), *first, "class", "label", "probability", *more]
-    rows = ([each.path, *([each.group or ""] if grouped else []), *cells(each)] for each in predictions)
+    header = ["file", *(["group"] if listing.grouped else []), *first, "class", "label", "probability", *more]
+    rows = ([*each.place(listing.grouped), *cells(each)] for each in predictions)
     write_rows(file, header, rows, lineterminator="\n")
 
 
-def write_jsonl(
-    predictions: Predictions,
-    classifier: Classifier,
-    top: int,
-    file: IO[str],
-    abstain_below: float | None = None,
-    grouped: bool = False,
-) -> None:
+def write_jsonl(predictions: Predictions, classifier: Classifier, listing: Listing, file: IO[str]) -> None:
     """Write the `top` classes of each image as a line of JSON; with several labels, also those that the image has."""
-    classes = classifier.classes
+    classes, abstain_below = classifier.classes, listing.abstain_below
     for prediction in predictions:
-        ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in prediction.top(top)]
-        names: dict[str, Any] = {"group": prediction.group} if grouped else {}
+        best = prediction.top(listing.top)
+        ranked = [{"class": classes[label], "label": label, "probability": round(p, 6)} for label, p in best]
+        names: dict[str, Any] = {"group": prediction.group} if listing.grouped else {}
         names |= {} if abstain_below is None else {"abstain": prediction.abstains(abstain_below)}
         if classifier.decision.several:
             names["labels"] = [classes[label] for label in prediction.labels()]
         file.write(json.dumps({"file": str(prediction.path), **names, **ranked[0], "top": ranked}) + "\n")
 
 
-def write_table(
-    predictions: Predictions,
-    classifier: Classifier,
-    top: int,
-    file: IO[str],
-    abstain_below: float | None = None,
-    grouped: bool = False,
-) -> None:
+def write_table(predictions: Predictions, classifier: Classifier, listing: Listing, file: IO[str]) -> None:
     """Write the `top` classes of each image as a table for the terminal; with several labels, those of the image first."""
-    classes, several = classifier.classes, classifier.decision.several
+    classes, several, abstain_below = classifier.classes, classifier.decision.several, listing.abstain_below
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", overflow="fold")
-    if grouped:
+    if listing.grouped:
         table.add_column("group", overflow="fold")
     table.add_column("labels" if several else "class", no_wrap=not several, overflow="fold")
     if not several:
         table.add_column("probability", justify="right", no_wrap=True)
     table.add_column("probabilities" if several else "runners-up", overflow="fold")
     for prediction in predictions:
-        ranked = prediction.top(top)
+        ranked, which = prediction.top(listing.top), prediction.place(listing.grouped)
         listed = [f"{classes[other]} {p:.3f}" for other, p in ranked]
-        which = [str(prediction.path), *([prediction.group or ""] if grouped else [])]
         if several:
             names = ", ".join(classes[label] for label in prediction.labels()) or "–"
             table.add_row(*which, names, ", ".join(listed))
@@ -226,29 +230,23 @@ def report(
     classifier: Classifier,
     paths: Sequence[Path],
     predictions: Iterable[Prediction],
-    layout: str,
+    listing: Listing,
     output: Path | None,
-    top: int,
     strict: bool,
     explain: Path | None,
     layer: str | None,
-    abstain_below: float | None = None,
-    groups: Sequence[str | None] = (),
 ) -> int:
     """Write the predictions of images, and optionally pictures that explain them.
 
     Args:
         classifier: the network.
         paths: image files.
-        predictions: of each of them.
-        layout: output format, a key of `WRITERS`.
+        predictions: one for each path, in the same order.
+        listing: how they are written.
         output: file to write; None: standard output.
-        top: number of classes per image.
         strict: stop at the first image that cannot be read.
         explain: folder for Grad-CAM pictures; None: no pictures.
         layer: endpoint to explain; None: the last one with branches.
-        abstain_below: probability of the best label below which an image is marked as abstained; None: none.
-        groups: of the images, such as the patients, to be written beside their paths; empty: none.
 
     Returns:
         The number of images that could not be read.
@@ -256,7 +254,7 @@ def report(
     Raises:
         ZooError: an image cannot be read and `strict` is set, the endpoint has no branches, or a folder cannot be written.
     """
-    skipped, grouped = 0, any(group is not None for group in groups)
+    skipped, write = 0, WRITERS[listing.layout]
     pictures = _pictures(classifier, paths, explain, layer)
 
     def good(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -271,17 +269,14 @@ def report(
             pictures(prediction)
             yield prediction
 
-    if grouped:
-        predictions = (replace(each, group=group) for each, group in zip(predictions, groups, strict=True))
     bar = console(stderr=True)
     if bar.is_terminal:
         predictions = track(predictions, total=len(paths), description="images", console=bar, transient=True)
     if output is None:
-        file = sys.stdout if layout == "table" else data_output()
-        WRITERS[layout](good(predictions), classifier, top, file, abstain_below, grouped)
+        write(good(predictions), classifier, listing, sys.stdout if listing.layout == "table" else data_output())
     else:
         with whole_file(output) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            WRITERS[layout](good(predictions), classifier, top, file, abstain_below, grouped)
+            write(good(predictions), classifier, listing, file)
     return skipped
 
 

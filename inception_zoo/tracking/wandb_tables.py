@@ -1,7 +1,8 @@
 """Tables and pictures of a test in W&B."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import wandb
 
 CELLS = 10_000  # maximum number of rows that W&B draws
+CURVES = CELLS // 203  # number of classes whose curves are drawn, of at most so many points
 
 
 def log_folder(folder: Path, results: Mapping[str, Any], step: int, written: Collection[str]) -> None:
@@ -38,10 +40,11 @@ def log_folder(folder: Path, results: Mapping[str, Any], step: int, written: Col
         run.summary.update({key: value for key, value in results.items() if "/" not in key or key == best_key(results)})
 
 
-def _per_class(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
+def _figures(header: Any, *rows: list[str], folder: Path, texts: int) -> "wandb.Table":
+    """Return a table whose first columns are `texts`, and whose others are numbers."""
     import wandb
 
-    return wandb.Table(header, [[name, *map(_number, figures)] for name, *figures in rows])
+    return wandb.Table(header, [[*row[:texts], *map(_number, row[texts:])] for row in rows])
 
 
 def _confusion(header: Any, *rows: list[str], folder: Path) -> Any:
@@ -71,21 +74,10 @@ def _worst(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
     return wandb.Table(header, data)
 
 
-def _decisions(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
-    import wandb
-
-    return wandb.Table(header, [[*row[:2], *map(_number, row[2:])] for row in rows])
-
-
-def _subgroups(header: Any, *rows: list[str], folder: Path) -> "wandb.Table":
-    import wandb
-
-    return wandb.Table(header, [[*row[:2], int(row[2]), row[3], *map(_number, row[4:])] for row in rows])
-
-
 def _roc(header: Any, *rows: list[str], folder: Path) -> Any:
-    """Draw the ROC curves; columns as `training.decisions.CURVE`."""
-    points = [(name, 1 - float(specificity), float(sensitivity)) for name, _, sensitivity, specificity, _ in rows]
+    """Draw the ROC curves; the columns are the class, then `training.decisions.CURVE`."""
+    points = [(name, 0.0, 0.0) for name in dict.fromkeys(row[0] for row in rows)]
+    points += [(name, 1 - float(specificity), float(sensitivity)) for name, _, sensitivity, specificity, _ in rows]
     return _lines(points, "ROC", "1 - specificity", "sensitivity")
 
 
@@ -97,17 +89,17 @@ def _precision_recall(header: Any, *rows: list[str], folder: Path) -> Any:
 def _lines(points: list[tuple[str, float, float]], title: str, x: str, y: str) -> Any:
     import wandb
 
-    classes = dict.fromkeys(name for name, *_ in points)
+    classes = list(dict.fromkeys(name for name, *_ in points))[:CURVES]
     xs, ys = ([[point[axis] for point in points if point[0] == name] for name in classes] for axis in (1, 2))
-    return wandb.plot.line_series(xs, ys, list(classes), f"{title}: {y}", x)
+    return wandb.plot.line_series(xs, ys, classes, f"{title}: {y}", x)
 
 
-TABLES = {
-    "test/decisions": ("decisions.csv", _decisions),
-    "test/subgroups": ("subgroups.csv", _subgroups),
+TABLES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "test/decisions": ("decisions.csv", partial(_figures, texts=2)),
+    "test/subgroups": ("subgroups.csv", partial(_figures, texts=3)),
     "test/roc": ("curves.csv", _roc),
     "test/precision_recall": ("curves.csv", _precision_recall),
-    "test/per_class": ("per_class.csv", _per_class),
+    "test/per_class": ("per_class.csv", partial(_figures, texts=1)),
     "test/confusion": ("confusion.csv", _confusion),
     "test/calibration": ("calibration.csv", _calibration),
     "test/worst": ("worst.csv", _worst),

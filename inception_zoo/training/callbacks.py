@@ -41,7 +41,8 @@ class EMA(EMAWeightAveraging):
 
     Args:
         decay: decay per update.
-        warmup: limit the decay of update n to (1 + n) / (10 + n), so that the average of a short run forgets its first weights.
+        warmup: limit the decay of update n to (1 + n) / (10 + n), so that the average of a short run depends less on the
+            initial weights. False: as in configs of earlier versions, which do not state it.
         **options: options of Lightning's callback.
     """
 
@@ -162,7 +163,7 @@ class Unfreeze(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module.model, Inception)
-        self.frozen = list(pl_module.model.frozen)  # also in a resumed run: its network was built as at first
+        self.frozen = list(pl_module.model.frozen)  # the same in a resumed run, which builds the network from the same config
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._unfreeze(trainer, pl_module)  # Lightning does not call `on_train_epoch_start` for a resumed epoch
@@ -189,8 +190,9 @@ class Unfreeze(Callback):
 
 
 def _epochs(number: float, trainer: Trainer) -> int:
-    """Return a number of epochs, or a share of `max_epochs`, in epochs: at least 1."""
-    return int(number) if number >= 1 else max(1, round(number * (trainer.max_epochs or 1)))
+    """Return a number of epochs; a value below 1 is a share of `max_epochs`, rounded to at least one epoch."""
+    assert trainer.max_epochs is not None
+    return int(number) if number >= 1 else max(1, round(number * trainer.max_epochs))
 
 
 class ProgressBar(RichProgressBar):

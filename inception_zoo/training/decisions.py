@@ -11,7 +11,7 @@ import numpy as np
 
 OF_CLASSES = ("auroc", "ap", "sensitivity", "specificity", "precision", "f1")
 OF_ALL = ("accuracy", "balanced_accuracy", "kappa", "brier", "ece")
-CURVE = ("threshold", "sensitivity", "specificity", "precision")
+CURVE = ("threshold", "sensitivity", "specificity", "precision")  # columns of a curve
 BINS = 15  # of the calibration error
 SAMPLES = 1000  # of the bootstrap
 CELLS = 10**6  # largest number of image weights in memory together
@@ -52,7 +52,7 @@ class Scored:
         return cls(exact, labels[:, None] == classes, chosen[:, None] == classes, False)
 
     def of_images(self, rows: np.ndarray) -> "Scored":
-        """Return the images with these numbers, or those where `rows` is True."""
+        """Return a selection of the images, given as indices or as a mask (N,)."""
         return Scored(self.probabilities[rows], self.labels[rows], self.predicted[rows], self.several)
 
 
@@ -177,7 +177,7 @@ def _calibration(scored: Scored, weights: np.ndarray) -> np.ndarray:
 def curve(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Return the points of a class's ROC and precision-recall curve, as rows of `CURVE`, by falling threshold.
 
-    Of the points at each distinct probability, those are left out that are less than 1 % from others in both rates.
+    At most 202 points are kept: for each percent, the first one whose sensitivity or false positive rate reaches it.
 
     Args:
         scores: (N,), probabilities of the class.

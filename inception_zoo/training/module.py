@@ -231,8 +231,8 @@ class Classifier(L.LightningModule):
             self.model.decision = Card.of(card).decision
 
     def on_train_start(self) -> None:
-        """Restore the metric states of the epoch that the checkpoint interrupted, which Lightning does not start again."""
-        self._keep_buffers()
+        """Restore the metric states of an interrupted epoch."""
+        self._keep_buffers()  # Lightning does not call `on_train_epoch_start` for a resumed epoch
         counted, self._counted = self._counted, None
         if not counted:
             return

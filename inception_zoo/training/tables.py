@@ -19,7 +19,7 @@ from inception_zoo.data.pixels import as_pictures
 from inception_zoo.runs.folds import PREDICTIONS
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_table
-from inception_zoo.training.decisions import CURVE, Scored, curve, intervals
+from inception_zoo.training.decisions import CURVE, Row, Scored, curve, intervals
 from inception_zoo.training.metrics import ROW, Evaluation
 
 FIGURES = ("probability", "probability_of_label", "loss")
@@ -43,12 +43,13 @@ def write_test(
     names = [*data.class_names, *map(str, range(data.num_classes, evaluation.classes))]
     if evaluation.scores is not None and (scored := evaluation.decided(decision)):
         images = evaluation.scores.compute()[0]
-        groups = data.groups_of("test", images)
+        files = data.files_of("test", images)
+        groups, subgroups = (files.groups, files.subgroups) if files else (None, {})
         written.append(DECISIONS)
         write_decisions(folder / DECISIONS, names, scored, groups, decision.thresholds)
         written.append(CURVES)
         _write_curves(folder / CURVES, names, scored)
-        if subgroups := data.subgroups_of("test", images):
+        if subgroups:
             written.append(SUBGROUPS)
             _write_subgroups(folder / SUBGROUPS, scored, subgroups, groups)
         if data.sizes.get("folds"):
@@ -158,7 +159,7 @@ def write_decisions(
     rows = []
     for row in intervals(scored, groups):
         which = ("", len(scored.labels)) if row.label is None else (names[row.label], int(images[row.label]))
-        rows.append([row.metric, *which, *(f"{number:.6g}" for number in (row.value, row.low, row.high))])
+        rows.append([row.metric, *which, *_bounds(row)])
     for name, count, value in zip(names, images.tolist(), thresholds or (), strict=False):
         rows.append(["threshold", name, count, f"{value:.6g}", None, None])
     write_table(path, ["metric", "class", "images", "value", "low", "high"], rows)
@@ -171,12 +172,12 @@ def _write_subgroups(path: Path, scored: Scored, subgroups: Mapping[str, np.ndar
         for value in np.unique(values):
             part = values == value
             found = intervals(scored.of_images(part), None if groups is None else groups[part])
-            rows += [
-                [column, value, part.sum(), row.metric, *(f"{number:.6g}" for number in (row.value, row.low, row.high))]
-                for row in found
-                if row.label is None
-            ]
-    write_table(path, ["column", "value", "images", "metric", "figure", "low", "high"], rows)
+            rows += [[column, value, row.metric, part.sum(), *_bounds(row)] for row in found if row.label is None]
+    write_table(path, ["column", "subgroup", "metric", "images", "value", "low", "high"], rows)
+
+
+def _bounds(row: Row) -> list[str]:
+    return [f"{number:.6g}" for number in (row.value, row.low, row.high)]
 
 
 def _write_curves(path: Path, names: Sequence[str], scored: Scored) -> None:

@@ -76,10 +76,10 @@ def test_a_training_learns_and_records_its_decision(run):
 def test_subgroups_are_parts_of_the_test(run):
     with (run / "subgroups.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "accuracy"]
-    assert {row["column"] for row in rows} == {"site"} and {row["value"] for row in rows} <= {"east", "west", "not stated"}
+    assert {row["column"] for row in rows} == {"site"} and {row["subgroup"] for row in rows} <= {"east", "west", "not stated"}
     results, images = read_results(run), [int(row["images"]) for row in rows]
     assert sum(images) == results["images"]["test"] == 180 - results["images"]["train"] - results["images"]["val"]
-    mean = np.average([float(row["figure"]) for row in rows], weights=images)
+    mean = np.average([float(row["value"]) for row in rows], weights=images)
     assert mean == pytest.approx(results["test/accuracy"], abs=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_the_report_shows_the_intervals(cli, run, tmp_path):
         and '"subgroups":[["site",' in page
         and '"curves":{"classes":3,' in page
     )
-    assert '["groups","whole groups by patient"]' in page and '["data","table, labels.csv"]' in page
+    assert '["groups","patient, never divided between splits"]' in page and '["data","table, labels.csv"]' in page
     ap = read_results(run)["test/ap"]
     assert f'"ap":{float(f"{ap:.6g}")}' in page and '"val/ap":[[0,1,2,3]' in page
 

@@ -94,8 +94,10 @@ VALUES = {
     "model.weights=nowhere": ["model.weights=nowhere does not exist"],
     "model.weights=3": ["model.weights=3 must be"],
     "model.adapt=head": ["model.adapt=head must be a list"],
-    "model.freeze=grid99": ["model.freeze=grid99 is not a stage or endpoint; valid: grid28, grid14, grid7, conv1, "],
-    "model.freeze=inception_3c": ["model.freeze=inception_3c is not a stage or endpoint; did you mean 'inception_"],
+    "model.freeze=grid99": [
+        "model.freeze=grid99 is not a stage, an endpoint or all; valid: all, grid28, grid14, grid7, conv1, "
+    ],
+    "model.freeze=inception_3c": ["model.freeze=inception_3c is not a stage, an endpoint or all; did you mean 'inception_"],
     "model.compile=yes_please": ["model.compile=yes_please must be true or false"],
     "model.blocks.inception_3a=paralel": ["variant 'paralel' is unknown; did you mean 'parallel'?"],
     "model.blocks.inception_3a=3": ["blocks.inception_3a=3: must be a variant or a list of rows"],

@@ -12,6 +12,8 @@ from inception_zoo import ZooError
 from inception_zoo.data.hf import hf
 from inception_zoo.data.own import load_source
 
+OTHERS = ClassLabel(names=["wasp", "bee", "ant"])
+
 
 def images(count, side=32):
     return np.random.default_rng(count).integers(0, 255, (count, side, side, 3), dtype=np.uint8)
@@ -47,9 +49,20 @@ def test_a_run_trains_and_tests_on_it_with_workers(saved, zoo, tmp_path):
 
 
 WRONG = {
+    "two splits of the same kind": (
+        lambda root: DatasetDict(train=split(3), valid=split(3), validation=split(3)).save_to_disk(root), {},
+        "several splits are the split val: train, valid, validation",
+    ),
+    "other classes in the test": (
+        lambda root: DatasetDict(train=split(3), test=split(3, OTHERS)).save_to_disk(root), {},
+        "the attribute `classes` differs between train, test",
+    ),
+    "a configuration of a folder": (
+        lambda root: split(3).save_to_disk(root), {"name": "large"}, "is a folder; remove data.source.name",
+    ),
     "no folder of the library": (lambda root: root.mkdir(), {}, "neither a `Dataset` directory nor a `DatasetDict`"),
     "no training split": (
-        lambda root: DatasetDict(test=split(3)).save_to_disk(root), {}, "has the splits test, but no train",
+        lambda root: DatasetDict(test=split(3)).save_to_disk(root), {}, "no split named train; its splits: test",
     ),
     "another column": (
         lambda root: split(3).save_to_disk(root), {"label": "fine"}, "no column fine; set data.source.label to one of image",

@@ -38,7 +38,7 @@ def test_frozen_weights_and_statistics_stay_while_the_rest_learns():
 
 def test_a_stage_freezes_up_to_its_last_endpoint():
     assert small(freeze="grid14").frozen[-1] == "inception_4e"
-    with pytest.raises(ZooError, match="freeze=inception_4x is not a stage or endpoint; did you mean 'inception_4"):
+    with pytest.raises(ZooError, match="freeze=inception_4x is not a stage, an endpoint or all; did you mean 'inception_4"):
         small(freeze="inception_4x")
 
 
@@ -248,7 +248,7 @@ MISTAKES = {
     "another library's network": (["model.weights=timm:inception_v4.tf_in1k"], "timm has no googlenet; it has"),
     "nothing to adapt": (["model.adapt=[head]"], "adapt=head: there are no weights to adapt"),
     "an unknown part": (["model.adapt=[haed]", "model.weights=nowhere"], "adapt=haed is unknown; did you mean 'head'?"),
-    "an unknown endpoint": (["model.freeze=inception_9z"], "freeze=inception_9z is not a stage or endpoint"),
+    "an unknown endpoint": (["model.freeze=inception_9z"], "freeze=inception_9z is not a stage, an endpoint or all"),
     "too much decay": (["layer_decay=0"], "layer_decay=0 must be a number above 0, at most 1"),
     "classes twice": (["data.classes=[1,1]", "data.num_classes=2"], "data.classes=[1, 1] must be distinct labels"),
     "classes and their number": (["data.classes=[1,2,3]"], "as many as data.num_classes=10"),
