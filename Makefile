@@ -114,6 +114,7 @@ bench: setup data ## compare speed and memory with other implementations and tar
 	$(BIN)/python experiments/benchmark_page.py experiments/benchmarks
 
 experiments: setup data ## run the studies of the papers' claims and write their pages (hours; the same command resumes)
+	$(BIN)/python run.py -m experiment=pretrain seed=0,1,2,3,4,5 # for the studies of fine-tuning
 	@for each in $$($(BIN)/python experiments/claims.py names); do \
 		$(BIN)/python run.py -m sweep=$$each || [ $$? -eq 1 ] || exit 1; done # 1: a run diverged, which is a result
 	$(BIN)/python experiments/resnet.py cost_rate

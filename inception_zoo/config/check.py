@@ -261,9 +261,12 @@ def _check_rates(cfg: Mapping[str, Any]) -> None:
 def _check_unfreeze(cfg: Mapping[str, Any]) -> None:
     names = find_net(cfg["model"]["name"]).names[1:]
     for name, node in cfg["callbacks"].items():
-        to = node.get("to")
-        if node["_target_"] == "inception_zoo.training.callbacks.Unfreeze" and to is not None and to not in names:
+        if node["_target_"] != "inception_zoo.training.callbacks.Unfreeze":
+            continue
+        if (to := node.get("to")) is not None and to not in names:
             raise ZooError(f"callbacks.{name}.to={to} is not a stage or endpoint; {did_you_mean(to, names, ALIKE)}")
+        if cfg["model"].get("freeze") is None and cfg["task"] == "fit":
+            raise ZooError(f"callbacks.{name} has no effect with model.freeze=null; remove it with '~callbacks.{name}'")
 
 
 def _check_sizes(cfg: Mapping[str, Any]) -> None:
@@ -306,6 +309,6 @@ CROSS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Iterator[str] 
     ),
     (("task", "loss", "decision", "model", "data", "trainer"), about_decision),
     (("layer_decay", "lr_for_batch", "optimizer"), _check_rates),
-    (("model.name", "callbacks"), _check_unfreeze),
+    (("task", "model.name", "model.freeze", "callbacks"), _check_unfreeze),
     (("model", "data.root", "data.image_size", "data.progressive"), _check_sizes),
 )

@@ -35,8 +35,11 @@ def about_loss(cfg: Mapping[str, Any]) -> Iterator[str]:
 
 
 def about_decision(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each option of `decision` that would have no effect, or that lacks another one."""
+    """Yield an error for each option of `decision` that would have no effect, or that lacks another one; and for subgroups."""
     rule, positive, kind = cfg["decision"]["threshold"], cfg["decision"]["positive"], kind_of(cfg["loss"])
+    has_metrics = kind == "several" or (kind == "one" and cfg["model"]["num_classes"] <= MANY)
+    if (subgroups := cfg["data"]["source"].get("subgroups")) and not has_metrics:
+        yield f"data.source.subgroups={shown(subgroups)} is for logits of at most {MANY} classes; remove it"
     given = {key: value for key, value in cfg["decision"].items() if value is not None and value is not False}
     key, value = next(iter(given.items()), ("", None))
     if given and kind == "embedding":

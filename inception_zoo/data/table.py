@@ -125,7 +125,10 @@ def _labels(
 
 def _subgroups(place: str, columns: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the values (N,) of each column of subgroups; those of empty cells are `not stated`."""
-    found = {name: np.array([class_name(cell) or "not stated" for cell in column_of(columns, place, name)]) for name in names}
+    cells = {name: column_of(columns, place, name) for name in names}
+    for name, column in cells.items():
+        _check_spaces(place, name, column)
+    found = {name: np.array([class_name(cell) or "not stated" for cell in column]) for name, column in cells.items()}
     for name, values in found.items():
         if (count := len(set(values))) > VALUES:
             key = f"data.source.subgroups={shown(list(names))}"
@@ -146,6 +149,10 @@ def _tensor(names: Sequence[Names], classes: Sequence[str], several: bool) -> to
 
 def _check_cells(place: str, name: str, cells: Sequence[str]) -> None:
     _refuse(place, f"an empty cell in '{name}'", cells, [not cell for cell in cells])
+    _check_spaces(place, name, cells)
+
+
+def _check_spaces(place: str, name: str, cells: Sequence[str]) -> None:
     _refuse(place, f"a space at the start or the end in '{name}'", cells, [cell != cell.strip() for cell in cells])
 
 

@@ -17,6 +17,7 @@ from inception_zoo.describe.drawing import network_figure
 from inception_zoo.errors import ZooError, one_line
 from inception_zoo.redaction import redacted
 from inception_zoo.report.collect import INTENDED_USE, Run, numbers_of, read_confusion, rows_of
+from inception_zoo.system.csv_files import read_table
 from inception_zoo.system.regular_files import text_of
 
 MATRIX = 50  # draw a confusion matrix of at most so many classes; list only the most confused pairs of a larger one
@@ -44,7 +45,7 @@ def read_details(run: Run, warn: Callable[[str], None]) -> dict[str, Any]:
         "calibration": _calibration,
         "decisions": partial(_figures, texts=["metric", "class"], numbers=["images", *BOUNDS]),
         "curves": _curves,
-        "subgroups": partial(_figures, texts=["column", "subgroup", "metric"], numbers=["images", *BOUNDS]),
+        "subgroups": partial(_figures, texts=["column", "subgroup", "metric", "class"], numbers=["images", *BOUNDS]),
         "worst": _worst,
     }
     details: dict[str, Any] = {}
@@ -75,8 +76,9 @@ def _card(run: Run) -> list[tuple[str, str]]:
     source, place = config.get("data.source._target_", ""), config.get("data.root", "null").rstrip("/")
     data = [part.rpartition(mark)[2] for part, mark in ((source, "."), (place, "/")) if part != "null"]
     facts = [("data", ", ".join(filter(None, data))), ("images", run.images)]
-    if (group := config.get("data.source.group", "null")) != "null":
-        facts.append(("groups", f"{group}, never divided between splits"))
+    group, division = config.get("data.source.group", "null"), run.folder / "split.csv"
+    if group != "null" or (division.exists() and "group" in next(read_table(division, errors="surrogateescape"), ())):
+        facts.append(("groups", f"{'group' if group == 'null' else group}, never divided between splits"))
     facts.append(("loss", config.get("loss._target_", "CrossEntropy").rpartition(".")[2]))
     facts += [(title, config.get(key, "null")) for title, key in keys.items()]
     file = run.folder / INTENDED_USE

@@ -371,7 +371,7 @@ function showRun(index, scroll = false) {
   if (details.calibration) chartPanel("Calibration", (element) => drawCalibration(element, details.calibration), ["The bins as a table", () => plainTable(["confidence", "images", "mean confidence", "accuracy"], details.calibration.map(([low, high, n, hit, sure]) => [`${low.toFixed(2)} to ${high.toFixed(2)}`, grouped(n ?? 0, 0), sure?.toFixed(3) ?? null, hit?.toFixed(3) ?? null]), "Calibration")]);
   if (details.subgroups?.length) {
     const figure = (v) => v.toFixed(3);
-    panels.push(h("div", { class: "full" }, h("h3", {}, "Subgroups"), h("p", { class: "note" }, "Metrics of the test images of each subgroup, means over the classes, with 95 % intervals. Sort by metric to compare the subgroups."), sortableTable([["column"], ["subgroup", (v) => v], ["metric", (v) => v], ["images", (v) => grouped(v, 0)], ["value", figure], ["from", figure], ["to", figure]], details.subgroups, "Subgroups")));
+    panels.push(h("div", { class: "full" }, h("h3", {}, "Subgroups"), h("p", { class: "note" }, "Metrics of the test images of each subgroup, with 95 % intervals; none for fewer than ten images or groups. Rows without a class are of all images. Sort by metric to compare the subgroups."), sortableTable([["column"], ["subgroup", (v) => v], ["metric", (v) => v], ["class", (v) => v], ["images", (v) => grouped(v, 0)], ["value", figure], ["from", figure], ["to", figure]], details.subgroups, "Subgroups")));
   }
   if (details.curves) {
     const { points, classes } = details.curves;

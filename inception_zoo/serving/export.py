@@ -163,6 +163,7 @@ def open_onnx(path: Path) -> "InferenceSession":
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()  # fewer where several processes share the cores
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

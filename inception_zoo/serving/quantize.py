@@ -85,7 +85,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
         if not root.exists():
             raise ZooError(f"--data-root {root} does not exist; give the folder or the table of the data")
         config["root"] = str(root)
-    elif "://" in str(config.get("root")) or str(config.get("root")).startswith("local:"):
+    elif "://" in (place := str(config.get("root"))) or place.startswith("local:") or _is_on_hub(config):
         raise ZooError(f"{path}: its data are at {config['root']}, which a checkpoint must not choose; give --images FOLDER")
     config |= {"crops": 1, "workers": None}
     try:
@@ -109,6 +109,11 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
 
     calibrated_on, tested_on = f"{len(chosen)} training images", f"{test:,} test images"
     return Samples(lambda: batches("train", chosen), lambda: batches("test", torch.arange(test)), calibrated_on, tested_on)
+
+
+def _is_on_hub(config: Mapping[str, Any]) -> bool:
+    """Return True for a data set that would be downloaded from the Hugging Face Hub."""
+    return str(config["source"].get("_target_")).endswith(".hf.hf") and not Path(str(config.get("root"))).is_dir()
 
 
 def _data_config(path: Path) -> dict[str, Any]:

@@ -30,11 +30,12 @@ def log_folder(folder: Path, results: Mapping[str, Any], step: int, written: Col
     if run is None:
         return
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # W&B's default for tables to upload is in the home folder
-    content = {}
+    content: dict[str, Any] = {}
     for key, (name, make) in TABLES.items():
         if name in written:
             with warned(name):
-                content[key] = make(*read_table(folder / name), folder=folder)
+                header, *rows = read_table(folder / name)
+                content |= {key: make(header, *rows, folder=folder)} if rows else {}
     with warned("the tables of the test"):
         log_content(run, step, **content)
         run.summary.update({key: value for key, value in results.items() if "/" not in key or key == best_key(results)})
@@ -96,7 +97,7 @@ def _lines(points: list[tuple[str, float, float]], title: str, x: str, y: str) -
 
 TABLES: dict[str, tuple[str, Callable[..., Any]]] = {
     "test/decisions": ("decisions.csv", partial(_figures, texts=2)),
-    "test/subgroups": ("subgroups.csv", partial(_figures, texts=3)),
+    "test/subgroups": ("subgroups.csv", partial(_figures, texts=4)),
     "test/roc": ("curves.csv", _roc),
     "test/precision_recall": ("curves.csv", _precision_recall),
     "test/per_class": ("per_class.csv", partial(_figures, texts=1)),

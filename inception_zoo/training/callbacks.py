@@ -1,5 +1,6 @@
 """Callbacks that Lightning does not have. The one that saves checkpoints is in `last_checkpoint.py`."""
 
+import logging
 import multiprocessing
 import time
 from contextlib import suppress
@@ -12,6 +13,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichModelSummary, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.model_summary.model_summary import get_human_readable_count
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich import box, get_console
 from rich.progress import BarColumn, TextColumn
 from rich.table import Table
@@ -24,6 +26,7 @@ from inception_zoo.runs.results import minutes_of
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import peak_memory
 
+warn = rank_zero_only(logging.getLogger(__name__).warning)
 WIDE = 140  # columns of a terminal that has room for all metrics beside the progress bar
 NARROW = {
     "train/loss_step": "loss",
@@ -41,7 +44,7 @@ class EMA(EMAWeightAveraging):
 
     Args:
         decay: decay per update.
-        warmup: limit the decay of update n to (1 + n) / (10 + n), so that the average of a short run depends less on the
+        warmup: limit the decay after step n to (1 + n) / (10 + n), so that the average of a short run depends less on the
             initial weights. False: as in configs of earlier versions, which do not state it.
         **options: options of Lightning's callback.
     """
@@ -54,12 +57,15 @@ class EMA(EMAWeightAveraging):
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
         if self.warmup:
-            self._average_model.avg_fn = self._warmed_up
+            self._average_model.avg_fn = self._average
 
-    def _warmed_up(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        count = torch.as_tensor(updates, device=average.device)
-        decay = ((1 + count) / (10 + count)).clamp(max=self.decay)
-        return decay * average + (1 - decay) * current
+    def on_train_batch_end(self, trainer: Trainer, *batch: Any) -> None:
+        step = trainer.global_step  # the number of updates, a tensor on the device, would synchronize it
+        self.now = min(self.decay, (1 + step) / (10 + step))
+        super().on_train_batch_end(trainer, *batch)
+
+    def _average(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        return self.now * average + (1 - self.now) * current
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -187,6 +193,12 @@ class Unfreeze(Callback):
             # DDP synchronizes only the parameters that needed a gradient at its setup.
             trainer.strategy.model = pl_module
             trainer.strategy.configure_ddp()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = pl_module.model
+        assert isinstance(model, Inception)
+        if left := model.frozen[len(model.up_to(self.to)) :]:
+            warn("callbacks.unfreeze: %s to %s stayed frozen; train more epochs, or set every=null", left[0], left[-1])
 
 
 def _epochs(number: float, trainer: Trainer) -> int:

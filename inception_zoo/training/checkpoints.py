@@ -23,7 +23,8 @@ from inception_zoo.weights.sources import is_name
 
 log = logging.getLogger(__name__)
 # keys without an effect on training
-DIVIDING = [f"data.source.{key}" for key in ("path", "label", "separator", "split", "group")]  # of a table
+COLUMNS = "path", "label", "separator", "split", "group", "name", "revision", "image"
+DIVIDING = [f"data.source.{key}" for key in COLUMNS]  # of a table, and of a data set of the Hub
 FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
 # options of the network without an effect on a test
 UNTESTED = ("weights", "adapt", "init", "freeze", "dropout", "drop_path", "memory", "compile", "num_classes", "in_channels")
@@ -170,8 +171,10 @@ def _check_recipe(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> 
     losses = ("loss", "label_smoothing", "class_weight", "aux_weight", "layer_decay", "lr_for_batch", "decay_norm_and_bias")
     groups = ("data", "augmentation", "optimizer", "scheduler")
     chosen = (f"{group}.{key}" for group in groups for key in config[group])
-    keys = ["seed", *losses, *network, *chosen, *(f"trainer.{key}" for key in steps), "callbacks.ema"]
-    if config["scheduler"]["_target_"].endswith("one_cycle"):  # the schedule depends on it
+    keys = ["seed", *losses, *network, *chosen, *(f"trainer.{key}" for key in steps), "callbacks.ema", "callbacks.unfreeze"]
+    unfreeze = config["callbacks"].get("unfreeze") or {}
+    shares = [value for value in unfreeze.values() if isinstance(value, float) and value < 1]
+    if config["scheduler"]["_target_"].endswith("one_cycle") or shares:  # they depend on it
         keys.append("trainer.max_epochs")
     if all("best" in (c.get("callbacks") or {}) for c in (saved, config)):  # another metric would replace best.ckpt
         keys += ["callbacks.best.monitor", "callbacks.best.mode"]

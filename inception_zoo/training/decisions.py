@@ -12,8 +12,10 @@ import numpy as np
 OF_CLASSES = ("auroc", "ap", "sensitivity", "specificity", "precision", "f1")
 OF_ALL = ("accuracy", "balanced_accuracy", "kappa", "brier", "ece")
 CURVE = ("threshold", "sensitivity", "specificity", "precision")  # columns of a curve
+OF_IMAGES = ("accuracy", "brier", "ece")  # of these, those that are not means over the classes
 BINS = 15  # of the calibration error
 SAMPLES = 1000  # of the bootstrap
+FEW = 10  # images, or groups, that a bootstrap needs at least
 CELLS = 10**6  # largest number of image weights in memory together
 LEVEL = 95  # percent
 
@@ -206,7 +208,7 @@ def means(scored: Scored, names: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of one class, or of all, with the interval in which 95 % of the bootstrap samples are."""
+    """A metric of one class, or of all, with the interval in which 95 % of the bootstrap samples are; NaN if there is none."""
 
     metric: str
     label: int | None  # None: all classes
@@ -216,7 +218,7 @@ class Row:
 
 
 def intervals(scored: Scored, groups: np.ndarray | None = None, seed: int = 0) -> list[Row]:
-    """Return every metric with its interval; undefined ones are left out.
+    """Return every metric with its interval; undefined ones are left out. Fewer than `FEW` images or groups have no interval.
 
     Args:
         scored: the images.
@@ -225,12 +227,12 @@ def intervals(scored: Scored, groups: np.ndarray | None = None, seed: int = 0) -
     """
     ranks, drawn = rankings(scored), _bootstrap(len(scored.labels), groups, seed)
     value, samples = _named(metrics(scored, ranks=ranks)), [_named(metrics(scored, weights, ranks)) for weights in drawn]
-    rows = []
+    enough, rows = len(scored.labels if groups is None else np.unique(groups)) >= FEW, []
     for (metric, label), known in value.items():
         every = np.concatenate([sample[metric, label] for sample in samples])
         every = every[~np.isnan(every)]
         if not np.isnan(known[0]) and len(every):
-            low, high = np.percentile(every, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+            low, high = np.percentile(every, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if enough else (np.nan, np.nan)
             rows.append(Row(metric, label, float(known[0]), float(low), float(high)))
     return rows
 

@@ -193,7 +193,7 @@ def read_data(job: Job) -> None:
     if local_rank() == 0:  # the other ranks read the data later, after a possible download
         data.prepare_data()
         data.trainer = job.trainer
-        job.results["images"] = {name: len(split) for name, split in data.splits.items()}
+        job.results["images"] = {name: len(split) for name, split in data.splits.items() if data.trains or name == "test"}
         _check_labels(job)
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"

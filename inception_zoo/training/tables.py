@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from inception_zoo.data.pixels import as_pictures
 from inception_zoo.runs.folds import PREDICTIONS
 from inception_zoo.system.atomic_files import whole_file
 from inception_zoo.system.csv_files import write_table
-from inception_zoo.training.decisions import CURVE, Row, Scored, curve, intervals
+from inception_zoo.training.decisions import CURVE, OF_IMAGES, Row, Scored, curve, intervals
 from inception_zoo.training.metrics import ROW, Evaluation
 
 FIGURES = ("probability", "probability_of_label", "loss")
@@ -51,7 +52,7 @@ def write_test(
         _write_curves(folder / CURVES, names, scored)
         if subgroups:
             written.append(SUBGROUPS)
-            _write_subgroups(folder / SUBGROUPS, scored, subgroups, groups)
+            _write_subgroups(folder / SUBGROUPS, names, scored, subgroups, groups)
         if data.sizes.get("folds"):
             _write_predictions(folder / PREDICTIONS, names, scored, [data.source_of("test", image) for image in images], groups)
         if scored.several:
@@ -165,25 +166,34 @@ def write_decisions(
     write_table(path, ["metric", "class", "images", "value", "low", "high"], rows)
 
 
-def _write_subgroups(path: Path, scored: Scored, subgroups: Mapping[str, np.ndarray], groups: np.ndarray | None) -> None:
-    """Write the metrics of the images with each value of each column, of all classes, with bootstrap intervals."""
+def _write_subgroups(
+    path: Path, names: Sequence[str], scored: Scored, subgroups: Mapping[str, np.ndarray], groups: np.ndarray | None
+) -> None:
+    """Write the metrics of the images with each value of each column.
+
+    They are those of single classes, and of all images: means over the classes cannot be compared where a class is missing.
+    """
     rows = []
     for column, values in subgroups.items():
         for value in np.unique(values):
             part = values == value
-            found = intervals(scored.of_images(part), None if groups is None else groups[part])
-            rows += [[column, value, row.metric, part.sum(), *_bounds(row)] for row in found if row.label is None]
-    write_table(path, ["column", "subgroup", "metric", "images", "value", "low", "high"], rows)
+            images = scored.labels[part].sum(0)
+            for row in intervals(scored.of_images(part), None if groups is None else groups[part]):
+                if row.label is None and row.metric in OF_IMAGES:
+                    rows.append([column, value, row.metric, "", part.sum(), *_bounds(row)])
+                elif row.label is not None and images[row.label]:
+                    rows.append([column, value, row.metric, names[row.label], images[row.label], *_bounds(row)])
+    write_table(path, ["column", "subgroup", "metric", "class", "images", "value", "low", "high"], rows)
 
 
 def _bounds(row: Row) -> list[str]:
-    return [f"{number:.6g}" for number in (row.value, row.low, row.high)]
+    return ["" if isnan(number) else f"{number:.6g}" for number in (row.value, row.low, row.high)]
 
 
 def _write_curves(path: Path, names: Sequence[str], scored: Scored) -> None:
     """Write the points of the ROC and precision-recall curve of each class that some images have and some do not."""
     rows = [
-        [name, *(f"{number:.6g}" for number in point)]
+        [name, float(point[0]), *(f"{number:.6g}" for number in point[1:])]  # a rounded threshold could exclude its image
         for name, scores, positive in zip(names, scored.probabilities.T, scored.labels.T, strict=True)
         for point in curve(scores, positive)
     ]

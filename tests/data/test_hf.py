@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from inception_zoo import ZooError
 from inception_zoo.data.hf import hf
 from inception_zoo.data.own import load_source
+from inception_zoo.system.places import READ_ONLY
 
 OTHERS = ClassLabel(names=["wasp", "bee", "ant"])
 
@@ -48,7 +49,32 @@ def test_a_run_trains_and_tests_on_it_with_workers(saved, zoo, tmp_path):
     assert record["state"] == "finished" and (tmp_path / "run/per_class.csv").read_text().count("\n") == 4
 
 
+def test_a_test_split_without_labels_is_not_used(tmp_path, caplog):
+    DatasetDict(train=split(30), test=split(6).map(lambda row: {"label": -1})).save_to_disk(tmp_path / "data")
+    with caplog.at_level("INFO"):
+        assert load_source(hf, str(tmp_path / "data")).test is None
+    assert "not used: the splits test (without labels)" in caplog.text
+
+
+def test_images_are_checked_before_they_are_decoded(tmp_path):
+    rows = split(3).cast_column("image", Image(decode=False))
+    rows = rows.map(lambda row: {"image": {"bytes": b"%!PS-Adobe-3.0 EPSF-3.0", "path": None}})
+    rows.save_to_disk(tmp_path / "data")
+    with pytest.raises(ZooError, match=r"item 0: ZooError: not a valid image, or corrupt"):
+        load_source(hf, str(tmp_path / "data"))
+
+
+def test_a_checkpoint_does_not_choose_what_is_downloaded(monkeypatch):
+    monkeypatch.setenv(READ_ONLY, "stranger/images")
+    with pytest.raises(ZooError, match=r"data.root=stranger/images is from the checkpoint"):
+        hf("stranger/images")
+
+
 WRONG = {
+    "no images": (
+        lambda root: Dataset.from_dict({"image": ["a"], "label": [0]}).save_to_disk(root), {},
+        "the column image does not hold images; set data.source.image",
+    ),
     "two splits of the same kind": (
         lambda root: DatasetDict(train=split(3), valid=split(3), validation=split(3)).save_to_disk(root), {},
         "several splits are the split val: train, valid, validation",

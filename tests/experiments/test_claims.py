@@ -120,6 +120,25 @@ def test_each_recipe_has_the_rate_that_was_searched(composed):
     assert [cfg.optimizer.lr for cfg in arms] == [claims.best_rate(rates, cfg.run_name) for cfg in arms]
 
 
+@pytest.mark.skipif("finetune_rate" not in MEASURED, reason="the rates were not searched yet")
+def test_each_way_of_fine_tuning_has_the_rate_that_was_searched(composed):
+    rates = claims.Results("finetune_rate")
+    arms = [composed("sweep=finetune", *job) for job in SWEEPS["finetune"].hydra.sweeper.jobs]
+    assert [cfg.optimizer.lr for cfg in arms] == [claims.best_rate(rates, cfg.run_name) for cfg in arms]
+
+
+@pytest.mark.skipif("finetune_tuning" not in MEASURED, reason="the options were not tuned yet")
+def test_the_recipe_has_the_options_that_were_tuned(composed):
+    best, results = {}, claims.Results("finetune_tuning")
+    for arm in results.arms:
+        data, _, options = arm.partition(" labels ")
+        top1 = max(float(row["val/top1_best"]) for row in results.rows if row["run_name"] == arm)
+        best.setdefault(options, {})[data] = top1
+    chosen = max(best, key=lambda options: sum(best[options].values()))
+    cfg = composed("recipe=finetune", "model.weights=x")
+    assert f"decay {cfg.layer_decay} {'at once' if cfg.callbacks.unfreeze.every is None else 'gradual'}" == chosen
+
+
 @pytest.mark.parametrize("name", ["cost_rate", "cost"])
 def test_each_network_trains_for_equal_time(name):
     for arm, cfg in arms.arms_of(name).items():
@@ -309,6 +328,8 @@ def test_the_best_rate_is_the_smallest_of_equal_ones(monkeypatch):
 def test_every_study_runs(name, zoo, tmp_path, monkeypatch, composed, fashion_mnist_root):
     short = ["trainer=smoke", "++trainer.val_check_interval=1.0", "hydra/launcher=basic", f"data.root={fashion_mnist_root}"]
     seeds = ["seed=1,2"] if claims.STUDIES[name].reference else []
+    if name.startswith("finetune"):
+        assert zoo("-m", "experiment=pretrain", *short, "trainer.max_epochs=1", "seed=0,1,2", timeout=600).returncode == 0
     done = zoo("-m", f"sweep={name}", *short, *seeds, f"hydra.sweep.dir={name}", timeout=600)
     assert done.returncode == 0, done.stderr
     for network, seed in product(resnet.NETWORKS, (1, 2)) if name == "cost" else ():

@@ -89,8 +89,8 @@ def write_tables(folder):
         ["threshold", CLASSES[0], 10, 0.4, "", ""],
     ]
     write_csv(folder / "decisions.csv", ["metric", "class", "images", "value", "low", "high"], decisions)
-    subgroups = [["site", value, "auroc", 15, 0.9, 0.8, 0.95] for value in ("east", NASTY)]
-    write_csv(folder / "subgroups.csv", ["column", "subgroup", "metric", "images", "value", "low", "high"], subgroups)
+    subgroups = [["site", value, "auroc", "émeu", 15, 0.9, 0.8, 0.95] for value in ("east", NASTY)]
+    write_csv(folder / "subgroups.csv", ["column", "subgroup", "metric", "class", "images", "value", "low", "high"], subgroups)
     curves = [[name, 0.9 - step / 5, step / 4, 1 - step / 5, 1 - step / 9] for name in CLASSES for step in range(5)]
     write_csv(folder / "curves.csv", ["class", "threshold", "sensitivity", "specificity", "precision"], curves)
     columns = ["picture", "label", "predicted", "probability", "probability_of_label", "loss", "image"]

@@ -38,7 +38,7 @@ RECORDS = {  # path in a sweep with the job `0` → content
     "0/per_class.csv": "class,images,top1,top5,precision,f1\r\na,1,1,1,1,1\r\n",
     "0/confusion.csv": "class,a\r\na,1\r\n",
     "0/curves.csv": "class,threshold,sensitivity,specificity,precision\r\n0,0.5,1,0.5,0.5\r\n",
-    "0/subgroups.csv": "column,subgroup,metric,images,value,low,high\r\nsex,f,auroc,5,0.9,0.8,1\r\n",
+    "0/subgroups.csv": "column,subgroup,metric,class,images,value,low,high\r\nsex,f,auroc,a,5,0.9,0.8,1\r\n",
     "0/intended_use.txt": "Research only.\n",
     "0/calibration.csv": "bin_low,bin_high,images,accuracy,confidence\r\n0,1,1,1,1\r\n",
     "0/worst.csv": "picture,label,predicted,probability,probability_of_label,loss,image\r\n",
