@@ -23,6 +23,7 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError for it
     warnings.filterwarnings("ignore", ".*not supported by the model summary")  # our summary prints fp32's size and says so
+    warnings.filterwarnings("ignore", "Found .* module.* in eval mode")  # the frozen ones
     warnings.filterwarnings("ignore", ".*LeafSpec")  # caused by Lightning
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
     warnings.filterwarnings("ignore", ".*exists and is not empty")  # a run is resumed in its folder
