@@ -47,7 +47,13 @@ def data_set_of_the_hub(root):
 
 
 FOLDERS = dict.fromkeys(("imagefolder", "imagenet", "stream"), folder_of_images)
-OF_FILES = {**FOLDERS, "table": table_of_images, "hf": data_set_of_the_hub}
+NEEDED = {  # option → the overrides without which it is refused
+    **FOLDERS,
+    "table": table_of_images,
+    "hf": data_set_of_the_hub,
+    "unfreeze": lambda root: ["model.freeze=all"],
+    "finetune": lambda root: [f"model.weights={root}"],
+}
 
 
 def test_the_glob_finds_the_groups():
@@ -70,7 +76,7 @@ def test_every_option_composes_and_instantiates(group, option, composed, tmp_pat
     monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it; monkeypatch restores it
     if option in ("tensorboard", "mlflow"):
         pytest.importorskip(option)
-    cfg = composed(f"{group}={option}", *OF_FILES.get(option, lambda root: ())(tmp_path))
+    cfg = composed(f"{group}={option}", *NEEDED.get(option, lambda root: ())(tmp_path))
     check(OmegaConf.to_container(cfg, resolve=True))
     if group == "recipe":
         return  # the groups that a recipe selects are tested here one by one
@@ -105,7 +111,7 @@ def test_presets_combine(group, composed):
     alone = {name: set(composed(f"{group}={name}")[group] or ()) for name in names}
     assert len(names) > 2
     for one, other in permutations(names, 2):
-        cfg = OmegaConf.to_container(composed(f"{group}=[{one},{other}]"), resolve=True)
+        cfg = OmegaConf.to_container(composed(f"{group}=[{one},{other}]", "model.freeze=all"), resolve=True)
         assert set(cfg[group]) == alone[one] | alone[other], (one, other)
         check(cfg)
 
