@@ -141,7 +141,7 @@ def _share(
 
 @dataclass(frozen=True)
 class Listing:
-    """How predictions are written.
+    """Format in which predictions are written.
 
     Attributes:
         layout: output format, a key of `WRITERS`.

@@ -31,7 +31,7 @@ from inception_zoo.errors import ZooError, say
 from inception_zoo.report.collect import read_confusion
 from inception_zoo.runs.results import _write, reason_of
 from inception_zoo.runs.sweeps import write_results
-from inception_zoo.serving.predict import WRITERS, Prediction
+from inception_zoo.serving.predict import WRITERS, Listing, Prediction
 from inception_zoo.system.csv_files import write_rows
 from inception_zoo.system.records import save_redacted
 from inception_zoo.system.terminal import console, data_output, guard_output, tell, tell_json
@@ -176,12 +176,12 @@ def test_predictions_of_hostile_names(terminal, tmp_path):
 
     def all_layouts():
         for layout, write in WRITERS.items():
-            write(predictions(names), classifier, 2, sys.stdout if layout == "table" else data_output())
+            write(predictions(names), classifier, Listing(top=2), sys.stdout if layout == "table" else data_output())
 
     said = terminal(all_layouts)
     assert not FORBIDDEN.search(said) and "'=HYPERLINK(1)" in said and said.count("token=abcdef.jpg") == 2
     with (tmp_path / "x.csv").open("w", encoding="utf-8", errors="surrogateescape") as file:
-        WRITERS["csv"](predictions(names), classifier, 2, file)
+        WRITERS["csv"](predictions(names), classifier, Listing(top=2), file)
     assert b"\n\x9b.jpg,\x1b]0;x\x07,0,0.750000,'=HYPERLINK(1),1,0.250000\n'=1.jpg," in (tmp_path / "x.csv").read_bytes()
 
 
