@@ -11,7 +11,7 @@ from inception_zoo.system.terminal import tell
 
 def extract_features(
     network: Annotated[str, typer.Argument(metavar="WEIGHTS", help="Checkpoint, run folder, .safetensors, .pth or .h5.")],
-    images: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads paths from standard input.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns or tables; - reads paths from standard input.")],
     output: Annotated[Path, typer.Option(help="File to write: .npy, .safetensors or .parquet.")],
     layer: Annotated[str, typer.Option(help="pool, embedding, or an endpoint: its maps, averaged over the grid.")] = "pool",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,

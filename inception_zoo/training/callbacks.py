@@ -61,11 +61,11 @@ class EMA(EMAWeightAveraging):
 
     def on_train_batch_end(self, trainer: Trainer, *batch: Any) -> None:
         step = trainer.global_step  # the number of updates, a tensor on the device, would synchronize it
-        self.now = min(self.decay, (1 + step) / (10 + step))
+        self.current_decay = min(self.decay, (1 + step) / (10 + step))
         super().on_train_batch_end(trainer, *batch)
 
     def _average(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        return self.now * average + (1 - self.now) * current
+        return self.current_decay * average + (1 - self.current_decay) * current
 
 
 class EarlyStopping(callbacks.EarlyStopping):

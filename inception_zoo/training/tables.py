@@ -169,9 +169,9 @@ def write_decisions(
 def _write_subgroups(
     path: Path, names: Sequence[str], scored: Scored, subgroups: Mapping[str, np.ndarray], groups: np.ndarray | None
 ) -> None:
-    """Write the metrics of the images with each value of each column.
+    """Write the metrics of each class, and those of all images, for each value of each column.
 
-    They are those of single classes, and of all images: means over the classes cannot be compared where a class is missing.
+    Means over the classes are left out: they cannot be compared where a class is missing.
     """
     rows = []
     for column, values in subgroups.items():

@@ -65,9 +65,9 @@ def test_images_are_checked_before_they_are_decoded(tmp_path):
 
 
 def test_a_checkpoint_does_not_choose_what_is_downloaded(monkeypatch):
-    monkeypatch.setenv(READ_ONLY, "stranger/images")
-    with pytest.raises(ZooError, match=r"data.root=stranger/images is from the checkpoint"):
-        hf("stranger/images")
+    monkeypatch.setenv(READ_ONLY, "owner/name")
+    with pytest.raises(ZooError, match=r"data.root=owner/name is from the checkpoint"):
+        hf("owner/name")
 
 
 WRONG = {
