@@ -32,7 +32,8 @@ SYNTHETIC: Options = {
 AUGMENTATION: Options = {"crop": PART, "transforms": MAPPING | NULL, "erasing": SHARE, "mixup": number(0), "cutmix": number(0)}
 TABLE: Options = {
     **{"path": NAME, "label": NAME | list_of(NAME)},
-    **dict.fromkeys(("separator", "split", "group", "images"), NAME | NULL),
+    **dict.fromkeys(("separator", "weight", "split", "group", "images"), NAME | NULL),
+    "probabilities": FLAG,
     "subgroups": list_of(NAME) | NULL,
 }
 DECAY: Options = {"factor": above(0, most=1), "epochs": above(0), "staircase": FLAG, "warmup_epochs": number(0)}

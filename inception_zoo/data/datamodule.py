@@ -179,7 +179,7 @@ class ImageData(L.LightningDataModule):
         split, size = self.splits["train"], self.batch_size // self._world_size
         if isinstance(split, Stream):
             return split.loader(self.in_channels, self._training_view, size, self._workers, self.seed)
-        dataset = split.dataset(self.in_channels, self._training_view, self.seed)
+        dataset = split.dataset(self.in_channels, self._training_view, self.seed, training=True)
         return DataLoader(dataset, size, sampler=self.order(*self._place), drop_last=True, **self._loading(split))
 
     def order(self, epoch: int, batch: int) -> Order:
@@ -274,7 +274,7 @@ class ImageData(L.LightningDataModule):
         """
         split = self.splits[name]
         seen = partial(_views_first, preprocessing=self.preprocessing, crops=crops)
-        dataset = split.dataset(self.in_channels, self._training_view if training else seen, self.seed)
+        dataset = split.dataset(self.in_channels, self._training_view if training else seen, self.seed, training)
         return DataLoader(dataset, batch_sampler=rows, **self._loading(split))
 
     def _loading(self, split: Split) -> dict[str, Any]:
@@ -309,15 +309,15 @@ class ImageData(L.LightningDataModule):
         if self.trainer.training:
             seed_all(self.seed, self._rank, *self._place)  # for augmentation on the device and for dropout
         crops = self.crops if self.trainer.testing else 1
-        images, labels = self.prepared(batch, self.trainer.training, self.trainer.current_epoch, crops)
-        return images.to(self.trainer.lightning_module.dtype), labels  # not float32 with a precision such as bf16-true
+        images, *others = self.prepared(batch, self.trainer.training, self.trainer.current_epoch, crops)
+        return images.to(self.trainer.lightning_module.dtype), *others  # not float32 with a precision such as bf16-true
 
     def prepared(self, batch: Batch, training: bool, epoch: int = 0, crops: int = 1) -> Batch:
         """Augment and normalize a batch on its device.
 
         Args:
             batch: from the loader: images uint8 (N, C, H, W), or (N, V, C, S, S) for several views of image files; labels
-                int64 (N,).
+                int64 (N,); and possibly weights, which are returned as they are.
             training: augment images in memory, and apply progressive resizing, mixup and cutmix.
             epoch: counted from 0; determines the size of the images with progressive resizing.
             crops: views of each image, without `training`.
@@ -326,7 +326,7 @@ class ImageData(L.LightningDataModule):
             Images, normalized float32 (N, C, S, S) in channels-last memory format, or (N, V, C, S, S) for several views.
             Labels int64 (N,), or soft labels float (N, num_classes) after mixup or cutmix.
         """
-        images, labels = batch
+        images, labels, *weights = batch
         if self.splits["train"].in_memory:
             images = self._in_memory(images, training, crops)
         images = normalize(images, self.preprocessing)
@@ -336,7 +336,7 @@ class ImageData(L.LightningDataModule):
             images, labels = self.augmentation.mix(images, labels, self.num_classes)
         if images.dim() == 4:  # else (N, V, C, H, W), several views of each image
             images = images.contiguous(memory_format=torch.channels_last)
-        return images, labels
+        return images, labels, *weights
 
     def _in_memory(self, images: Tensor, training: bool, crops: int) -> Tensor:
         if training:

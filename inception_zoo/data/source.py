@@ -16,7 +16,9 @@ from inception_zoo.data.reading import MODES, Read, read_image
 from inception_zoo.errors import ZooError, shown
 from inception_zoo.system.seeding import seed_all
 
-Batch = tuple[Tensor, Tensor]  # images (N, C, H, W), labels int64 (N,), or float (N, classes) if several, or mixed
+# Images (N, C, H, W); labels int64 (N,), or float (N, classes) if several, soft or mixed; and in training, if there are some,
+# the weights of the images, float (N,).
+Batch = tuple[Tensor, ...]
 View = Callable[[Read], Tensor]  # reads an image, whole or in part → uint8 tensor to be stacked into a batch
 
 
@@ -27,7 +29,7 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
+    def dataset(self, channels: int, view: View, seed: int = 0, training: bool = False) -> Dataset:
         """Return a data set of (view of the image, label) by index.
 
         Index i + e * len(self) is image i in epoch e. Random draws of the view depend only on the seed and the index. Images
@@ -37,6 +39,7 @@ class Split(Protocol):
             channels: 1 (grey) or 3 (RGB).
             view: reads an image and returns uint8 (…, C, H, W).
             seed: of the random draws.
+            training: return soft labels and weights, if there are some, for the training loss.
 
         Returns:
             A data set of views, uint8 (…, C, H, W), and labels, int64 (); in memory, of batches as in `Images`.
@@ -59,7 +62,7 @@ class Images:
         rows = torch.arange(len(self)) if self.rows is None else self.rows
         return Images(self.images[index], self.labels[index], rows[index])
 
-    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
+    def dataset(self, channels: int, view: View, seed: int = 0, training: bool = False) -> Dataset:
         return _Rows(self)
 
 
@@ -79,7 +82,7 @@ class _Rows(Dataset):
 
 @dataclass(frozen=True)
 class Files:
-    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and optionally groups and subgroups.
+    """Image files, as paths (N,) relative to `root`, their labels as in `Images`, and optionally more columns.
 
     Paths are numpy strings, because a million Python objects would be copied into each worker.
     """
@@ -89,6 +92,8 @@ class Files:
     labels: Tensor
     groups: np.ndarray | None = field(default=None, kw_only=True)  # (N,), names of what may not be divided between splits
     subgroups: dict[str, np.ndarray] = field(default_factory=dict, kw_only=True)  # values (N,) by name, such as the sex
+    soft: Tensor | None = field(default=None, kw_only=True)  # probabilities of the classes, float (N, classes), for training
+    weights: Tensor | None = field(default=None, kw_only=True)  # of the images in the training loss, float (N,)
     in_memory = False
 
     def __len__(self) -> int:
@@ -96,16 +101,21 @@ class Files:
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         rows = index.numpy() if isinstance(index, Tensor) else index
-        groups = None if self.groups is None else self.groups[rows]
-        subgroups = {name: values[rows] for name, values in self.subgroups.items()}
-        return replace(self, paths=self.paths[rows], labels=self.labels[index], groups=groups, subgroups=subgroups)
+        columns: dict[str, Any] = {"paths": self.paths[rows], "labels": self.labels[index]}
+        columns |= {"groups": self.groups[rows]} if self.groups is not None else {}
+        columns |= {"soft": self.soft[index]} if self.soft is not None else {}
+        columns |= {"weights": self.weights[index]} if self.weights is not None else {}
+        return replace(self, **columns, subgroups={name: values[rows] for name, values in self.subgroups.items()})
 
     def read(self, row: int, channels: int) -> Read:
         """Return the function that reads an image as uint8 (channels, H, W)."""
         return partial(read_image, self.root / str(self.paths[row]), channels)
 
-    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
-        return _Read(self, channels, view, seed)
+    def dataset(self, channels: int, view: View, seed: int = 0, training: bool = False) -> Dataset:
+        if not training:
+            return _Read(self, channels, view, seed, (self.labels,))
+        labels = self.labels if self.soft is None else self.soft
+        return _Read(self, channels, view, seed, (labels,) if self.weights is None else (labels, self.weights))
 
 
 def too_large(batch_size: int, count: int, images: str) -> ZooError:
@@ -114,32 +124,33 @@ def too_large(batch_size: int, count: int, images: str) -> ZooError:
     return ZooError(f"data.batch_size={batch_size} is more than the {count} {images}; {fits}")
 
 
-def collate(items: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+def collate(items: Sequence[tuple[Tensor, ...]]) -> Batch:
     """Stack views and labels into a batch in the channels-last memory format, which decoders and networks use.
 
     Args:
-        items: pairs of a view, uint8 (…, C, H, W), and its label, int64 ().
+        items: of each image, a view, uint8 (…, C, H, W), its label, int64 (), and possibly its weight, float ().
 
     Returns:
-        Images uint8 (N, …, C, H, W) and labels int64 (N,), or float (N, classes).
+        Images uint8 (N, …, C, H, W), labels int64 (N,), or float (N, classes), and possibly weights float (N,).
     """
-    images, labels = (list(each) for each in zip(*items, strict=True))
+    images, *others = (list(each) for each in zip(*items, strict=True))
+    columns = [torch.stack(each) for each in others]
     if images[0].dim() < 3:  # the views are not images
-        return torch.stack(images), torch.stack(labels)
-    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), torch.stack(labels)
+        return torch.stack(images), *columns
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3), *columns
 
 
 class _Read(Dataset):
-    def __init__(self, files: Files, channels: int, view: View, seed: int) -> None:
-        self.files, self.channels, self.view, self.seed = files, channels, view, seed
+    def __init__(self, files: Files, channels: int, view: View, seed: int, columns: tuple[Tensor, ...]) -> None:
+        self.files, self.channels, self.view, self.seed, self.columns = files, channels, view, seed, columns
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         row = index % len(self)
         seed_all(self.seed, index)
-        return self.view(self.files.read(row, self.channels)), self.files.labels[row]
+        return self.view(self.files.read(row, self.channels)), *(column[row] for column in self.columns)
 
 
 @dataclass(frozen=True)
@@ -182,6 +193,8 @@ class Source:
         new[list(labels)] = torch.arange(len(labels))
 
         def relabelled(split: Split) -> Split:
+            if getattr(split, "soft", None) is not None:
+                raise ZooError("data.classes: probabilities of some classes are not a label; list data.source.label's columns")
             if isinstance(split, Images | Files) and split.labels.dim() == 2:
                 return replace(split, labels=split.labels[:, list(labels)])
             if isinstance(split, Images | Files):

@@ -91,7 +91,7 @@ class Stream:
     def __len__(self) -> int:
         return sum(self.images_per_class)
 
-    def dataset(self, channels: int, view: View, seed: int = 0) -> Dataset:
+    def dataset(self, channels: int, view: View, seed: int = 0, training: bool = False) -> Dataset:
         """Return all images by index, the same in each process; see `Split.dataset`."""
         return _Indexed(self, _Decode(self, channels, view, seed))
 

@@ -1,7 +1,9 @@
 """Data set of image files that a table lists: a CSV file with one row for each image."""
 
 import logging
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from inception_zoo.data.copies import local_folder
 from inception_zoo.data.inspection import check_files, state_of
 from inception_zoo.data.layout import SPLIT_OF, SPLITS, check_names, class_name, column_of, columns_of_root, names_in
 from inception_zoo.data.source import Files, Source
@@ -18,6 +21,8 @@ from inception_zoo.system.ranks import is_first
 
 VALUES = 20  # maximum number of values in a column of subgroups
 NAMED = 3  # number of rows to name in an error, and of classes in the log
+NUMBER = re.compile(r"\d{1,30}(\.\d{0,30})?(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)  # 0 or more
+ROUNDED = 0.01  # largest difference of the sum of probabilities from 1
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 Names = tuple[str, ...]  # of the classes of an image
 
@@ -33,6 +38,8 @@ def table(
     group: str | None = None,
     images: str | None = None,
     subgroups: Sequence[str] | None = None,
+    probabilities: bool = False,
+    weight: str | None = None,
 ) -> Source:
     """Read a table of image files and their classes. The order of its rows has no effect.
 
@@ -46,8 +53,11 @@ def table(
         split: column of the splits: train, val (or valid, validation), test. None: the column `split`, if there is one;
             otherwise `ImageData` makes the splits.
         group: column of what may not be divided between splits, such as the patient. None: the column `group`, if there is one.
-        images: folder of the images. None: the folder of the table.
+        images: folder of the images, archive, or address in an object store, see `local_folder`. None: the table's folder.
         subgroups: columns, such as the sex or the site, for whose values the test reports metrics separately. None: none.
+        probabilities: the cells of the columns `label` are probabilities of the classes, with the sum 1: soft labels for the
+            training loss. The most probable class is the label for all else.
+        weight: column of factors, 0 or more, of the images' training losses. None: 1 for each image.
 
     Returns:
         The data set, whose splits are of the class `Files`. Labels are in the order of the sorted names, or of the columns.
@@ -57,17 +67,20 @@ def table(
     Raises:
         ZooError: the table, or a row of it, is invalid; the message names the rows.
     """
-    place, folder = f"data.root={root}", Path(images or Path(root).parent)
+    place = f"data.root={root}"
     columns = columns_of_root(root)
     used = {"path": path} | {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
+    used |= {"weight": weight} if weight else {}
     cells = {key: column_of(columns, place, name) for key, name in used.items()}
     labels = [label] if isinstance(label, str) else list(label)
     subgroups_of = _subgroups(place, columns, subgroups or ())
     _check_unused(place, columns, used, labels)
     for key, each in cells.items():
         _check_cells(place, used[key], each)
-    _check_paths(place, folder, path, cells["path"])
-    classes, names = _labels(place, columns, label, separator)
+    folder = local_folder(images, cells["path"]) if images else Path(root).parent
+    _check_paths(place, folder, path, cells["path"], images or str(folder))
+    soft = _probabilities(place, columns, label) if probabilities else None
+    classes, names = _labels(place, columns, label, separator) if soft is None else _most_probable(soft, label)
     check_names(place, classes)
     parts = ["train"] * len(names)
     if "split" in cells:
@@ -80,10 +93,11 @@ def table(
     _check_classes(place, names, parts, classes)
     if is_first():
         log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels, *subgroups_of], names, classes)}"))
-    several = separator is not None or not isinstance(label, str)
+    several = soft is None and (separator is not None or not isinstance(label, str))
     rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
     every = Files(folder, np.array(cells["path"]), _tensor(names, classes, several), subgroups=subgroups_of)
     every = replace(every, groups=np.array(groups)) if groups else every
+    every = replace(every, soft=soft, weights=_numbers(place, columns, weight) if weight else None)
     files, states = {}, {}
     for part in SPLITS:
         if chosen := [row for row in rows if parts[row] == part]:
@@ -121,6 +135,36 @@ def _labels(
     classes = list(map(class_name, label))
     rows = zip(*flags, strict=True)
     return classes, [tuple(name for name, cell in zip(classes, row, strict=True) if FLAGS[cell.casefold()]) for row in rows]
+
+
+def _probabilities(place: str, columns: Mapping[str, list[str]], label: str | Sequence[str]) -> torch.Tensor:
+    """Return the probabilities of the classes, float (N, classes), from one column for each class."""
+    if isinstance(label, str):
+        raise ZooError("data.source.probabilities=true: set data.source.label to a list of columns, one for each class")
+    each = torch.stack([_numbers(place, columns, name) for name in label], 1).double()
+    total = each.sum(1, keepdim=True)
+    wrong = ((total - 1).abs() > ROUNDED)[:, 0].tolist()
+    sums = [f"{value:g}" for value in total[:, 0].tolist()]
+    _refuse(place, "the probabilities do not have the sum 1", sums, wrong)
+    return (each / total).float()
+
+
+def _most_probable(soft: torch.Tensor, label: str | Sequence[str]) -> tuple[list[str], list[Names]]:
+    """Return the class names in the order of the columns, and the most probable one of each image."""
+    classes = list(map(class_name, label))
+    ties = int(((soft == soft.amax(1, keepdim=True)).sum(1) > 1).sum())
+    if ties and is_first():
+        log.warning("%d images have several most probable classes; their label is the first of them", ties)
+    return classes, [(classes[number],) for number in soft.argmax(1).tolist()]
+
+
+def _numbers(place: str, columns: Mapping[str, list[str]], name: str) -> torch.Tensor:
+    """Return a column of finite numbers, 0 or more, float (N,)."""
+    cells = column_of(columns, place, name)
+    _check_cells(place, name, cells)
+    values = [float(cell) if NUMBER.fullmatch(cell) else math.nan for cell in cells]
+    _refuse(place, f"not a number of 0 or more in '{name}'", cells, [not math.isfinite(value) for value in values])
+    return torch.tensor(values)
 
 
 def _subgroups(place: str, columns: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -164,10 +208,10 @@ def _check_unused(place: str, columns: Mapping[str, Sequence[str]], used: Mappin
             raise ZooError(f"{place}: the column '{alike}' is not used; set data.source.{key}='{alike}', or rename it")
 
 
-def _check_paths(place: str, folder: Path, column: str, paths: Sequence[str]) -> None:
+def _check_paths(place: str, folder: Path, column: str, paths: Sequence[str], images: str) -> None:
     slash = "; write / instead of \\" if any("\\" in path for path in paths) else ""
     found = [os.path.isfile(folder / path) for path in paths]  # noqa: PTH113 -- Path.is_file raises for long names
-    _refuse(place, f"no such file in {folder}{slash}", paths, [not each for each in found])
+    _refuse(place, f"no such file in {images}{slash}", paths, [not each for each in found])
     first: dict[str, int] = {}  # row by file, which may be written in several ways, such as `a/../b.png`
     files = (os.path.normpath(folder.absolute() / path) for path in paths)
     again = [first.setdefault(file, row) != row for row, file in enumerate(files)]

@@ -54,7 +54,7 @@ class Tracking(Callback):
         if not self.seen:
             self.seen = True
             with warned("the first training images"):
-                images, labels = (part[:SAMPLES] for part in batch)
+                images, labels, *_ = (part[:SAMPLES] for part in batch)
                 log_content(_run_of(trainer), trainer.global_step, **{"train/images": _sheet(pl_module.model, images, labels)})
 
 
@@ -71,7 +71,7 @@ def _network(plan: Any, image_size: int) -> "wandb.Image":
 
 
 def _sheet(model: Any, images: Any, labels: Any) -> "wandb.Image":
-    """Draw images (N, C, H, W), with their labels as caption; for mixed labels, the one with the largest share."""
+    """Draw images (N, C, H, W), with their labels as caption; for mixed or soft labels, the one with the largest share."""
     import wandb
 
     pixels = as_pictures(images, model.preprocessing)

@@ -23,7 +23,7 @@ from inception_zoo.weights.sources import is_name
 
 log = logging.getLogger(__name__)
 # keys without an effect on training
-COLUMNS = "path", "label", "separator", "split", "group", "name", "revision", "image"
+COLUMNS = "path", "label", "separator", "probabilities", "weight", "split", "group", "name", "revision", "image"
 DIVIDING = [f"data.source.{key}" for key in COLUMNS]  # of a table, and of a data set of the Hub
 FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
 # options of the network without an effect on a test

@@ -17,7 +17,6 @@ from inception_zoo.architecture.cost import Cost, plan_cost
 from inception_zoo.architecture.decision import Decision
 from inception_zoo.data import ImageData
 from inception_zoo.data.division import has_made_test
-from inception_zoo.errors import ZooError
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.redaction import redacted
@@ -31,11 +30,11 @@ from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
 from inception_zoo.training.checkpoints import card_of, check_classes, check_fits, divided_for, find_checkpoint, saved_config
 from inception_zoo.training.embedding import Embedder
+from inception_zoo.training.label_checks import check_labels
 from inception_zoo.training.last_checkpoint import LastCheckpoint
-from inception_zoo.training.losses import class_weights
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
-from inception_zoo.training.operating_points import chooser, decision_for
+from inception_zoo.training.operating_points import decision_for
 from inception_zoo.training.processes import SameConfig
 from inception_zoo.training.summary import print_summary
 from inception_zoo.training.surroundings import leaving_nothing_behind, quiet_libraries
@@ -194,7 +193,7 @@ def read_data(job: Job) -> None:
         data.prepare_data()
         data.trainer = job.trainer
         job.results["images"] = {name: len(split) for name, split in data.splits.items() if data.trains or name == "test"}
-        _check_labels(job)
+        check_labels(job.config, job.data, job.module)
         check_limits(job.config, data)
         source = f"ckpt={job.ckpt}" if job.ckpt else f"model.weights={weights}"
         published = is_name(str(weights)) and not is_hub(str(weights))
@@ -206,24 +205,6 @@ def read_data(job: Job) -> None:
     if is_first() and (hydra_folder := job.folder / ".hydra").is_dir():
         save_redacted(job.config, hydra_folder / "resolved.yaml")
     data.check_batch(job.trainer.world_size)
-
-
-def _check_labels(job: Job) -> None:
-    """Raise ZooError if the data cannot train, has another kind of labels than the loss, or classes cannot be weighted."""
-    data, several = job.data, not isinstance(job.module, Embedder) and job.module.criterion.several
-    if job.config["task"] == "fit" and not data.trains:
-        raise ZooError(
-            f"data.root={data.root}: has no training images; add some, or evaluate a network with task=test ckpt=RUN"
-        )
-    if data.several and not several:
-        raise ZooError("loss: the data has several labels for each image; set loss=bce, binary_focal or asl")
-    if several and not data.several:
-        raise ZooError(
-            "loss: the data has one label for each image; set loss=cross_entropy, or list data.source.label's columns"
-        )
-    if job.config["class_weight"] is not None and job.config["task"] == "fit":
-        class_weights(job.config["class_weight"], *data.counts())
-    chooser(job.config["decision"], data.class_names)  # raises for a positive class that does not exist
 
 
 def fit(job: Job) -> None:

@@ -1,7 +1,7 @@
-"""Losses of logits, for images with one label each or with several, with weights for rare classes.
+"""Losses of logits, for images with one label each or with several, with weights of classes and of images.
 
-Each loss is the mean over the images of the batch. With class weights, it is still divided by the number of images and not
-by the sum of their weights, so that it does not depend on the division of a batch among processes.
+Each loss is the mean over the images of the batch. With weights, it is still divided by the number of images and not by the
+sum of their weights, so that it does not depend on the division of a batch among processes.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ BETA = 0.999  # of the effective number of images
 
 
 class LogitLoss(nn.Module):
-    """Loss of logits (N, classes) and targets.
+    """Loss of logits (N, classes), targets, and optionally weights of the images (N,).
 
-    Targets are labels int64 (N,), or float (N, classes): probabilities after mixup and cutmix, or 1 for each label that an
-    image has and 0 for the others.
+    Targets are labels int64 (N,), or float (N, classes): soft labels, or 1 for each label that an image has and 0 for the
+    others.
     """
 
     several = False  # images have any number of labels: classes are independent, and their probabilities are sigmoids
@@ -30,12 +30,13 @@ class LogitLoss(nn.Module):
 class CrossEntropy(LogitLoss):
     """Cross entropy of the softmax."""
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if self.weight is None:
+    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        if self.weight is None and weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         logits = wide(logits)
-        weighted = {"weight": self.weight.to(logits), "label_smoothing": self.label_smoothing}
-        return F.cross_entropy(logits, targets, reduction="none", **weighted).mean()  # type: ignore[arg-type]
+        of_classes = None if self.weight is None else self.weight.to(logits)
+        losses = F.cross_entropy(logits, targets, of_classes, reduction="none", label_smoothing=self.label_smoothing)
+        return mean(losses, weights)
 
 
 class Focal(LogitLoss):
@@ -51,13 +52,14 @@ class Focal(LogitLoss):
         super().__init__()
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         likelihoods = wide(logits).log_softmax(1)
         if targets.dim() == 1:
             targets = F.one_hot(targets, logits.shape[1]).to(likelihoods)
         targets = torch.lerp(targets, torch.full_like(targets, 1 / logits.shape[1]), self.label_smoothing)
         weight = 1.0 if self.weight is None else self.weight.to(likelihoods)
-        return -(weight * targets * above_zero(1 - likelihoods.exp()) ** self.gamma * likelihoods).sum(1).mean()
+        losses = -(weight * targets * above_zero(1 - likelihoods.exp()) ** self.gamma * likelihoods).sum(1)
+        return mean(losses, weights)
 
 
 class BinaryCrossEntropy(LogitLoss):
@@ -65,10 +67,10 @@ class BinaryCrossEntropy(LogitLoss):
 
     several = True
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         logits = wide(logits)
         targets = targets.to(logits)  # bfloat16 with a precision such as bf16-true
-        return self.weighted(self.each(logits, self.smoothed(targets)), targets).mean()
+        return mean(self.weighted(self.each(logits, self.smoothed(targets)), targets), weights)
 
     def each(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image and class, (N, classes)."""
@@ -122,6 +124,11 @@ class Asymmetric(BinaryCrossEntropy):
         positive = above_zero(1 - probabilities) ** self.gamma_positive * F.logsigmoid(logits)
         negative = shifted**self.gamma_negative * torch.log1p(-shifted.clamp(max=1 - 1e-7))
         return -(targets * positive + (1 - targets) * negative)
+
+
+def mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of losses (N,) or (N, classes), each times the weight of its image (N,)."""
+    return losses.mean() if weights is None else (losses.movedim(0, -1) * weights.to(losses)).mean()
 
 
 def wide(logits: Tensor) -> Tensor:

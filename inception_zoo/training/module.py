@@ -95,11 +95,11 @@ class Classifier(L.LightningModule):
         return self.model(images)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        images, labels = batch
+        images, labels, *weights = batch
         outputs = self.model.outputs(images)
         labels = self._padded(labels)
         every = {"logits": outputs.logits, **outputs.aux}
-        losses = {name: self.criterion(logits, labels) for name, logits in every.items()}
+        losses = {name: self.criterion(logits, labels, *weights) for name, logits in every.items()}
         for tap in outputs.aux:
             self.log(f"train/aux_loss/{tap}", losses[tap], batch_size=len(labels))
         logits = outputs.logits.detach().float()

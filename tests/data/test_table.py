@@ -16,6 +16,7 @@ from inception_zoo.data import Files, Source
 from inception_zoo.data.division import divide
 from inception_zoo.data.imagefolder import imagefolder
 from inception_zoo.data.table import table
+from inception_zoo.runs.results import read_results
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +190,79 @@ def test_a_run_records_the_groups(zoo, folder):
     assert done.returncode == 2 and "was trained with data.source.label=label" in done.stderr
     done = zoo("data=table", f"data.root={folder}/labels.csv", "data.source.label=class", "trainer=smoke")
     assert done.returncode == 2 and "has no column 'class'; its columns: 'path', 'label', 'patient', 'age'" in done.stderr
+
+
+def rated(folder, *probabilities, weight="1"):
+    """Return the rows with a column for each class, the probability of an image's own class first, and with a weight."""
+    probabilities, names = probabilities or (0.8, 0.1, 0.1), ("ant", "bee", "wasp")
+    rows = []
+    for row in rows_of(folder):
+        own = names.index(row["label"])
+        cells = {f"p_{name}": probabilities[(number - own) % 3] for number, name in enumerate(names)}
+        rows.append(row | cells | {"weight": weight})
+    return rows
+
+
+SOFT = {"label": ["p_ant", "p_bee", "p_wasp"], "probabilities": True}
+
+
+def test_soft_labels_and_weights_are_for_the_training_only(folder, caplog):
+    rows = [row | {"weight": 1 + number % 3} for number, row in enumerate(rated(folder))]
+    for number in range(10, 30):  # bees, and wasps that could as well be ants
+        rows[number] |= {"p_ant": "0.333" if number < 20 else "0.5", "p_bee": "0.665" if number < 20 else "0"}
+        rows[number] |= {"p_wasp": "0" if number < 20 else "0.5"}
+    for number in range(25, 30):
+        rows[number] |= {"p_ant": "0.1", "p_wasp": "0.9"}
+    with caplog.at_level("WARNING"):
+        source = table(write(folder / "labels.csv", rows), weight="weight", **SOFT)
+    assert "5 images have several most probable classes; their label is the first of them" in caplog.text
+    assert source.classes == SOFT["label"] and source.train.labels.bincount().tolist() == [15, 10, 5]
+    training, evaluation = (source.train.dataset(1, lambda read: read(), training=flag) for flag in (True, False))
+    expected = {row["path"]: row for row in rows}
+    for index, path in enumerate(source.train.paths.tolist()):
+        _, target, factor = training[index]
+        soft = torch.tensor([float(expected[path][name]) for name in source.classes])
+        assert torch.allclose(target, soft / soft.sum()) and factor == expected[path]["weight"]
+        _, label = evaluation[index]
+        assert target[label] == target.max()
+    with pytest.raises(ZooError, match=r"^data\.classes: probabilities of some classes are not a label"):
+        source.only([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "cells", "message"),
+    [
+        ({"label": "label", "probabilities": True}, {}, "^data.source.probabilities=true: set data.source.label to a list"),
+        (SOFT, {"p_bee": "0.2"}, "row 5: the probabilities do not have the sum 1: '1.1'"),
+        (SOFT, {"p_bee": "-0.1"}, "row 5: not a number of 0 or more in 'p_bee': '-0.1'"),
+        (SOFT, {"p_bee": "nan"}, "row 5: not a number of 0 or more in 'p_bee': 'nan'"),
+        (SOFT, {"p_bee": ""}, "row 5: an empty cell in 'p_bee'"),
+        ({"weight": "weight"}, {"weight": "1e99999"}, "row 5: not a number of 0 or more in 'weight': '1e99999'"),
+        ({"weight": "weight"}, {"weight": "-2"}, "row 5: not a number of 0 or more in 'weight': '-2'"),
+        ({"weight": "mass"}, {}, "has no column 'mass'"),
+    ],
+)
+def test_wrong_probabilities_and_weights_name_the_row(folder, options, cells, message):
+    with pytest.raises(ZooError, match=message):
+        table(write(folder / "labels.csv", changed(rated(folder), 3, **cells)), **options)
+
+
+def test_a_training_uses_soft_labels_and_weights(zoo, folder):
+    small = ("model=googlenet", "model.norm=batch", "model.stem=small", "model.width=0.125", "data.image_size=32")
+    small += ("data=table", "data.batch_size=12", "trainer=smoke", "trainer.precision=32-true", "optimizer.lr=0")
+    losses = {}
+    for name, probabilities, weight in (("hard", (1, 0, 0), 1), ("heavy", (1, 0, 0), 4), ("soft", (0.5, 0.25, 0.25), 1)):
+        rows = rated(folder, *probabilities, weight=str(weight))
+        place = write(folder / f"{name}.csv", rows)
+        columns = "data.source.label=[p_ant,p_bee,p_wasp]", "data.source.probabilities=true", "data.source.weight=weight"
+        done = zoo(*small, f"data.root={place}", *columns, "data.split.val=0.2", f"hydra.run.dir={name}")
+        assert done.returncode == 0 and "could not log" not in done.stdout + done.stderr, done.stderr
+        losses[name] = read_results(folder.parent / name)["train/loss"]
+    assert losses["heavy"] == pytest.approx(4 * losses["hard"], rel=1e-6)
+    assert abs(losses["soft"] - losses["hard"]) > 1e-3
+    done = zoo(*small, f"data.root={place}", *columns[:2], "loss=bce", "data.split.val=0.2")
+    assert done.returncode == 2 and "loss: the data has one label for each image" in done.stderr
+    done = zoo(*small, f"data.root={place}", *columns, "augmentation=light", "augmentation.mixup=0.2", "data.split.val=0.2")
+    assert done.returncode == 2 and "data.source.weight=weight cannot be combined with mixup and cutmix" in done.stderr
+    done = zoo("ckpt=last", "hydra.run.dir=soft", "+data.source.weight=null", "trainer.max_epochs=2")
+    assert done.returncode == 2 and "was trained with data.source.weight=weight" in done.stderr

@@ -115,3 +115,15 @@ def test_what_has_no_weights_is_refused():
         class_weights("effective", torch.tensor([5, 0]), None)
     with pytest.raises(ZooError, match=r"the data has 2 classes; give one weight for each"):
         class_weights([1.0, 1.0, 1.0], torch.tensor([5, 5]), None)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, Focal, BinaryCrossEntropy, BinaryFocal, Asymmetric])
+@pytest.mark.parametrize("weight", [None, WEIGHTS])
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_of_images_multiply_their_losses(logits, loss, weight, soft):
+    targets = torch.rand(32, 4, dtype=torch.float64).softmax(1) if soft else labels(loss.several)
+    weights = torch.rand(32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    criterion = made(loss(), 0.1, weight)
+    each = torch.stack([criterion(logits[row : row + 1], targets[row : row + 1]) for row in range(32)])
+    assert criterion(logits, targets, weights).item() == pytest.approx((each * weights).mean().item(), rel=1e-12)
+    assert criterion(logits, targets, torch.ones(32)).item() == pytest.approx(criterion(logits, targets).item(), rel=1e-12)
