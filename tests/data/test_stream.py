@@ -347,7 +347,7 @@ def test_files_that_cannot_be_written(files, tmp_path):
         with pytest.raises(ZooError, match=message):
             optimize_folder(Source("images", files.train, gone, CLASSES, gone), tmp_path / "set")
     images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
-    with pytest.raises(ZooError, match="digits: only image folders, with one label for each image, can be packed"):
+    with pytest.raises(ZooError, match="digits: only image folders, with one label for each image"):
         optimize_folder(Source("digits", images, images, ["0", "1"]), tmp_path / "set")
 
 
