@@ -167,7 +167,7 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
         "a list of distinct GPU numbers",
         lambda value: isinstance(value, list) and list_of(whole(0)).fits(value) and 0 < len(value) == len(set(value)),
     ),
-    "num_nodes": whole(1, 10**5),
+    "num_nodes": whole(1, 10**5) | one_of("auto"),
     "timeout_minutes": above(0),
     **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), COUNT),
     "max_steps": COUNT | one_of(-1),

@@ -1,5 +1,6 @@
 """Data sources: labelled images for training, validation and test, in memory, in files or in chunks."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -116,6 +117,17 @@ class Files:
             return _Read(self, channels, view, seed, (self.labels,))
         labels = self.labels if self.soft is None else self.soft
         return _Read(self, channels, view, seed, (labels,) if self.weights is None else (labels, self.weights))
+
+
+def digest_of(split: Split) -> str:
+    """Return a short digest of the labels, and of the images in memory or of the paths of files; a stream has none."""
+    if not isinstance(split, Images | Files):
+        return "stream"
+    images: Any = split.images.contiguous().numpy() if isinstance(split, Images) else "\0".join(split.paths.tolist()).encode()
+    labels: Any = split.labels.contiguous().numpy()
+    found = hashlib.blake2b(images, digest_size=6)
+    found.update(labels)
+    return found.hexdigest()
 
 
 def too_large(batch_size: int, count: int, images: str) -> ZooError:

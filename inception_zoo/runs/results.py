@@ -17,7 +17,7 @@ from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import claim, claim_first, claim_new, is_new, keep, quoted, release
 from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.system.programs import commit_of
-from inception_zoo.system.ranks import agreed, is_first
+from inception_zoo.system.ranks import agreed, is_elastic, is_first
 from inception_zoo.system.records import read_json, write_json
 from inception_zoo.system.terminal import asked, is_closed_output
 
@@ -135,6 +135,12 @@ def claim_folder(cfg: DictConfig, kind: str) -> None:
     if is_named or "zoo.now" not in layout:  # a name with the time is the default of conf/config.yaml
         if is_first():
             claim_first(folder, key)
+        if kind == "run" and is_elastic() and cfg.task == "fit" and cfg.ckpt is None:  # perhaps torchrun has restarted it
+            left = (
+                is_first() and is_interrupted(folder) and any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
+            )
+            cfg.ckpt = "last" if agreed("restarted", str(left)) == "True" else None
+        if is_first():
             if kind == "run":
                 check_free(folder, cfg.task, cfg.ckpt)
             elif (folder / ".hydra").is_dir():

@@ -1,9 +1,13 @@
 """The rank of this process, and values that all ranks share before they can communicate."""
 
 import os
+import threading
+import time
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 from typing import Any
+from uuid import uuid4
 
 _asked: Counter[str] = Counter()
 
@@ -40,7 +44,7 @@ def agreed(key: str, value: str) -> str:
     if not by_torchrun():
         return value
     _asked[key] += 1
-    name = f"inception_zoo/{os.environ['TORCHELASTIC_RESTART_COUNT']}/{key}/{_asked[key]}"
+    name = f"inception_zoo/{_start()}/{key}/{_asked[key]}"
     if is_first():
         _torchruns_store().set(name, value)
     return _torchruns_store().get(name).decode()
@@ -55,8 +59,47 @@ def meet_anew() -> None:
         os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
+def is_elastic() -> bool:
+    """Return True if torchrun restarts the job when a process or a machine is lost, or joins."""
+    return by_torchrun() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+
+
+def machines() -> int | None:
+    """Return the number of machines on which torchrun or SLURM has started this job; None if neither has."""
+    if by_torchrun():
+        return int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ["SLURM_NNODES"]) if "SLURM_NNODES" in os.environ else None
+
+
 @cache
 def _torchruns_store() -> Any:
+    """Return a connection to the store of torchrun, or to rank 0's if torchrun does not share its own."""
     from torch.distributed import TCPStore
 
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    mine = is_first() and os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "False"
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=mine, wait_for_workers=False)
+
+
+@cache
+def _start() -> str:
+    """Return a name of this start of the ranks, the same on all of them.
+
+    torchrun keeps its store when it restarts them, and counts the restarts on each machine for itself. So each rank asks
+    with a name of its own, which rank 0 answers as long as it runs.
+    """
+    mine = uuid4().hex
+    if is_first():
+        threading.Thread(target=_answer, args=[_torchruns_store().clone(), mine], daemon=True).start()
+        return mine
+    _torchruns_store().set(f"inception_zoo/asks/{os.environ['RANK']}", mine)
+    return _torchruns_store().get(f"inception_zoo/answer/{mine}").decode()
+
+
+def _answer(store: Any, start: str) -> None:
+    others = range(1, int(os.environ["WORLD_SIZE"]))
+    with suppress(RuntimeError):  # the store ends before this process
+        while True:
+            for rank in others:
+                if store.check([asking := f"inception_zoo/asks/{rank}"]):
+                    store.set(f"inception_zoo/answer/{store.get(asking).decode()}", start)
+            time.sleep(0.5)

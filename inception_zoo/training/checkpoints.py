@@ -16,6 +16,7 @@ from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint, flattened
 from inception_zoo.system.atomic_files import is_whole_zip
+from inception_zoo.system.ranks import is_first
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.training.atomic_checkpoints import is_whole, read_checkpoint
 from inception_zoo.weights.files import METADATA
@@ -69,7 +70,8 @@ def find_checkpoint(
         for folder in sorted(others, key=lambda folder: (folder / "checkpoints").stat().st_mtime, reverse=True):
             if found := newest_whole(folder):
                 return found
-        raise ZooError(f"ckpt=last: there is no intact checkpoint in {run_folder} or under {runs}; set ckpt=PATH")
+        elsewhere = "set ckpt=PATH" if is_first() else "copy the run folder from the machine of rank 0"
+        raise ZooError(f"ckpt=last: there is no intact checkpoint in {run_folder} or under {runs}; {elsewhere}")
     path = Path(ckpt)
     if path.is_dir():
         found = newest_whole(path) if task == "fit" else evaluated_checkpoint(path)

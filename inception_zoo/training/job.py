@@ -7,23 +7,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from inception_zoo.architecture.card import Card
 from inception_zoo.architecture.cost import Cost, plan_cost
 from inception_zoo.architecture.decision import Decision
 from inception_zoo.data import ImageData
 from inception_zoo.data.division import has_made_test
+from inception_zoo.errors import ZooError
 from inception_zoo.models import create_model
 from inception_zoo.network.inception import Inception
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.results import Pruned, begin, best_key, commit_of_the_code, read_results
 from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
-from inception_zoo.system.ranks import agreed, is_first, local_rank
+from inception_zoo.system.ranks import agreed, is_first, local_rank, machines
 from inception_zoo.system.records import save_redacted
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
@@ -35,12 +38,12 @@ from inception_zoo.training.last_checkpoint import LastCheckpoint
 from inception_zoo.training.machines import MINUTES, meeting
 from inception_zoo.training.module import Classifier
 from inception_zoo.training.operating_points import decision_for
-from inception_zoo.training.processes import SameConfig
+from inception_zoo.training.same_job import SameConfig
 from inception_zoo.training.summary import print_summary
 from inception_zoo.training.surroundings import leaving_nothing_behind, quiet_libraries
 from inception_zoo.training.tables import write_test
 from inception_zoo.training.trainer_errors import check_limits, check_monitors, naming_the_key
-from inception_zoo.weights.files import load_pickle
+from inception_zoo.weights.files import METADATA, load_pickle
 from inception_zoo.weights.saving import save_model
 from inception_zoo.weights.sources import is_hub, is_name
 
@@ -121,6 +124,11 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_devices(config["trainer"])
+    if cfg.trainer.num_nodes == "auto":
+        if (started := machines()) is None:
+            raise ZooError("trainer.num_nodes=auto: neither torchrun nor SLURM has started this job; give the number")
+        config["trainer"]["num_nodes"] = started
+        say(f"trainer.num_nodes: {started}")
     ckpt = find_checkpoint(cfg.ckpt, cfg.task, folder, interrupted)
     config["ckpt"] = str(ckpt) if ckpt else None
     if cfg.trainer.precision == "auto":
@@ -256,9 +264,9 @@ def test(job: Job) -> dict[str, Any] | None:
     if job.ckpt:
         folder, path = job.folder.resolve(), job.ckpt.resolve()
         job.results["tested"] = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-        checkpoint = load_pickle(job.ckpt)
-        if card := card_of(job.ckpt):
-            job.model.decision = card.decision  # of these weights, not of the last epoch's
+        checkpoint = _weights_to_test(job.ckpt, job.trainer)
+        if card := checkpoint.get(METADATA):
+            job.model.decision = Card.of(card).decision  # of these weights, not of the last epoch's
         if raw := checkpoint.get("current_model_state"):
             load_network(module, raw)
             module.test_name = "test_raw"
@@ -273,6 +281,14 @@ def test(job: Job) -> dict[str, Any] | None:
         say("trainer.limit_test_batches=0: no test")
         return None
     return module.test.tables.compute() if module.test.tables is not None else None
+
+
+def _weights_to_test(path: Path, trainer: Trainer) -> dict[str, Any]:
+    """Return the weights and the card of a checkpoint. After a training, rank 0 reads it: others may not have its disk."""
+    trained = torch.distributed.is_available() and torch.distributed.is_initialized()
+    content = {} if trained and not trainer.is_global_zero else load_pickle(path)
+    wanted = {key: content[key] for key in ("state_dict", "current_model_state", METADATA) if key in content}
+    return trainer.strategy.broadcast(wanted) if trained else wanted
 
 
 def load_network(module: Classifier, state: Mapping[str, Any]) -> None:

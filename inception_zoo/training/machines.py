@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 from lightning import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -24,12 +25,13 @@ from inception_zoo.errors import ZooError, one_line
 from inception_zoo.runs.results import record_end
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.terminal import ENDING
-from inception_zoo.training.processes import kill_ranks
+from inception_zoo.training.processes import is_of_the_group, kill_ranks
 
 MINUTES = 5.0  # default of trainer.timeout_minutes
 BEAT = 2.0  # seconds between heartbeats
 SILENT = 10.0  # seconds after which a rank counts as unreachable
 REPORT = 30.0  # seconds between log lines about what is waited for
+INTERFACE = "GLOO_SOCKET_IFNAME"  # network interface that gloo uses
 log = logging.getLogger(__name__)
 
 
@@ -57,12 +59,33 @@ def meeting(trainer: Trainer, folder: Path, minutes: float) -> Iterator[Callable
     assert environment is not None
     step = trainer.num_devices if starts_ranks else 1  # a process that starts the ranks of its machine speaks for them
     ranks = range(0, trainer.world_size, step)
+    if trainer.num_nodes > 1 and (interface := interface_to(environment.main_address)):
+        os.environ.setdefault(INTERFACE, interface)
     peers = Peers(trainer.global_rank, ranks, environment.main_address, environment.main_port, folder, minutes)
     try:
         peers.wait_until("here")
         yield lambda: peers.wait_until("ready")
+    except Exception as error:
+        if is_of_the_group(error):
+            raise ZooError(peers.lost(error)) from error
+        raise
     finally:
         peers.close()
+
+
+def interface_to(address: str) -> str | None:
+    """Return the network interface of this machine that reaches an address; None if it cannot be found, or is loopback.
+
+    By default, gloo uses the interface of the host name's address. On many machines this is a loopback address, or the name
+    has none, and the others could not connect.
+    """
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 1))  # sends nothing
+        mine = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if not mine.startswith("127.") and any(each.address == mine for each in addresses):
+                return name
+    return None
 
 
 class Peers:
@@ -118,6 +141,22 @@ class Peers:
             time.sleep(0.2)
         self.met = True
 
+    def lost(self, error: Exception) -> str:
+        """Return the reason for a failed connection to other ranks, after the time in which a lost one is noticed."""
+        until = time.monotonic() + SILENT + 2 * BEAT
+        while time.monotonic() < until and not self._silent():
+            time.sleep(0.2)
+        if silent := self._silent():
+            return f"{self._named_with_hosts(silent)} has ended, or cannot be reached; resume from the last checkpoint"
+        return f"the connection to the other ranks was lost ({one_line(error)}); resume from the last checkpoint"
+
+    def _silent(self) -> list[int]:
+        now = time.monotonic()
+        return [rank for rank, seen in self.seen.items() if now - seen > SILENT]
+
+    def _named_with_hosts(self, ranks: Sequence[int]) -> str:
+        return f"{_named(ranks)} on {', '.join(sorted({self.beats[rank].split(' ')[-1] for rank in ranks}))}"
+
     def close(self) -> None:
         """End the watch."""
         self.closed.set()
@@ -156,11 +195,11 @@ class Peers:
             last, now = now, time.monotonic()
             if now - last > BEAT + 1:  # this process was stopped, for example by Ctrl-Z, and perhaps the others, too
                 self.seen = dict.fromkeys(self.seen, now)
-            silent = [rank for rank, seen in self.seen.items() if now - seen > SILENT]
+            silent = self._silent()
             if not silent or not self.met:
                 continue
             longest = max(now - self.seen[rank] for rank in silent)
-            who = f"{_named(silent)} on {', '.join(sorted({self.beats[rank].split(' ')[-1] for rank in silent}))}"
+            who = self._named_with_hosts(silent)
             if number:
                 self._end(f"{signal.Signals(number).name}, while {who} cannot be reached", 128 + number)
             if longest > 60 * self.minutes:

@@ -1,7 +1,5 @@
-"""Start, comparison and end of the other ranks of a job."""
+"""Start and end of the other ranks of a job."""
 
-import hashlib
-import json
 import os
 import re
 import signal
@@ -10,19 +8,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from omegaconf import DictConfig, OmegaConf
 
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.folders import quoted
-from inception_zoo.runs.results import REASON, flattened, record_end
+from inception_zoo.runs.results import REASON, record_end
 from inception_zoo.system.terminal import ENDING, tell
 
 PATIENCE = 15  # seconds that rank 0 may wait for a failed rank
@@ -115,7 +110,7 @@ def end_ranks(error: BaseException | None) -> BaseException | None:
     """
     ranks = list(_ranks)
     _ranks.clear()
-    if isinstance(error, Exception) and _is_of_the_group(error):
+    if isinstance(error, Exception) and is_of_the_group(error):
         until = time.monotonic() + 5
         while not any(rank.fault for rank in ranks) and time.monotonic() < until:
             time.sleep(0.1)
@@ -132,35 +127,6 @@ def end_ranks(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _is_of_the_group(error: Exception) -> bool:
+def is_of_the_group(error: Exception) -> bool:
     """Return whether an error concerns the connection to the other ranks."""
     return isinstance(error, torch.distributed.DistError) or bool(re.search("(?i)gloo|nccl|connection", str(error)))
-
-
-class SameConfig(Callback):
-    """Callback that stops a job whose processes have different configs.
-
-    Args:
-        config: the config of the job as plain containers.
-        results: receives `config_sha256`, and `world_size` from torch.distributed.
-    """
-
-    def __init__(self, config: Mapping[str, Any], results: dict[str, Any]) -> None:
-        self.values, self.results = flattened(config), results
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        digest = hashlib.sha256(json.dumps(self.values, sort_keys=True, default=str).encode()).hexdigest()
-        world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        self.results |= {"world_size": world_size, "config_sha256": digest}
-        if world_size == 1:
-            return
-        # a file may be unreadable on one machine only
-        images = str({name: len(split) for name, split in trainer.datamodule.splits.items()})  # type: ignore[attr-defined]
-        every: list[Any] = [None] * world_size
-        torch.distributed.all_gather_object(every, {**self.values, "images": images})
-        for rank, theirs in enumerate(every):
-            for key in sorted(theirs.keys() | every[0].keys()):
-                if theirs.get(key) != every[0].get(key):
-                    both = f"{every[0].get(key)} on rank 0 and {theirs.get(key)} on rank {rank}"
-                    same = "start all of them with the same command"
-                    raise ZooError(f"the configs or images of the ranks differ: {key}={both}; {same}")

@@ -184,7 +184,7 @@ def test_processes_with_different_configs_stop(tmp_path):
     )
     done = torchrun(tmp_path, "odd.py", *SMALL)
     assert done.returncode != 0
-    assert "error: the configs or images of the ranks differ: aux_weight=0.0 on rank 0 and 0.1 on rank 1" in done.stderr
+    assert "error: the ranks differ: aux_weight=0.0 on rank 0 (" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Several hosts on one machine: network namespaces on a bridge, each with its own address, host name and processes.
+
+A host can have a disk of its own, which covers the working folder that the hosts otherwise share. Needs root and Linux.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.commands import environment
+
+NETWORK = "10.77.0"
+ETC = Path("/etc/netns")  # `ip netns exec` places these files over those of /etc
+
+
+@dataclass
+class Host:
+    """A network namespace and the processes that were started in it."""
+
+    number: int
+    work: Path  # the working folder, under the same path on every host
+    disk: Path  # where this host's working folder is, seen from outside: another place if it has a disk of its own
+    size: str | None = None  # of its own disk, such as 20m; None: as large as the machine's
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"iz{os.getpid()}-{self.number}"
+
+    @property
+    def address(self) -> str:
+        return f"{NETWORK}.{self.number + 1}"
+
+    def start(self, command: Sequence[object], env: Mapping[str, str] | None = None) -> subprocess.Popen:
+        """Start a command in the working folder; its output goes to `log`. It ends with all of its processes."""
+        setup = [f"hostname host{self.number}", "ip link set lo up"]
+        if self.size:
+            setup.append(f"mount -t tmpfs -o size={self.size} tmpfs {self.work}")
+        elif self.disk != self.work:
+            setup.append(f"mount --bind {self.disk} {self.work}")
+        script = "; ".join([*setup, f"cd {self.work}", 'exec "$@"'])
+        outside = [
+            "ip",
+            "netns",
+            "exec",
+            self.name,
+            "unshare",
+            "--mount",
+            "--uts",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
+        with self.log.open("a") as log:
+            words = [*outside, "sh", "-c", script, "sh", *map(str, command)]
+            process = subprocess.Popen(words, stdout=log, stderr=log, env=environment(env or {}))
+        self.processes.append(process)
+        return process
+
+    @property
+    def log(self) -> Path:
+        return self.work.with_name(f"host{self.number}.log")
+
+    def link(self, state: str) -> None:
+        """Plug or unplug its cable: `up` or `down`."""
+        _run("ip", "-n", _hub(), "link", "set", f"port{self.number}", state)
+
+    def slow_down(self, rate: str) -> None:
+        """Limit the rate of its cable in both directions, such as `20mbit`."""
+        limit = ["root", "tbf", "rate", rate, "burst", "64kbit", "latency", "400ms"]
+        _run("ip", "netns", "exec", self.name, "tc", "qdisc", "add", "dev", "eth0", *limit)
+        _run("ip", "netns", "exec", _hub(), "tc", "qdisc", "add", "dev", f"port{self.number}", *limit)
+
+    def kill(self) -> None:
+        """End the host as a power failure does: it stops answering, and nothing says goodbye to the others."""
+        self.link("down")
+        for process in self.processes:
+            process.kill()  # unshare's children are killed with it
+
+    def signal(self, number: signal.Signals, process: subprocess.Popen) -> None:
+        """Send a signal to the command itself, which is the child of `unshare`."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), number)
+
+
+@contextmanager
+def hosts(count: int, folder: Path, own_disks: bool = False, resolvable: bool = True) -> Iterator[list[Host]]:
+    """Yield connected hosts, and remove them with all of their processes at the end.
+
+    Args:
+        count: number of hosts.
+        folder: of the working folder and the logs.
+        own_disks: give each host a working folder of its own, under the same path.
+        resolvable: each host knows the names of all, host0, host1, …; otherwise not even its own.
+    """
+    work = folder / "work"
+    work.mkdir()
+    made = [Host(n, work, folder / f"disk{n}" if own_disks else work) for n in range(count)]
+    try:
+        _run("ip", "netns", "add", _hub())
+        _run("ip", "-n", _hub(), "link", "add", "bridge", "type", "bridge")
+        _run("ip", "-n", _hub(), "link", "set", "bridge", "up")
+        for host in made:
+            host.disk.mkdir(exist_ok=True)
+            _run("ip", "netns", "add", host.name)
+            _run("ip", "-n", _hub(), "link", "add", f"port{host.number}", "type", "veth", "peer", "eth0", "netns", host.name)
+            _run("ip", "-n", _hub(), "link", "set", f"port{host.number}", "master", "bridge", "up")
+            _run("ip", "-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
+            _run("ip", "-n", host.name, "link", "set", "eth0", "up")
+            _run("ip", "-n", host.name, "link", "set", "lo", "up")
+            names = [f"{each.address} host{each.number}" for each in made] if resolvable else []
+            (ETC / host.name).mkdir(parents=True, exist_ok=True)
+            (ETC / host.name / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
+        yield made
+    finally:
+        for host in made:
+            for process in host.processes:
+                process.kill()
+                process.wait()
+            _run("ip", "netns", "delete", host.name, check=False)
+            shutil.rmtree(ETC / host.name, ignore_errors=True)
+        _run("ip", "netns", "delete", _hub(), check=False)
+        with suppress(OSError):
+            ETC.rmdir()
+
+
+def why_impossible() -> str | None:
+    """Return the reason why hosts cannot be made here; None if they can."""
+    if os.name != "posix" or os.geteuid():
+        return "network namespaces need root"
+    missing = [name for name in ("ip", "tc", "unshare") if not shutil.which(name)]
+    if missing:
+        return f"{', '.join(missing)} not installed (Debian: iproute2, util-linux)"
+    probe = f"iz{os.getpid()}-probe"
+    if _run("ip", "netns", "add", probe, check=False):
+        return "this kernel or container allows no network namespaces"
+    _run("ip", "netns", "delete", probe)
+    return None
+
+
+def wait_for(condition, seconds: float) -> bool:
+    """Wait until a condition holds; return False after this time."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.2)
+    return condition()
+
+
+def _hub() -> str:
+    return f"iz{os.getpid()}-hub"
+
+
+def _run(*command: str, check: bool = True) -> int:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.returncode
