@@ -53,9 +53,16 @@ class EMA(EMAWeightAveraging):
         super().__init__(decay=decay, **options)
         self.decay, self.warmup = decay, warmup
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None and stage == "fit":
+            # on the CPU: each update reads the number of updates, and would wait for the device
+            self._average_model.n_averaged = torch.tensor(0)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        updates = self._average_model.n_averaged
+        self._average_model.to(pl_module.device).n_averaged = updates
         if self.warmup:
             self._average_model.avg_fn = self._average
 

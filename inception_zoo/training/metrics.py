@@ -15,6 +15,7 @@ from inception_zoo.training.decisions import BINS, Scored, means
 
 # Sums of float64, rounded to float32, do not depend on their order. Apple's GPUs have no float64.
 EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64
+UNCHECKED: Any = {"validate_args": False}  # the data are checked; torchmetrics would wait for the device at each batch
 ROW = ("loss", "image", "label", "predicted", "probability", "probability_of_label")  # columns of `Worst.rows`
 
 
@@ -126,7 +127,7 @@ class Mean(MeanMetric):
     """Weighted mean that does not depend on the order of its terms."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(nan_strategy="disable")  # the others leave out NaN, and wait for the device at each batch
         self.set_dtype(EXACT)
 
     def compute(self) -> Tensor:
@@ -200,16 +201,16 @@ class Evaluation(nn.Module):
 
     def _means(self) -> dict[str, Metric]:
         return {
-            "top1": MulticlassAccuracy(self.classes, average="micro"),
-            "top5": MulticlassAccuracy(self.classes, top_k=min(5, self.classes), average="micro"),
-            "macro": MulticlassAccuracy(self.classes, average="macro"),
+            "top1": MulticlassAccuracy(self.classes, average="micro", **UNCHECKED),
+            "top5": MulticlassAccuracy(self.classes, top_k=min(5, self.classes), average="micro", **UNCHECKED),
+            "macro": MulticlassAccuracy(self.classes, average="macro", **UNCHECKED),
             "ece": CalibrationError(),
         }
 
     def _tables(self) -> dict[str, Any]:
         return {
-            "confusion": MulticlassConfusionMatrix(self.classes),
-            "top5": MulticlassAccuracy(self.classes, top_k=min(5, self.classes), average=None),
+            "confusion": MulticlassConfusionMatrix(self.classes, **UNCHECKED),
+            "top5": MulticlassAccuracy(self.classes, top_k=min(5, self.classes), average=None, **UNCHECKED),
             "calibration": Calibration(),
             "worst": Worst(),
         }

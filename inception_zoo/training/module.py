@@ -78,7 +78,8 @@ class Classifier(L.LightningModule):
         self.criterion.label_smoothing = label_smoothing
         self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
         measured = ("loss",) if self.criterion.several else ("loss", "top1", "top5")
-        self.train_metrics: Any = nn.ModuleDict({key: MeanMetric() for key in measured})
+        # the other strategies for NaN would wait for the device at each step
+        self.train_metrics: Any = nn.ModuleDict({key: MeanMetric(nan_strategy="disable") for key in measured})
         self.val, self.test = self.evaluation(tables=False, more=metrics), self.evaluation(tables=True, more=metrics)
         self.test_name = "test"  # metric prefix of the test
         self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
