@@ -47,13 +47,21 @@ run: setup data ## run the main job: train GoogLeNet on Fashion-MNIST (minutes o
 	$(BIN)/python run.py experiment=quickstart
 
 test: setup data browser ## run the test suite without the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not hosts and not gpu" -n $(JOBS) --dist worksteal
 
 test-slow: setup data ## run the slow tests: real training, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
 test-faults: setup ## run fault injection: kills, full disks, corrupt files (15 minutes; FAULTS="--seed 2 --write")
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/faults.py $(FAULTS)
+
+test-gpu: setup ## run the tests of CUDA devices; without one they are skipped
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; 15 minutes), and write the table of docs/cluster.md
+	@rm -f .venv/hosts.jsonl
+	HOSTS_TABLE=$(CURDIR)/.venv/hosts.jsonl $(BIN)/python -m pytest -m hosts tests/hosts
+	$(BIN)/python tests/tools/cluster_table.py .venv/hosts.jsonl
 
 docs: setup ## the documentation site in site/; a broken link or reference is an error
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict

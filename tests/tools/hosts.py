@@ -27,6 +27,7 @@ class Host:
     work: Path  # the working folder, under the same path on every host
     disk: Path  # where this host's working folder is, seen from outside: another place if it has a disk of its own
     size: str | None = None  # of its own disk, such as 20m; None: as large as the machine's
+    folder: Path | None = None  # where its commands start; None: the working folder
     processes: list[subprocess.Popen] = field(default_factory=list)
 
     @property
@@ -44,7 +45,7 @@ class Host:
             setup.append(f"mount -t tmpfs -o size={self.size} tmpfs {self.work}")
         elif self.disk != self.work:
             setup.append(f"mount --bind {self.disk} {self.work}")
-        script = "; ".join([*setup, f"cd {self.work}", 'exec "$@"'])
+        script = "; ".join([*setup, f"cd {self.folder or self.work}", 'exec "$@"'])
         outside = [
             "ip",
             "netns",
@@ -92,14 +93,14 @@ class Host:
 
 
 @contextmanager
-def hosts(count: int, folder: Path, own_disks: bool = False, resolvable: bool = True) -> Iterator[list[Host]]:
+def hosts(count: int, folder: Path, own_disks: bool = False, names: str = "all") -> Iterator[list[Host]]:
     """Yield connected hosts, and remove them with all of their processes at the end.
 
     Args:
         count: number of hosts.
         folder: of the working folder and the logs.
         own_disks: give each host a working folder of its own, under the same path.
-        resolvable: each host knows the names of all, host0, host1, …; otherwise not even its own.
+        names: that a host can resolve: `all`; `none`, not even its own; or `loopback`, its own only, as Debian sets it up.
     """
     work = folder / "work"
     work.mkdir()
@@ -116,9 +117,10 @@ def hosts(count: int, folder: Path, own_disks: bool = False, resolvable: bool = 
             _run("ip", "-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
             _run("ip", "-n", host.name, "link", "set", "eth0", "up")
             _run("ip", "-n", host.name, "link", "set", "lo", "up")
-            names = [f"{each.address} host{each.number}" for each in made] if resolvable else []
+            lines = [f"{each.address} host{each.number}" for each in made] if names == "all" else []
+            lines = [f"127.0.1.1 host{host.number}"] if names == "loopback" else lines
             (ETC / host.name).mkdir(parents=True, exist_ok=True)
-            (ETC / host.name / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
+            (ETC / host.name / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         yield made
     finally:
         for host in made:
