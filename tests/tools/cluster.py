@@ -70,7 +70,8 @@ class Cluster:
     def message(self, host: Host) -> str:
         """Return the line with which the job ended on a host."""
         told = [line for line in host.log.read_text().splitlines() if "error: " in line or "trainer.timeout_minutes)" in line]
-        return told[-1].partition("error: ")[2] or told[-1].partition("] ")[2] if told else ""
+        line = told[-1].partition("error: ")[2] or told[-1].partition("] ")[2] if told else ""
+        return line.replace(f"{host.work}/", "")
 
 
 def weights(run: Path) -> str:
