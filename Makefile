@@ -10,7 +10,7 @@ DEBIAN_DATA := usr/share/datasets/fashion-mnist
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help docs docs-serve setup data browser run test test-slow test-faults fuzz check audit canary bench experiments experiments-smoke
+.PHONY: help docs docs-serve setup data browser run test test-slow test-faults test-hosts test-gpu fuzz check audit canary bench experiments experiments-smoke
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,7 @@ test-gpu: setup ## run the tests of CUDA devices; without one they are skipped
 test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; 15 minutes), and write the table of docs/cluster.md
 	@rm -f .venv/hosts.jsonl
 	HOSTS_TABLE=$(CURDIR)/.venv/hosts.jsonl $(BIN)/python -m pytest -m hosts tests/hosts
+	@test -s .venv/hosts.jsonl || (echo "no host could be made; run it as root on Linux"; exit 1)
 	$(BIN)/python tests/tools/cluster_table.py .venv/hosts.jsonl
 
 docs: setup ## the documentation site in site/; a broken link or reference is an error

@@ -172,6 +172,8 @@ def _read(cfg: DictConfig, hydra: HydraConf, folder: Path, named: Collection[str
     found = find_checkpoint(path, cfg.task, folder, interrupted) if decides else None
     if place := agreed("ckpt", str(found or "")):
         cfg.ckpt = place
+        if not decides and not Path(place).exists():
+            raise ZooError(f"ckpt={place}: is on the machine of rank 0 only; copy the run folder to this machine")
         saved = saved_config(Path(cfg.ckpt))
         return saved, saved["data"].get("image_size") if cfg.task == "test" else None
     try:

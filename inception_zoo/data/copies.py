@@ -17,6 +17,7 @@ from filelock import FileLock
 from rich.progress import track
 
 from inception_zoo.data.inspection import MANY, cached
+from inception_zoo.data.pictures import BYTES
 from inception_zoo.errors import ZooError, check_installed, one_line, printable, shown
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.terminal import console
@@ -34,8 +35,9 @@ Found = Iterator[tuple[str, bytes | None]]  # path, and content of the file; Non
 def local_folder(images: str, paths: Sequence[str]) -> Path:
     """Return the folder that has these images, or copies of them.
 
-    The copies are in the user's cache folder, one folder for each address, and for each size and time of an archive. Only
-    files that are not there are copied, so that an interrupted copy can be continued. A file that does not exist is left out.
+    The copies are in the user's cache folder. Each address has a folder there, and each archive; a changed archive gets a new
+    one. Only files that are not there are copied, so that an interrupted copy can be continued. A file that does not exist
+    is left out.
 
     Args:
         images: a folder, an archive with one of the suffixes `ARCHIVES`, or an address that begins with one of `STORES`.
@@ -48,8 +50,10 @@ def local_folder(images: str, paths: Sequence[str]) -> Path:
     is_store = images.startswith(STORES)
     if not is_store and "://" in images:
         raise ZooError(f"{key}: must be a folder, an archive ({', '.join(ARCHIVES)}), or begin with {', '.join(STORES)}")
-    if not is_store and not (images.lower().endswith(ARCHIVES) and os.path.isfile(images)):  # noqa: PTH113 -- may be too long
+    if not is_store and not os.path.isfile(images):  # noqa: PTH113 -- Path.is_file raises for long names
         return Path(images)
+    if not is_store and not images.lower().endswith(ARCHIVES):
+        raise ZooError(f"{key}: must be a folder, or an archive ({', '.join(ARCHIVES)})")
     folder = _folder_of(images, is_store)
     inside = [path for path in paths if _is_inside(path)]
     try:
@@ -58,21 +62,26 @@ def local_folder(images: str, paths: Sequence[str]) -> Path:
             missing = [path for path in inside if not (folder / path).is_file()]
             if missing:
                 _copy(_downloads(images, missing) if is_store else _members(images, missing), folder, len(missing), key)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError) as error:  # RuntimeError: encrypted
-        raise ZooError(f"{key}: cannot be copied to the cache: {one_line(error)}") from None
+    except ZooError:
+        raise
+    except Exception as error:  # the readers of archives raise many types
+        what = shown(one_line(error)) or type(error).__name__
+        raise ZooError(
+            f"{key}: cannot be copied to {folder}: {what}; free space there or set XDG_CACHE_HOME, or repair it"
+        ) from None
     return folder
 
 
 def _folder_of(images: str, is_store: bool) -> Path:
-    if is_store:
-        return cached(Path("/", images), "-images")
+    if is_store:  # several servers may have a bucket of this name
+        return cached(Path("/", os.environ.get("AWS_ENDPOINT_URL", ""), images), "-images")
     state = Path(images).stat()
     return cached(Path(images), f"-{state.st_size:x}-{state.st_mtime_ns:x}-images")
 
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    return bool(parts) and parts[0] != "/" and ".." not in parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and "\\" not in path and ":" not in parts[0]
 
 
 def _copy(files: Found, folder: Path, count: int, key: str) -> None:
@@ -86,7 +95,12 @@ def _copy(files: Found, folder: Path, count: int, key: str) -> None:
             continue
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        if len(content) > BYTES:
+            raise ZooError(f"{key}: {path} is larger than {BYTES // 2**20:,} MiB; leave it out of the table")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # after a power failure, an empty file would count as copied
         partial.replace(target)
         written += 1
     if is_first() or written:
@@ -101,31 +115,35 @@ def _members(archive: str, paths: Sequence[str]) -> Found:
         with zipfile.ZipFile(archive) as file:
             for member in file.infolist():
                 if (name := member.filename.removeprefix("./")) in wanted:
-                    yield name, file.read(member)
+                    with file.open(member) as content:
+                        yield name, content.read(BYTES + 1)  # not all that a small archive may expand to
         return
     with tarfile.open(archive, "r|*") as stream:
         for entry in stream:
             if entry.isfile() and (name := entry.name.removeprefix("./")) in wanted:
-                content = stream.extractfile(entry)
-                yield name, content.read() if content else None
+                member_file = stream.extractfile(entry)
+                yield name, member_file.read(BYTES + 1) if member_file else None
 
 
 def _downloads(address: str, paths: Sequence[str]) -> Found:
-    check_installed("obstore", "stream", f"data.source.images={address}")
+    for library in ("obstore", "boto3"):
+        check_installed(library, "stream", f"data.source.images={address}")
     import obstore
 
-    try:
-        store = _store(address)
-    except Exception as error:  # each store raises its own types
-        raise OSError(shown(one_line(error))) from None
+    store = _store(address)
 
     def content(path: str) -> tuple[str, bytes | None]:
         try:
-            return path, obstore.get(store, path).bytes().to_bytes()
+            found = obstore.get(store, path)
+            if found.meta["size"] > BYTES:
+                raise ZooError(f"data.source.images={address}: {path} is larger than {BYTES // 2**20:,} MiB")
+            return path, found.bytes().to_bytes()
         except FileNotFoundError:
             return path, None
-        except Exception as error:
-            raise OSError(f"{path}: {shown(one_line(error))}") from None
+        except ZooError:
+            raise
+        except Exception as error:  # each store raises its own types
+            raise OSError(f"{path}: {one_line(error)}") from None
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, len(paths), 4 * AT_ONCE):  # not all at once, which would fill the memory

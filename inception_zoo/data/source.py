@@ -1,6 +1,7 @@
 """Data sources: labelled images for training, validation and test, in memory, in files or in chunks."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -123,10 +124,15 @@ def digest_of(split: Split) -> str:
     """Return a short digest of the labels, and of the images in memory or of the paths of files; a stream has none."""
     if not isinstance(split, Images | Files):
         return "stream"
-    images: Any = split.images.contiguous().numpy() if isinstance(split, Images) else "\0".join(split.paths.tolist()).encode()
+    images: Any = (
+        split.images.contiguous().numpy() if isinstance(split, Images) else os.fsencode("\0".join(split.paths.tolist()))
+    )
     labels: Any = split.labels.contiguous().numpy()
     found = hashlib.blake2b(images, digest_size=6)
     found.update(labels)
+    for column in (getattr(split, "soft", None), getattr(split, "weights", None)):
+        if column is not None:
+            found.update(column.contiguous().numpy())
     return found.hexdigest()
 
 
@@ -206,7 +212,8 @@ class Source:
 
         def relabelled(split: Split) -> Split:
             if getattr(split, "soft", None) is not None:
-                raise ZooError("data.classes: probabilities of some classes are not a label; list data.source.label's columns")
+                given = f"data.classes={shown(list(labels))}"
+                raise ZooError(f"{given}: cannot be combined with data.source.probabilities; remove one of them")
             if isinstance(split, Images | Files) and split.labels.dim() == 2:
                 return replace(split, labels=split.labels[:, list(labels)])
             if isinstance(split, Images | Files):

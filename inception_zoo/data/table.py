@@ -21,7 +21,7 @@ from inception_zoo.system.ranks import is_first
 
 VALUES = 20  # maximum number of values in a column of subgroups
 NAMED = 3  # number of rows to name in an error, and of classes in the log
-NUMBER = re.compile(r"\d{1,30}(\.\d{0,30})?(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)  # 0 or more
+NUMBER = re.compile(r"(\d{1,60}(\.\d{0,60})?|\.\d{1,60})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)  # 0 or more
 ROUNDED = 0.01  # largest difference of the sum of probabilities from 1
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 Names = tuple[str, ...]  # of the classes of an image
@@ -70,7 +70,6 @@ def table(
     place = f"data.root={root}"
     columns = columns_of_root(root)
     used = {"path": path} | {key: name or key for key, name in (("split", split), ("group", group)) if name or key in columns}
-    used |= {"weight": weight} if weight else {}
     cells = {key: column_of(columns, place, name) for key, name in used.items()}
     labels = [label] if isinstance(label, str) else list(label)
     subgroups_of = _subgroups(place, columns, subgroups or ())
@@ -79,6 +78,8 @@ def table(
         _check_cells(place, used[key], each)
     folder = local_folder(images, cells["path"]) if images else Path(root).parent
     _check_paths(place, folder, path, cells["path"], images or str(folder))
+    if not isinstance(label, str):
+        _check_list(label, separator)
     soft = _probabilities(place, columns, label) if probabilities else None
     classes, names = _labels(place, columns, label, separator) if soft is None else _most_probable(soft, label)
     check_names(place, classes)
@@ -91,13 +92,18 @@ def table(
     groups = [class_name(cell) for cell in cells["group"]] if "group" in cells else None
     _check_leaks(place, groups or [], parts)
     _check_classes(place, names, parts, classes)
+    weighted = [weight] if weight and "train" in parts else []
     if is_first():
-        log.info("%s", printable(f"{place}: {_described(columns, [*used.values(), *labels, *subgroups_of], names, classes)}"))
+        log.info(
+            "%s",
+            printable(f"{place}: {_described(columns, [*used.values(), *labels, *weighted, *subgroups_of], names, classes)}"),
+        )
     several = soft is None and (separator is not None or not isinstance(label, str))
     rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
     every = Files(folder, np.array(cells["path"]), _tensor(names, classes, several), subgroups=subgroups_of)
     every = replace(every, groups=np.array(groups)) if groups else every
-    every = replace(every, soft=soft, weights=_numbers(place, columns, weight) if weight else None)
+    weights = _numbers(place, columns, weight) if weight and "train" in parts else None  # a test has none
+    every = replace(every, soft=soft, weights=weights)
     files, states = {}, {}
     for part in SPLITS:
         if chosen := [row for row in rows if parts[row] == part]:
@@ -120,10 +126,6 @@ def _labels(
             _check_cells(place, label, cells)
         names = [names_in(cell, separator) for cell in cells]
         return sorted({name for row in names for name in row}), names
-    if separator is not None:
-        raise ZooError(f"data.source.separator={separator}: each column is a class; remove it, or name one column")
-    if len(set(label)) < len(label):
-        raise ZooError(f"data.source.label={shown(list(label))}: name each column once")
     flags = [column_of(columns, place, name) for name in label]
     for name, cells in zip(label, flags, strict=True):
         _refuse(
@@ -137,6 +139,13 @@ def _labels(
     return classes, [tuple(name for name, cell in zip(classes, row, strict=True) if FLAGS[cell.casefold()]) for row in rows]
 
 
+def _check_list(label: Sequence[str], separator: str | None) -> None:
+    if separator is not None:
+        raise ZooError(f"data.source.separator={separator}: each column is a class; remove it, or name one column")
+    if len(set(label)) < len(label):
+        raise ZooError(f"data.source.label={shown(list(label))}: name each column once")
+
+
 def _probabilities(place: str, columns: Mapping[str, list[str]], label: str | Sequence[str]) -> torch.Tensor:
     """Return the probabilities of the classes, float (N, classes), from one column for each class."""
     if isinstance(label, str):
@@ -145,7 +154,7 @@ def _probabilities(place: str, columns: Mapping[str, list[str]], label: str | Se
     total = each.sum(1, keepdim=True)
     wrong = ((total - 1).abs() > ROUNDED)[:, 0].tolist()
     sums = [f"{value:g}" for value in total[:, 0].tolist()]
-    _refuse(place, "the probabilities do not have the sum 1", sums, wrong)
+    _refuse(place, "the probabilities do not sum to 1", sums, wrong)
     return (each / total).float()
 
 
@@ -162,9 +171,9 @@ def _numbers(place: str, columns: Mapping[str, list[str]], name: str) -> torch.T
     """Return a column of finite numbers, 0 or more, float (N,)."""
     cells = column_of(columns, place, name)
     _check_cells(place, name, cells)
-    values = [float(cell) if NUMBER.fullmatch(cell) else math.nan for cell in cells]
-    _refuse(place, f"not a number of 0 or more in '{name}'", cells, [not math.isfinite(value) for value in values])
-    return torch.tensor(values)
+    values = torch.tensor([float(cell) if NUMBER.fullmatch(cell) else math.nan for cell in cells])
+    _refuse(place, f"not a number of 0 or more in '{name}'", cells, (~values.isfinite()).tolist())  # in float32
+    return values
 
 
 def _subgroups(place: str, columns: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import claim, claim_first, claim_new, is_new, keep, quoted, release
 from inception_zoo.system.atomic_files import write_whole
 from inception_zoo.system.programs import commit_of
-from inception_zoo.system.ranks import agreed, is_elastic, is_first
+from inception_zoo.system.ranks import agreed, by_torchrun, is_elastic, is_first
 from inception_zoo.system.records import read_json, write_json
 from inception_zoo.system.terminal import asked, is_closed_output
 
@@ -135,17 +135,19 @@ def claim_folder(cfg: DictConfig, kind: str) -> None:
     if is_named or "zoo.now" not in layout:  # a name with the time is the default of conf/config.yaml
         if is_first():
             claim_first(folder, key)
-        if kind == "run" and is_elastic() and cfg.task == "fit" and cfg.ckpt is None:  # perhaps torchrun has restarted it
+        if kind == "run" and cfg.task == "fit" and (is_elastic() or (by_torchrun() and cfg.trainer.num_nodes == "auto")):
             left = (
                 is_first() and is_interrupted(folder) and any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
             )
-            cfg.ckpt = "last" if agreed("restarted", str(left)) == "True" else None
+            cfg.ckpt = "last" if agreed("restarted", str(left)) == "True" else cfg.ckpt  # torchrun has restarted it
         if is_first():
             if kind == "run":
                 check_free(folder, cfg.task, cfg.ckpt)
             elif (folder / ".hydra").is_dir():
                 raise ZooError(f"hydra.sweep.dir={folder} already holds a run; set another folder")
         return
+    if kind == "run" and is_elastic():
+        raise ZooError(f"torchrun --max-restarts needs {key}=FOLDER; otherwise a restarted job begins anew in another folder")
     unique = agreed(key, str(claim_new(folder, key)) if is_first() else str(folder))
     if unique != str(folder):
         with read_write(hydra), open_dict(hydra):

@@ -79,13 +79,15 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     preprocessing = model.preprocessing
     assert preprocessing
     config["image_size"] = preprocessing.image_size
+    if chosen := [value for value in config.get("source", {}).values() if _is_address(value)]:
+        raise ZooError(f"{path}: its data are at {chosen[0]}, which a checkpoint must not choose; give --images FOLDER")
     if root is not None:
         if config.get("root") is None:
             raise ZooError(f"--data-root {root}: the data of {path} do not need a folder; leave it out")
         if not root.exists():
             raise ZooError(f"--data-root {root} does not exist; give the folder or the table of the data")
         config["root"] = str(root)
-    elif "://" in (place := str(config.get("root"))) or place.startswith("local:") or _is_on_hub(config):
+    elif _is_address(config.get("root")) or _is_on_hub(config):
         raise ZooError(f"{path}: its data are at {config['root']}, which a checkpoint must not choose; give --images FOLDER")
     config |= {"crops": 1, "workers": None}
     try:
@@ -101,14 +103,18 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     if not data.trains:
         raise ZooError(f"--data-root {root}: has no training images to calibrate on; give the table of the run")
     train, test = len(data.splits["train"]), len(data.splits["test"])
-    chosen = torch.randperm(train, generator=torch.Generator().manual_seed(0))[:count]
+    rows = torch.randperm(train, generator=torch.Generator().manual_seed(0))[:count]
 
-    def batches(name: str, rows: Tensor) -> Iterator[Batch]:
-        for batch in data.batches(name, [part.tolist() for part in rows.split(BATCH)]):
+    def batches(name: str, which: Tensor) -> Iterator[Batch]:
+        for batch in data.batches(name, [part.tolist() for part in which.split(BATCH)]):
             yield data.on_after_batch_transfer(batch, 0)
 
-    calibrated_on, tested_on = f"{len(chosen)} training images", f"{test:,} test images"
-    return Samples(lambda: batches("train", chosen), lambda: batches("test", torch.arange(test)), calibrated_on, tested_on)
+    calibrated_on, tested_on = f"{len(rows)} training images", f"{test:,} test images"
+    return Samples(lambda: batches("train", rows), lambda: batches("test", torch.arange(test)), calibrated_on, tested_on)
+
+
+def _is_address(value: Any) -> bool:
+    return "://" in str(value) or str(value).startswith("local:")
 
 
 def _is_on_hub(config: Mapping[str, Any]) -> bool:

@@ -9,6 +9,9 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
+from inception_zoo.errors import ZooError
+
+SECONDS = 300  # in which rank 0 must choose a value
 _asked: Counter[str] = Counter()
 
 
@@ -47,7 +50,7 @@ def agreed(key: str, value: str) -> str:
     name = f"inception_zoo/{_start()}/{key}/{_asked[key]}"
     if is_first():
         _torchruns_store().set(name, value)
-    return _torchruns_store().get(name).decode()
+    return _waited(name)
 
 
 def meet_anew() -> None:
@@ -60,7 +63,7 @@ def meet_anew() -> None:
 
 
 def is_elastic() -> bool:
-    """Return True if torchrun restarts the job when a process or a machine is lost, or joins."""
+    """Return True if torchrun restarts the job when a process or a machine is lost."""
     return by_torchrun() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
@@ -85,21 +88,41 @@ def _start() -> str:
     """Return a name of this start of the ranks, the same on all of them.
 
     torchrun keeps its store when it restarts them, and counts the restarts on each machine for itself. So each rank asks
-    with a name of its own, which rank 0 answers as long as it runs.
+    with a name of its own, and rank 0 answers until all have asked.
     """
     mine = uuid4().hex
     if is_first():
         threading.Thread(target=_answer, args=[_torchruns_store().clone(), mine], daemon=True).start()
         return mine
-    _torchruns_store().set(f"inception_zoo/asks/{os.environ['RANK']}", mine)
-    return _torchruns_store().get(f"inception_zoo/answer/{mine}").decode()
+    store, rank = _torchruns_store(), os.environ["RANK"]
+    store.set(f"inception_zoo/asks/{rank}", mine)
+    start = _waited(f"inception_zoo/answer/{mine}")
+    store.set(f"inception_zoo/{start}/knows/{rank}", "")
+    return start
 
 
 def _answer(store: Any, start: str) -> None:
-    others = range(1, int(os.environ["WORLD_SIZE"]))
+    """Tell each rank that asks the name of this start, until all know it; a rank of an earlier start may have asked, too."""
+    left = list(range(1, int(os.environ["WORLD_SIZE"])))
     with suppress(RuntimeError):  # the store ends before this process
-        while True:
-            for rank in others:
+        while left:
+            for rank in left:
                 if store.check([asking := f"inception_zoo/asks/{rank}"]):
                     store.set(f"inception_zoo/answer/{store.get(asking).decode()}", start)
-            time.sleep(0.5)
+            left = [rank for rank in left if not store.check([f"inception_zoo/{start}/knows/{rank}"])]
+            time.sleep(0.2)
+
+
+def _waited(name: str) -> str:
+    """Return a value of torchrun's store that rank 0 sets. The wait is in Python, where signals are handled.
+
+    Raises:
+        ZooError: rank 0 has not set it in time, or the store has ended.
+    """
+    until = time.monotonic() + SECONDS
+    with suppress(RuntimeError):
+        while time.monotonic() < until:
+            if _torchruns_store().check([name]):
+                return _torchruns_store().get(name).decode()
+            time.sleep(0.05)
+    raise ZooError("rank 0 has ended, or cannot be reached, before the job began; its own message says why")

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich import box, get_console
 from rich.progress import BarColumn, TextColumn
 from rich.table import Table
-from torch import Tensor
+from torch import nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -53,26 +53,28 @@ class EMA(EMAWeightAveraging):
         super().__init__(decay=decay, **options)
         self.decay, self.warmup = decay, warmup
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None and stage == "fit":
-            # on the CPU: each update reads the number of updates, and would wait for the device
-            self._average_model.n_averaged = torch.tensor(0)
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
-        updates = self._average_model.n_averaged
-        self._average_model.to(pl_module.device).n_averaged = updates
-        if self.warmup:
-            self._average_model.avg_fn = self._average
+        self._average_model.to(pl_module.device)
+        # torch's own update reads the number of updates from the device, and waits for it
+        self._average_model.update_parameters = self._update  # type: ignore[assignment,method-assign]
 
     def on_train_batch_end(self, trainer: Trainer, *batch: Any) -> None:
-        step = trainer.global_step  # the number of updates, a tensor on the device, would synchronize it
-        self.current_decay = min(self.decay, (1 + step) / (10 + step))
+        step = trainer.global_step
+        self.current_decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         super().on_train_batch_end(trainer, *batch)
 
-    def _average(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        return self.current_decay * average + (1 - self.current_decay) * current
+    @torch.no_grad()
+    def _update(self, module: nn.Module) -> None:
+        average, decay = self._average_model, self.current_decay
+        assert average is not None
+        is_first = self._latest_update_step == 0
+        pairs = zip(average.module.parameters(), module.parameters(), strict=True)
+        buffers = zip(average.module.buffers(), module.buffers(), strict=True)
+        for ours, theirs in (*pairs, *buffers):
+            averaged = average.use_buffers or isinstance(ours, nn.Parameter)
+            ours.copy_(theirs if is_first or not averaged else decay * ours + (1 - decay) * theirs)
+        average.n_averaged += 1
 
 
 class EarlyStopping(callbacks.EarlyStopping):

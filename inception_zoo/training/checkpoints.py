@@ -14,7 +14,7 @@ from inception_zoo.data.division import TABLE
 from inception_zoo.data.layout import class_name
 from inception_zoo.errors import ZooError, one_line, shown
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import CHECKPOINTS, evaluated_checkpoint, flattened
+from inception_zoo.runs.results import CHECKPOINTS, RESULTS, evaluated_checkpoint, flattened
 from inception_zoo.system.atomic_files import is_whole_zip
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.renamed import with_new_names
@@ -25,6 +25,7 @@ from inception_zoo.weights.sources import is_name
 log = logging.getLogger(__name__)
 # keys without an effect on training
 COLUMNS = "path", "label", "separator", "probabilities", "weight", "split", "group", "name", "revision", "image"
+PROBABILITIES = "data.source.probabilities"
 DIVIDING = [f"data.source.{key}" for key in COLUMNS]  # of a table, and of a data set of the Hub
 FREE = [f"data.{key}" for key in ["root", "source", "workers", "eval_batch_size", "crops", "on_bad_file"]]
 # options of the network without an effect on a test
@@ -63,15 +64,16 @@ def find_checkpoint(
     if ckpt == "last":
         if found := newest_whole(run_folder):
             return found
-        if interrupted and task == "fit":
+        elsewhere = not is_first() and not (run_folder / RESULTS).exists()  # rank 0 has another disk
+        if interrupted and task == "fit" and not elsewhere:
             log.warning("%s has no intact checkpoint; starting the run from the beginning", run_folder)
             return None
         others = {path.parents[1] for path in runs.rglob("checkpoints/last.ckpt")} - {run_folder}
         for folder in sorted(others, key=lambda folder: (folder / "checkpoints").stat().st_mtime, reverse=True):
             if found := newest_whole(folder):
                 return found
-        elsewhere = "set ckpt=PATH" if is_first() else "copy the run folder from the machine of rank 0"
-        raise ZooError(f"ckpt=last: there is no intact checkpoint in {run_folder} or under {runs}; {elsewhere}")
+        hint = "copy the run folder from the machine of rank 0" if elsewhere else "set ckpt=PATH"
+        raise ZooError(f"ckpt=last: there is no intact checkpoint in {run_folder} or under {runs}; {hint}")
     path = Path(ckpt)
     if path.is_dir():
         found = newest_whole(path) if task == "fit" else evaluated_checkpoint(path)
@@ -198,6 +200,7 @@ def check_same(path: object, keys: Sequence[str], saved: Mapping[str, Any], conf
     was, now = flattened(saved), flattened(config)
     for key in keys:
         for leaf in dict.fromkeys((*was, *now)):
-            if f"{leaf}.".startswith(f"{key}.") and was.get(leaf) != now.get(leaf):
+            unset = False if leaf == PROBABILITIES else None  # checkpoints of earlier versions do not have the key
+            if f"{leaf}.".startswith(f"{key}.") and was.get(leaf, unset) != now.get(leaf, unset):
                 trained = f"was trained with {leaf}={shown(was.get(leaf))}"
                 raise ZooError(f"{leaf}={shown(now.get(leaf))}: ckpt={path} {trained}; leave it out of the command")

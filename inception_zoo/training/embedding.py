@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from inception_zoo.data.source import Batch
 from inception_zoo.errors import ZooError
 from inception_zoo.training.checkpoints import check_classes
+from inception_zoo.training.metrics import WeightedMean
 from inception_zoo.training.module import Classifier
 
 CLASSES = "data_classes"  # key in checkpoints
@@ -148,7 +149,7 @@ class Embedder(Classifier):
     def __init__(self, loss: nn.Module | None, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.loss = loss
-        self.train_metrics = nn.ModuleDict({"loss": MeanMetric()})
+        self.train_metrics = nn.ModuleDict({"loss": WeightedMean()})
 
     def evaluation(self, tables: bool, more: Mapping[str, Metric] | None) -> Any:
         return Embeddings()

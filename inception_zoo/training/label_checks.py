@@ -5,7 +5,7 @@ from inspect import signature
 from typing import Any
 
 from inception_zoo.data import ImageData
-from inception_zoo.errors import ZooError
+from inception_zoo.errors import ZooError, shown
 from inception_zoo.training.embedding import Embedder
 from inception_zoo.training.losses import class_weights
 from inception_zoo.training.module import Classifier
@@ -46,7 +46,7 @@ def _check_columns(config: Mapping[str, Any], data: ImageData, module: Classifie
     split = data.splits["train"]
     given = {"probabilities": getattr(split, "soft", None), "weight": getattr(split, "weights", None)}
     for key in [key for key, column in given.items() if column is not None]:
-        place = f"data.source.{key}={config['data']['source'][key]}"
+        place = f"data.source.{key}={shown(config['data']['source'].get(key))}"
         if isinstance(module, Embedder):
             raise ZooError(f"{place} cannot be combined with a metric-learning loss; remove it")
         if key == "weight" and (data.augmentation.mixup or data.augmentation.cutmix):

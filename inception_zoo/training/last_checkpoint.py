@@ -237,8 +237,10 @@ class LastCheckpoint(Callback):
 
     def _roll_back(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         """Restore weights, weight average and optimizer state from a checkpoint; continue the schedule at a lower rate."""
-        checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
+        mine = trainer.strategy.load_checkpoint(path, weights_only=True) if trainer.is_global_zero else {}
+        checkpoint = trainer.strategy.broadcast(mine)  # other machines may not have the disk of rank 0
         pl_module.load_state_dict(checkpoint["state_dict"])
+        pl_module.restart_means()  # type: ignore[operator]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 callback.on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -25,7 +25,7 @@ from inception_zoo.errors import ZooError, one_line
 from inception_zoo.runs.results import record_end
 from inception_zoo.system.ranks import is_first
 from inception_zoo.system.terminal import ENDING
-from inception_zoo.training.processes import is_of_the_group, kill_ranks
+from inception_zoo.training.processes import has_failed_rank, is_of_the_group, kill_ranks
 
 MINUTES = 5.0  # default of trainer.timeout_minutes
 BEAT = 2.0  # seconds between heartbeats
@@ -59,16 +59,20 @@ def meeting(trainer: Trainer, folder: Path, minutes: float) -> Iterator[Callable
     assert environment is not None
     step = trainer.num_devices if starts_ranks else 1  # a process that starts the ranks of its machine speaks for them
     ranks = range(0, trainer.world_size, step)
-    if trainer.num_nodes > 1 and (interface := interface_to(environment.main_address)):
-        os.environ.setdefault(INTERFACE, interface)
+    if trainer.num_nodes > 1 and INTERFACE not in os.environ:
+        if interface := interface_to(environment.main_address):
+            os.environ[INTERFACE] = interface
+        elif not environment.main_address.startswith(("127.", "localhost")):
+            where = f"MASTER_ADDR={environment.main_address} has no network interface here, as for a loopback address"
+            log.warning(f"{where}; if other machines cannot connect, set its network address, or {INTERFACE}")
     peers = Peers(trainer.global_rank, ranks, environment.main_address, environment.main_port, folder, minutes)
     try:
         peers.wait_until("here")
         yield lambda: peers.wait_until("ready")
     except Exception as error:
-        if is_of_the_group(error):
-            raise ZooError(peers.lost(error)) from error
-        raise
+        if isinstance(error, ZooError) or not is_of_the_group(error) or (reason := peers.lost(error)) is None:
+            raise
+        raise ZooError(reason) from error
     finally:
         peers.close()
 
@@ -141,10 +145,15 @@ class Peers:
             time.sleep(0.2)
         self.met = True
 
-    def lost(self, error: Exception) -> str:
-        """Return the reason for a failed connection to other ranks, after the time in which a lost one is noticed."""
+    def lost(self, error: Exception) -> str | None:
+        """Wait until a lost rank would be noticed, and return the reason for the failed connection.
+
+        None: a rank of this machine has failed, and has its own reason.
+        """
         until = time.monotonic() + SILENT + 2 * BEAT
         while time.monotonic() < until and not self._silent():
+            if has_failed_rank():
+                return None
             time.sleep(0.2)
         if silent := self._silent():
             return f"{self._named_with_hosts(silent)} has ended, or cannot be reached; resume from the last checkpoint"

@@ -123,11 +123,24 @@ def _falling(losses: Tensor) -> Tensor:
     return losses.sort(descending=True, stable=True).indices
 
 
-class Mean(MeanMetric):
+class WeightedMean(MeanMetric):
+    """Weighted mean of scalars, NaN if one of them is.
+
+    torchmetrics' own leaves out NaN, and waits for the device at each update to look for it; without this search, it leaves
+    out the weights (version 1.9).
+    """
+
+    def update(self, value: Tensor, weight: float = 1.0) -> None:  # type: ignore[override]
+        """Add a scalar."""
+        self.mean_value += value.to(self.mean_value) * weight
+        self.weight += weight
+
+
+class Mean(WeightedMean):
     """Weighted mean that does not depend on the order of its terms."""
 
     def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")  # the others leave out NaN, and wait for the device at each batch
+        super().__init__()
         self.set_dtype(EXACT)
 
     def compute(self) -> Tensor:

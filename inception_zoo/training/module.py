@@ -21,7 +21,7 @@ from inception_zoo.data import ImageData
 from inception_zoo.data.source import Batch
 from inception_zoo.network.inception import Inception
 from inception_zoo.training.losses import CrossEntropy, LogitLoss, class_weights
-from inception_zoo.training.metrics import Evaluation, Scores, SeveralLabels, keep_exact, soft_accuracy
+from inception_zoo.training.metrics import Evaluation, Scores, SeveralLabels, WeightedMean, keep_exact, soft_accuracy
 from inception_zoo.training.operating_points import chooser
 from inception_zoo.training.optimizers import parameter_groups
 from inception_zoo.training.schedules import scheduled
@@ -78,8 +78,7 @@ class Classifier(L.LightningModule):
         self.criterion.label_smoothing = label_smoothing
         self.aux_weights = {tap: head.weight if aux_weight is None else aux_weight for tap, head in model.plan.aux.items()}
         measured = ("loss",) if self.criterion.several else ("loss", "top1", "top5")
-        # the other strategies for NaN would wait for the device at each step
-        self.train_metrics: Any = nn.ModuleDict({key: MeanMetric(nan_strategy="disable") for key in measured})
+        self.train_metrics: Any = nn.ModuleDict({key: WeightedMean() for key in measured})
         self.val, self.test = self.evaluation(tables=False, more=metrics), self.evaluation(tables=True, more=metrics)
         self.test_name = "test"  # metric prefix of the test
         self._counted: list[dict[str, Any]] | None = None  # metric states of a resumed epoch
@@ -134,6 +133,12 @@ class Classifier(L.LightningModule):
 
     def on_test_start(self) -> None:
         keep_exact(self)
+
+    def restart_means(self) -> None:
+        """Start the training's means of this epoch again, for example after a NaN loss."""
+        for metric in self.train_metrics.values():
+            metric.reset()
+        self._logged = torch.zeros(2)
 
     def on_train_epoch_start(self) -> None:
         self._keep_buffers()

@@ -93,6 +93,11 @@ def _watch(ranks: list[Rank], folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def has_failed_rank() -> bool:
+    """Return True if a rank that this job started has failed."""
+    return any(rank.fault for rank in _ranks)
+
+
 def kill_ranks() -> None:
     """Kill the ranks that this job started."""
     for rank in _ranks:

@@ -31,6 +31,7 @@ class SameConfig(Callback):
 
     def __init__(self, config: Mapping[str, Any], results: dict[str, Any]) -> None:
         self.values, self.results = flattened(config), results
+        self.images: dict[str, str] = {}  # of each split
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         digest = hashlib.sha256(json.dumps(self.values, sort_keys=True, default=str).encode()).hexdigest()
@@ -39,8 +40,9 @@ class SameConfig(Callback):
         if world_size == 1:
             return
         splits = trainer.datamodule.splits  # type: ignore[attr-defined]
-        images = {f"{name} images": f"{len(split):,} ({digest_of(split)})" for name, split in splits.items()}
-        mine = socket.gethostname(), {**self.values, **images, **_software()}
+        for name, split in splits.items() if not self.images else ():
+            self.images[f"{name} images"] = f"{len(split):,} ({digest_of(split)})"
+        mine = socket.gethostname(), {**self.values, **self.images, **_software()}
         every: list[Any] = [None] * world_size
         torch.distributed.all_gather_object(every, mine)
         first, ours = every[0]

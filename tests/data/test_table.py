@@ -225,7 +225,7 @@ def test_soft_labels_and_weights_are_for_the_training_only(folder, caplog):
         assert torch.allclose(target, soft / soft.sum()) and factor == expected[path]["weight"]
         _, label = evaluation[index]
         assert target[label] == target.max()
-    with pytest.raises(ZooError, match=r"^data\.classes: probabilities of some classes are not a label"):
+    with pytest.raises(ZooError, match=r"^data\.classes=\[0, 2\]: cannot be combined with data\.source\.probabilities"):
         source.only([0, 2])
 
 
@@ -233,11 +233,14 @@ def test_soft_labels_and_weights_are_for_the_training_only(folder, caplog):
     ("options", "cells", "message"),
     [
         ({"label": "label", "probabilities": True}, {}, "^data.source.probabilities=true: set data.source.label to a list"),
-        (SOFT, {"p_bee": "0.2"}, "row 5: the probabilities do not have the sum 1: '1.1'"),
+        (SOFT, {"p_bee": "0.2"}, "row 5: the probabilities do not sum to 1: '1.1'"),
         (SOFT, {"p_bee": "-0.1"}, "row 5: not a number of 0 or more in 'p_bee': '-0.1'"),
         (SOFT, {"p_bee": "nan"}, "row 5: not a number of 0 or more in 'p_bee': 'nan'"),
         (SOFT, {"p_bee": ""}, "row 5: an empty cell in 'p_bee'"),
         ({"weight": "weight"}, {"weight": "1e99999"}, "row 5: not a number of 0 or more in 'weight': '1e99999'"),
+        ({"weight": "weight"}, {"weight": "1e39"}, "row 5: not a number of 0 or more in 'weight': '1e39'"),
+        ({**SOFT, "separator": ";"}, {}, "^data.source.separator=;: each column is a class"),
+        ({**SOFT, "label": ["p_ant", "p_bee", "p_bee"]}, {}, "name each column once"),
         ({"weight": "weight"}, {"weight": "-2"}, "row 5: not a number of 0 or more in 'weight': '-2'"),
         ({"weight": "mass"}, {}, "has no column 'mass'"),
     ],

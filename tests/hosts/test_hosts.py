@@ -176,6 +176,7 @@ def test_a_link_that_is_down_for_a_moment_is_no_fault(cluster, undisturbed, reco
     job.wait_for_a_checkpoint()
     job.hosts[1].link("down")
     time.sleep(5)
+    assert [process.poll() for process in job.started] == [None, None]
     job.hosts[1].link("up")
     assert job.end() == [0, 0], job.output()
     assert weights(job.run) == undisturbed

@@ -155,10 +155,11 @@ def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
     assert processes_of(tmp_path) == []
 
 
-def torchrun(tmp_path, script, *words):
+def torchrun(tmp_path, script, *words, options=()):
     command = [
         Path(sys.executable).parent / "torchrun",
         "--nproc-per-node=2",
+        *options,
         script,
         "trainer.devices=2",
         "logger=csv",
@@ -176,6 +177,35 @@ def test_torchrun_has_one_folder_for_all_ranks(tmp_path):
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("outputs/*/*")
     assert read_results(folder)["world_size"] == 2 and read_results(folder)["state"] == "finished"
+
+
+LOST_ONCE = """
+import os, runpy, signal, threading, time
+from pathlib import Path
+
+def die():
+    while not Path("run/checkpoints/last.ckpt").exists():
+        time.sleep(0.05)
+    if not Path("lost").exists():
+        Path("lost").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ["RANK"] == "1":
+    threading.Thread(target=die, daemon=True).start()
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_torchrun_restarts_resumes_by_itself(tmp_path):
+    (tmp_path / "odd.py").write_text(LOST_ONCE + f"runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')\n")
+    elastic = ["--max-restarts=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    words = [*SMALL, "trainer.max_epochs=12", "trainer.precision=32-true", "trainer.accelerator=cpu"]
+    done = torchrun(tmp_path, "odd.py", *words, "hydra.run.dir=run", options=elastic)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint: " in done.stdout and "last.ckpt" in done.stdout  # of the second start
+    assert (tmp_path / "lost").exists() and read_results(tmp_path / "run")["state"] == "finished"
+    done = torchrun(tmp_path, "odd.py", *words, options=elastic)
+    assert done.returncode != 0 and "torchrun --max-restarts needs hydra.run.dir=FOLDER" in done.stderr
 
 
 def test_processes_with_different_configs_stop(tmp_path):

@@ -65,7 +65,7 @@ class Cluster:
         return self.hosts[0].disk / "run"
 
     def output(self) -> str:
-        return "\n".join(f"{host.log}:\n{host.log.read_text()[-3000:]}" for host in self.hosts)
+        return "\n".join(f"{host.log}:\n{host.log.read_text()}" for host in self.hosts)
 
     def message(self, host: Host) -> str:
         """Return the line with which the job ended on a host."""

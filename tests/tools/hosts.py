@@ -5,7 +5,6 @@ A host can have a disk of its own, which covers the working folder that the host
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,26 +69,20 @@ class Host:
         return self.work.with_name(f"host{self.number}.log")
 
     def link(self, state: str) -> None:
-        """Plug or unplug its cable: `up` or `down`."""
+        """Set its link `up` or `down`."""
         _run("ip", "-n", _hub(), "link", "set", f"port{self.number}", state)
 
     def slow_down(self, rate: str) -> None:
-        """Limit the rate of its cable in both directions, such as `20mbit`."""
+        """Limit the rate of its link in both directions, such as `20mbit`."""
         limit = ["root", "tbf", "rate", rate, "burst", "64kbit", "latency", "400ms"]
         _run("ip", "netns", "exec", self.name, "tc", "qdisc", "add", "dev", "eth0", *limit)
         _run("ip", "netns", "exec", _hub(), "tc", "qdisc", "add", "dev", f"port{self.number}", *limit)
 
     def kill(self) -> None:
-        """End the host as a power failure does: it stops answering, and nothing says goodbye to the others."""
+        """End the host as a power failure does, without closing its connections."""
         self.link("down")
         for process in self.processes:
             process.kill()  # unshare's children are killed with it
-
-    def signal(self, number: signal.Signals, process: subprocess.Popen) -> None:
-        """Send a signal to the command itself, which is the child of `unshare`."""
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), number)
 
 
 @contextmanager
