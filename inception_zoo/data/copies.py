@@ -20,6 +20,7 @@ from inception_zoo.data.inspection import MANY, cached
 from inception_zoo.data.pictures import BYTES
 from inception_zoo.errors import ZooError, check_installed, one_line, printable, shown
 from inception_zoo.system.ranks import is_first
+from inception_zoo.system.regular_files import opened
 from inception_zoo.system.terminal import console
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -112,13 +113,13 @@ def _members(archive: str, paths: Sequence[str]) -> Found:
     """Yield the files of an archive, in its order; a tar is read once from its start to its end."""
     wanted = set(paths)
     if archive.lower().endswith(".zip"):
-        with zipfile.ZipFile(archive) as file:
+        with opened(archive) as source, zipfile.ZipFile(source) as file:
             for member in file.infolist():
                 if (name := member.filename.removeprefix("./")) in wanted:
                     with file.open(member) as content:
                         yield name, content.read(BYTES + 1)  # not all that a small archive may expand to
         return
-    with tarfile.open(archive, "r|*") as stream:
+    with opened(archive) as source, tarfile.open(fileobj=source, mode="r|*") as stream:
         for entry in stream:
             if entry.isfile() and (name := entry.name.removeprefix("./")) in wanted:
                 member_file = stream.extractfile(entry)

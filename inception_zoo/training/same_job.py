@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from inception_zoo.data.source import digest_of
 from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import flattened
+from inception_zoo.system.regular_files import opened
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "torchvision", "lightning", "numpy")
@@ -58,6 +59,7 @@ def _software() -> dict[str, str]:
     """Return the versions that can change results, and a digest of this package's code."""
     code = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
-        code.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
+        with opened(file) as source:
+            code.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + source.read())
     versions = {"Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     return {"code": code.hexdigest()[:12], **{f"version of {name}": number for name, number in versions.items()}}
