@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from inception_zoo.architecture.preprocessing import Preprocessing
-from inception_zoo.training.metrics import ROW, Evaluation, Worst, keep_exact
+from inception_zoo.training.metrics import ROW, Evaluation, Mean, WeightedMean, Worst, keep_exact
 from inception_zoo.training.tables import write_tables
 
 
@@ -175,3 +175,13 @@ def test_the_tables_of_a_run(drawn, tmp_path):
     assert tables["worst"][0][0, ROW.index("image")] == image
     assert (first["label"], first["predicted"]) == (names[labels[image]], names[logits[image].argmax()])
     assert np.asarray(Image.open(tmp_path / first["picture"])).tolist() == [[round(255 * (image / 301 + 1) / 2)] * 4] * 4
+
+
+@pytest.mark.parametrize("kind", [WeightedMean, Mean])
+def test_means_use_weights_and_do_not_leave_out_nan(kind):
+    mean = kind()
+    mean.update(torch.tensor(1.0), weight=3)
+    mean.update(torch.tensor(4.0), weight=1)
+    assert mean.compute().item() == 1.75
+    mean.update(torch.tensor(torch.nan), weight=1)
+    assert mean.compute().isnan()

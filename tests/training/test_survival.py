@@ -6,6 +6,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import resource
 import signal
@@ -157,6 +158,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_the_batch(zoo, poison, tmp_p
     back = zoo(*words, "callbacks.last.on_nan=rollback", "hydra.run.dir=back", env=poison)
     assert back.returncode == 0, back.stderr
     assert "lowered to 0.5 of the schedule (rollback 1 of 3)" in back.stdout + back.stderr
+    assert math.isfinite(json.loads((tmp_path / "back/results.json").read_text())["train/loss"])  # of the batches since then
     after = torch.load(tmp_path / "back/checkpoints/last.ckpt", weights_only=True)
     assert all(w.isfinite().all() for w in after["state_dict"].values())
     assert after["lr_schedulers"][0]["base_lrs"] == [saved["lr_schedulers"][0]["base_lrs"][0] / 2]

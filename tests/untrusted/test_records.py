@@ -118,7 +118,7 @@ ALLOWED = {
     ("tracking/callback.py", "savefig"),  # in memory
     ("report/details.py", "savefig"),  # in memory
     ("bench/framework.py", "touch"),  # a mark in a temporary folder
-    ("data/copies.py", "open wb"),  # synced and renamed there; `whole_file` would search the folder for each image
+    ("data/copies.py", "write_bytes"),  # renamed there; `whole_file` would search the folder for each image
     ("weights/files.py", "open r+b"),  # inside the block of `whole_file`
 }
 
