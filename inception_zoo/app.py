@@ -49,7 +49,7 @@ def main() -> None:
     end_on_signals()
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that start later: nothing is imported from the working folder by itself
     if CONF.parent == (root := Path(__file__).parents[1]):  # a checkout, which they would not find then
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(root)]))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))  # first, as here
     hydra_patches.install()
     hydra_patches.check_when_composed(partial(check_composed, recover=_recover))
     guard_output()

@@ -61,6 +61,7 @@ USES = [
     ("tracking/mlflow_logger.py", "lightning.pytorch.loggers.MLFlowLogger._initialized", "stored once"),
     ("tracking/mlflow_logger.py", "lightning.pytorch.loggers.MLFlowLogger._mlflow_client", "returned as Lightning does"),
     ("training/callbacks.py", "lightning.pytorch.callbacks.EMAWeightAveraging._average_model", "moved to the device"),
+    ("training/callbacks.py", "lightning.pytorch.callbacks.EMAWeightAveraging._latest_update_step", "0: no update yet"),
     ("training/components.py", "lightning.pytorch.Trainer._signal_connector", "its handler of SIGTERM is replaced"),
     (
         "training/components.py",

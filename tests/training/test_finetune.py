@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import SMALL, run_folder
+from lightning import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from inception_zoo import ZooError, create_model, load_model
 from inception_zoo.config.allowed import TARGETS
@@ -84,8 +86,28 @@ def test_the_average_of_a_short_run_forgets_its_first_weights(monkeypatch):
     average, found = EMA(decay=0.99, warmup=True), []
     for step in (1, 100_000):
         average.on_train_batch_end(SimpleNamespace(global_step=step))
-        found.append(average._average(torch.tensor([1.0]), torch.tensor([0.0]), 0).item())
+        found.append(average.current_decay)
     assert found == pytest.approx([2 / 11, 0.99])
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_the_average_is_torchs(use_buffers):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    ours = EMA(decay=0.9, use_buffers=use_buffers)
+    trainer, module = SimpleNamespace(global_step=0), LightningModule()
+    module.network = network
+    ours.setup(trainer, module, "fit")
+    ours.on_fit_start(trainer, module)
+    theirs = AveragedModel(module, avg_fn=get_ema_avg_fn(0.9), use_buffers=use_buffers)
+    for step in range(1, 5):
+        network(torch.randn(8, 3))
+        for weights in network.parameters():
+            weights.data += torch.randn_like(weights)
+        trainer.global_step = step
+        ours.on_train_batch_end(trainer, module, None, None, 0)
+        theirs.update_parameters(module)
+    found, expected = ours._average_model.state_dict(), theirs.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_learning_rates_fall_from_the_head_to_the_stem():
