@@ -297,7 +297,6 @@ ELSEWHERE = {  # function that opens a path without `opened` → why it may
     "interpret/circuits.py:_direction": "numpy, on a file from `opened`",
     "serving/statistics.py:read": "numpy, on a file from `opened`",
     "weights/files.py:_sort_metadata": "a file that this process has written",
-    "data/copies.py:_copy": "written",
     "data/copies.py:_members": "zipfile and tarfile, on a file from `opened`",
     "data/inspection.py": "the user's own cache",
     "data/pictures.py": "PIL, on a file from `opened`",
