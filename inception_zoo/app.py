@@ -26,7 +26,7 @@ from inception_zoo.config.unknown_keys import readable
 from inception_zoo.errors import raise_all, say, shown
 from inception_zoo.redaction import learn, redacted, safe
 from inception_zoo.runs.folders import discard, quoted
-from inception_zoo.runs.results import CHECKPOINTS, REASON, best_of, is_interrupted, recorded
+from inception_zoo.runs.results import REASON, best_of, has_checkpoint, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, resumed
 from inception_zoo.saved_config import not_saved, recover
 from inception_zoo.system.ranks import is_first, process_name
@@ -104,7 +104,7 @@ class HydraJob:
         folder = Path(node.runtime.output_dir)
         single = node.mode == RunMode.RUN
         interrupted = is_interrupted(folder, single)
-        if interrupted and not single and cfg.task == "fit" and (cfg.ckpt is None or _has_checkpoint(folder)):  # in a sweep
+        if interrupted and not single and cfg.task == "fit" and (cfg.ckpt is None or has_checkpoint(folder)):  # in a sweep
             cfg.ckpt = "last"
         errors = one_line_errors() if single else _sweep_continues(folder)
         with _advice_to_resume(folder, node), errors, recorded(folder, seed=cfg.seed) as results:
@@ -134,10 +134,6 @@ def _arrived() -> HydraJob:
     return HydraJob()
 
 
-def _has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
-
-
 def _recover(cfg: DictConfig, node: HydraConf, folder: Path) -> None:
     _taken.extend(recover(cfg, node, folder))
 
@@ -149,7 +145,7 @@ def _advice_to_resume(folder: Path, node: HydraConf) -> Iterator[None]:
         yield
     except BaseException as end:
         mistake = isinstance(end, SystemExit) and end.code == 2
-        if _has_checkpoint(folder) and not mistake and is_first() and node.mode == RunMode.RUN:
+        if has_checkpoint(folder) and not mistake and is_first() and node.mode == RunMode.RUN:
             words = [*not_saved(node), "ckpt=last", f"hydra.run.dir={quoted(folder)}"]
             tell(f"resume with: {allowing(own(), shlex.join(['python', 'run.py', *redacted(words)]))}")
         raise

@@ -30,7 +30,7 @@ CLIENT: Any = {"connect_timeout": "10s"}
 RETRY: Any = {"max_retries": 3}
 
 log = logging.getLogger(__name__)
-Found = Iterator[tuple[str, bytes | None]]  # path, and content of the file; None: there is no such file
+Found = Iterator[tuple[str, bytes | None]]  # path and content of each file; a missing file has None as content
 
 
 def local_folder(images: str, paths: Sequence[str]) -> Path:

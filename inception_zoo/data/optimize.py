@@ -59,12 +59,8 @@ def optimize_folder(source: Source, out: Path, chunk_bytes: str = "64MB", worker
         with whole_file(out, parents=True) as partial_out:
             partial_out.mkdir()
             for name, split in files.items():
-                if (
-                    not isinstance(split, Files)
-                    or split.labels.dim() == 2
-                    or split.weights is not None
-                    or split.soft is not None
-                ):
+                more = [getattr(split, "soft", None), getattr(split, "weights", None)]
+                if not isinstance(split, Files) or split.labels.dim() == 2 or any(column is not None for column in more):
                     what = "one label for each image, and no weights, can be packed into chunks"
                     raise ZooError(f"{source.name}: only image folders, with {what}")
                 _write(split, partial_out / name, size, workers)

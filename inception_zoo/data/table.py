@@ -92,7 +92,8 @@ def table(
     groups = [class_name(cell) for cell in cells["group"]] if "group" in cells else None
     _check_leaks(place, groups or [], parts)
     _check_classes(place, names, parts, classes)
-    weighted = [weight] if weight and "train" in parts else []
+    weight = weight if "train" in parts else None  # a test has no weights
+    weighted = [weight] if weight else []
     if is_first():
         log.info(
             "%s",
@@ -102,7 +103,7 @@ def table(
     rows = sorted(range(len(names)), key=lambda row: (() if several else names[row], cells["path"][row].split("/")))
     every = Files(folder, np.array(cells["path"]), _tensor(names, classes, several), subgroups=subgroups_of)
     every = replace(every, groups=np.array(groups)) if groups else every
-    weights = _numbers(place, columns, weight) if weight and "train" in parts else None  # a test has none
+    weights = _numbers(place, columns, weight) if weight else None
     every = replace(every, soft=soft, weights=weights)
     files, states = {}, {}
     for part in SPLITS:

@@ -136,9 +136,7 @@ def claim_folder(cfg: DictConfig, kind: str) -> None:
         if is_first():
             claim_first(folder, key)
         if kind == "run" and cfg.task == "fit" and (is_elastic() or (by_torchrun() and cfg.trainer.num_nodes == "auto")):
-            left = (
-                is_first() and is_interrupted(folder) and any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
-            )
+            left = is_first() and is_interrupted(folder) and has_checkpoint(folder)
             cfg.ckpt = "last" if agreed("restarted", str(left)) == "True" else cfg.ckpt  # torchrun has restarted it
         if is_first():
             if kind == "run":
@@ -153,6 +151,11 @@ def claim_folder(cfg: DictConfig, kind: str) -> None:
         with read_write(hydra), open_dict(hydra):
             hydra[kind].dir = unique
             hydra.overrides.hydra.append(f"{key}={quoted(Path(unique))}")  # a job of a sweep composes its config again
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return True if a run folder has a checkpoint from which its training can be resumed."""
+    return any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
 
 
 def check_free(folder: Path, task: str, ckpt: str | None) -> None:

@@ -29,6 +29,7 @@ from inception_zoo.network.inception import Inception
 from inception_zoo.serving.export import INPUT, check_out, export_onnx, open_onnx, run_onnx, silence
 from inception_zoo.serving.images import find_images
 from inception_zoo.system.atomic_files import whole_file
+from inception_zoo.system.places import is_place
 from inception_zoo.system.renamed import with_new_names
 from inception_zoo.weights.files import METADATA, load_pickle, resolve
 
@@ -79,7 +80,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
     preprocessing = model.preprocessing
     assert preprocessing
     config["image_size"] = preprocessing.image_size
-    if chosen := [value for value in config.get("source", {}).values() if _is_address(value)]:
+    if chosen := [value for value in config.get("source", {}).values() if is_place("data.root", value)]:
         raise ZooError(f"{path}: its data are at {chosen[0]}, which a checkpoint must not choose; give --images FOLDER")
     if root is not None:
         if config.get("root") is None:
@@ -87,7 +88,7 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
         if not root.exists():
             raise ZooError(f"--data-root {root} does not exist; give the folder or the table of the data")
         config["root"] = str(root)
-    elif _is_address(config.get("root")) or _is_on_hub(config):
+    elif is_place("data.root", config.get("root")) or _is_on_hub(config):
         raise ZooError(f"{path}: its data are at {config['root']}, which a checkpoint must not choose; give --images FOLDER")
     config |= {"crops": 1, "workers": None}
     try:
@@ -111,10 +112,6 @@ def run_samples(ckpt: str | Path, model: Inception, count: int, root: Path | Non
 
     calibrated_on, tested_on = f"{len(rows)} training images", f"{test:,} test images"
     return Samples(lambda: batches("train", rows), lambda: batches("test", torch.arange(test)), calibrated_on, tested_on)
-
-
-def _is_address(value: Any) -> bool:
-    return "://" in str(value) or str(value).startswith("local:")
 
 
 def _is_on_hub(config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
+PIPE, ESCAPED = "|", "\\|"
 BEGIN, END = "<!-- hosts: written by `make test-hosts` -->", "<!-- end -->"
 
 
@@ -15,17 +16,13 @@ def main() -> None:
     rows = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
     lines = ["| case | seconds | ends with | weights |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {case} | {seconds} | {_cell(message)} | {f'`{digest}`' if digest else ''} |"
+        f"| {case} | {seconds} | {message.replace(PIPE, ESCAPED)} | {f'`{digest}`' if digest else ''} |"
         for case, seconds, message, digest in rows
     ]
     when = f"{len(rows)} cases on {date.today()}, Linux {platform.release().partition('-')[0]}, torch {version('torch')}."
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join([*lines, "", when]) + f"\n{END}{after}")
-
-
-def _cell(message: str) -> str:
-    return message.replace("|", "\\|")
 
 
 if __name__ == "__main__":

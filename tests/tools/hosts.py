@@ -39,25 +39,13 @@ class Host:
 
     def start(self, command: Sequence[object], env: Mapping[str, str] | None = None) -> subprocess.Popen:
         """Start a command in the working folder; its output goes to `log`. It ends with all of its processes."""
-        setup = [f"hostname host{self.number}", "ip link set lo up"]
+        setup = [f"hostname host{self.number}"]
         if self.size:
             setup.append(f"mount -t tmpfs -o size={self.size} tmpfs {self.work}")
         elif self.disk != self.work:
             setup.append(f"mount --bind {self.disk} {self.work}")
         script = "; ".join([*setup, f"cd {self.folder or self.work}", 'exec "$@"'])
-        outside = [
-            "ip",
-            "netns",
-            "exec",
-            self.name,
-            "unshare",
-            "--mount",
-            "--uts",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ]
+        outside = f"ip netns exec {self.name} unshare --mount --uts --pid --fork --kill-child --mount-proc".split()
         with self.log.open("a") as log:
             words = [*outside, "sh", "-c", script, "sh", *map(str, command)]
             process = subprocess.Popen(words, stdout=log, stderr=log, env=environment(env or {}))
