@@ -15,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from inception_zoo.errors import ZooError, check_installed, one_line
 
+# After 70 s without an answer Ray asks a machine whether it is alive, and waits for its answer for 20 s; by default, 5 and 2
+# minutes. Ray's servers would end a connection that asks more often than once a minute.
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "70000", "RAY_grpc_client_keepalive_timeout_ms": "20000"}
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +41,7 @@ class RayLauncher(Launcher):
         self.context, self.function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        os.environ.update(KEEPALIVE | os.environ)  # read when ray is imported
         import ray
 
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ MINUTES = 5.0  # default of trainer.timeout_minutes
 BEAT = 2.0  # seconds between heartbeats
 SILENT = 10.0  # seconds after which a rank counts as unreachable
 REPORT = 30.0  # seconds between log lines about what is waited for
+RESTARTS = 3  # largest number of restarts by SLURM with which a job that has lost a machine is queued again
 INTERFACE = "GLOO_SOCKET_IFNAME"  # network interface that gloo uses
 log = logging.getLogger(__name__)
 
@@ -222,8 +224,23 @@ class Peers:
         log.error(f"{reason}; resume from the last checkpoint")
         if is_first():
             record_end(self.folder, reason, "interrupted" if status > 128 else "failed")
+        if status == 1:
+            queue_again()
         kill_ranks()
         os._exit(status)
+
+
+def queue_again() -> None:
+    """Have SLURM run this job of a sweep again when it has machines for it.
+
+    SLURM does so by itself only if it notices the loss of a machine before this job ends. Otherwise the job would count as
+    failed, and without accounting the sweep would wait for it for ever.
+    """
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and restarts.isdecimal() and int(restarts) < RESTARTS:
+        log.warning("asking SLURM to run this job again")
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], timeout=60, check=True)
 
 
 def _key(rank: int) -> str:

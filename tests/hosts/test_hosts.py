@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -191,6 +192,26 @@ def test_a_slow_link_is_no_fault(cluster, undisturbed, record):
     assert job.end() == [0, 0], job.output()
     assert weights(job.run) == undisturbed
     record("the link of host1 has 20 Mbit/s", time.monotonic() - begun, "finished", weights(job.run))
+
+
+@every
+def test_latency_and_loss_are_no_fault(cluster, record):
+    job, few = cluster(), ["trainer.max_epochs=2", "trainer.limit_train_batches=2"]  # a step may take 20 s
+    first, other = job.hosts
+    job.start(*few)
+    assert job.end() == [0, 0], job.output()
+    expected = weights(job.run)
+    shutil.rmtree(job.run)
+    assert first.ping(other, 100) < (0.05, 0.01)
+    other.delay(0.05, loss=0.01)
+    seconds, lost = first.ping(other, 1000)
+    assert 0.1 <= seconds < 0.11 and 0.005 < lost < 0.05, (seconds, lost)  # of a round trip
+    begun = time.monotonic()
+    job.start(*few)
+    assert job.end() == [0, 0], job.output()
+    assert weights(job.run) == expected
+    case = "the link of host1 has 50 ms of latency and 1 % loss in each direction; 4 steps"
+    record(case, time.monotonic() - begun, "finished, with the weights of the same job on a fast link", expected)
 
 
 @every

@@ -6,6 +6,7 @@ A host can have a disk of its own, which covers the working folder that the host
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from tools.commands import environment
 
 NETWORK = "10.77.0"
+SLOW_LINK = Path(__file__).with_name("slow_link.py")
 ETC = Path("/etc/netns")  # `ip netns exec` places these files over those of /etc
 
 
@@ -28,6 +30,7 @@ class Host:
     size: str | None = None  # of its own disk, such as 20m; None: as large as the machine's
     folder: Path | None = None  # where its commands start; None: the working folder
     processes: list[subprocess.Popen] = field(default_factory=list)
+    relays: list[subprocess.Popen] = field(default_factory=list)  # of its link; a power failure does not end them
 
     @property
     def name(self) -> str:
@@ -65,6 +68,27 @@ class Host:
         limit = ["root", "tbf", "rate", rate, "burst", "64kbit", "latency", "400ms"]
         _run("ip", "netns", "exec", self.name, "tc", "qdisc", "add", "dev", "eth0", *limit)
         _run("ip", "netns", "exec", _hub(), "tc", "qdisc", "add", "dev", f"port{self.number}", *limit)
+
+    def delay(self, seconds: float, loss: float, seed: int = 0) -> None:
+        """Delay the frames of its link by this time, in each direction, and lose a random share of them."""
+        port, end, wire = (f"{name}{self.number}" for name in ("port", "end", "wire"))
+        _run("ip", "-n", _hub(), "link", "add", end, "type", "veth", "peer", "name", wire)
+        _run("ip", "-n", _hub(), "link", "set", port, "nomaster")  # the relay connects `port` with `end`
+        # Else the kernel hands over 64 kB at a time, which would be lost together.
+        _run("ip", "-n", self.name, "link", "set", "eth0", "gso_max_segs", "1")
+        _run("ip", "-n", _hub(), "link", "set", wire, "gso_max_segs", "1", "master", "bridge", "up")
+        _run("ip", "-n", _hub(), "link", "set", end, "up")
+        relay = [sys.executable, SLOW_LINK, "relay", port, end, seconds, loss, seed]
+        with self.log.open("a") as log:
+            words = ["ip", "netns", "exec", _hub(), *map(str, relay)]
+            self.relays.append(subprocess.Popen(words, stdout=log, stderr=log))
+
+    def ping(self, other: "Host", count: int) -> tuple[float, float]:
+        """Return the median round trip to another host in seconds, and the share of lost echoes; see `slow_link`."""
+        words = ["ip", "netns", "exec", self.name, sys.executable, SLOW_LINK, "ping", other.address, count]
+        done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True)
+        seconds, lost = map(float, done.stdout.split())
+        return seconds, lost
 
     def kill(self) -> None:
         """End the host as a power failure does, without closing its connections."""
@@ -105,7 +129,7 @@ def hosts(count: int, folder: Path, own_disks: bool = False, names: str = "all")
         yield made
     finally:
         for host in made:
-            for process in host.processes:
+            for process in [*host.processes, *host.relays]:
                 process.kill()
                 process.wait()
             _run("ip", "netns", "delete", host.name, check=False)
