@@ -58,9 +58,9 @@ test-faults: setup ## run fault injection: kills, full disks, corrupt files (15 
 test-gpu: setup ## run the tests of CUDA devices; without one they are skipped
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; 17 minutes), and write the table of docs/cluster.md
+test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; about 20 minutes), and write the table of docs/cluster.md
 	@rm -f .venv/hosts.jsonl
-	HOSTS_TABLE=$(CURDIR)/.venv/hosts.jsonl $(BIN)/python -m pytest -m hosts tests/hosts
+	HOSTS_TABLE=$(CURDIR)/.venv/hosts.jsonl $(BIN)/python -m pytest -m hosts tests/hosts -n $(JOBS) --dist loadfile
 	@test -s .venv/hosts.jsonl || (echo "no host could be made; run it as root on Linux"; exit 1)
 	$(BIN)/python tests/tools/cluster_table.py .venv/hosts.jsonl
 

@@ -97,7 +97,7 @@ class HydraJob:
     """
 
     def __call__(self, cfg: DictConfig) -> float:
-        """Return the best value of the metric that selects the best checkpoint; NaN without one."""
+        """Return the best value of the metric that selects the best checkpoint; NaN without one, or if the job has failed."""
         if asked():  # a library has caught the exit while the config was composed
             leave(0)
         node = HydraConfig.get()
@@ -107,6 +107,7 @@ class HydraJob:
         if interrupted and not single and cfg.task == "fit" and (cfg.ckpt is None or has_checkpoint(folder)):  # in a sweep
             cfg.ckpt = "last"
         errors = one_line_errors() if single else _sweep_continues(folder)
+        value = None
         with _advice_to_resume(folder, node), errors, recorded(folder, seed=cfg.seed) as results:
             if not single and cfg.ckpt:
                 _recover(cfg, node, folder)
@@ -121,7 +122,7 @@ class HydraJob:
             from inception_zoo.training.job import run  # imports torch and Lightning, therefore only after the checks
 
             run(OmegaConf.create(config), results, interrupted)
-        value = best_of(results)
+            value = best_of(results)
         return math.nan if value is None else value
 
     def __reduce__(self) -> tuple[Callable[[], "HydraJob"], tuple[()]]:

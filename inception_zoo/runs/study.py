@@ -1,26 +1,30 @@
-"""The Optuna study of a sweep, and the callback that prunes unpromising trials."""
+"""The Optuna study of a sweep, the trials of a search, and the callback that prunes unpromising trials."""
 
 import logging
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optuna
 from lightning import Callback, LightningModule, Trainer
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.redaction import redacted
-from inception_zoo.runs.results import reason_of
-
-if TYPE_CHECKING:
-    from optuna.trial import Trial
+from inception_zoo.runs.results import DONE, best_of, read_results, reason_of
+from inception_zoo.system.records import read_json, write_json
 
 log = logging.getLogger(__name__)
+JOURNAL = "optuna.journal"  # the study, in the folder of a sweep
+WORKER = "worker"  # attribute of a trial: the sweep that runs it
+IDENTITY = "search.json"  # in the folder of a search, under the key `worker`
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
 
 
@@ -49,7 +53,7 @@ def objective(callbacks: Mapping[str, Any]) -> Objective:
     return found
 
 
-def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Objective, searching: bool = False) -> optuna.Study:
+def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Objective) -> optuna.Study:
     """Open the study of a sweep, or create it.
 
     Args:
@@ -57,20 +61,15 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Object
         sweep_folder: folder of the sweep. It contains the study as a journal, which several machines may write to. If the
             sweeper has a `storage`, the study is stored there instead.
         objective: what to optimize.
-        searching: configure the sampler for new trials. In a resumed study it gets another seed, so that it does not
-            repeat the first trials.
 
     Raises:
-        ZooError: the sampler, the pruner or an option does not exist, the storage cannot be opened, or its study has
-            another direction.
+        ZooError: the pruner or an option does not exist, the storage cannot be opened, or its study has another direction.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = sweeper["storage"]
     if storage is None:
-        journal = str(sweep_folder / "optuna.journal")
+        journal = str(sweep_folder / JOURNAL)
         lock = JournalFileOpenLock(journal)  # some file systems do not support the default lock, a symbolic link
-        if searching:
-            _cut(Path(journal), lock)
     name = sweeper["study_name"] or ("sweep" if sweeper["storage"] is None else sweep_folder.name)
     pruner = _chosen(optuna.pruners, "pruner", sweeper)
     direction = DIRECTIONS[objective.mode]
@@ -88,16 +87,127 @@ def open_study(sweeper: Mapping[str, Any], sweep_folder: Path, objective: Object
             f"{redacted(sweeper['storage']) or sweep_folder} has to {other} {known}; start another sweep"
         )
     study.set_user_attr("metric", objective.metric)
-    if searching:
-        options = dict(sweeper["sampler_options"])
-        if options.get("seed") is not None:
-            options["seed"] += len(study.trials)
-        study.sampler = _chosen(optuna.samplers, "sampler", {**sweeper, "sampler_options": options})
     return study
 
 
-def _cut(journal: Path, lock: JournalFileOpenLock) -> None:
+class Search:
+    """The trials that one sweep runs. Several sweeps may work on a study in a database, each in its own folder.
+
+    A trial belongs to the sweep that creates it, from its first moment: a sweep that was killed finds its interrupted trials
+    again, and no other sweep takes them.
+
+    Args:
+        sweeper: the config node `hydra.sweeper`.
+        folder: folder of the sweep.
+        objective: what to optimize.
+        space: what to vary.
+
+    Raises:
+        ZooError: see `open_study`; or the sampler does not exist.
+    """
+
+    def __init__(
+        self, sweeper: Mapping[str, Any], folder: Path, objective: Objective, space: Mapping[str, BaseDistribution]
+    ) -> None:
+        self.sweeper, self.folder, self.objective, self.space = sweeper, folder, objective, space
+        if sweeper["storage"] is None:
+            _cut(folder)
+        self.study = open_study(sweeper, folder, objective)
+        self._seed(len(self.study.trials))
+        self._first = True
+        self.worker = read_json(folder / IDENTITY, {}).get(WORKER)
+        if not isinstance(self.worker, str):
+            self.worker = uuid.uuid4().hex
+            write_json(folder / IDENTITY, {WORKER: self.worker})
+
+    def _seed(self, number: int) -> None:
+        """Make the sampler. Its seed depends on the first new trial, so that no sweep repeats the trials of another one."""
+        options = dict(self.sweeper["sampler_options"])
+        if options.get("seed") is not None and self.sweeper["sampler"] != "GridSampler":  # whose seed orders the grid
+            options["seed"] += number
+        self.study.sampler = _chosen(optuna.samplers, "sampler", {**self.sweeper, "sampler_options": options})
+
+    def own(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the trials of this sweep; those of older versions, too, which recorded no sweep."""
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in trials if trial.user_attrs.get(WORKER, self.worker) == self.worker]
+
+    def jobs(self) -> list[str]:
+        """Return the folders of the trials of this sweep, and of those that it may still create."""
+        others = {trial.number for trial in self.study.get_trials(deepcopy=False)} - {trial.number for trial in self.own()}
+        return [str(number) for number in range(self.sweeper["n_trials"]) if number not in others]
+
+    def batches(self, size: int) -> Iterator[list[Trial]]:
+        """Yield the trials to run next, at most `size` at a time: interrupted ones first. Then read how they have ended."""
+        for known in self.own([TrialState.RUNNING]):
+            if read_results(self.folder / str(known.number)).get("state") in DONE:
+                self._tell(known.number)  # it ended after the sweep was interrupted
+        left = [self._with_values(known) for known in self.own([TrialState.RUNNING])]
+        while True:
+            while len(left) < size and (trial := self._new()):
+                left.append(trial)
+            batch, left = left[:size], left[size:]
+            if not batch:
+                return
+            yield batch
+            for trial in batch:
+                self._tell(trial.number)
+
+    def _new(self) -> Trial | None:
+        """Create the next trial; return None if the study has enough."""
+        most = self.sweeper["n_trials"]
+        if len(self.study.get_trials(deepcopy=False)) >= most:
+            return None
+        # not `study.ask`, whose trials belong to no sweep at first, and would be lost if this process were killed then
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={WORKER: self.worker}))
+        born = max(self.own(), key=lambda trial: trial.number)
+        if born.number >= most:  # another sweep has created the last one at the same time
+            self.study.tell(born.number, state=TrialState.FAIL)
+            return None
+        if self._first:
+            self._seed(born.number)
+            self._first = False
+        return self._with_values(born)
+
+    def _with_values(self, trial: FrozenTrial) -> Trial:
+        """Return a trial with a value for each key that is searched; the process may have been killed before it had them."""
+        self.study._thread_local.cached_all_trials = None  # as in `study.ask`: the sampler reads all trials again
+        asked = Trial(self.study, trial._trial_id)
+        for key, values in self.space.items():
+            if key not in trial.params:
+                _suggest(asked, key, values)
+        return asked
+
+    def _tell(self, number: int) -> None:
+        """Tell the study how a trial has ended. One without an end is left to the sweep that is resumed."""
+        results = read_results(self.folder / str(number))
+        value, state = best_of(results), results.get("state")
+        if state == "running":
+            log.warning("trial %d has not ended: its process was killed, or another one is still running it", number)
+            return
+        if value is not None and (other := results.get("monitor")) not in (None, self.objective.metric):
+            metric = self.objective.metric
+            log.warning("trial %d selected its checkpoint by %s, not by %s; it does not count", number, other, metric)
+            value = None
+        if state == "finished" and value is not None:
+            self.study.tell(number, value)
+        else:
+            self.study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+
+
+def _suggest(trial: Trial, key: str, values: BaseDistribution) -> None:
+    if isinstance(values, CategoricalDistribution):
+        trial.suggest_categorical(key, values.choices)
+    elif isinstance(values, IntDistribution):
+        trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
+    elif isinstance(values, FloatDistribution):
+        trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
+
+
+def _cut(folder: Path) -> None:
     """Remove an incomplete last line of a killed process: Optuna would append to it, and not read the study any more."""
+    journal = folder / JOURNAL
+    lock = JournalFileOpenLock(str(journal))
     lock.acquire()
     try:
         text = journal.read_bytes() if journal.exists() else b""
@@ -148,6 +258,6 @@ class Pruning(Callback):
         trainer.should_stop |= self.reason is not None
 
     @cached_property
-    def _trial(self) -> "Trial":
+    def _trial(self) -> Trial:
         study = open_study(self.sweeper, self.folder, self.objective)
-        return optuna.trial.Trial(study, study.trials[self.number]._trial_id)
+        return Trial(study, study.trials[self.number]._trial_id)

@@ -1,7 +1,7 @@
 """The sweepers: a resumable grid, block changes by stage, and Optuna. `hydra_plugins` registers them with Hydra."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from inception_zoo.architecture.variants import BLOCKS
 from inception_zoo.errors import ZooError, check_installed, check_whole
 from inception_zoo.redaction import redacted
 from inception_zoo.runs.folders import quoted
-from inception_zoo.runs.results import DONE, RESULTS, best_of, read_results
+from inception_zoo.runs.results import DONE, RESULTS, read_results
 from inception_zoo.runs.sweeps import begin, words_of
 from inception_zoo.system.ranks import by_torchrun
 from inception_zoo.system.records import save_redacted
@@ -178,9 +178,7 @@ class OptunaSweeper(Sweeper):
         check_installed("optuna", "search", "hydra/sweeper=optuna")
         if by_torchrun():
             raise ZooError("hydra/sweeper=optuna: under torchrun each process would start a search; use trainer.devices")
-        from optuna.trial import TrialState
-
-        from inception_zoo.runs.study import objective, open_study
+        from inception_zoo.runs.study import Search, objective
 
         for name in ("n_trials", "n_jobs"):
             check_whole(f"hydra.sweeper.{name}", getattr(self, name), at_least=1)
@@ -202,42 +200,14 @@ class OptunaSweeper(Sweeper):
         goal = objective(
             {key: node | ({"mode": composed[key].mode} if "mode" in node else {}) for key, node in callbacks.items()}
         )
-        study = open_study(self.node, folder, goal, searching=True)
+        search = Search({**self.node, "n_trials": self.n_trials}, folder, goal, space)
         save_redacted(self.conf, folder / "multirun.yaml")
-        begin(folder, [str(number) for number in range(self.n_trials)], fails_again=False)
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            found = read_results(folder / str(trial.number))
-            if found.get("state") in DONE:  # the sweep was interrupted before it reported the result
-                self._tell(study, goal, trial.number, found)
-        while batch := list(self._next(study, space)):
-            numbers = [trial.number for trial in batch]
-            places = ([_place(str(number)), f"sweep.trial={number}"] for number in numbers)
+        for batch in search.batches(self.n_jobs):
+            begin(folder, search.jobs(), fails_again=False)
+            places = ([_place(str(trial.number)), f"sweep.trial={trial.number}"] for trial in batch)
             jobs = [[*fixed, *_words(trial.params), *place] for trial, place in zip(batch, places, strict=True)]
-            self.launch(jobs, initial_job_idx=numbers[0])
-            for number in numbers:
-                self._tell(study, goal, number, read_results(folder / str(number)))
-
-    def _next(self, study: Any, space: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the trials to run next: interrupted ones first, then new ones."""
-        from optuna.trial import TrialState
-
-        trials = study.get_trials(deepcopy=False)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING][: self.n_jobs]
-        yield from running
-        for _ in range(min(self.n_jobs - len(running), self.n_trials - len(trials))):
-            yield study.ask(dict(space))
-
-    def _tell(self, study: Any, goal: Any, number: int, results: Mapping[str, Any]) -> None:
-        from optuna.trial import TrialState
-
-        value, state = best_of(results), results.get("state")
-        if value is not None and (other := results.get("monitor")) not in (None, goal.metric):
-            log.warning("trial %d selected its checkpoint by %s, not by %s; it does not count", number, other, goal.metric)
-            value = None
-        if state == "finished" and value is not None:
-            study.tell(number, value)
-        else:
-            study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+            self.launch(jobs, initial_job_idx=batch[0].number)
+        begin(folder, search.jobs(), fails_again=False)  # other sweeps may have taken the last trials
 
 
 def _place(name: str) -> str:

@@ -3,8 +3,10 @@
 import logging
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 RESUME = "sweep.resume="
 MOST = 10**6  # jobs of a sweep
+UPDATE = 10.0  # seconds between updates of the result tables of a running sweep
 NARROW = 100  # columns of a terminal that has no room for costs
 COLUMNS = {  # name, format and unit of the results; the best validation value comes first
     "test/top1": ("test top-1", "{:.4f}", 1),
@@ -35,12 +38,14 @@ COLUMNS = {  # name, format and unit of the results; the best validation value c
     "train/images_per_second": ("images/s", "{:,.0f}", 1),
     "minutes": ("min", "{:.1f}", 1),
 }
-_begun: list[tuple[Path, dict[str, Any]]] = []  # folder and sweep.json of the sweep that this process runs
+_begun: list["_Sweep"] = []  # the sweep that this process runs
 warn = cache(logging.getLogger(__name__).warning)  # once
 
 
 def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
-    """Save the command line of a sweep, so that it can be resumed. A sweeper calls this before it launches.
+    """Save the command line of a sweep, so that it can be resumed, and write its result tables while it runs.
+
+    A sweeper calls this before it launches, and again if the jobs change.
 
     Args:
         folder: folder of the sweep.
@@ -53,7 +58,40 @@ def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
     keep()
     asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": list(jobs), "fails_again": fails_again}
     write_json(folder / SWEEP, asked)
-    _begun.append((folder, asked))
+    if _begun:
+        _begun[0].asked = asked
+    else:
+        _begun.append(_Sweep(folder, asked))
+        _begun[0].updating.start()
+
+
+class _Sweep:
+    """A sweep while it runs, and the thread that keeps its result tables up to date.
+
+    Args:
+        folder: folder of the sweep.
+        asked: content of its sweep.json.
+    """
+
+    def __init__(self, folder: Path, asked: dict[str, Any]) -> None:
+        self.folder, self.asked, self.ended = folder, asked, threading.Event()
+        self.updating = threading.Thread(target=self._update, daemon=True)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the results of its jobs that have started, see `jobs_of`."""
+        names = {*self.asked["jobs"]}
+        return [job for job in jobs_of(self.folder) if job["job"] in names]
+
+    def _update(self) -> None:
+        before: list[dict[str, Any]] = []
+        taken = 0.0
+        while not self.ended.wait(max(UPDATE, 20 * taken)):  # it takes longer to read thousands of jobs
+            began = time.monotonic()
+            with suppress(ZooError, OSError):  # `finish` reports a full disk
+                if (jobs := self.jobs()) and jobs != before:
+                    write_results(self.folder, jobs)
+                    before = jobs
+            taken = time.monotonic() - began
 
 
 def resumed(words: Sequence[str]) -> list[str]:
@@ -117,8 +155,10 @@ def finish(allowing: Callable[[str], str]) -> int:
     """
     if not _begun:
         return 0
-    folder, asked = _begun.pop()
-    jobs = [job for job in jobs_of(folder) if job["job"] in asked["jobs"]]
+    sweep = _begun.pop()
+    sweep.ended.set()
+    sweep.updating.join()
+    folder, asked, jobs = sweep.folder, sweep.asked, sweep.jobs()
     if not jobs:  # a mistake in the overrides, reported already
         return 1
     write_results(folder, jobs)

@@ -10,23 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-import optuna
 import pytest
 from conftest import ROOT, SMALL, lines, processes_of, wandb_records, wandb_run
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from tools import commands
+from tools.hosts import wait_for
 
 from inception_zoo import ZooError
+from inception_zoo.runs import sweeps
 from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import Pruned, begin, is_interrupted, read_results, recorded
-from inception_zoo.runs.study import Objective, objective, open_study
-from inception_zoo.runs.sweepers import _distribution
 from inception_zoo.runs.sweeps import progress, resumed, sweep_table
+from inception_zoo.system.records import write_json
 from inception_zoo.system.terminal import console
 
 BAD = """
@@ -93,10 +89,36 @@ def test_a_job_that_raises_leaves_the_others_alone_and_runs_again_when_the_sweep
     before = results_of(sweep, 2)
     other = zoo("-m", "trainer.devices=1,2", *words, env=allowed)
     assert other.returncode == 2 and "error: hydra.sweep.dir=sweep holds another sweep: its job 0 differs" in other.stderr
+    with FileLock(sweep / "0/.lock"):  # as a job that has survived the command of its sweep
+        busy = zoo("-m", "sweep.resume=sweep", env=allowed)
+    assert (
+        busy.returncode == 1 and f"error: job 0: hydra.run.dir={sweep}/0: another job is running in this folder" in busy.stderr
+    )
+    assert "1 of 2 jobs did not finish; resume with" in busy.stderr and "Traceback" not in busy.stderr
     again = zoo("-m", "sweep.resume=sweep", env=allowed)
     assert again.returncode == 0, again.stderr
     after = results_of(sweep, 2)
     assert [r["state"] for r in after] == ["finished"] * 2 and after[1] == before[1]
+
+
+def test_the_tables_of_a_sweep_are_written_while_it_runs(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeps, "UPDATE", 0.02)
+    table = tmp_path / "sweep/results.csv"
+
+    def rows():
+        return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
+
+    sweeps.begin(tmp_path / "sweep", ["0", "1"])
+    try:
+        for number, state in enumerate(["running", "failed"]):
+            (tmp_path / f"sweep/{number}").mkdir()
+            write_json(tmp_path / f"sweep/{number}/results.json", {"state": state, "model": "googlenet"})
+            assert wait_for(lambda count=number + 1: len(rows()) == count, 10)
+        assert [(row["job"], row["state"]) for row in rows()] == [("0", "running"), ("1", "failed")]
+    finally:
+        assert sweeps.finish(str) == 1
+    assert "2 of 2 jobs did not finish" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -125,34 +147,6 @@ def speeds(folder):
     with (folder / "csv/version_0/metrics.csv").open() as file:
         rows = csv.DictReader(file)
         return [(row["epoch"], row["train/images_per_second"]) for row in rows if row.get("train/images_per_second")]
-
-
-@pytest.mark.slow
-def test_optuna_searches_on_two_processes_prunes_and_goes_on(zoo, tmp_path):
-    study = ["sweep=optuna", "trainer.devices=2", "logger=csv", "trainer.max_epochs=2", *SMALL, "hydra.sweep.dir=sweep"]
-    hopeless = ["hydra.sweeper.pruner=ThresholdPruner", "+hydra.sweeper.pruner_options.lower=1.1"]
-    done = zoo("-m", "hydra.sweeper.n_trials=1", *hopeless, *study)
-    assert done.returncode == 0, done.stderr
-    sweep = tmp_path / "sweep"
-    pruned = read_results(sweep / "0")
-    assert pruned["reason"].startswith("pruned after epoch 1 with val/top1 ") and "test/top1" not in pruned
-
-    done = zoo("-m", "hydra.sweeper.n_trials=2", *study)
-    assert done.returncode == 0, done.stderr
-    assert read_results(sweep / "0") == pruned  # the earlier trial is unchanged
-    results = results_of(sweep, 2)
-    assert [(r["state"], r["world_size"]) for r in results] == [("pruned", 2), ("finished", 2)]
-    journal = JournalStorage(JournalFileBackend(str(sweep / "optuna.journal")))
-    trials = optuna.load_study(study_name="sweep", storage=journal).trials
-    assert [trial.state for trial in trials] == [TrialState.PRUNED, TrialState.COMPLETE]
-    assert [trial.value for trial in trials[1:]] == [r["val/top1_best"] for r in results[1:]]
-    assert [list(trial.intermediate_values) for trial in trials] == [[0], [0, 1]]
-    assert len({trial.params["optimizer.lr"] for trial in trials}) == 2
-    for trial, folder in zip(trials, ("0", "1"), strict=True):
-        words = (sweep / folder / ".hydra/overrides.yaml").read_text()
-        assert set(trial.params) == {"optimizer.lr", "label_smoothing", "model.dropout"}
-        assert all(f"{key}={value}" in words for key, value in trial.params.items())
-    assert processes_of(tmp_path) == []
 
 
 def torchrun(tmp_path, script, *words, options=()):
@@ -217,21 +211,6 @@ def test_processes_with_different_configs_stop(tmp_path):
     assert "error: the ranks differ: aux_weight=0.0 on rank 0 (" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("values", "distribution"),
-    [
-        ("interval(0.1,0.5)", FloatDistribution(0.1, 0.5)),
-        ("tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
-        ("int(interval(1,8))", IntDistribution(1, 8)),
-        ("range(2,7,step=2)", IntDistribution(2, 6, step=2)),
-        ("range(0.0,0.5,step=0.1)", FloatDistribution(0.0, 0.4, step=0.1)),
-        ("a,'b c',3", CategoricalDistribution(["a", "'b c'", "3"])),
-    ],
-)
-def test_values_become_what_optuna_draws_from(values, distribution):
-    assert _distribution(OverridesParser.create().parse_override(f"key={values}")) == distribution
-
-
 @pytest.mark.parametrize("folder", ["/tmp/a-b_1.2/3", "/1", "sweep", "null", "12", "/it's here", "/a=b,c", "/ü"])
 def test_a_folder_is_read_back_from_an_override(folder):
     word = quoted(Path(folder))
@@ -278,22 +257,6 @@ def test_a_sweep_that_cannot_be_is_one_line(zoo, words, message, tmp_path):
     done = zoo(*words, *SMALL) if words[0].startswith("sweep=") else zoo("-m", *words, *SMALL)
     assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
     assert not list(tmp_path.rglob("results.*"))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "hydra/sweeper=optuna has no search space"),
-        (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be a whole number of at least 1"),
-        (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): "),
-        (["seed=1,2", "hydra.sweeper.storage=sqlite:///nowhere/x.db"], "hydra.sweeper.storage=sqlite:///nowhere/x.db: "),
-        (["seed=1,2", "hydra.sweeper.sampler=TPESample"], "sampler=TPESample is unknown; did you mean 'TPESampler'?"),
-        (["seed=1,2", "+hydra.sweeper.pruner_options.x=1"], "hydra.sweeper.pruner_options={'x': 1}: MedianPruner"),
-    ],
-)
-def test_a_search_that_cannot_be_is_one_line(zoo, words, message):
-    done = zoo("-m", "hydra/sweeper=optuna", *words, *SMALL)
-    assert done.returncode == 2 and len(lines(done.stderr)) == 1 and message in done.stderr
 
 
 def test_a_run_records_how_it_ends(tmp_path):
@@ -388,21 +351,3 @@ def test_where_a_sweep_is(jobs, tmp_path):
     assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500, 30 min left"
     os.utime(tmp_path / "0/results.json", (0, 0))  # older than the resumed sweep
     assert str(progress(tmp_path / "2")) == "job 3/4, best val 0.2500"
-
-
-def test_a_search_optimizes_what_selects_the_best_checkpoint(tmp_path):
-    options = {"sampler": "TPESampler", "sampler_options": {}, "pruner": "NopPruner", "pruner_options": {}}
-    options |= {"storage": None, "study_name": None}
-    best = {"dirpath": "checkpoints", "monitor": "val/loss", "mode": "min"}
-    stop = {"monitor": "val/top1", "mode": "max"}  # not a checkpoint
-    goal = objective({"stop": stop, "best": best})
-    assert goal == ("val/loss", "min")
-    assert open_study(options, tmp_path, goal).direction == StudyDirection.MINIMIZE
-    assert open_study(options, tmp_path, goal, searching=True).direction == StudyDirection.MINIMIZE
-    for other in (Objective("val/top1", "max"), Objective("val/ece", "min")):
-        with pytest.raises(ZooError, match="has to minimize val/loss; start another sweep"):
-            open_study(options, tmp_path, other)
-    with pytest.raises(
-        ZooError, match=r"callbacks\.best\.monitor=train/loss with mode=min: a search needs a validation metric"
-    ):
-        objective({"best": {**best, "monitor": "train/loss"}})

@@ -110,6 +110,7 @@ USES = [
     ("data/chunks.py", "litdata.streaming.item_loader.PyTreeLoader._chunks", "the number of items of a chunk"),
     # Optuna
     ("runs/study.py", "optuna.trial.FrozenTrial._trial_id", "a job's process continues the trial that the sweeper began"),
+    ("runs/study.py", "optuna.Study._thread_local", "the sampler reads all trials again, as in `Study.ask`"),
     # PyTorch
     ("describe/saved_bytes.py", "torch.UntypedStorage._cdata", "identity of a storage: shared memory counts once"),
     ("network/autograd/dispatch.py", "torch._C", "the next name"),

@@ -14,6 +14,7 @@ BEGIN, END = "<!-- hosts: written by `make test-hosts` -->", "<!-- end -->"
 
 def main() -> None:
     rows = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+    rows.sort(key=lambda row: [row[0].startswith(name) for name in ("Ray", "SLURM")])  # the files of tests run in parallel
     lines = ["| case | seconds | ends with | weights |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {case} | {seconds} | {message.replace(PIPE, ESCAPED)} | {f'`{digest}`' if digest else ''} |"

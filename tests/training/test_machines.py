@@ -160,6 +160,30 @@ def test_a_signal_ends_a_process_whose_peer_is_silent(ended, tmp_path):
         first.close()
 
 
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        ({"SUBMITIT_EXECUTOR": "slurm"}, "requeue 7\n"),
+        ({"SUBMITIT_EXECUTOR": "slurm", "SLURM_RESTART_COUNT": "2"}, "requeue 7\n"),
+        ({"SUBMITIT_EXECUTOR": "slurm", "SLURM_RESTART_COUNT": "3"}, ""),  # its machines are lost again and again
+        ({"SUBMITIT_EXECUTOR": "local"}, ""),
+        ({}, ""),
+    ],
+)
+def test_slurm_is_asked_to_run_a_job_again_that_has_lost_a_machine(tmp_path, monkeypatch, variables, asked):
+    program, said = tmp_path / "scontrol", tmp_path / "said"
+    said.touch()
+    program.write_text(f'#!/bin/sh\necho "$@" > {said}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("SUBMITIT_EXECUTOR", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SLURM_JOB_ID": "7", **variables}.items():
+        monkeypatch.setenv(name, value)
+    machines.queue_again()
+    assert said.read_text() == asked
+
+
 def test_a_port_in_use_is_reported(tmp_path):
     with socket.socket() as taken:
         taken.bind(("", 0))

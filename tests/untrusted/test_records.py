@@ -79,16 +79,15 @@ def test_half_a_row_of_metrics_is_left_out(tmp_path):
 
 def test_half_a_line_of_a_study_is_removed(tmp_path):
     pytest.importorskip("optuna")
-    from inception_zoo.runs.study import Objective, open_study
+    from inception_zoo.runs.study import Objective, Search, open_study
 
     node = {"storage": None, "study_name": None, "pruner": "NopPruner", "pruner_options": {}, "sampler": "RandomSampler"}
-    node["sampler_options"] = {"seed": 1}
+    node |= {"sampler_options": {"seed": 1}, "n_trials": 2}
     goal, journal = Objective("val/top1", "max"), tmp_path / "optuna.journal"
-    open_study(node, tmp_path, goal, searching=True).ask()
+    next(Search(node, tmp_path, goal, {}).batches(1))
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
-    study = open_study(node, tmp_path, goal, searching=True)
-    study.ask()
+    next(Search(node, tmp_path, goal, {}).batches(2))
     assert len(open_study(node, tmp_path, goal).trials) == 2
     for damage in (bytes(range(256)), b"7\n", b'{"op_code": 77}\n', b'{"op_code": 0}\n'):
         journal.write_bytes(damage + b"\n")
