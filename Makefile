@@ -10,7 +10,7 @@ DEBIAN_DATA := usr/share/datasets/fashion-mnist
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help docs docs-serve setup data browser run test test-slow test-faults test-hosts test-gpu fuzz check audit canary bench experiments experiments-smoke
+.PHONY: help docs docs-serve setup data browser run test test-slow test-faults test-hosts test-gpu gpu-report fuzz check audit canary bench experiments experiments-smoke
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-faults: setup ## run fault injection: kills, full disks, corrupt files (15 
 
 test-gpu: setup ## run the tests of CUDA devices; without one they are skipped
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+gpu-report: setup data ## test, measure and train on a GPU (12 minutes), and write experiments/gpu/README.md
+	$(BIN)/python experiments/gpu_report.py experiments/gpu
 
 test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; about 20 minutes), and write the table of docs/cluster.md
 	@rm -f .venv/hosts.jsonl

@@ -22,7 +22,8 @@ from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, in_turns
 from inception_zoo.config.targets import VARIABLE
 from inception_zoo.errors import ZooError
-from inception_zoo.system.records import write_json
+from inception_zoo.runs.results import read_results
+from inception_zoo.system.records import read_yaml, write_json
 
 STEPS, EPOCHS = 100, 3  # enough steps that the checkpoint of an epoch takes no larger share than in a full epoch
 SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"
@@ -142,6 +143,13 @@ def short_run(options: Options, processes: int, threads: int = 1, column: str = 
     words = *JOB, f"data.root={options.fashion_mnist()}", f"trainer.max_epochs={EPOCHS}", f"trainer.devices={processes}"
     with job(*words, threads=threads) as folder:
         return Figure("", _by_epoch(folder, column)[1:]).median
+
+
+def size_of_the_job(options: Options) -> tuple[int, int]:
+    """Return the number of parameters of the main job's network, and the images of a batch."""
+    words = *JOB, f"data.root={options.fashion_mnist()}", "trainer.max_epochs=1", "trainer.limit_train_batches=1"
+    with job(*words, threads=1) as folder:
+        return read_results(folder)["parameters"], read_yaml(folder / ".hydra/config.yaml", {})["data"]["batch_size"]
 
 
 def _by_epoch(folder: Path, column: str) -> list[float]:

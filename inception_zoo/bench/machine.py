@@ -3,14 +3,17 @@
 import os
 import platform
 import re
+import statistics
 import time
 from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch.multiprocessing import spawn
 
 from inception_zoo.architecture.cost import plan_cost
 from inception_zoo.architecture.plan import Plan
@@ -19,6 +22,7 @@ from inception_zoo.bench.turns import Figure, seconds_of
 from inception_zoo.runs.results import commit_of_the_code
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "onnxruntime")
+ROUNDS = 20  # all-reduces that are timed
 LONG = 0.5  # seconds of repetitions per matrix size
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -76,6 +80,27 @@ def bandwidth() -> float:
     source = torch.ones(2**27, device=device())  # 512 MiB
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source)) for _ in range(7))
+
+
+def all_reduce_seconds(processes: int, values: int) -> float:
+    """Return the median time in which processes on this machine sum fp32 values with gloo, one thread each."""
+    with TemporaryDirectory() as folder:
+        place = str(Path(folder) / "store")
+        spawn(_reduce, (processes, values, place), nprocs=processes)
+        return float(Path(f"{place}.seconds").read_text())
+
+
+def _reduce(rank: int, processes: int, values: int, place: str) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(place, processes)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    tensor, times = torch.zeros(values), []
+    for _ in range(ROUNDS):
+        torch.distributed.barrier()
+        times.append(seconds_of(lambda: torch.distributed.all_reduce(tensor)))
+    if rank == 0:
+        Path(f"{place}.seconds").write_text(str(statistics.median(times)))
+    torch.distributed.destroy_process_group()
 
 
 def with_share(figure: Figure, plan: Plan, image_size: int, precision: torch.dtype, training: bool) -> Figure:

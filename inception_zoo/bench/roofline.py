@@ -1,4 +1,4 @@
-"""Roofline: upper bound of a network's training speed on a machine, and a projection to machines that are not here.
+"""Roofline: upper bound of a network's training speed on a machine.
 
 The seconds of a training step are summed layer by layer. A convolution takes the longer of two times: its FLOPs at the
 peak rate, or its bytes at full bandwidth. The operations between convolutions take their bytes at full bandwidth.
@@ -12,10 +12,6 @@ from inception_zoo.architecture.cost import convolutions, weights_of
 from inception_zoo.architecture.geometry import Size, out_channels
 from inception_zoo.architecture.notation import Conv, Depthwise
 from inception_zoo.architecture.plan import Plan
-from inception_zoo.bench.contenders import Contender
-from inception_zoo.bench.machine import PRECISIONS, bandwidth, gemm_peak, with_share
-from inception_zoo.bench.options import Options
-from inception_zoo.bench.turns import Figure, Measured, contested
 
 # Passes of BatchNorm and ReLU over an activation. Forward reads it twice and writes once; backward reads the activation
 # and its gradient twice each and writes once.
@@ -46,37 +42,6 @@ class Machine:
     node: float = 0.0  # bytes/s per device within a node
     network: float = 0.0  # bytes/s per device between nodes
     node_size: int = 8  # devices per node
-
-
-# Vendor's figures: 989 TFLOP/s dense bf16, 3.35 TB/s, NVLink 900 GB/s for both directions, InfiniBand 400 Gb/s per GPU.
-H100 = Machine("H100 SXM", 989e12, 3.35e12, node=450e9, network=50e9)
-
-
-GPUS = (1, 8, 256)
-GPU_BATCH = 256  # images per GPU
-
-
-def measure(options: Options) -> Measured:
-    """Measure this machine's peaks; per network the intensity, the bound, the speed reached, and its projection to H100s."""
-    for precision, name in PRECISIONS.items():
-        yield f"roofline/peak/{name}", Figure("FLOP/s", [gemm_peak(precision)])
-    yield "roofline/peak/bandwidth", Figure("bytes/s", [bandwidth()])
-    ours = Contender()
-    here, item = Machine("this machine", gemm_peak(ours.precision), bandwidth()), ours.precision.itemsize
-    for name, case in options.cases().items():
-        plan, size = case.plan, case.image_size
-        intensity = step_flops(plan, size) / step_bytes(plan, size, case.batch, item)
-        most = bound(plan, size, case.batch, here, item)
-        yield f"roofline/{name}/intensity", Figure("FLOP/byte", [intensity])
-        yield f"roofline/{name}/bound", Figure("images/s", [most])
-        ((_, reached),) = contested("", {"": ours.trains(case)}, options.rounds)
-        yield f"roofline/{name}/reached", with_share(reached, plan, size, ours.precision, training=True)
-        for devices in GPUS:
-            projected = project(plan, size, GPU_BATCH, H100, devices, reached.median / most)
-            speeds = {"": projected.overlapped, ", nothing hidden": projected.serial}
-            for how, speed in speeds.items():
-                if devices > 1 or not how:
-                    yield f"roofline/{name}/projected for {devices} {H100.name}{how}", Figure("images/s, projected", [speed])
 
 
 def layers(plan: Plan, image_size: int) -> list[Layer]:
@@ -143,45 +108,3 @@ def bound(plan: Plan, image_size: int, batch: int, machine: Machine, item: int =
         seconds += 3 * max(2 * layer.macs * batch / machine.flops, moved / machine.bandwidth)
         seconds += OPTIMIZER * layer.weights / machine.bandwidth
     return batch / seconds
-
-
-def all_reduce(weights: int, devices: int, machine: Machine, item: int = 4) -> float:
-    """Return the seconds of a ring all-reduce of gradients: first within nodes, then between one device of each node.
-
-    Args:
-        weights: number of gradients.
-        devices: number of devices in all nodes together.
-        machine: bandwidths between devices.
-        item: bytes per gradient.
-    """
-    volume, inside = weights * item, min(devices, machine.node_size)
-    nodes = devices // inside
-    seconds = 2 * (inside - 1) / inside * volume / machine.node
-    if nodes > 1:
-        seconds += 2 * (nodes - 1) / nodes * volume / inside / machine.network
-    return seconds
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Projected images/s of all devices together."""
-
-    overlapped: float  # the backward pass hides as much of the all-reduce as it can
-    serial: float  # the all-reduce starts after the backward pass
-
-
-def project(plan: Plan, image_size: int, batch: int, machine: Machine, devices: int, reached: float) -> Projection:
-    """Project a training speed to a machine that is not here: its bound times the share of the bound reached here.
-
-    Args:
-        plan: plan of the network.
-        image_size: pixels.
-        batch: images per device and step.
-        machine: peaks of a device, and bandwidths between devices.
-        devices: number of devices.
-        reached: share of its bound that the network reaches on this machine, from 0 to 1.
-    """
-    step = batch / (bound(plan, image_size, batch, machine) * reached)
-    reduce = all_reduce(sum(layer.weights for layer in layers(plan, image_size)), devices, machine) if devices > 1 else 0.0
-    exposed = max(0.0, reduce - step * 2 / 3)  # the backward pass has two of a step's three products
-    return Projection(devices * batch / (step + exposed), devices * batch / (step + reduce))

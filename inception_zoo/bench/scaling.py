@@ -10,8 +10,8 @@ import torch
 from inception_zoo.architecture.nets.table import Net
 from inception_zoo.bench.contenders import Case, Contender, case_of, device
 from inception_zoo.bench.framework import MEMORY as GIB
-from inception_zoo.bench.framework import short_run
-from inception_zoo.bench.machine import with_share
+from inception_zoo.bench.framework import short_run, size_of_the_job
+from inception_zoo.bench.machine import all_reduce_seconds, with_share
 from inception_zoo.bench.memory import peak, saved_bytes
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.turns import Figure, Measured, contested, in_turns
@@ -23,6 +23,7 @@ POINTS: Mapping[str, tuple[float, ...]] = {
     "width": (0.25, 0.5, 0.75, 1, 1.5, 2),
     "depth": (0, 2, 4, 8, 12),  # blocks added: copies of the last block of the 17x17 grid
 }
+ON_CPUS = {1, 2, 4}  # processes
 MEMORY = ", memory"
 
 
@@ -49,12 +50,25 @@ def measure(options: Options) -> Measured:
 
 
 def _processes(options: Options) -> Measured:
-    """Measure the main job in one and more processes (a thread or a GPU each): total images/s, bytes of the largest process."""
+    """Measure the main job in one and more processes (a thread or a GPU each): total images/s, bytes of the largest process.
+
+    On CPUs, also with more processes than cores, and beside what is predicted from one process: the cores are shared, and
+    the processes wait while they sum the gradients.
+    """
     devices = torch.cuda.device_count() or os.cpu_count() or 1
-    points = sorted({min(2**power, devices) for power in range(devices.bit_length() + 1)})
+    points = sorted(
+        {min(2**power, devices) for power in range(devices.bit_length() + 1)}
+        | (set() if torch.cuda.is_available() else ON_CPUS)
+    )
     speeds = in_turns({str(count): partial(short_run, options, count) for count in points}, options.rounds, warm_up=False)
     for count in points:
         yield f"scaling/quickstart processes/{count}", Figure("images/s", speeds[str(count)])
+    if not torch.cuda.is_available():
+        weights, batch = size_of_the_job(options)
+        for count in points:
+            waiting = all_reduce_seconds(count, weights) if count > 1 else 0.0
+            seconds = batch / (Figure("", speeds["1"]).median * min(count, devices)) + waiting
+            yield f"scaling/quickstart predicted processes/{count}", Figure("images/s, predicted", [batch / seconds])
     for count in points:
         taken = short_run(options, count, column=GIB) * 2**30
         yield f"scaling/quickstart processes{MEMORY}/{count}", Figure("bytes", [taken])

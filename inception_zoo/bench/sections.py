@@ -18,7 +18,7 @@ SECTIONS = {  # section → the function in this package
     "data": "pipelines.measure",
     "startup": "startup.measure",
     "scaling": "scaling.measure",
-    "roofline": "roofline.measure",
+    "roofline": "projection.measure",
     "fid": "fid.measure",
     **{experiment: f"speedruns.{experiment}" for experiment in SPEEDRUNS},
 }

@@ -66,6 +66,8 @@ def install() -> None:
     ConfigRepository.load_config = lambda files, config_path: _with_new_keys(config_path, _here(read(files, config_path)))  # type: ignore
     embed = ConfigLoaderImpl._embed_result_config
     ConfigLoaderImpl._embed_result_config = staticmethod(lambda *args: _checked(embed(*args)))  # type: ignore
+    # The command of a sweep would keep the whole config of every job that another process has run, and nothing reads it.
+    JobReturn.__getstate__ = lambda job: {**vars(job), "cfg": None, "hydra_cfg": None}  # type: ignore
     _add_resolvers()
     _fill_store()
 

@@ -1,9 +1,11 @@
 """Counts and verdicts of `inception-zoo bench`. Its timings are not tested."""
 
 import json
+import math
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +19,12 @@ from inception_zoo.architecture.nets import ZOO
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.bench import command, speedruns, targets
 from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
-from inception_zoo.bench.machine import provenance
+from inception_zoo.bench.machine import all_reduce_seconds, provenance
 from inception_zoo.bench.memory import largest_batch, saved_bytes
 from inception_zoo.bench.options import Options
+from inception_zoo.bench.projection import H100, Failures, all_reduce, per_step, project, projected
 from inception_zoo.bench.results import Results, compare, read
-from inception_zoo.bench.roofline import H100, Machine, all_reduce, bound, layers, project, step_bytes, step_flops
+from inception_zoo.bench.roofline import Machine, bound, layers, step_bytes, step_flops
 from inception_zoo.bench.scaling import deeper
 from inception_zoo.bench.sections import SECTIONS, SPEEDRUNS, measure
 from inception_zoo.bench.tables import rows
@@ -166,6 +169,34 @@ def test_a_projection_sums_gradients_by_rings():
     one, eight = (project(plan, 299, 64, H100, devices, reached=0.5) for devices in (1, 8))
     assert one.overlapped == one.serial == pytest.approx(bound(plan, 299, 64, H100) / 2)
     assert eight.overlapped == pytest.approx(8 * one.serial) and 4 * one.serial < eight.serial < 8 * one.serial
+
+
+def test_a_ring_sends_what_its_seconds_say():
+    for devices in (2, 8):
+        assert per_step(10**9, devices, H100) / H100.node == pytest.approx(all_reduce(10**9, devices, H100))
+    flat = replace(H100, network=H100.node)
+    assert per_step(10**9, 256, flat) / H100.node == pytest.approx(all_reduce(10**9, 256, flat))
+
+
+def test_the_interval_between_checkpoints_loses_the_least():
+    failures = Failures(256, 24_000_000)
+    assert failures.hours == pytest.approx(16_384 * 54 * 24 / 419 / 256)
+    best = failures.lost(failures.minutes)
+    assert all(best < failures.lost(failures.minutes * factor) for factor in (0.5, 0.9, 1.1, 2))
+    assert best == pytest.approx(math.sqrt(2 * (12 * 24e6 / 1e9) / (3600 * failures.hours)))
+
+
+def test_more_gpus_read_and_fail_more():
+    plan = make_plan(ZOO["inception_v3"], aux=False)
+    found = {label: value for label, _, value in projected(plan, 299, 0.5, 50 * 2**20)}
+    assert found["projected memory of a H100 SXM"] == pytest.approx(256 * 50 * 2**20, rel=0.05)
+    eight, many = ("projected for 8 H100 SXM, {}", "projected for 256 H100 SXM, {}")
+    assert found[many.format("between failures")] == pytest.approx(found[eight.format("between failures")] / 32)
+    assert found[many.format("read by a node")] == pytest.approx(found[eight.format("read by a node")], rel=0.01)
+
+
+def test_processes_sum_their_gradients():
+    assert 0 < all_reduce_seconds(2, 1000) < 10
 
 
 def test_a_peer_saves_what_is_known_of_it():
