@@ -61,7 +61,7 @@ test-gpu: setup ## run the tests of CUDA devices; without one they are skipped
 gpu-report: setup data ## test, measure and train on a GPU (12 minutes), and write experiments/gpu/README.md
 	$(BIN)/python experiments/gpu_report.py experiments/gpu
 
-test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; about 20 minutes), and write the table of docs/cluster.md
+test-hosts: setup ## run jobs on several hosts, made of network namespaces (needs root; 15 minutes), and write the table of docs/cluster.md
 	@rm -f .venv/hosts.jsonl
 	HOSTS_TABLE=$(CURDIR)/.venv/hosts.jsonl $(BIN)/python -m pytest -m hosts tests/hosts -n $(JOBS) --dist loadfile
 	@test -s .venv/hosts.jsonl || (echo "no host could be made; run it as root on Linux"; exit 1)
