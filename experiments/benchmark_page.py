@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from inception_zoo.bench.projection import DISK, GPU_BATCH, H100, HOURS, JPEG, STATE
+from inception_zoo.bench.projection import DISK, GPU_BATCH, H100, HOURS, JPEG, RESTART, STATE
 from inception_zoo.bench.results import Results, read
 from inception_zoo.bench.roofline import CONCAT, OPTIMIZER, PASSES
 from inception_zoo.bench.scaling import BATCH, MEMORY
@@ -38,10 +38,11 @@ bytes per weight. Pools, losses and the data pipeline are assumed to be free. Th
 its bound as on this machine, at a batch of {GPU_BATCH} per GPU. A ring all-reduce sums the gradients in fp32, at
 {H100.node / 1e9:.0f} GB/s in each direction within a node of {H100.node_size} GPUs and {H100.network / 1e9:.0f} GB/s per GPU
 between nodes. The backward pass (two thirds of a step) hides as much of it as it can; in the rows "nothing hidden" it hides
-nothing. A GPU holds {STATE} bytes per weight and what is saved for the backward pass. An encoded image has
-{JPEG / 1000:.0f} kB, ImageNet's mean. A GPU fails every {HOURS:,.0f} hours (Llama 3: 419 interruptions in 54 days on 16,384
-H100). A checkpoint of 12 bytes per weight is written at {DISK / 1e9:.0f} GB/s, at the interval of Young and Daly. The peaks are
-the vendor's figures: 989 TFLOP/s dense bf16, 3.35 TB/s, NVLink 900 GB/s, InfiniBand 400 Gb/s."""
+nothing. A GPU holds {STATE} bytes per weight and what this machine saves for the backward pass in fp32. An encoded image has
+{JPEG / 1000:.0f} kB, ImageNet's mean. A job is interrupted once in {HOURS:,.0f} GPU hours (Llama 3: 419 unexpected
+interruptions in 54 days on 16,384 H100) and takes {60 * RESTART:.0f} minutes to start again. A checkpoint of 12 bytes per
+weight is written at {DISK / 1e9:.0f} GB/s, at the interval of Young and Daly. The peaks are the vendor's figures: 989 TFLOP/s
+dense bf16, 3.35 TB/s, NVLink 900 GB/s, InfiniBand 400 Gb/s."""
 
 
 READ = (

@@ -5,6 +5,8 @@ reported in the page, and the others still run. `GPU_TESTS_ON=cpu` tries the scr
 """
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +50,9 @@ def main(folder: Path) -> int:
     if DEVICE == "cuda" and not torch.cuda.is_available():
         sys.exit("error: this report needs a CUDA device; GPU_TESTS_ON=cpu tries it on the CPU")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tests.xml", "results.json"):  # of an earlier report
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "speedrun", ignore_errors=True)
     ended = {
         name: _run(name, [word.format(folder=folder) for word in words], limit, folder)
         for name, (words, limit) in STEPS.items()
@@ -65,10 +70,12 @@ def _run(name: str, words: list[str], limit: float, folder: Path) -> tuple[str, 
     """Run a step; its output goes to NAME.log. Return how it ended, and its seconds."""
     began = time.monotonic()
     with (folder / f"{name}.log").open("w") as log:
+        step = subprocess.Popen([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            done = subprocess.run([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, timeout=limit)
-            state = f"failed (exit status {done.returncode}, {name}.log)" if done.returncode else "passed"
+            state = f"failed (exit status {status}, {name}.log)" if (status := step.wait(limit)) else "passed"
         except subprocess.TimeoutExpired:
+            os.killpg(step.pid, signal.SIGKILL)  # with the jobs that it has started
+            step.wait()
             state = f"stopped after {limit:.0f} s"
     return state, time.monotonic() - began
 
@@ -78,11 +85,13 @@ def _tests(folder: Path) -> Iterator[str]:
         yield "No results."
         return
     cases = [*ET.parse(file).getroot().iter("testcase")]
-    for kind in ("failure", "error", "skipped"):
-        for case in cases:
+    others = 0
+    for case in cases:
+        for kind in ("failure", "error", "skipped"):
             if (found := case.find(kind)) is not None:
-                yield f"- {kind}: `{case.get('name')}`: {found.get('message', '').splitlines()[0][:200]}"
-    yield f"\n{len(cases)} tests; {sum(len(case) == 0 for case in cases)} passed."
+                others += 1
+                yield f"- {kind}: `{case.get('name')}`: {(found.get('message') or '').partition(chr(10))[0][:200]}"
+    yield f"\n{len(cases)} tests; {len(cases) - others} passed."
 
 
 def _benchmark(folder: Path) -> Iterator[str]:

@@ -97,7 +97,7 @@ class HydraJob:
     """
 
     def __call__(self, cfg: DictConfig) -> float:
-        """Return the best value of the metric that selects the best checkpoint; NaN without one, or if the job has failed."""
+        """Return the best value of the metric that selects the best checkpoint; NaN without one."""
         if asked():  # a library has caught the exit while the config was composed
             leave(0)
         node = HydraConfig.get()

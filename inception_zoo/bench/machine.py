@@ -20,6 +20,7 @@ from inception_zoo.architecture.plan import Plan
 from inception_zoo.bench.contenders import device, fast_precision
 from inception_zoo.bench.turns import Figure, seconds_of
 from inception_zoo.runs.results import commit_of_the_code
+from inception_zoo.system.atomic_files import write_whole
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "onnxruntime")
 ROUNDS = 20  # all-reduces that are timed
@@ -99,7 +100,7 @@ def _reduce(rank: int, processes: int, values: int, place: str) -> None:
         torch.distributed.barrier()
         times.append(seconds_of(lambda: torch.distributed.all_reduce(tensor)))
     if rank == 0:
-        Path(f"{place}.seconds").write_text(str(statistics.median(times)))
+        write_whole(Path(f"{place}.seconds"), str(statistics.median(times)))
     torch.distributed.destroy_process_group()
 
 

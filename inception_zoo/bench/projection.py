@@ -19,10 +19,11 @@ from inception_zoo.bench.turns import Figure, Measured, contested
 H100 = Machine("H100 SXM", 989e12, 3.35e12, node=450e9, network=50e9)
 GPUS = (1, 8, 256)
 GPU_BATCH = 256  # images per GPU
-HOURS = 16_384 * 54 * 24 / 419  # GPU hours between failures: 419 in 54 days of 16,384 H100 (Llama 3, section 3.3.4)
+HOURS = 16_384 * 54 * 24 / 419  # GPU hours between unexpected interruptions: 419 in 54 days (Llama 3, section 3.3.4)
 DISK = 1e9  # bytes/s at which a checkpoint is written, assumed
 STATE = 16  # bytes per weight: weight, gradient, momentum and average in fp32
-JPEG = 108_000  # bytes of a training image of ImageNet on average: 138 GB for 1,281,167 images
+JPEG = 115_000  # bytes of a training image of ImageNet on average: an archive of 147.9 GB with 1,281,167 images
+RESTART = 7 / 60  # hours until a failure is noticed (trainer.timeout_minutes) and SLURM starts the job again
 
 
 def measure(options: Options) -> Measured:
@@ -121,8 +122,8 @@ class Failures:
         return math.sqrt(2 * self._save * 3600 * self.hours) / 60
 
     def lost(self, minutes: float) -> float:
-        """Return the share of the time that is lost: to checkpoints, and to work that is done again."""
-        return self._save / (60 * minutes) + minutes / 2 / (60 * self.hours)
+        """Return the share of the time that is lost: to checkpoints, to work that is done again, and to restarts."""
+        return self._save / (60 * minutes) + (minutes / 2 / 60 + RESTART) / self.hours
 
     @property
     def _save(self) -> float:

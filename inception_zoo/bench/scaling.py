@@ -52,8 +52,8 @@ def measure(options: Options) -> Measured:
 def _processes(options: Options) -> Measured:
     """Measure the main job in one and more processes (a thread or a GPU each): total images/s, bytes of the largest process.
 
-    On CPUs, also with more processes than cores, and beside what is predicted from one process: the cores are shared, and
-    the processes wait while they sum the gradients.
+    On CPUs, with up to four processes even on fewer cores, and beside what is predicted from one process: the cores are
+    shared, and the processes wait while they sum the gradients.
     """
     devices = torch.cuda.device_count() or os.cpu_count() or 1
     points = sorted(

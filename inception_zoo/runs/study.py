@@ -109,12 +109,12 @@ class Search:
     def __init__(
         self, sweeper: Mapping[str, Any], folder: Path, objective: Objective, space: Mapping[str, BaseDistribution]
     ) -> None:
-        self.sweeper, self.folder, self.objective, self.space = sweeper, folder, objective, space
+        self.sweeper, self.folder, self.objective, self.space, self._is_first = sweeper, folder, objective, space, True
         if sweeper["storage"] is None:
             _cut(folder)
         self.study = open_study(sweeper, folder, objective)
+        self.most = sweeper["n_trials"]
         self._seed(len(self.study.trials))
-        self._first = True
         self.worker = read_json(folder / IDENTITY, {}).get(WORKER)
         if not isinstance(self.worker, str):
             self.worker = uuid.uuid4().hex
@@ -122,26 +122,32 @@ class Search:
 
     def _seed(self, number: int) -> None:
         """Make the sampler. Its seed depends on the first new trial, so that no sweep repeats the trials of another one."""
+        self._seeded = number
         options = dict(self.sweeper["sampler_options"])
         if options.get("seed") is not None and self.sweeper["sampler"] != "GridSampler":  # whose seed orders the grid
             options["seed"] += number
         self.study.sampler = _chosen(optuna.samplers, "sampler", {**self.sweeper, "sampler_options": options})
 
     def own(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
-        """Return the trials of this sweep; those of older versions, too, which recorded no sweep."""
+        """Return the trials of this sweep; in a journal, those of older versions, too, which recorded no sweep."""
         trials = self.study.get_trials(deepcopy=False, states=states)
-        return [trial for trial in trials if trial.user_attrs.get(WORKER, self.worker) == self.worker]
+        anyone = self.worker if self.sweeper["storage"] is None else None
+        return [trial for trial in trials if trial.user_attrs.get(WORKER, anyone) == self.worker]
 
     def jobs(self) -> list[str]:
         """Return the folders of the trials of this sweep, and of those that it may still create."""
-        others = {trial.number for trial in self.study.get_trials(deepcopy=False)} - {trial.number for trial in self.own()}
-        return [str(number) for number in range(self.sweeper["n_trials"]) if number not in others]
+        trials = self.study.get_trials(deepcopy=False)
+        numbers = [trial.number for trial in self.own() if not _is_surplus(trial)]
+        left = self.most - sum(not _is_surplus(trial) for trial in trials)
+        return [*map(str, numbers), *map(str, range(len(trials), len(trials) + left))]
 
     def batches(self, size: int) -> Iterator[list[Trial]]:
         """Yield the trials to run next, at most `size` at a time: interrupted ones first. Then read how they have ended."""
         for known in self.own([TrialState.RUNNING]):
             if read_results(self.folder / str(known.number)).get("state") in DONE:
                 self._tell(known.number)  # it ended after the sweep was interrupted
+            elif not known.params and self._is_one_too_many(known.number):
+                self.study.tell(known.number, state=TrialState.FAIL)  # see `_new`
         left = [self._with_values(known) for known in self.own([TrialState.RUNNING])]
         while True:
             while len(left) < size and (trial := self._new()):
@@ -155,19 +161,23 @@ class Search:
 
     def _new(self) -> Trial | None:
         """Create the next trial; return None if the study has enough."""
-        most = self.sweeper["n_trials"]
-        if len(self.study.get_trials(deepcopy=False)) >= most:
+        if self._is_one_too_many(len(self.study.get_trials(deepcopy=False))):
             return None
         # not `study.ask`, whose trials belong to no sweep at first, and would be lost if this process were killed then
         self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={WORKER: self.worker}))
-        born = max(self.own(), key=lambda trial: trial.number)
-        if born.number >= most:  # another sweep has created the last one at the same time
+        born = max(self.own([TrialState.RUNNING]), key=lambda trial: trial.number)
+        if self._is_one_too_many(born.number):  # another sweep has created the last one at the same time
             self.study.tell(born.number, state=TrialState.FAIL)
             return None
-        if self._first:
+        if self._is_first and born.number != self._seeded:
             self._seed(born.number)
-            self._first = False
+        self._is_first = False
         return self._with_values(born)
+
+    def _is_one_too_many(self, number: int) -> bool:
+        """Return True if the study has enough trials before this one. Of two that are created at once, the first one counts."""
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(trial.number < number and not _is_surplus(trial) for trial in trials) >= self.most
 
     def _with_values(self, trial: FrozenTrial) -> Trial:
         """Return a trial with a value for each key that is searched; the process may have been killed before it had them."""
@@ -182,17 +192,26 @@ class Search:
         """Tell the study how a trial has ended. One without an end is left to the sweep that is resumed."""
         results = read_results(self.folder / str(number))
         value, state = best_of(results), results.get("state")
-        if state == "running":
-            log.warning("trial %d has not ended: its process was killed, or another one is still running it", number)
+        if state in (None, "running", "interrupted"):
+            log.warning("trial %d has not ended; it continues when the sweep is resumed", number)
             return
         if value is not None and (other := results.get("monitor")) not in (None, self.objective.metric):
             metric = self.objective.metric
             log.warning("trial %d selected its checkpoint by %s, not by %s; it does not count", number, other, metric)
             value = None
-        if state == "finished" and value is not None:
-            self.study.tell(number, value)
-        else:
-            self.study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+        ended = TrialState.PRUNED if state == "pruned" else TrialState.FAIL
+        try:
+            self.study.tell(number, **({"values": value} if state == "finished" and value is not None else {"state": ended}))
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):
+                raise
+            # GridSampler, after its last point; the result is stored
+            self.most = min(self.most, sum(not _is_surplus(trial) for trial in self.study.get_trials(deepcopy=False)))
+
+
+def _is_surplus(trial: FrozenTrial) -> bool:
+    """Return True for a trial that was given up at once, before it had values; see `Search._new`."""
+    return trial.state == TrialState.FAIL and not trial.params
 
 
 def _suggest(trial: Trial, key: str, values: BaseDistribution) -> None:

@@ -202,6 +202,7 @@ class OptunaSweeper(Sweeper):
         )
         search = Search({**self.node, "n_trials": self.n_trials}, folder, goal, space)
         save_redacted(self.conf, folder / "multirun.yaml")
+        begin(folder, search.jobs(), fails_again=False)
         for batch in search.batches(self.n_jobs):
             begin(folder, search.jobs(), fails_again=False)
             places = ([_place(str(trial.number)), f"sweep.trial={trial.number}"] for trial in batch)

@@ -54,9 +54,12 @@ def begin(folder: Path, jobs: Sequence[str], fails_again: bool = True) -> None:
     """
     if not is_first():
         return
+    if _begun and _begun[0].asked["jobs"] == [*jobs]:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     keep()
     asked = {"argv": redacted(sys.argv[1:]), "cwd": str(Path.cwd()), "jobs": list(jobs), "fails_again": fails_again}
+    asked["began"] = _begun[0].asked["began"] if _begun else time.time()
     write_json(folder / SWEEP, asked)
     if _begun:
         _begun[0].asked = asked
@@ -159,6 +162,9 @@ def finish(allowing: Callable[[str], str]) -> int:
     sweep.ended.set()
     sweep.updating.join()
     folder, asked, jobs = sweep.folder, sweep.asked, sweep.jobs()
+    if not asked["jobs"]:
+        tell("the other sweeps have all trials of the study; nothing is left for this one")
+        return 0
     if not jobs:  # a mistake in the overrides, reported already
         return 1
     write_results(folder, jobs)
@@ -272,12 +278,14 @@ def progress(run_folder: Path) -> str | None:
     """Return job number, best validation top-1 so far and remaining time of a sweep; None if the run is not part of one."""
     folder = run_folder.parent
     try:
-        jobs = _asked(folder)["jobs"] if (folder / SWEEP).exists() else []
+        asked = _asked(folder) if (folder / SWEEP).exists() else {"jobs": []}
     except ZooError as error:  # not a reason to end a job
         return str(error)
-    if run_folder.name not in jobs:
+    if run_folder.name not in (jobs := asked["jobs"]):
         return None
-    begun = (folder / SWEEP).stat().st_mtime
+    begun = asked.get("began")
+    if not isinstance(begun, float):  # an older version
+        begun = (folder / SWEEP).stat().st_mtime
     others = [path for path in folder.glob("*/results.json") if path.parent != run_folder]
     done = {path: found for path in others if (found := read_results(path.parent)).get("state") in DONE}
     parts = [f"job {jobs.index(run_folder.name) + 1}/{len(jobs)}"]

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_asking = threading.Lock()  # `os.umask` changes the umask for a moment
 MARK = ".partial-"  # in the name of a folder to which a file is written: .NAME.partial-RANDOM
 
 
@@ -134,6 +136,7 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with _asking:
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

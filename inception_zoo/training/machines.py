@@ -238,9 +238,15 @@ def queue_again() -> None:
     """
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and restarts.isdecimal() and int(restarts) < RESTARTS:
-        log.warning("asking SLURM to run this job again")
-        with suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], timeout=60, check=True)
+        log.warning("asking SLURM to run this job again")  # each machine does; the first one decides
+        try:
+            command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+            done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+            reason = done.stderr.strip() if done.returncode else None
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = one_line(error)
+        if reason:
+            log.warning(f"scontrol requeue: {reason}")
 
 
 def _key(rank: int) -> str:

@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from inception_zoo import ZooError
+from inception_zoo.runs import sweeps
 from inception_zoo.runs.results import read_results
 from inception_zoo.runs.study import Objective, Search, objective, open_study
 from inception_zoo.runs.sweepers import _distribution
@@ -103,7 +104,7 @@ def test_a_search_optimizes_what_selects_the_best_checkpoint(tmp_path):
 
 
 def value_of(params):
-    return 1 / (1 + abs(params["lr"] - 0.01) + params["depth"])
+    return 1 / (1 + abs(params.get("lr", 0) - 0.01) + params["depth"])
 
 
 def run(folder, trial):
@@ -131,16 +132,49 @@ def test_a_trial_that_was_interrupted_before_it_had_all_values_gets_them(tmp_pat
     monkeypatch.undo()
     search = Search(NODE, tmp_path, GOAL, SPACE)
     assert [(trial.state, trial.params) for trial in search.study.trials] == [(TrialState.RUNNING, {})]
-    (trial,) = next(search.batches(1))
+    batches = search.batches(1)
+    (trial,) = next(batches)
     assert trial.number == 0 and trial.params.keys() == SPACE.keys()
+    run(tmp_path, trial)
+    (other,) = next(batches)
+    assert other.number == 1 and other.params["lr"] != trial.params["lr"]
+
+
+def test_a_trial_too_many_neither_runs_nor_counts(tmp_path):
+    node = {**NODE, "storage": f"sqlite:///{tmp_path}/study.db", "study_name": "one", "n_trials": 1}
+    search = Search(node, tmp_path, GOAL, SPACE)
+    for batch in search.batches(1):
+        run(tmp_path, *batch)
+    born = {"state": TrialState.RUNNING, "user_attrs": {"worker": search.worker}}
+    search.study.add_trial(optuna.trial.create_trial(**born))  # as in a sweep that was killed before it gave the trial up
+    again = Search(node, tmp_path, GOAL, SPACE)
+    assert [*again.batches(1)] == [] and again.jobs() == ["0"]
+    assert [trial.state for trial in again.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    more = Search({**node, "n_trials": 2}, tmp_path, GOAL, SPACE)
+    assert more.jobs() == ["0", "2"]
+    batches = more.batches(1)
+    (trial,) = next(batches)
+    run(tmp_path, trial)
+    assert trial.number == 2 and [*batches] == [] and more.jobs() == ["0", "2"]
+
+
+def test_a_grid_ends_with_its_last_point(tmp_path):
+    options = {"seed": 1, "search_space": {"depth": [1, 2, 3]}}
+    node = {**NODE, "sampler": "GridSampler", "sampler_options": options, "n_trials": 5}
+    search = Search(node, tmp_path, GOAL, {"depth": SPACE["depth"]})
+    for batch in search.batches(1):
+        run(tmp_path, *batch)
+    assert sorted(trial.params["depth"] for trial in search.study.trials) == [1, 2, 3]
+    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3 and search.jobs() == ["0", "1", "2"]
 
 
 def test_a_trial_whose_job_has_not_ended_is_not_a_failure(tmp_path):
-    for _ in range(2):
+    for state in (None, "running", "interrupted"):
         batches = Search({**NODE, "n_trials": 1}, tmp_path, GOAL, SPACE).batches(1)
         (trial,) = next(batches)
-        (tmp_path / "0").mkdir(exist_ok=True)
-        write_json(tmp_path / "0/results.json", {"state": "running"})
+        if state:
+            (tmp_path / "0").mkdir(exist_ok=True)
+            write_json(tmp_path / "0/results.json", {"state": state})
         assert [*batches] == [] and trial.number == 0
     assert [trial.state for trial in open_study(NODE, tmp_path, GOAL).trials] == [TrialState.RUNNING]
 
@@ -158,6 +192,12 @@ def test_a_sweep_does_not_repeat_the_points_of_another_one(tmp_path):
         ["0", "1", *map(str, range(4, 12))],
         ["2", "3", *map(str, range(4, 12))],
     ]
+
+
+def test_a_sweep_without_a_trial_says_so(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweeps.begin(tmp_path / "sweep", [])
+    assert sweeps.finish(str) == 0 and "nothing is left for this one" in capfd.readouterr().err
 
 
 def work(node, folder, log):
@@ -193,7 +233,9 @@ def test_no_trial_is_lost_or_doubled_by_sweeps_that_are_killed(tmp_path):
     trials = optuna.load_study(study_name="one", storage=node["storage"]).trials
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert [trial.number for trial in finished] == [*range(40)]
-    assert all(trial.state == TrialState.FAIL for trial in trials[40:])  # two sweeps created the last one at the same time
+    assert all(
+        trial.state == TrialState.FAIL and not trial.params for trial in trials[40:]
+    )  # two sweeps created the last one at the same time
     assert all(trial.value == value_of(trial.params) for trial in finished)
     places = [[folder.name for folder in folders if (folder / str(number)).exists()] for number in range(40)]
     assert all(len(names) == 1 for names in places) and {*map(tuple, places)} == {("a",), ("b",), ("c",)}

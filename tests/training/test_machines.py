@@ -184,6 +184,16 @@ def test_slurm_is_asked_to_run_a_job_again_that_has_lost_a_machine(tmp_path, mon
     assert said.read_text() == asked
 
 
+def test_a_refusal_of_slurm_is_logged(tmp_path, monkeypatch, caplog):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho Invalid job id >&2; exit 1\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in {"SLURM_JOB_ID": "7", "SUBMITIT_EXECUTOR": "slurm", "SLURM_RESTART_COUNT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    machines.queue_again()
+    assert "scontrol requeue: Invalid job id" in caplog.text
+
+
 def test_a_port_in_use_is_reported(tmp_path):
     with socket.socket() as taken:
         taken.bind(("", 0))
