@@ -238,7 +238,7 @@ def queue_again() -> None:
     """
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and restarts.isdecimal() and int(restarts) < RESTARTS:
-        log.warning("asking SLURM to run this job again")  # each machine does; the first one decides
+        log.warning("asking SLURM to run this job again")
         try:
             command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
             done = subprocess.run(command, timeout=60, capture_output=True, text=True)

@@ -202,10 +202,12 @@ def test_latency_and_loss_are_no_fault(cluster, record):
     assert job.end() == [0, 0], job.output()
     expected = weights(job.run)
     shutil.rmtree(job.run)
-    assert first.ping(other, 100) < (0.05, 0.01)
+    seconds, lost = first.ping(other, 100)
+    assert seconds < 0.05 and lost < 0.01
     other.delay(0.05, loss=0.01)
+    first.ping(other, 100)  # until the relay has started
     seconds, lost = first.ping(other, 1000)
-    assert 0.1 <= seconds < 0.11 and 0.005 < lost < 0.05, (seconds, lost)  # of a round trip
+    assert 0.1 <= seconds < 0.15 and 0.005 < lost < 0.05, (seconds, lost)  # of a round trip
     begun = time.monotonic()
     job.start(*few)
     assert job.end() == [0, 0], job.output()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 import time
 from collections import Counter
 
@@ -216,28 +217,35 @@ def test_no_trial_is_lost_or_doubled_by_sweeps_that_are_killed(tmp_path):
     for folder in folders:
         folder.mkdir()
     open_study(node, tmp_path, GOAL)
-    fork, kills = multiprocessing.get_context("fork"), 0
+    # the import takes seconds, and is made once
+    processes, kills, until = multiprocessing.get_context("forkserver"), 0, time.monotonic() + 120
+    processes.set_forkserver_preload([__name__])
     left = dict.fromkeys(folders)
-    while left:
-        for folder, worker in [*left.items()]:
-            if worker is not None and worker.exitcode == 0:
-                del left[folder]
-            elif worker is None or not worker.is_alive():
-                left[folder] = fork.Process(target=work, args=(node, folder, log))
-                left[folder].start()
-        time.sleep(chance.uniform(0.05, 0.3))
-        if kills < 15 and left and (worker := chance.choice([*left.values()])) and worker.is_alive():
+    try:
+        while left:
+            assert time.monotonic() < until
+            for folder, worker in [*left.items()]:
+                if worker is not None and worker.exitcode == 0:
+                    del left[folder]
+                elif worker is None or worker.exitcode is not None:
+                    assert worker is None or worker.exitcode == -signal.SIGKILL, worker.exitcode
+                    left[folder] = processes.Process(target=work, args=(node, folder, log))
+                    left[folder].start()
+            time.sleep(chance.uniform(0.05, 0.3))
+            if kills < 15 and left and (worker := chance.choice([*left.values()])) and worker.is_alive():
+                worker.kill()
+                worker.join()
+                kills += 1
+    finally:
+        for worker in filter(None, left.values()):
             worker.kill()
-            worker.join()
-            kills += 1
     trials = optuna.load_study(study_name="one", storage=node["storage"]).trials
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert [trial.number for trial in finished] == [*range(40)]
-    assert all(
-        trial.state == TrialState.FAIL and not trial.params for trial in trials[40:]
-    )  # two sweeps created the last one at the same time
+    # two sweeps may have created the last one at the same time
+    assert all(trial.state == TrialState.FAIL and not trial.params for trial in trials[40:])
     assert all(trial.value == value_of(trial.params) for trial in finished)
     places = [[folder.name for folder in folders if (folder / str(number)).exists()] for number in range(40)]
-    assert all(len(names) == 1 for names in places) and {*map(tuple, places)} == {("a",), ("b",), ("c",)}
-    # a job that has written its results does not run again, unless it was killed between these and its note
+    assert all(len(names) == 1 for names in places) and len({*map(tuple, places)}) > 1
+    # a job that has written its results never runs again (one that is killed before its note is not in the log)
     assert kills and max(Counter(log.read_text().split()).values()) == 1

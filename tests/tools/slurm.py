@@ -12,8 +12,8 @@ from tools.commands import environment
 from tools.hosts import Host, wait_for
 
 # `linuxproc` needs no cgroups, and `config_overrides` gives each host one CPU, whatever the machine has. A job that is queued
-# again waits until its credential has expired, by default for 120 s; this must be longer than KillWait, after which srun kills
-# the job step of this number.
+# again waits until its credential has expired, by default for 120 s. That must be later than KillWait, after which the srun of
+# the earlier attempt kills the job step of its number, which must not be that of the new attempt.
 CONF = """
 ClusterName=test
 SlurmctldHost=host0
