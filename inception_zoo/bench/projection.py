@@ -101,7 +101,7 @@ def per_step(weights: int, devices: int, machine: Machine, item: int = 4) -> flo
 
 @dataclass(frozen=True)
 class Failures:
-    """What failing devices cost a job that checkpoints at the best interval (Young 1974, Daly 2006).
+    """Interruptions of a job on many devices, and the best interval between checkpoints (Young 1974, Daly 2006).
 
     Args:
         devices: number of devices.

@@ -27,6 +27,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec")  # caused by Lightning
     warnings.filterwarnings("ignore", ".*sync_dist=True")  # all ranks have computed these metrics from all images
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # a login node: `hydra/launcher=slurm` calls srun
     warnings.filterwarnings("ignore", ".*exists and is not empty")  # a run is resumed in its folder
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # its order is: data/datamodule.py
 

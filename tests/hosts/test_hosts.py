@@ -1,7 +1,5 @@
 """Jobs on several hosts: how they start, and what a fault of the cluster does to them. `make test-hosts` runs all of it."""
 
-import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -12,53 +10,14 @@ import torch
 from conftest import ROOT, SMALL
 from PIL import Image
 from safetensors.torch import load_file
-from tools import commands
-from tools.cluster import PORT, TORCHRUN, Cluster, copied, weights
-from tools.hosts import hosts, wait_for, why_impossible
+from tools import commands, host_fixtures
+from tools.cluster import PORT, TORCHRUN, copied, weights
+from tools.hosts import wait_for
 
 from inception_zoo.runs.results import read_results
 
+cluster, record, undisturbed = host_fixtures.cluster, host_fixtures.record, host_fixtures.undisturbed
 every = pytest.mark.hosts  # the others are the short subset of `make test`
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """Return a function that makes hosts, for the length of a test."""
-    if why := why_impossible():
-        pytest.skip(why)
-    made = []
-
-    def make(count: int = 2, launcher: str = "by hand", **options: object) -> Cluster:
-        made.append(hosts(count, tmp_path, **options))
-        return Cluster(made[-1].__enter__(), launcher)
-
-    yield make
-    for each in made:
-        each.__exit__(None, None, None)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """Return the weights of a job on two hosts that nothing has disturbed."""
-    if why := why_impossible():
-        pytest.skip(why)
-    with hosts(2, tmp_path_factory.mktemp("undisturbed")) as two:
-        job = Cluster(two)
-        job.start()
-        assert job.end() == [0, 0], job.output()
-        return weights(job.run)
-
-
-@pytest.fixture
-def record(request):
-    """Return a function that adds a row to the table of docs/cluster.md, see `cluster_table`."""
-
-    def add(case: str, seconds: float, message: str, digest: str) -> None:
-        if path := os.environ.get("HOSTS_TABLE"):
-            with Path(path).open("a") as file:
-                file.write(json.dumps([case, round(seconds), message, digest]) + "\n")
-
-    return add
 
 
 STARTS = {

@@ -10,15 +10,14 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-import test_hosts
 from conftest import ROOT, SMALL
-from tools import commands
+from tools import commands, host_fixtures
 from tools.cluster import Cluster, weights
 from tools.hosts import Host, wait_for
 
 from inception_zoo.runs.results import read_results
 
-cluster, record = test_hosts.cluster, test_hosts.record
+cluster, record = host_fixtures.cluster, host_fixtures.record
 pytestmark = pytest.mark.hosts
 # A user-defined block, which notes the host of each attempt of a job.
 NOTES = """

@@ -6,16 +6,16 @@ import sys
 import time
 
 import pytest
-import test_hosts
 from conftest import ROOT
-from test_hosts import every
+from tools import host_fixtures, hosts
 from tools.cluster import JOB, SECONDS, weights
-from tools.hosts import hosts, wait_for
+from tools.hosts import wait_for
 from tools.slurm import slurm, why_impossible
 
 from inception_zoo.runs.results import read_results
 
-record, undisturbed = test_hosts.record, test_hosts.undisturbed
+record, undisturbed = host_fixtures.record, host_fixtures.undisturbed
+pytestmark = pytest.mark.hosts
 WORDS = ["-m", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.sweep.dir=sweep"]
 WORDS += [word for word in JOB if not word.startswith("hydra.run.dir=")]
 BOTH = [*WORDS, "trainer.num_nodes=2"]
@@ -24,9 +24,9 @@ BOTH = [*WORDS, "trainer.num_nodes=2"]
 @pytest.fixture
 def cluster(tmp_path, request):
     """Yield SLURM on two hosts. The parameter is the time in seconds after which a node that does not answer is down."""
-    if why := test_hosts.why_impossible() or why_impossible():
+    if why := hosts.why_impossible() or why_impossible():
         pytest.skip(why)
-    with hosts(2, tmp_path) as two, slurm(two, tmp_path / "slurm", getattr(request, "param", 300)) as made:
+    with hosts.hosts(2, tmp_path) as two, slurm(two, tmp_path / "slurm", getattr(request, "param", 300)) as made:
         yield made
 
 
@@ -47,7 +47,6 @@ def wait_for_a_checkpoint(cluster):
     assert wait_for((cluster.sweep / "0/checkpoints/last.ckpt").exists, 90), cluster.output()
 
 
-@every
 @pytest.mark.parametrize("words", [BOTH, [*WORDS, "trainer.num_nodes=auto", "hydra.launcher.nodes=2"]], ids=["2", "auto"])
 def test_a_job_on_two_nodes(cluster, undisturbed, record, request, words):
     begun = time.monotonic()
@@ -56,7 +55,6 @@ def test_a_job_on_two_nodes(cluster, undisturbed, record, request, words):
     record(case, time.monotonic() - begun, "finished", digest)
 
 
-@every
 def test_an_array_over_two_nodes(cluster, record):
     begun = time.monotonic()
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "seed=1,2,3,4"]
@@ -70,7 +68,6 @@ def test_an_array_over_two_nodes(cluster, record):
     record("SLURM, an array of four jobs over two nodes", time.monotonic() - begun, shares, "")
 
 
-@every
 def test_a_requeued_job_resumes(cluster, undisturbed, record):
     command, begun = start(cluster, *BOTH), time.monotonic()
     wait_for_a_checkpoint(cluster)
@@ -81,7 +78,6 @@ def test_a_requeued_job_resumes(cluster, undisturbed, record):
     record("SLURM, `scontrol requeue` of a job on two nodes", time.monotonic() - begun, story, digest)
 
 
-@every
 @pytest.mark.parametrize("cluster", [60, 300], indirect=True, ids=["until it is down", "and is back before"])
 def test_a_job_that_loses_a_node_is_queued_again_and_resumes(cluster, undisturbed, record, request):
     command = start(cluster, *BOTH)
