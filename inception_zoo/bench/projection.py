@@ -5,7 +5,7 @@ the backward pass. `scaling` compares the same model with measurements of severa
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inception_zoo.architecture.plan import Plan
 from inception_zoo.bench.contenders import Contender, device
@@ -94,9 +94,7 @@ def all_reduce(weights: int, devices: int, machine: Machine, item: int = 4) -> f
 
 def per_step(weights: int, devices: int, machine: Machine, item: int = 4) -> float:
     """Return the bytes that a device sends in a ring all-reduce, within its node and between nodes together."""
-    volume, inside = weights * item, min(devices, machine.node_size)
-    nodes = devices // inside
-    return 2 * (inside - 1) / inside * volume + 2 * (nodes - 1) / nodes * volume / inside
+    return all_reduce(weights, devices, replace(machine, node=1.0, network=1.0), item)  # at one byte a second
 
 
 @dataclass(frozen=True)

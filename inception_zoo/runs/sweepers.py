@@ -1,6 +1,5 @@
 """The sweepers: a resumable grid, block changes by stage, and Optuna. `hydra_plugins` registers them with Hydra."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,6 @@ from inception_zoo.runs.sweeps import begin, words_of
 from inception_zoo.system.ranks import by_torchrun
 from inception_zoo.system.records import save_redacted
 
-log = logging.getLogger(__name__)
 NUMBER = "${hydra:job.num}"  # default of hydra.sweep.subdir
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, lines
 from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from tools import commands
 
 from inception_zoo import ZooError
 from inception_zoo.runs import folders
+from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import check_free, read_results, recorded
 
 
@@ -19,6 +21,13 @@ def forget():
     for folder in list(folders._claimed):
         folders.release(folder)
     folders.keep()
+
+
+@pytest.mark.parametrize("folder", ["/tmp/a-b_1.2/3", "/1", "sweep", "null", "12", "/it's here", "/a=b,c", "/ü"])
+def test_a_folder_is_read_back_from_an_override(folder):
+    word = quoted(Path(folder))
+    assert OverridesParser.create().parse_override(f"key={word}").value() == folder
+    assert (word == folder) == (folder in ("/tmp/a-b_1.2/3", "/1"))
 
 
 def test_commands_of_one_second_get_folders_of_their_own(tmp_path):

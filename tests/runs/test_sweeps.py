@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, lines, processes_of, wandb_records, wandb_run
 from filelock import FileLock
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from tools import commands
 from tools.hosts import wait_for
 
 from inception_zoo import ZooError
 from inception_zoo.runs import sweeps
-from inception_zoo.runs.folders import quoted
 from inception_zoo.runs.results import Pruned, begin, is_interrupted, read_results, recorded
 from inception_zoo.runs.sweeps import progress, resumed, sweep_table
 from inception_zoo.system.records import write_json
@@ -209,13 +207,6 @@ def test_processes_with_different_configs_stop(tmp_path):
     done = torchrun(tmp_path, "odd.py", *SMALL)
     assert done.returncode != 0
     assert "error: the ranks differ: aux_weight=0.0 on rank 0 (" in done.stderr
-
-
-@pytest.mark.parametrize("folder", ["/tmp/a-b_1.2/3", "/1", "sweep", "null", "12", "/it's here", "/a=b,c", "/ü"])
-def test_a_folder_is_read_back_from_an_override(folder):
-    word = quoted(Path(folder))
-    assert OverridesParser.create().parse_override(f"key={word}").value() == folder
-    assert (word == folder) == (folder in ("/tmp/a-b_1.2/3", "/1"))
 
 
 @pytest.mark.parametrize(
