@@ -29,6 +29,7 @@ from inception_zoo.runs.folders import discard, quoted
 from inception_zoo.runs.results import REASON, best_of, has_checkpoint, is_interrupted, recorded
 from inception_zoo.runs.sweeps import finish, resumed
 from inception_zoo.saved_config import not_saved, recover
+from inception_zoo.system.huge_pages import use_huge_pages
 from inception_zoo.system.ranks import is_first, process_name
 from inception_zoo.system.records import save_redacted
 from inception_zoo.system.renamed import with_new_names
@@ -47,6 +48,7 @@ def main() -> None:
     128 + N after signal N, such as 130 after Ctrl-C.
     """
     end_on_signals()
+    use_huge_pages()
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that start later: nothing is imported from the working folder by itself
     if CONF.parent == (root := Path(__file__).parents[1]):  # a checkout, which they would not find then
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))  # first, as here

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inception_zoo.bench import tables
-from inception_zoo.bench.machine import provenance
+from inception_zoo.bench.machine import Disturbance, provenance
 from inception_zoo.bench.options import Options
-from inception_zoo.bench.results import Results, compare, read
+from inception_zoo.bench.results import DISTURBED, Results, different, read, read_older
 from inception_zoo.bench.sections import ON_DATA, USUAL, measure
-from inception_zoo.bench.targets import read_targets
+from inception_zoo.bench.targets import of_machine, read_targets
 from inception_zoo.errors import ZooError
 from inception_zoo.system.atomic_files import check_file
 from inception_zoo.system.records import write_json
@@ -23,14 +23,14 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
         options: rounds, networks, input and data folder.
         keep: results file to create or update. Each new figure replaces the older one of the same name. With the usual
             options, figures that a section no longer measures are deleted at the end of the section.
-        old: results file to compare with.
+        old: results file to compare with, or a folder of them; see `read_older`.
 
     Raises:
         ZooError: options do not fit together, or a file or folder is missing or invalid.
     """
     if keep:
         check_file(f"--json {keep}", keep)
-    before = read(old, "--compare") if old else None
+    before = read_older(old) if old else None
     results = read(keep, "--json") if keep and keep.exists() else Results()
     targets = read_targets(keep.parent if keep else Path())
     options.cases()
@@ -41,7 +41,7 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
     out.print(tables.provenance_line(results.runs[-1]), highlight=False)
     for section in sections:
         tell(f"measuring {section} …")
-        measured = Results([results.runs[-1]])
+        measured, disturbance = Results([results.runs[-1]]), Disturbance()
         try:
             for name, figure in measure(section, options):
                 measured.put(name, figure)
@@ -49,6 +49,9 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
                 tell(f"  {name}: {tables.median(figure)}")
             if options.are_usual:
                 results.drop_others(section, measured.figures)
+            for words in disturbance.words:
+                tell(f"warning: {section}: {words}: another user of this machine; repeat the section when it is quiet")
+                results.runs[-1].setdefault(DISTURBED, []).append(f"{section}: {words}")
         except SystemExit:  # Ctrl-C or another signal
             tell(f"interrupted in {section}; figures measured before: {len(measured.figures)}")
             raise
@@ -56,18 +59,16 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
             if keep:
                 results.save(keep)
             if measured.figures:
-                out.print(tables.table(section, tables.COLUMNS, tables.rows(measured.figures, section)))
-    judged = list(tables.target_rows(targets, results.figures))
+                out.print(*tables.of_section(section, measured.figures))
+    judged = list(tables.target_rows(of_machine(targets, results.runs), results.figures))
     if not set(USUAL) <= set(sections):
         judged = [row for row in judged if row[-1] != "not measured"]
     if judged:
         out.print(tables.table("targets", tables.TARGET_COLUMNS, judged))
     if before:
-        ratios, warnings = compare(results, before)
-        for warning in warnings:
+        for warning in different(results, before):
             tell(f"warning: {warning}")
-        rows = ((name, f"{ratio:.3f}") for name, ratio in ratios.items())
-        out.print(tables.table("new / old", ("figure", "ratio"), rows))
+        out.print(tables.table("compared with the older results", tables.COMPARED, tables.compared(results, before)))
 
 
 def run_fit(network: str, gib: float, image_size: int | None, keep: Path | None) -> None:

@@ -131,7 +131,7 @@ def run_job(words: Sequence[str], folder: Path, threads: int) -> None:
         raise ZooError(f"run.py {' '.join(words)}: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
 
 
-def short_run(options: Options, processes: int, threads: int = 1, column: str = SPEED) -> float:
+def short_run(options: Options, processes: int, threads: int = 1, column: str = SPEED, batch: int | None = None) -> float:
     """Run the main job, and return the median of a metric over its epochs, without the first.
 
     Args:
@@ -139,9 +139,10 @@ def short_run(options: Options, processes: int, threads: int = 1, column: str = 
         processes: number of processes.
         threads: threads of each process.
         column: column of `metrics.csv`; the default is the images/s of all processes together.
+        batch: images of a step of all processes together; None: the main job's.
     """
     words = *JOB, f"data.root={options.fashion_mnist()}", f"trainer.max_epochs={EPOCHS}", f"trainer.devices={processes}"
-    with job(*words, threads=threads) as folder:
+    with job(*words, *([f"data.batch_size={batch}"] if batch else []), threads=threads) as folder:
         return Figure("", _by_epoch(folder, column)[1:]).median
 
 

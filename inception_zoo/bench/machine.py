@@ -24,7 +24,9 @@ from inception_zoo.system.atomic_files import write_whole
 
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "onnxruntime")
 ROUNDS = 20  # all-reduces that are timed
-LONG = 0.5  # seconds of repetitions per matrix size
+BUSY = 0.05  # share of the machine's CPU time that other programs may use
+UNSTEADY = 1.3  # ratio of two speeds of the same matrix product
+LONG, SHORT = 0.5, 0.3  # seconds of repetitions per matrix size
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -73,6 +75,35 @@ def _gemm(size: int, precision: torch.dtype, seconds: float = LONG) -> float:
     while time.perf_counter() < end or not times:
         times.append(seconds_of(lambda: torch.mm(a, b, out=out)))
     return 2 * size**3 / min(times)
+
+
+class Disturbance:
+    """What other users of this machine did since its creation: their CPU time, and the change of a matrix product's speed."""
+
+    def __init__(self) -> None:
+        self._speed, self._others = _gemm(1024, fast_precision(), SHORT), _cpu_seconds()
+        self._start = time.perf_counter()
+
+    @property
+    def words(self) -> list[str]:
+        """Facts that make the figures doubtful; empty on a machine without other users."""
+        found = []
+        seconds = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
+        if (share := (_cpu_seconds() - self._others) / seconds) > BUSY:
+            found.append(f"other programs used {share:.0%} of the CPU time")
+        slow, fast = sorted((self._speed, _gemm(1024, fast_precision(), SHORT)))
+        if fast > UNSTEADY * slow:
+            found.append(f"the same matrix product ran at {slow / 1e9:,.0f} and at {fast / 1e9:,.0f} GFLOP/s, before and after")
+        return found
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds that other programs, and other virtual machines on this hardware, have used; 0 without /proc."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, stat.read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 @cache

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inception_zoo.bench.machine import hardware
 from inception_zoo.bench.turns import Figure
 from inception_zoo.errors import ZooError
 from inception_zoo.system.records import write_json
+from inception_zoo.system.terminal import tell
+
+DISTURBED = "disturbed"  # key of a run: what other users of the machine did while it measured
 
 
 @dataclass
@@ -60,16 +64,44 @@ def read(path: Path, option: str) -> Results:
         raise ZooError(f"{option} {path}: not a results file of `inception-zoo bench`; give another file") from None
 
 
-def compare(new: Results, old: Results) -> tuple[dict[str, float], list[str]]:
-    """Return the ratio new / old of each figure's median, and warnings about different hardware or versions."""
-    common = [name for name in new.figures if name in old.figures]
-    warnings = []
+def read_older(path: Path) -> Results:
+    """Read the results to compare with.
+
+    Args:
+        path: a results file, or a folder. In a folder, and in the folders in it, the file is taken that was measured on a
+            machine with this machine's instruction set and number of cores.
+
+    Raises:
+        ZooError: the file is missing or invalid, or the folder has none, or several, for this machine.
+    """
+    if not path.is_dir():
+        return read(path, "--compare")
+    here, found = _kind(hardware()), []
+    for file in sorted([*path.glob("results.json"), *path.glob("*/results.json")]):
+        older = read(file, "--compare")
+        if older.runs and _kind(older.runs[-1]["hardware"]) == here:
+            found.append((file, older))
+    if len(found) != 1:
+        which = f"several results ({', '.join(str(file) for file, _ in found)})" if found else "no results"
+        raise ZooError(f"--compare {path}: {which} for {here[1]} cores with {here[0]}; give a results file")
+    tell(f"comparing with {found[0][0]}")
+    return found[0][1]
+
+
+def _kind(machine: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the instruction set, such as ``AVX512 with bf16 and AMX``, and the number of cores."""
+    return machine["gpu"] or machine["cpu"].rpartition("(")[2].rstrip(")"), machine["cores"]
+
+
+def different(new: Results, old: Results) -> list[str]:
+    """Return warnings about different hardware or versions, for the figures that both have."""
+    common, warnings = [name for name in new.figures if name in old.figures], []
     for key in ("hardware", "versions"):
         pairs = ((new.runs[new.run_of[name]][key], old.runs[old.run_of[name]][key]) for name in common)
-        if different := next(((a, b) for a, b in pairs if a != b), None):
-            now, then = ({k: v for k, v in each.items() if different[0].get(k) != different[1].get(k)} for each in different)
+        if pair := next(((a, b) for a, b in pairs if a != b), None):
+            now, then = ({k: v for k, v in each.items() if pair[0].get(k) != pair[1].get(k)} for each in pair)
             warnings.append(f"different {key}; old: {_words(then)}; new: {_words(now)}")
-    return {name: new.figures[name].median / old.figures[name].median for name in common if old.figures[name].median}, warnings
+    return warnings
 
 
 def _words(facts: Mapping[str, Any]) -> str:

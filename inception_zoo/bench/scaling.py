@@ -52,22 +52,26 @@ def measure(options: Options) -> Measured:
 def _processes(options: Options) -> Measured:
     """Measure the main job in one and more processes (a thread or a GPU each): total images/s, bytes of the largest process.
 
-    On CPUs, with up to four processes even on fewer cores, and beside what is predicted from one process: the cores are
-    shared, and the processes wait while they sum the gradients.
+    On CPUs, with up to four processes even on fewer cores, and beside a prediction: each process takes as long as one process
+    alone does with the same number of images, more processes than cores take turns, and a sum of the gradients follows.
     """
     devices = torch.cuda.device_count() or os.cpu_count() or 1
     points = sorted(
         {min(2**power, devices) for power in range(devices.bit_length() + 1)}
         | (set() if torch.cuda.is_available() else ON_CPUS)
     )
-    speeds = in_turns({str(count): partial(short_run, options, count) for count in points}, options.rounds, warm_up=False)
+    weights, batch = size_of_the_job(options)
+    turns = {str(count): partial(short_run, options, count) for count in points}
+    if not torch.cuda.is_available():  # one process with the images of one of several: the same work, with nobody to wait for
+        turns |= {f"share {count}": partial(short_run, options, 1, batch=batch // count) for count in points[1:]}
+    speeds = in_turns(turns, options.rounds, warm_up=False)
     for count in points:
         yield f"scaling/quickstart processes/{count}", Figure("images/s", speeds[str(count)])
     if not torch.cuda.is_available():
-        weights, batch = size_of_the_job(options)
         for count in points:
+            alone = Figure("", speeds[f"share {count}" if count > 1 else "1"]).median
             waiting = all_reduce_seconds(count, weights) if count > 1 else 0.0
-            seconds = batch / (Figure("", speeds["1"]).median * min(count, devices)) + waiting
+            seconds = batch / (alone * min(count, devices)) + waiting
             yield f"scaling/quickstart predicted processes/{count}", Figure("images/s, predicted", [batch / seconds])
     for count in points:
         taken = short_run(options, count, column=GIB) * 2**30

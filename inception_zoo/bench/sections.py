@@ -11,6 +11,7 @@ from inception_zoo.errors import ZooError, did_you_mean
 SPEEDRUNS = ("speedrun", "speedrun_full", "speedrun_937")  # ten minutes to hours each: measured only if named
 SECTIONS = {  # section → the function in this package
     "training": "networks.training",
+    "profile": "profile.measure",
     "memory": "memory.measure",
     "choices": "ablation.measure",
     "evaluation": "networks.evaluation",
@@ -22,9 +23,11 @@ SECTIONS = {  # section → the function in this package
     "fid": "fid.measure",
     **{experiment: f"speedruns.{experiment}" for experiment in SPEEDRUNS},
 }
-USUAL = [section for section in SECTIONS if section not in ("fid", *SPEEDRUNS)]  # the peers of fid are installed for tests only
+USUAL = [
+    section for section in SECTIONS if section not in ("profile", "fid", *SPEEDRUNS)
+]  # the peers of fid are installed for tests only
 ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", "fid", *SPEEDRUNS)  # these need Fashion-MNIST
-SIZED = ("training", "memory", "evaluation", "roofline")  # these take any network and any input
+SIZED = ("training", "profile", "memory", "evaluation", "roofline")  # these take any network and any input
 NAMED = (*SIZED, "scaling")  # these take any network
 
 

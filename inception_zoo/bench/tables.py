@@ -5,16 +5,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich import box
 from rich.table import Table
 
+from inception_zoo.bench.results import DISTURBED, Results
 from inception_zoo.bench.targets import Target
 from inception_zoo.bench.turns import Figure, Figures
 
 Row = tuple[str, ...]
-UNITS = {"bytes": (2**30, "GiB"), "bytes/image": (2**20, "MiB/image"), "FLOP/s": (1e9, "GFLOP/s"), "bytes/s": (1e9, "GB/s")}
+EXACT = 1 + 1e-9  # rounding of a ratio that is the same
+TIME = "s/image"
+PROFILE, STEP, BYTES, CALLS = "profile", "step", ", bytes", ", calls"  # parts of the names of its figures
+PROFILED = "ms/image (interval), share of the limit by GEMM peak and bandwidth; MiB/image; calls/step"
+UNITS = {
+    TIME: (1e-3, "ms/image"),
+    "bytes": (2**30, "GiB"),
+    "bytes/image": (2**20, "MiB/image"),
+    "FLOP/s": (1e9, "GFLOP/s"),
+    "bytes/s": (1e9, "GB/s"),
+}
 OURS = ("inception_zoo", "plain", "with", "fused", "64")  # labels of the figure that the others of a group are compared with
+TEXTS = ("figure", "kind", "contender", "ours / contender", "target", "unit", "verdict")  # columns that are aligned left
 SENSE = {">=": "≥", "<=": "≤"}
 COLUMNS = ("figure", "contender", "median", "spread", "unit", "share of GEMM peak", "ours / row")
+COMPARED = ("figure", "ours / contender", "old", "new", "new interval", "verdict")
+BETTER, WORSE, EQUAL = "better", "worse", "no difference shown"
 TARGET_COLUMNS = ("target", "bound", "measured", "spread", "verdict")
-STYLES = {"missed": "bold red", "not measured": "dim"}  # of the row of a target, by its verdict
+STYLES = {"missed": "bold red", WORSE: "bold red", "undecided": "yellow", "not measured": "dim"}  # of a row, by its verdict
+HIGHER = ("images/s", "share")  # units of which more is better
 
 
 def rows(figures: Figures, section: str) -> Iterator[Row]:
@@ -44,6 +59,72 @@ def target_rows(targets: Iterable[Target], figures: Figures) -> Iterator[Row]:
         yield target.name, f"{SENSE[target.sense]} {target.bound:.3g}", value, spread, target.verdict(figures)
 
 
+def compared(new: Results, old: Results) -> Iterator[Row]:
+    """Yield a row per figure that both results have.
+
+    Where a figure has contenders, our ratio to each of them is compared: the speed of a machine changes from hour to hour, the
+    ratios within one run hardly do. A difference is shown if the interval of the new ratio does not contain the old ratio.
+    """
+    for name, figure in new.figures.items():
+        group, _, label = name.rpartition("/")
+        ours = next((f"{group}/{each}" for each in OURS if f"{group}/{each}" in new.figures), None)
+        before = old.figures.get(name)
+        if before is None or not before.median or not figure.median or ours == name:
+            continue
+        if ours is None or ours not in old.figures:
+            values = (number(each, figure.unit) for each in (before.median, figure.median))
+            yield group, label, *values, _interval(figure), f"in {unit(figure)}: not a ratio"
+            continue
+        now, then = new.figures[ours].over(figure), old.figures[ours].over(before).median
+        low, high = now.interval
+        up, down = (BETTER, WORSE) if figure.unit in HIGHER else (WORSE, BETTER)
+        verdict = up if low > then * EXACT else down if high < then / EXACT else EQUAL
+        yield group, label, f"{then:.3f}", f"{now.median:.3f}", f"{low:.3f} to {high:.3f}", verdict
+
+
+def of_section(section: str, figures: Figures) -> list[Table]:
+    """Return the tables of a section: one, but for `profile` one per network."""
+    if section != PROFILE:
+        return [table(section, COLUMNS, rows(figures, section))]
+    return [table(f"profile of {name}: {PROFILED}", *profile(figures, name)) for name in profiled(figures)]
+
+
+def profiled(figures: Figures) -> list[str]:
+    """Return the names of the networks that `profile` measured, each with its input if it is unusual."""
+    steps = [name.split("/")[1] for name in figures if name.startswith(f"{PROFILE}/")]
+    return list(dict.fromkeys(name.removesuffix(f" {STEP}") for name in steps if name.endswith(f" {STEP}")))
+
+
+def profile(figures: Figures, name: str) -> tuple[Row, list[Row]]:
+    """Return the columns and rows of a network's profile: a row per kind of operation, and a column per contender."""
+    start = f"{PROFILE}/{name} "
+    mine = {key.removeprefix(start): each for key, each in figures.items() if key.startswith(start)}
+    times = [key.rpartition("/") for key, each in mine.items() if each.unit == TIME]
+    labels, found = list(dict.fromkeys(label for _, _, label in times)), []
+    for kind in dict.fromkeys(kind for kind, _, _ in times):
+        every = [mine[f"{kind}/{label}"] for label in labels]
+        moved, calls = (mine.get(f"{kind}{what}/{labels[0]}") for what in (BYTES, CALLS))
+        facts = number(moved.median, moved.unit) if moved else "–", f"{calls.median:.0f}" if calls else "–"
+        best = min(every[1:], key=lambda each: each.median, default=None)
+        found.append((kind, *map(_profiled, every), *facts, _ratio(every[0], best) if best and best.median else "–"))
+    return ("kind", *labels, "our MiB", "our calls", "ours / best peer's"), found
+
+
+def _profiled(figure: Figure) -> str:
+    share = f" {figure.share:.0%}" if figure.share else ""
+    return f"{number(figure.median, figure.unit)} ({_interval(figure, '–')}){share}"
+
+
+def _interval(figure: Figure, between: str = " to ") -> str:
+    return between.join(number(each, figure.unit) for each in figure.interval)
+
+
+def _ratio(ours: Figure, other: Figure) -> str:
+    ratio = ours.over(other)
+    low, high = ratio.interval
+    return f"{ratio.median:.2f}" if high < 1 or low > 1 else f"{ratio.median:.2f} undecided"
+
+
 def median(figure: Figure) -> str:
     """Return the median of a figure, with its unit."""
     return f"{number(figure.median, figure.unit)} {unit(figure)}"
@@ -64,7 +145,7 @@ def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
     """Return a table for the terminal, with texts aligned left and numbers right."""
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="left" if column in ("figure", "contender", "target", "unit", "verdict") else "right")
+        made.add_column(column, justify="left" if column in TEXTS else "right")
     for row in every:
         made.add_row(*row, style=STYLES.get(row[-1]))
     return made
@@ -75,4 +156,5 @@ def provenance_line(run: Mapping) -> str:
     hardware, versions = run["hardware"], run["versions"]
     device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     names = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"{device}, {hardware['threads']} threads; {names}; commit {run['commit']}; {run['date']}; rounds: {run['rounds']}"
+    facts = f"{device}, {hardware['threads']} threads; {names}; commit {run['commit']}; {run['date']}; rounds: {run['rounds']}"
+    return "; ".join([facts, *(f"another user of the machine: {each}" for each in run.get(DISTURBED, ()))])

@@ -1,9 +1,10 @@
 """Targets for measured figures, read from `targets.json` in the folder of the results, and the verdict on each."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import inception_zoo
 from inception_zoo.bench.turns import Figure, Figures
@@ -23,6 +24,7 @@ class Target:
     sense: str  # ">=" or "<="
     bound: float
     pairs: Sequence[tuple[str, str | None]]  # (figure, its divisor: another figure, PEER, SHARE, or None for the figure itself)
+    machines: str = ""  # only for machines whose instruction set contains this, such as "AMX"
 
     def measured(self, figures: Figures) -> Figure | None:
         """Return the figure of the worst pair; None if a pair was not measured."""
@@ -33,11 +35,14 @@ class Target:
         return (min if self.sense == ">=" else max)(known, key=lambda figure: figure.median)
 
     def verdict(self, figures: Figures) -> str:
-        """Return ``met``, ``missed`` or ``not measured``."""
+        """Return ``met``, ``missed``, ``undecided`` if the bound lies inside the figure's interval, or ``not measured``."""
         if not (found := self.measured(figures)):
             return "not measured"
-        met = found.median >= self.bound if self.sense == ">=" else found.median <= self.bound
-        return "met" if met else "missed"
+        low, high = found.interval
+        if self.sense == "<=":
+            low, high = -high, -low
+        bound = self.bound if self.sense == ">=" else -self.bound
+        return "met" if low >= bound else "missed" if high < bound else "undecided"
 
 
 def _measured(figures: Figures, name: str, over: str | None) -> Figure | None:
@@ -49,6 +54,12 @@ def _measured(figures: Figures, name: str, over: str | None) -> Figure | None:
         group = name.rpartition("/")[0]
         over = next((other for other in figures if other.rpartition("/")[0] == group and other != name), PEER)
     return figure.over(figures[over]) if over in figures else None
+
+
+def of_machine(targets: Sequence[Target], runs: Sequence[Mapping[str, Any]]) -> list[Target]:
+    """Return the targets that are set for the machine of the last run."""
+    cpu = runs[-1]["hardware"]["cpu"] if runs else ""
+    return [target for target in targets if target.machines in cpu]
 
 
 def read_targets(folder: Path) -> list[Target]:

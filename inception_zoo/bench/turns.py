@@ -1,11 +1,13 @@
 """Interleaved measurement: contenders take turns (A B A B), so that a slower phase of the machine affects all of them."""
 
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+CONFIDENCE = 0.95
 Contest = Mapping[str, Callable[[], float]]  # label → one turn, which returns the work done, for example a number of images
 
 
@@ -20,6 +22,15 @@ class Figure:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The interval of the median at `CONFIDENCE`, from the order of the values; with fewer than six, all their range."""
+        count, values, left, outside = len(self.values), sorted(self.values), 0, 0.0
+        while (outside := outside + 2 * math.comb(count, left) / 2**count) <= 1 - CONFIDENCE:
+            left += 1
+        left = max(left - 1, 0)
+        return values[left], values[count - 1 - left]
 
     def over(self, other: "Figure") -> "Figure":
         """Return the ratio to another figure: round by round if both have the same number of rounds, else of the medians."""

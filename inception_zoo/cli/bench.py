@@ -15,7 +15,9 @@ def bench_machine(
     image_size: Annotated[int | None, typer.Option(min=1, help="Pixels. Default: each network's usual input.")] = None,
     data_root: Annotated[Path, typer.Option(help="Folder of Fashion-MNIST.")] = Path("data"),
     keep: Annotated[Path | None, typer.Option("--json", help="Results file to create or update. Default: none.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="Older results file; print new / old for each figure.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Older results file, or a folder of them: compare our ratios to the peers.")
+    ] = None,
     fit: Annotated[
         float | None, typer.Option(min=0.1, help="Memory in GiB: only find one network's largest training batch.")
     ] = None,
@@ -23,8 +25,8 @@ def bench_machine(
     """Measure speed and memory on this machine, compare with torchvision, timm and the tutorial, and check the targets.
 
     Contenders are measured in interleaved rounds. Usual sections: training, memory, choices, evaluation, framework, data,
-    startup, scaling, roofline. Sections that run only if named: fid, and the time to an accuracy with one seed per round:
-    speedrun, speedrun_full, speedrun_937.
+    startup, scaling, roofline. Sections that run only if named: profile, where a training step goes; fid; and the time to an
+    accuracy with one seed per round: speedrun, speedrun_full, speedrun_937.
     """
     from inception_zoo.bench.sections import one_network, sorted_out
 

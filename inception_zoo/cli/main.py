@@ -22,6 +22,7 @@ from inception_zoo.cli import (
 )
 from inception_zoo.cli import list as list_command
 from inception_zoo.errors import ZooError, fail, messages_of
+from inception_zoo.system.huge_pages import use_huge_pages
 from inception_zoo.system.terminal import asked, guard_output, leave
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -49,6 +50,7 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Run the console script. A `ZooError` is printed as one line per message on stderr, with exit status 2."""
     guard_output()
+    use_huge_pages()
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # data/pictures.py raises a ZooError instead
     try:
         app()

@@ -23,11 +23,11 @@ from inception_zoo.bench.machine import all_reduce_seconds, provenance
 from inception_zoo.bench.memory import largest_batch, saved_bytes
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.projection import H100, Failures, all_reduce, per_step, project, projected
-from inception_zoo.bench.results import Results, compare, read
+from inception_zoo.bench.results import Results, different, read, read_older
 from inception_zoo.bench.roofline import Machine, bound, layers, step_bytes, step_flops
 from inception_zoo.bench.scaling import deeper
 from inception_zoo.bench.sections import SECTIONS, SPEEDRUNS, measure
-from inception_zoo.bench.tables import rows
+from inception_zoo.bench.tables import compared, rows
 from inception_zoo.bench.targets import PEER, SHARE, Target, read_targets
 from inception_zoo.bench.turns import Figure, in_turns, rates
 from inception_zoo.errors import ZooError
@@ -67,7 +67,8 @@ def test_a_ratio_is_taken_round_by_round():
         ("<=", 1.9, [("a", "b")], "missed"),
         (">=", 1.5, [("a", "b"), ("b", "b")], "missed"),  # the worst pair decides
         ("<=", 1.5, [("a", "b"), ("b", "b")], "missed"),
-        ("<=", 2.0, [("b", None)], "met"),
+        ("<=", 3.0, [("b", None)], "met"),
+        ("<=", 2.0, [("b", None)], "undecided"),
         (">=", 0.85, [("a", SHARE)], "met"),
         (">=", 0.85, [("b", SHARE)], "not measured"),
         (">=", 0.1, [("a", "b"), ("a", "c")], "not measured"),
@@ -82,6 +83,54 @@ def test_a_verdict_follows_from_the_figures(sense, bound, pairs, verdict):
         f"data/{name}": figures[like] for name, like in {"x/inception_zoo": "a", "x/peer": "b", "y/inception_zoo": "a"}.items()
     }
     assert Target("", sense, bound, pairs).verdict(figures) == verdict
+
+
+def test_a_bound_inside_the_interval_of_a_figure_decides_nothing():
+    figures = {"a": Figure("images/s", [1.0, 2.0, 3.0]), "b": Figure("images/s", [1.0] * 3)}
+    assert [Target("", ">=", bound, [("a", "b")]).verdict(figures) for bound in (1.0, 1.1, 3.0, 3.1)] == [
+        *("met", "undecided", "undecided", "missed")
+    ]
+    assert [Target("", "<=", bound, [("a", "b")]).verdict(figures) for bound in (0.9, 1.0, 2.9, 3.0)] == [
+        *("missed", "undecided", "undecided", "met")
+    ]
+
+
+def test_the_interval_of_a_median_holds_it_in_19_of_20_cases():
+    numbers = torch.randn(2000, 15, generator=torch.Generator().manual_seed(0)).tolist()
+    held = [low <= 0 <= high for low, high in (Figure("", values).interval for values in numbers)]
+    assert 0.95 < sum(held) / len(held) < 0.98
+    assert Figure("", [3.0, 1.0, 2.0]).interval == (1.0, 3.0) and Figure("", list(range(9))).interval == (1, 7)
+
+
+def test_only_ratios_within_a_run_are_compared():
+    old, new = Results(), Results()
+    for results, speeds in ((old, (2.0, 1.0)), (new, (40.0, 10.0))):  # the new machine is 10 to 20 times as fast
+        for label, speed in zip(("inception_zoo", "timm tuned"), speeds, strict=True):
+            results.put(f"training/net/{label}", Figure("images/s", [speed, speed, speed]))
+            results.put(f"training/net outside convolutions/{label}", Figure("s/image", [speed, speed * 1.5, speed]))
+    assert [row[1:] for row in compared(new, old)] == [
+        ("timm tuned", "2.000", "4.000", "4.000 to 4.000", "better"),
+        ("timm tuned", "2.000", "4.000", "4.000 to 4.000", "worse"),
+    ]
+    new.put("training/net/timm tuned", Figure("images/s", [10.0, 40.0, 20.0]))
+    assert next(compared(new, old))[-1] == "no difference shown"
+
+
+def test_older_results_are_those_of_the_same_kind_of_machine(tmp_path):
+    with pytest.raises(ZooError, match="no results for"):
+        read_older(tmp_path)
+    for name, more in (("", {}), ("other", {"cores": 999})):
+        older, here = Results(), provenance(3)
+        kind = here["hardware"]["cpu"].rpartition("(")[2]
+        older.add({**here, "hardware": {**here["hardware"], "cpu": f"Another ({kind}", **more}})
+        older.put("startup/a", Figure("s", [1.0]))
+        (tmp_path / name).mkdir(exist_ok=True)
+        older.save(tmp_path / name / "results.json")
+    assert read_older(tmp_path).runs[0]["hardware"]["cores"] != 999
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "results.json").write_bytes((tmp_path / "results.json").read_bytes())
+    with pytest.raises(ZooError, match="several results"):
+        read_older(tmp_path)
 
 
 def test_every_target_is_of_a_section_and_of_contenders_that_there_are():
@@ -247,7 +296,8 @@ def test_results_are_kept_merged_and_compared(tmp_path):
     kept.save(tmp_path / "new.json")
     new, old = (read(tmp_path / f"{name}.json", "--compare") for name in ("new", "old"))
     assert list(new.figures) == ["training/a", "startup/c"] and new.figures["training/a"].share == 0.5
-    assert compare(new, old) == ({"training/a": 1.5, "startup/c": 1.0}, ["different hardware; old: cpu other; new: cpu one"])
+    assert different(new, old) == ["different hardware; old: cpu other; new: cpu one"]
+    assert [row[1:4] for row in compared(new, old)] == [("a", "2", "3"), ("c", "2", "2")]
     new.drop_others("startup", ())
     new.drop_others("training", ())
     new.put("training/b", Figure("s", [1.0]))
