@@ -169,6 +169,7 @@ TRAINER: Options = {  # options that this package reads; limits and intervals, w
     ),
     "num_nodes": whole(1, 10**5) | one_of("auto"),
     "timeout_minutes": above(0),
+    "threads": whole(1, 4096) | one_of("auto") | NULL,
     **dict.fromkeys(("max_epochs", "accumulate_grad_batches", "log_every_n_steps"), COUNT),
     "max_steps": COUNT | one_of(-1),
     **{f"limit_{phase}_batches": BATCHES for phase in ("train", "val", "test", "predict")},

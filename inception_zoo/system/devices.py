@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 import sys
 import time
 from contextlib import suppress
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from inception_zoo.errors import ZooError
+
+PAIRS = 15  # matrix products in fp32 and bf16 that are compared
 
 
 def check_devices(trainer: dict[str, Any]) -> None:
@@ -92,7 +95,9 @@ def peak_memory(device: torch.device) -> float:
 def bf16_gain() -> float:
     """Return the speed of a bf16 matrix product on this CPU, divided by that of fp32; far below 1 if bf16 is emulated."""
     for size in (128, 1024):
-        gain = _matmul_seconds(torch.float32, size) / _matmul_seconds(torch.bfloat16, size)
+        # in pairs: another program that takes a core for a moment slows both products of a pair
+        pairs = [(_matmul_seconds(torch.float32, size), _matmul_seconds(torch.bfloat16, size)) for _ in range(PAIRS + 1)]
+        gain = statistics.median(fp32 / bf16 for fp32, bf16 in pairs[1:])  # the first pair warms up
         if gain < 0.5:  # a large product would take seconds
             break
     return gain
@@ -100,9 +105,6 @@ def bf16_gain() -> float:
 
 def _matmul_seconds(dtype: torch.dtype, size: int) -> float:
     matrix = torch.ones(size, size, dtype=dtype)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - start)
-    return min(times)
+    start = time.perf_counter()
+    matrix @ matrix
+    return time.perf_counter() - start

@@ -41,6 +41,7 @@ from inception_zoo.training.processes import JobLauncher
 from inception_zoo.training.schedules import OURS, scheduled
 
 NEED_LOGGER = ("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")  # callbacks that fail without a logger
+NOT_LIGHTNINGS = ("timeout_minutes", "threads")  # keys of `trainer` that Lightning does not know
 PROFILE = "profile"  # in the file name of a profiler's report
 say = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -236,7 +237,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: Sequence[Callback], 
 def _trainer(cfg: DictConfig, folder: Path, **own: Any) -> Trainer:
     # The DataModule distributes the images itself: Lightning's sampler would repeat some of them in an evaluation.
     own["use_distributed_sampler"] = False
-    node: Any = {key: value for key, value in OmegaConf.to_container(cfg.trainer).items() if key != "timeout_minutes"}  # type: ignore[union-attr]
+    node: Any = {key: value for key, value in OmegaConf.to_container(cfg.trainer).items() if key not in NOT_LIGHTNINGS}  # type: ignore[union-attr]
     try:
         trainer: Trainer = build("trainer", node, **own)
     except ZooError as error:

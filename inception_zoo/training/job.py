@@ -42,6 +42,7 @@ from inception_zoo.training.same_job import SameConfig
 from inception_zoo.training.summary import print_summary
 from inception_zoo.training.surroundings import leaving_nothing_behind, quiet_libraries
 from inception_zoo.training.tables import write_test
+from inception_zoo.training.threads import Threads, chosen_threads
 from inception_zoo.training.trainer_errors import check_limits, check_monitors, naming_the_key
 from inception_zoo.weights.files import METADATA, load_pickle
 from inception_zoo.weights.saving import save_model
@@ -85,8 +86,11 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
     with leaving_nothing_behind():
         if position := progress(folder):
             say(position)
+        adapts = cfg.trainer.get("threads") == "auto"
         cfg, ckpt = starting_point(cfg, folder, interrupted)
         job = build_job(cfg, folder, results, ckpt)
+        if threads := cfg.trainer.get("threads"):
+            job.trainer.callbacks.append(Threads(threads, adapts and job.trainer.world_size == 1))  # type: ignore[attr-defined]
         with meeting(job.trainer, folder, cfg.trainer.get("timeout_minutes", MINUTES)) as wait_for_all:
             read_data(job)
             begin(folder, results)
@@ -138,6 +142,10 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
             precision, why = auto_precision(cfg.trainer.accelerator)
         config["trainer"]["precision"] = agreed("precision", precision)
         say(f"precision: {config['trainer']['precision']} ({why})")
+    if cfg.trainer.get("threads") == "auto":
+        threads, why = chosen_threads(config["trainer"])
+        config["trainer"]["threads"] = int(agreed("threads", str(threads)))
+        say(f"threads: {config['trainer']['threads']} ({why})")
     components.leave_out_others(config)
     return OmegaConf.create(config), ckpt
 

@@ -35,7 +35,7 @@ def quiet_libraries() -> None:
 @contextmanager
 def leaving_nothing_behind() -> Iterator[None]:
     """Close the job's W&B run and process group and restore the environment, so that the next job of a sweep starts clean."""
-    environment, words = dict(os.environ), sys.argv[1:]
+    environment, words, threads = dict(os.environ), sys.argv[1:], torch.get_num_threads()
     end: BaseException | None = None
     sys.argv[1:] = redacted(words)  # W&B stores the command line
     meet_anew()
@@ -50,6 +50,7 @@ def leaving_nothing_behind() -> Iterator[None]:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         sys.argv[1:] = words
+        torch.set_num_threads(threads)
         os.environ.clear()
         os.environ.update(environment)
     if end:
