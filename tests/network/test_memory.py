@@ -487,6 +487,22 @@ def test_nothing_is_kept_out_of_sight(name, memory):
     assert alive[1] - alive[0] <= 1.02 * kept + 2**12  # logits and per-image scalars
 
 
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lean_keeps_no_copy_of_the_weights(dtype):
+    """1x1 convolutions with the same input share joined weights, and autocast casts all weights: both are made again."""
+    model = built("inception_v3", "lean", aux=False).train()
+    alive, own = [], {weights.untyped_storage()._cdata for weights in model.parameters()}
+    for count in (2, 3):
+        with Births() as births, torch.autocast("cpu", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+            logits = model(maps(count, 3, 107, 107))
+        births.born = {key: each for key, each in births.born.items() if key not in own}
+        alive.append(births.alive())
+        del logits
+    constant = 3 * alive[0] - 2 * alive[1]
+    assert 0 < constant < 2**20 < 0.02 * sum(weights.nbytes for weights in model.parameters())
+
+
 def test_what_is_read_no_more_is_let_go():
     model = built("inception_v3", width=0.25, aux=False).eval()
     images, alive = maps(1, 3, 224, 224), []

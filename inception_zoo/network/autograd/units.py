@@ -44,7 +44,7 @@ def run_units(x: Tensor, units: Sequence[Unit], lean: bool) -> list[Tensor]:
     """
     parameters = [p for u in units for p in (u.conv.weight, u.conv.bias, *((u.norm.weight, u.norm.bias) if u.norm else ()))]
     x = x.to(dtype_of(x))
-    results = list(_Convolve.apply(x, units, SavedInput.of(x), *parameters))
+    results = list(_Convolve.apply(x, units, SavedInput.of(x), lean, *parameters))
     outputs, rest = results[: len(units)], results[len(units) :]
     if lean and rest:
         c, *affines = rest
@@ -78,8 +78,9 @@ class _Convolve(torch.autograd.Function):
     The units' weights are one w (K, C, kh, kw) with K = sum(K_u), and their outputs are slices of one c (N, K, H', W').
     ``affine`` (4, K_u) holds scale, shift, mean and 1 / standard deviation of the batch.
 
-    Saves for backward: x or the tensors of its recipe; w in the compute dtype; with normalization, also c and ``affine``.
-    Recomputes: x if it has a recipe, and the mask ``y > 0`` from c and ``affine``. Neither y nor the pool's input is saved.
+    Saves for backward: x or the tensors of its recipe; w in the compute dtype, in lean mode the units' weights instead; with
+    normalization, also c and ``affine``. Recomputes: x if it has a recipe, w in lean mode, and the mask ``y > 0`` from c and
+    ``affine``. Neither y nor the pool's input is saved.
 
     Backward: ``gc`` is the gradient of normalization and ReLU at c, spread over the pool's windows. Then
     ``gx = conv^T(gc, w)``, ``gw = x^T gc`` over all positions and ``gb = sum(gc)``.
@@ -87,13 +88,15 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, *parameters: Tensor | None
+        ctx: Any, x: Tensor, units: Sequence[Unit], source: SavedInput, lean: bool, *parameters: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Map x (N, C, H, W) to (c,) without normalization, otherwise to each unit's y (N, K_u, H', W'), c, each ``affine``."""
         first = units[0]
         ctx.units, ctx.source, ctx.parameters = units, source, parameters
         ctx.set_materialize_grads(False)  # saves memory: otherwise zeros of the size of `c`, never read
-        w = _joined(units, x.dtype)
+        weights = [u.conv.weight for u in units]
+        w, ctx.dtype, ctx.count = _joined(weights, x.dtype), x.dtype, len(weights) if lean else 1
+        kept = weights if lean else [w]  # a joined or cast copy takes as much memory as the weights, at any batch size
         bias = None if first.conv.bias is None else torch.cat([u.conv.bias.to(x.dtype) for u in units])  # type: ignore[union-attr]
         with without_autocast(x):
             conv = first.conv
@@ -103,7 +106,7 @@ class _Convolve(torch.autograd.Function):
         if first.pool is not None:
             c = kernels.average_pool(channels_last(c), *pool_arguments(first.pool, c.shape))
         if first.norm is None:
-            source.save(ctx, x, w)
+            source.save(ctx, x, *kept)
             return (c,)
         c = channels_last(c)
         normalized = [
@@ -111,7 +114,7 @@ class _Convolve(torch.autograd.Function):
             for u, own in zip(units, _split(c, units, 1), strict=True)
         ]
         outputs, affines = zip(*normalized, strict=True)
-        source.save(ctx, x, w, c, *affines)
+        source.save(ctx, x, *kept, c, *affines)
         ctx.mark_non_differentiable(c, *affines)
         return *outputs, c, *affines
 
@@ -121,7 +124,9 @@ class _Convolve(torch.autograd.Function):
         """Map the gradients of the outputs to those of x, and of weight, bias, gamma and beta of each unit."""
         units, source = ctx.units, ctx.source
         first = units[0]
-        saved, (w, *rest) = source.load(ctx)
+        saved, others = source.load(ctx)
+        kept, rest = others[: ctx.count], others[ctx.count :]
+        w = _joined(kept, ctx.dtype)
         g, norms = gradients[0], []
         if rest:
             c, *affines = rest
@@ -139,7 +144,7 @@ class _Convolve(torch.autograd.Function):
         for index, (of_w, of_b) in enumerate(zip(_split(gw, units, 0), _split(gb, units, 0), strict=True)):
             found += gradient_for(next(own), of_w), gradient_for(next(own), of_b)
             found += [each.to(next(own).dtype) for each in norms[index]] if norms else []
-        return gx, None, None, *found
+        return gx, None, None, None, *found
 
 
 def _widths(units: Sequence[Unit]) -> list[int]:
@@ -161,20 +166,20 @@ def gradient_for(own: Tensor | None, gradient: Tensor | None, scale: float = 1.0
     return gradient if scale == 1 else gradient.mul_(scale)
 
 
-def _joined(units: Sequence[Unit], dtype: torch.dtype) -> Tensor:
-    """Return the weights of all units (K, C, kh, kw) in `dtype`; no copy for a single unit that has this dtype."""
-    if len(units) == 1:
-        return units[0].conv.weight.detach().to(dtype)
-    device = units[0].conv.weight.device
-    w = torch.empty(sum(_widths(units)), units[0].conv.in_channels, 1, 1, dtype=dtype, device=device)
-    for u, own in zip(units, _split(w, units, 0), strict=True):
-        own.copy_(u.conv.weight)
+def _joined(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return the units' weights (K_u, C, kh, kw) as one (K, C, kh, kw) in `dtype`; no copy of a single one in this dtype."""
+    if len(weights) == 1:
+        return weights[0].detach().to(dtype)
+    heights = [len(each) for each in weights]
+    w = torch.empty(sum(heights), *weights[0].shape[1:], dtype=dtype, device=weights[0].device)
+    for each, own in zip(weights, w.split(heights), strict=True):
+        own.copy_(each)
     return w
 
 
 def _needed(ctx: Any) -> tuple[bool, bool, bool]:
     """Return True for each gradient that is needed: of the input, the weights, the biases."""
-    (of_x, _, _, *others), each = ctx.needs_input_grad, len(ctx.parameters) // len(ctx.units)
+    (of_x, _, _, _, *others), each = ctx.needs_input_grad, len(ctx.parameters) // len(ctx.units)
     return of_x, any(others[::each]), any(others[1::each])
 
 
