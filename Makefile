@@ -10,7 +10,7 @@ DEBIAN_DATA := usr/share/datasets/fashion-mnist
 APT := apt-get -qq -o APT::Sandbox::User=root
 
 .DEFAULT_GOAL := help
-.PHONY: help docs docs-serve setup data browser run test test-slow test-faults test-hosts test-gpu gpu-report fuzz check audit canary bench experiments experiments-smoke
+.PHONY: help docs docs-serve setup data browser run test test-slow test-faults test-hosts test-gpu gpu-report fuzz check audit canary bench bench-compare experiments experiments-smoke
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ bench: setup data ## compare speed and memory with other implementations and tar
 	@mkdir -p experiments/benchmarks
 	$(BIN)/inception-zoo bench $(SECTIONS) --json experiments/benchmarks/results.json
 	$(BIN)/python experiments/benchmark_page.py experiments/benchmarks
+
+bench-compare: setup data ## compare our ratios to other implementations with the published ones of this kind of machine (15 minutes)
+	$(BIN)/inception-zoo bench training profile --rounds 9 --compare experiments/benchmarks
 
 experiments: setup data ## run the studies of the papers' claims and write their pages (hours; the same command resumes)
 	$(BIN)/python run.py -m experiment=pretrain seed=0,1,2,3,4,5 # for the studies of fine-tuning

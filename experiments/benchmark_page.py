@@ -198,8 +198,11 @@ def _memory(figures: Figures) -> Any:
     names = [name for name in NAMES if any(key.startswith(f"memory/{name}/saved/") for key in figures)]
     if not names:
         return None
-    figure, axes = _axes(len(names))
-    for each, name in zip(axes, names, strict=True):
+    timed = [name for name in names if any(f"memory/{name}/speed/{peer}" in figures for peer in ("torchvision", "timm"))]
+    figure, axes = _axes(len(names) + len(timed), lines=2 if timed else 1)
+    for each, name in zip(axes[len(names) :], timed, strict=True):
+        _memory_and_time(each, name, figures)
+    for each, name in zip(axes[: len(names)], names, strict=True):
         prefix = f"memory/{name}/saved/"
         bars = {key.removeprefix(prefix): figure.median / 2**20 for key, figure in figures.items() if key.startswith(prefix)}
         colours = [OURS if label in ("plain", "lean", "minimal") else TUNED for label in bars]
@@ -209,6 +212,20 @@ def _memory(figures: Figures) -> Any:
         each.invert_yaxis()
         each.set(title=NAMES[name], xlabel="MiB per image saved for backward")
     return figure
+
+
+def _memory_and_time(axes: Any, name: str, figures: Figures) -> None:
+    """Draw the memory of each way to train against its time: a point further left and further down is better."""
+    prefix = f"memory/{name}/speed/"
+    for key, figure in figures.items():
+        if key.startswith(prefix):
+            label = key.removeprefix(prefix)
+            place = 1e3 / figure.median, figures[f"memory/{name}/saved/{label}"].median / 2**20
+            axes.plot(*place, "o", color=OURS if label in ("plain", "lean", "minimal") else TUNED)
+            axes.annotate(label, place, textcoords="offset points", xytext=(4, 3), fontsize=6, color=INK)
+    axes.set(title=NAMES[name], xlabel="ms per image", ylabel="MiB per image saved for backward")
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.3)
 
 
 def _scaling(figures: Figures) -> Any:

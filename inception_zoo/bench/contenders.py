@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from inception_zoo.architecture.nets import ZOO
 from inception_zoo.architecture.nets.table import Net
@@ -98,12 +99,13 @@ class Contender:
     library: str = OURS
     tuned: bool = True
     choices: Mapping[str, Any] = field(default_factory=dict)  # options of our networks, added to the case's
+    recompute: float = 0.0  # share of a peer's blocks, the first ones, that torch.utils.checkpoint recomputes
 
     @property
     def label(self) -> str:
         """Name in the figures: the library, ``LIBRARY tuned``, or our memory mode."""
         if self.library != OURS:
-            return f"{self.library} tuned" if self.tuned else self.library
+            return f"{self.library} tuned" if self.tuned else self.library  # `recompute` is named by `memory.label`
         return str(self.choices["memory"]) if "memory" in self.choices else OURS
 
     @property
@@ -119,7 +121,7 @@ class Contender:
             else:  # a table that the benchmark derives, such as a deeper network
                 model = Inception(make_plan(case.net, case.num_classes, case.in_channels, **choices))
         else:
-            model = _peer(self.library, case.peers[self.library])
+            model = _recomputing(_peer(self.library, case.peers[self.library]), self.recompute)
         return model.to(device(), memory_format=self.layout).train()  # type: ignore[call-overload]
 
     @property
@@ -185,6 +187,32 @@ def device() -> torch.device:
 def fast_precision() -> torch.dtype:
     """Return bf16 if this hardware computes it fast, else fp32; see `devices.auto_precision`."""
     return torch.bfloat16 if auto_precision("auto")[0] == "bf16-mixed" else torch.float32
+
+
+def _recomputing(model: nn.Module, share: float) -> nn.Module:
+    """Recompute this share of the blocks of a public network, the first ones, in the backward pass; return the network."""
+    children = [part for child in model.children() for part in (child if isinstance(child, nn.Sequential) else [child])]
+    blocks = [child for child in children if any(isinstance(layer, nn.Conv2d) for layer in child.modules())]
+    for block in blocks[: round(share * len(blocks))]:
+        block.forward = partial(_recomputed, block.forward)
+    return model
+
+
+def _recomputed(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return checkpoint(forward, _Saved.apply(x), use_reentrant=False)
+
+
+class _Saved(torch.autograd.Function):
+    """The identity. It saves its input as others do, so that the input of a checkpoint is counted; the checkpoint keeps it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
 
 
 def _peer(library: str, name: str) -> nn.Module:

@@ -25,6 +25,7 @@ from inception_zoo.errors import ZooError
 from inception_zoo.runs.results import read_results
 from inception_zoo.system.records import read_yaml, write_json
 
+WARM_UP = 5  # turns
 STEPS, EPOCHS = 100, 3  # enough steps that the checkpoint of an epoch takes no larger share than in a full epoch
 SPEED, MEMORY = "train/images_per_second", "train/peak_memory_gib"
 JOB = (  # the main job; validation and test are cut short, since they are not measured
@@ -37,10 +38,10 @@ def measure(options: Options) -> Measured:
     """Measure ``framework/loop``, and on a CPU with several cores ``framework/processes``, in images/s."""
     words = (*JOB, f"data.root={options.fashion_mnist()}")
     bare = f"+callbacks.bare._target_={__name__}.{BareLoop.__name__}"
-    with job(*words, bare, f"trainer.max_epochs={options.rounds + 1}", threads=None) as folder:
-        found = {"inception_zoo": _by_epoch(folder, SPEED), "bare PyTorch": json.loads((folder / BareLoop.FILE).read_text())}
+    with job(*words, bare, f"trainer.max_epochs={options.rounds}", threads=None) as folder:
+        found = json.loads((folder / BareLoop.FILE).read_text())
     for label, values in found.items():
-        yield f"framework/loop/{label}", Figure("images/s", values[1:])  # the first epoch warms up
+        yield f"framework/loop/{label}", Figure("images/s", values[WARM_UP:])
     cores = os.cpu_count() or 1
     if cores > 1 and not torch.cuda.is_available():
         contest = {
@@ -52,32 +53,53 @@ def measure(options: Options) -> Measured:
 
 
 class BareLoop(Callback):
-    """Callback that trains a copy of the network in a plain PyTorch loop on the same images, after each epoch.
+    """Callback that trains a copy of the network in a plain PyTorch loop, in turns of `TURN` steps with the training itself.
 
-    It writes the images/s of each epoch into `FILE`, as a JSON list.
+    It writes the images/s of each turn into `FILE`: ``{"inception_zoo": […], "bare PyTorch": […]}``. The work between two
+    epochs, such as a checkpoint, is in no turn.
     """
 
-    FILE = "bare.json"
+    FILE, TURN = "turns.json", 4
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         self.model: Any = copy.deepcopy(pl_module.model)
         self.optimizer = pl_module.optimizer(self.model.parameters())  # type: ignore[operator, union-attr]
-        self.rates: list[float] = []
+        self.batches = iter(trainer.datamodule.train_dataloader())
+        self.rates: dict[str, list[float]] = {"inception_zoo": [], "bare PyTorch": []}
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.steps, self.images, self.start = 0, 0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.steps, self.images = self.steps + 1, self.images + len(batch[1])
+        if self.steps == self.TURN:
+            self.rates["inception_zoo"].append(self.images / (time.perf_counter() - self.start))
+            self.rates["bare PyTorch"].append(self._turn(trainer))
+            self._begin()
+
+    def _turn(self, trainer: Any) -> float:
         data, count, start = trainer.datamodule, 0, time.perf_counter()
         half = str(trainer.precision).startswith("bf16")
-        for number, batch in enumerate(data.train_dataloader()):
-            if number == trainer.num_training_batches:
-                break
-            images, labels = data.prepared(batch, training=True)
+        for _ in range(self.TURN):
+            images, labels = data.prepared(self._batch(data), training=True)
             with torch.autocast(images.device.type, torch.bfloat16) if half else nullcontext():
                 loss = F.cross_entropy(self.model(images), labels)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             count += len(labels)
-        self.rates.append(count / (time.perf_counter() - start))
+        return count / (time.perf_counter() - start)
+
+    def _batch(self, data: Any) -> Any:
+        if (batch := next(self.batches, None)) is None:
+            self.batches = iter(data.train_dataloader())
+            batch = next(self.batches)
+        return batch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         write_json(Path(trainer.default_root_dir) / self.FILE, self.rates)
 
 

@@ -19,6 +19,8 @@ from inception_zoo.errors import ZooError
 from inception_zoo.system.devices import peak_memory
 from inception_zoo.system.terminal import tell
 
+RECOMPUTED = (0.0, 0.25, 1.0)  # shares of a peer's blocks: with PyTorch's checkpointing, memory is a choice of blocks
+
 
 def measure(options: Options) -> Measured:
     """Measure bytes saved for the backward pass, peak memory of real steps, and the speed of each memory mode."""
@@ -31,18 +33,21 @@ def measure(options: Options) -> Measured:
             yield f"memory/{name}/saved/{_label(each)}", Figure("bytes/image", [count])
         for each in every:
             yield f"memory/{name}/peak/{_label(each)}", Figure("bytes", [peak(case, each)])
-        turns = {mode: of_mode(mode).trains(case) for mode in MEMORY}
+        turns = {_label(each): each.trains(case) for each in every}
         yield from contested(f"memory/{name}/speed", turns, options.rounds)
 
 
 def _contenders(case: Case) -> list[Contender]:
-    """Return our network in each memory mode, and the tuned peers."""
-    return [*map(of_mode, MEMORY), *(each for each in contenders(case) if each.library != OURS and each.tuned)]
+    """Return our network in each memory mode, and the tuned peers, which recompute none, some or all of their blocks."""
+    peers = [each for each in contenders(case) if each.library != OURS and each.tuned]
+    return [*map(of_mode, MEMORY), *(replace(each, recompute=share) for each in peers for share in RECOMPUTED)]
 
 
 def _label(contender: Contender) -> str:
     """Return the memory mode of our network, or the library of a peer; only tuned peers are measured."""
-    return str(contender.choices.get("memory", "plain")) if contender.library == OURS else contender.library
+    if contender.library == OURS:
+        return str(contender.choices.get("memory", "plain"))
+    return contender.library + (f" recomputing {contender.recompute:.0%}" if contender.recompute else "")
 
 
 def saved_bytes(model: nn.Module, images: Tensor) -> int:

@@ -15,6 +15,7 @@ SECTIONS = {  # section → the function in this package
     "memory": "memory.measure",
     "choices": "ablation.measure",
     "evaluation": "networks.evaluation",
+    "serving": "runtimes.measure",
     "framework": "framework.measure",
     "data": "pipelines.measure",
     "startup": "startup.measure",
@@ -24,11 +25,11 @@ SECTIONS = {  # section → the function in this package
     **{experiment: f"speedruns.{experiment}" for experiment in SPEEDRUNS},
 }
 USUAL = [
-    section for section in SECTIONS if section not in ("profile", "fid", *SPEEDRUNS)
+    section for section in SECTIONS if section not in ("profile", "serving", "fid", *SPEEDRUNS)
 ]  # the peers of fid are installed for tests only
 ON_DATA = ("evaluation", "framework", "data", "startup", "scaling", "fid", *SPEEDRUNS)  # these need Fashion-MNIST
 SIZED = ("training", "profile", "memory", "evaluation", "roofline")  # these take any network and any input
-NAMED = (*SIZED, "scaling")  # these take any network
+NAMED = (*SIZED, "serving", "scaling")  # these take any network
 
 
 def sorted_out(words: Iterable[str], sized: bool = False) -> tuple[list[str], list[str]]:

@@ -25,8 +25,8 @@ def bench_machine(
     """Measure speed and memory on this machine, compare with torchvision, timm and the tutorial, and check the targets.
 
     Contenders are measured in interleaved rounds. Usual sections: training, memory, choices, evaluation, framework, data,
-    startup, scaling, roofline. Sections that run only if named: profile, where a training step goes; fid; and the time to an
-    accuracy with one seed per round: speedrun, speedrun_full, speedrun_937.
+    startup, scaling, roofline. Sections that run only if named: profile, where a training step goes; serving, beside other
+    runtimes; fid; and the time to an accuracy with one seed per round: speedrun, speedrun_full, speedrun_937.
     """
     from inception_zoo.bench.sections import one_network, sorted_out
 

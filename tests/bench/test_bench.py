@@ -395,3 +395,17 @@ def test_a_wrong_bench_is_one_line(cli, words, message):
     done = cli("bench", *words)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_a_peer_that_recomputes_saves_less_and_learns_the_same():
+    case = case_of("googlenet_bn", 3, 64)
+    saved, gradients = [], []
+    for share in (0.0, 0.25, 1.0):
+        torch.manual_seed(0)
+        model = Contender("torchvision", tuned=False, recompute=share).build(case)
+        model.dropout = torch.nn.Identity()
+        saved.append(saved_bytes(model, case.images()))
+        model(case.images()).sum().backward()
+        gradients.append([weights.grad.double() for weights in model.parameters()])
+    assert saved[0] > saved[1] > saved[2] > 0
+    assert all(torch.equal(a, b) for others in gradients[1:] for a, b in zip(gradients[0], others, strict=True))
