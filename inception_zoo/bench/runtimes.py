@@ -1,5 +1,6 @@
 """Runtimes that can serve a network: latency and throughput of ours, of onnxruntime, and of compiled public networks."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving import export, quantize
 from inception_zoo.serving.folding import fuse
+
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes that outlive the compilation
 
 USUAL = "inception_v3", "googlenet_bn"
 CALLS = {1: 30, 32: 1}  # batch → calls of a turn

@@ -151,7 +151,7 @@ def test_every_target_is_of_figures_that_there_are():
     assert all(target.measured(published) for target in usual)
 
 
-@pytest.mark.parametrize("folder", [PUBLISHED.parent, PUBLISHED.parent / "avx2"])
+@pytest.mark.parametrize("folder", [PUBLISHED.parent, PUBLISHED.parent / "avx2", PUBLISHED.parent / "amx"])
 def test_the_published_pages_follow_from_their_results(folder, tmp_path):
     PAGE.write_page(read(folder / "results.json", ""), read_targets(folder), tmp_path)
     assert (tmp_path / "README.md").read_bytes() == (folder / "README.md").read_bytes()
