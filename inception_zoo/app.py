@@ -133,6 +133,7 @@ class HydraJob:
 
 def _arrived() -> HydraJob:
     guard_output()
+    use_huge_pages()
     hydra_patches.install()
     return HydraJob()
 

@@ -49,8 +49,8 @@ def run(sections: Sequence[str], options: Options, keep: Path | None, old: Path 
                 tell(f"  {name}: {tables.median(figure)}")
             if options.are_usual:
                 results.drop_others(section, measured.figures)
-            for words in disturbance.words:
-                tell(f"warning: {section}: {words}: another user of this machine; repeat the section when it is quiet")
+            for words in disturbance.words():
+                tell(f"warning: {section}: {words}: the machine was shared or throttled; repeat the section later")
                 results.runs[-1].setdefault(DISTURBED, []).append(f"{section}: {words}")
         except SystemExit:  # Ctrl-C or another signal
             tell(f"interrupted in {section}; figures measured before: {len(measured.figures)}")

@@ -53,7 +53,7 @@ def measure(options: Options) -> Measured:
 
 
 class BareLoop(Callback):
-    """Callback that trains a copy of the network in a plain PyTorch loop, in turns of `TURN` steps with the training itself.
+    """Callback that trains a copy of the network in a plain PyTorch loop, interleaved with the training: `TURN` steps each.
 
     It writes the images/s of each turn into `FILE`: ``{"inception_zoo": […], "bare PyTorch": […]}``. The work between two
     epochs, such as a checkpoint, is in no turn.

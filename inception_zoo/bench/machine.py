@@ -78,22 +78,23 @@ def _gemm(size: int, precision: torch.dtype, seconds: float = LONG) -> float:
 
 
 class Disturbance:
-    """What other users of this machine did since its creation: their CPU time, and the change of a matrix product's speed."""
+    """Signs of other users of this machine: the CPU time of other programs, and changes of a matrix product's speed."""
 
     def __init__(self) -> None:
         self._speed, self._others = _gemm(1024, fast_precision(), SHORT), _cpu_seconds()
         self._start = time.perf_counter()
 
-    @property
     def words(self) -> list[str]:
-        """Facts that make the figures doubtful; empty on a machine without other users."""
+        """Facts since the creation that make figures doubtful; empty on a machine without other users."""
         found = []
-        seconds = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
+        seconds = (time.perf_counter() - self._start) * len(os.sched_getaffinity(0))
         if (share := (_cpu_seconds() - self._others) / seconds) > BUSY:
             found.append(f"other programs used {share:.0%} of the CPU time")
         slow, fast = sorted((self._speed, _gemm(1024, fast_precision(), SHORT)))
         if fast > UNSTEADY * slow:
-            found.append(f"the same matrix product ran at {slow / 1e9:,.0f} and at {fast / 1e9:,.0f} GFLOP/s, before and after")
+            found.append(
+                f"the same matrix product ran at {slow / 1e9:,.0f} and at {fast / 1e9:,.0f} GFLOP/s, before and after it"
+            )
         return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -15,10 +16,9 @@ from unittest.mock import patch
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from inception_zoo.architecture.cost import plan_cost
-from inception_zoo.bench.contenders import Case, Contender, case_of, contenders, device
+from inception_zoo.bench.contenders import Case, case_of, contenders, device, fast_precision
 from inception_zoo.bench.machine import bandwidth, gemm_peak
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.tables import BYTES, CALLS, STEP, TIME
@@ -44,6 +44,7 @@ OPERATORS = {  # kind → operators of PyTorch and of our kernels, without overl
     "optimizer": "_fused_sgd_",
 }
 KINDS = (*PRODUCTS, LAYOUT, CASTS, *(kind for kind in OPERATORS if kind not in PRODUCTS), OTHER, REST)
+UNLIMITED = (LAYOUT, REST)  # the bytes of oneDNN's reorders are not known
 KIND_OF = {operator: kind for kind, operators in OPERATORS.items() for operator in operators.split()}
 USUAL = "inception_v3", "googlenet_bn"
 ALLOCATIONS = ("empty", "new_empty")  # operators that read and write nothing
@@ -68,10 +69,10 @@ class Watch(TorchDispatchMode):
         self.calls: list[Call] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._timed(func._schema.name.rpartition("::")[2], lambda: func(*args, **(kwargs or {})), args)
+        return self._timed(func.overloadpacket.__name__, lambda: func(*args, **(kwargs or {})), args)
 
     def kernel(self, call: Callable[..., None]) -> Callable[..., None]:
-        """Return `kernels._call`, observed."""
+        """Return `kernels.call`, observed."""
         return lambda name, dtype, *arguments: self._timed(name, lambda: call(name, dtype, *arguments), arguments)
 
     def _timed(self, name: str, work: Callable[[], Any], args: Sequence[Any]) -> Any:
@@ -79,17 +80,20 @@ class Watch(TorchDispatchMode):
         result = work()
         end = time.time()
         inputs, outputs = tensors(args), tensors(result)
+        if name == "_fused_sgd_":  # it returns nothing, and writes the weights and their momentum
+            outputs = tensors(args[0]) + tensors(args[2])
         if name.startswith(ALLOCATIONS) or (
             outputs and not name.endswith("_") and all(_is_view(each, inputs) for each in outputs)
         ):
             return result
         if name == "convolution_backward":
-            self._backward(args, outputs, start, end)
+            self._backward(args, start, end)
         else:
-            self.calls.append(Call(kind_of(name, inputs, outputs), start, end, size(inputs + outputs)))
+            kind, read = kind_of(name, inputs, outputs), inputs[1:] if name == "copy_" else inputs
+            self.calls.append(Call(kind, start, end, size(read + outputs)))
         return result
 
-    def _backward(self, args: Sequence[Any], outputs: Sequence[Tensor], start: float, end: float) -> None:
+    def _backward(self, args: Sequence[Any], start: float, end: float) -> None:
         """Record the gradients of a convolution as two calls; the time is divided later, see `divided`."""
         g, x, w = args[:3]
         wanted = [each for each, need in zip(((INPUT, x), (WEIGHT, w)), args[-1], strict=False) if need]
@@ -99,8 +103,10 @@ class Watch(TorchDispatchMode):
 
 
 def tensors(values: Any) -> list[Tensor]:
-    """Return the tensors in nested containers."""
-    return [each for each in tree_leaves(values) if isinstance(each, Tensor)]
+    """Return the tensors in nested lists and tuples."""
+    if isinstance(values, list | tuple):
+        return [each for value in values for each in tensors(value)]
+    return [values] if isinstance(values, Tensor) else []
 
 
 def size(found: Sequence[Tensor]) -> int:
@@ -166,9 +172,8 @@ def divided(calls: Sequence[Call], found: Sequence[Primitive]) -> dict[str, floa
             continue
         inside = 0.0
         while primitive and primitive.at < call.end:
-            if primitive.kind:
-                seconds[primitive.kind] += primitive.seconds
-                inside += primitive.seconds
+            seconds[primitive.kind or call.kind] += primitive.seconds
+            inside += primitive.seconds
             primitive = next(left, None)
         # without primitives (fp32 matrix products are not oneDNN's) the whole call is of its kind
         seconds[REST if inside else call.kind] += call.end - call.start - inside
@@ -189,15 +194,16 @@ def measure(options: Options) -> Measured:
 
 
 def _figures(prefix: str, case: Case, label: str, rounds: Sequence[dict[str, Any]]) -> Measured:
-    precision = Contender(label.partition(" ")[0]).precision
-    flops = 2 * plan_cost(case.plan, case.image_size).macs / gemm_peak(precision)
+    peak = statistics.median(each["peak"] for each in rounds)
+    flops = 2 * plan_cost(case.plan, case.image_size).macs / peak
     yield f"{prefix} {STEP}/{label}", Figure(TIME, [each["seconds"] / case.batch for each in rounds])
     for kind in KINDS:
         values = [each["kinds"].get(kind, 0.0) / case.batch for each in rounds]
         moved, calls = (rounds[0][key].get(kind, 0) for key in ("moved", "calls"))
         limit, seconds = max(flops if kind in PRODUCTS else 0.0, moved / case.batch / bandwidth()), Figure(TIME, values).median
-        yield f"{prefix} {kind}/{label}", Figure(TIME, values, limit / seconds if limit and seconds else None)
-        if kind != REST:
+        limited = limit and seconds and kind not in UNLIMITED
+        yield f"{prefix} {kind}/{label}", Figure(TIME, values, limit / seconds if limited else None)
+        if kind not in UNLIMITED:
             yield f"{prefix} {kind}{BYTES}/{label}", Figure("bytes/image", [moved / case.batch])
             yield f"{prefix} {kind}{CALLS}/{label}", Figure("calls/step", [calls])
 
@@ -205,15 +211,14 @@ def _figures(prefix: str, case: Case, label: str, rounds: Sequence[dict[str, Any
 def _profiled(case: Case, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Return the measurements of each contender, one per round, from a new process: oneDNN reads its settings at the start."""
     with TemporaryDirectory(prefix="inception_zoo_bench_") as folder:
-        place, log = Path(folder) / "calls.json", Path(folder) / "onednn.txt"
+        place = Path(folder) / "calls.json"
         words = {"name": case.name, "batch": case.batch, "image_size": case.image_size, "rounds": rounds, "place": str(place)}
         command = [sys.executable, "-m", __name__, json.dumps(words)]
         environment = {**os.environ, "ONEDNN_VERBOSE": "1", "ONEDNN_VERBOSE_TIMESTAMP": "1"}
-        with log.open("w") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise ZooError(f"profile {case.name}: {(done.stderr.strip() or 'killed').splitlines()[-1]}")
-        every = list(primitives(log.read_text(errors="replace")))
+        every = list(primitives(done.stdout))
         return {label: [_by_kind(each, every) for each in rounds] for label, rounds in json.loads(place.read_text()).items()}
 
 
@@ -225,29 +230,30 @@ def _by_kind(measured: dict[str, Any], every: Sequence[Primitive]) -> dict[str, 
     moved: Counter[str] = Counter()
     for call in calls:
         moved[call.kind] += call.moved
-    return {"seconds": measured["seconds"], "kinds": kinds, "moved": moved, "calls": Counter(call.kind for call in calls)}
+    counts = Counter(call.kind for call in calls)
+    return {"seconds": measured["seconds"], "peak": measured["peak"], "kinds": kinds, "moved": moved, "calls": counts}
 
 
 def observed(turn: Callable[[], float]) -> list[Call]:
     """Run a training step and return the calls of its operators, in order."""
-    with Watch() as watch, patch.object(kernels, "_call", watch.kernel(kernels._call)):
+    with Watch() as watch, patch.object(kernels, "call", watch.kernel(kernels.call)):
         turn()
     return watch.calls
 
 
 def _child(name: str, batch: int, image_size: int, rounds: int, place: str) -> None:
     case = case_of(name, batch, image_size)
-    turns = {each.label: each.trains(case) for each in contenders(case) if each.tuned}
+    steps = {each.label: each.trains(case) for each in contenders(case) if each.tuned}
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number in range(rounds + 1):
-        for label, turn in turns.items():
+        for label, step in steps.items():
             start = time.perf_counter()
-            turn()
+            step()
             seconds = time.perf_counter() - start
-            calls = observed(turn)
+            calls, peak = observed(step), gemm_peak.__wrapped__(fast_precision())  # the machine's speed now
             if number:  # the first round warms up
                 plain = [(call.kind, call.start, call.end, call.moved) for call in calls]
-                found[label].append({"seconds": seconds, "calls": plain})
+                found[label].append({"seconds": seconds, "peak": peak, "calls": plain})
     write_json(Path(place), found)
 
 

@@ -1,4 +1,4 @@
-"""Runtimes that can serve a network: latency and throughput of ours, of onnxruntime, and of compiled public networks."""
+"""Runtimes that can serve a network: latency and throughput of this package, onnxruntime and compiled public networks."""
 
 import os
 import statistics
@@ -22,6 +22,8 @@ from inception_zoo.errors import ZooError
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving import export, quantize
 from inception_zoo.serving.folding import fuse
+from inception_zoo.system.programs import find_program
+from inception_zoo.system.terminal import tell
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes that outlive the compilation
 
@@ -83,7 +85,10 @@ def _runtimes(case: Case, folder: Path) -> Iterator[tuple[str, Serve]]:
         yield f"{library} onnxruntime", _onnx(_peer_exported(peer, case, folder / f"{case.name}-{library}.onnx"))
         peer = peer.to(fast)
         yield f"{library} tuned", _at(peer, fast)
-        yield f"{library} compiled", _at(torch.compile(peer, options={"freezing": True}), fast)
+        if find_program(os.environ.get("CXX", ""), "g++", "clang++"):
+            yield f"{library} compiled", _at(torch.compile(peer, dynamic=False, options={"freezing": True}), fast)
+        else:
+            tell(f"no C++ compiler found: leaving out '{library} compiled'")
 
 
 def _at(model: Callable[[Tensor], object], dtype: torch.dtype) -> Serve:

@@ -62,7 +62,7 @@ def _processes(options: Options) -> Measured:
     )
     weights, batch = size_of_the_job(options)
     turns = {str(count): partial(short_run, options, count) for count in points}
-    if not torch.cuda.is_available():  # one process with the images of one of several: the same work, with nobody to wait for
+    if not torch.cuda.is_available():  # one process with the images of one of several: the same work without waiting
         turns |= {f"share {count}": partial(short_run, options, 1, batch=batch // count) for count in points[1:]}
     speeds = in_turns(turns, options.rounds, warm_up=False)
     for count in points:

@@ -10,7 +10,6 @@ from inception_zoo.bench.targets import Target
 from inception_zoo.bench.turns import Figure, Figures
 
 Row = tuple[str, ...]
-EXACT = 1 + 1e-9  # rounding of a ratio that is the same
 TIME = "s/image"
 PROFILE, STEP, BYTES, CALLS = "profile", "step", ", bytes", ", calls"  # parts of the names of its figures
 PROFILED = "ms/image (interval), share of the limit by GEMM peak and bandwidth; MiB/image; calls/step"
@@ -29,7 +28,6 @@ COMPARED = ("figure", "ours / contender", "old", "new", "new interval", "verdict
 BETTER, WORSE, EQUAL = "better", "worse", "no difference shown"
 TARGET_COLUMNS = ("target", "bound", "measured", "spread", "verdict")
 STYLES = {"missed": "bold red", WORSE: "bold red", "undecided": "yellow", "not measured": "dim"}  # of a row, by its verdict
-HIGHER = ("images/s", "share")  # units of which more is better
 
 
 def rows(figures: Figures, section: str) -> Iterator[Row]:
@@ -62,24 +60,24 @@ def target_rows(targets: Iterable[Target], figures: Figures) -> Iterator[Row]:
 def compared(new: Results, old: Results) -> Iterator[Row]:
     """Yield a row per figure that both results have.
 
-    Where a figure has contenders, our ratio to each of them is compared: the speed of a machine changes from hour to hour, the
-    ratios within one run hardly do. A difference is shown if the interval of the new ratio does not contain the old ratio.
+    Where another library is a contender, our ratio to it is compared: the speed of a machine changes from hour to hour, the
+    ratios within one run hardly do. A difference is shown if the intervals of the two ratios do not overlap.
     """
     for name, figure in new.figures.items():
         group, _, label = name.rpartition("/")
-        ours = next((f"{group}/{each}" for each in OURS if f"{group}/{each}" in new.figures), None)
-        before = old.figures.get(name)
-        if before is None or not before.median or not figure.median or ours == name:
+        before, ours = old.figures.get(name), f"{group}/{OURS[0]}"
+        if before is None or min(*before.values, *figure.values) <= 0 or label == OURS[0]:
             continue
-        if ours is None or ours not in old.figures:
+        if label.startswith(OURS[0]) or not {ours} <= new.figures.keys() & old.figures.keys():
             values = (number(each, figure.unit) for each in (before.median, figure.median))
             yield group, label, *values, _interval(figure), f"in {unit(figure)}: not a ratio"
             continue
-        now, then = new.figures[ours].over(figure), old.figures[ours].over(before).median
-        low, high = now.interval
-        up, down = (BETTER, WORSE) if figure.unit in HIGHER else (WORSE, BETTER)
-        verdict = up if low > then * EXACT else down if high < then / EXACT else EQUAL
-        yield group, label, f"{then:.3f}", f"{now.median:.3f}", f"{low:.3f} to {high:.3f}", verdict
+        now, then = (figures[ours].over(each) for figures, each in ((new.figures, figure), (old.figures, before)))
+        (low, high), (least, most) = now.interval, then.interval
+        up, down = (BETTER, WORSE) if figure.unit.endswith("/s") else (WORSE, BETTER)
+        single = min(len(now.values), len(then.values)) == 1
+        verdict = "single values" if single else up if low > most else down if high < least else EQUAL
+        yield group, label, f"{then.median:.3f}", f"{now.median:.3f}", f"{low:.3f} to {high:.3f}", verdict
 
 
 def of_section(section: str, figures: Figures) -> list[Table]:
@@ -98,7 +96,9 @@ def profiled(figures: Figures) -> list[str]:
 def profile(figures: Figures, name: str) -> tuple[Row, list[Row]]:
     """Return the columns and rows of a network's profile: a row per kind of operation, and a column per contender."""
     start = f"{PROFILE}/{name} "
+    longer = tuple(f"{PROFILE}/{other} " for other in profiled(figures) if other.startswith(f"{name} "))  # another input
     mine = {key.removeprefix(start): each for key, each in figures.items() if key.startswith(start)}
+    mine = {key: each for key, each in mine.items() if not (longer and f"{start}{key}".startswith(longer))}
     times = [key.rpartition("/") for key, each in mine.items() if each.unit == TIME]
     labels, found = list(dict.fromkeys(label for _, _, label in times)), []
     for kind in dict.fromkeys(kind for kind, _, _ in times):
@@ -106,7 +106,7 @@ def profile(figures: Figures, name: str) -> tuple[Row, list[Row]]:
         moved, calls = (mine.get(f"{kind}{what}/{labels[0]}") for what in (BYTES, CALLS))
         facts = number(moved.median, moved.unit) if moved else "–", f"{calls.median:.0f}" if calls else "–"
         best = min(every[1:], key=lambda each: each.median, default=None)
-        found.append((kind, *map(_profiled, every), *facts, _ratio(every[0], best) if best and best.median else "–"))
+        found.append((kind, *map(_profiled, every), *facts, _ratio(every[0], best) if best and min(best.values) > 0 else "–"))
     return ("kind", *labels, "our MiB", "our calls", "ours / best peer's"), found
 
 

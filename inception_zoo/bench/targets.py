@@ -35,10 +35,15 @@ class Target:
         return (min if self.sense == ">=" else max)(known, key=lambda figure: figure.median)
 
     def verdict(self, figures: Figures) -> str:
-        """Return ``met``, ``missed``, ``undecided`` if the bound lies inside the figure's interval, or ``not measured``."""
-        if not (found := self.measured(figures)):
+        """Return ``met``, ``missed``, ``undecided`` if the bound lies inside a pair's interval, or ``not measured``."""
+        found = [_measured(figures, *pair) for pair in self.pairs]
+        if None in found:
             return "not measured"
-        low, high = found.interval
+        verdicts = {self._verdict(figure) for figure in found if figure}
+        return next(each for each in ("missed", "undecided", "met") if each in verdicts)
+
+    def _verdict(self, figure: Figure) -> str:
+        low, high = figure.interval
         if self.sense == "<=":
             low, high = -high, -low
         bound = self.bound if self.sense == ">=" else -self.bound
@@ -49,7 +54,8 @@ def _measured(figures: Figures, name: str, over: str | None) -> Figure | None:
     if not (figure := figures.get(name)) or over is None:
         return figure
     if over == SHARE:
-        return None if figure.share is None else Figure("share", [figure.share])
+        scale = figure.share and figure.share / figure.median
+        return None if scale is None else Figure("share", [value * scale for value in figure.values])
     if over == PEER:
         group = name.rpartition("/")[0]
         over = next((other for other in figures if other.rpartition("/")[0] == group and other != name), PEER)

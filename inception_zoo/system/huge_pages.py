@@ -2,7 +2,7 @@
 
 import os
 
-SWITCH = "THP_MEM_ALLOC_ENABLE"  # of PyTorch, which reads it before its first allocation
+SWITCH = "THP_MEM_ALLOC_ENABLE"  # PyTorch reads this variable before its first allocation
 
 
 def use_huge_pages() -> None:

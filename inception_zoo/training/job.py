@@ -28,6 +28,7 @@ from inception_zoo.runs.sweeps import progress
 from inception_zoo.system.devices import auto_precision, check_batch, check_devices
 from inception_zoo.system.ranks import agreed, is_first, local_rank, machines
 from inception_zoo.system.records import save_redacted
+from inception_zoo.system.threads import most_threads
 from inception_zoo.tracking.wandb_tables import log_folder
 from inception_zoo.training import components
 from inception_zoo.training.callbacks import RunTime
@@ -90,7 +91,8 @@ def run(cfg: DictConfig, results: dict[str, Any], interrupted: bool = False) -> 
         cfg, ckpt = starting_point(cfg, folder, interrupted)
         job = build_job(cfg, folder, results, ckpt)
         if threads := cfg.trainer.get("threads"):
-            job.trainer.callbacks.append(Threads(threads, adapts and job.trainer.world_size == 1))  # type: ignore[attr-defined]
+            most = most_threads(1) if adapts and job.trainer.world_size == 1 else None
+            job.trainer.callbacks.append(Threads(threads, most))  # type: ignore[attr-defined]
         with meeting(job.trainer, folder, cfg.trainer.get("timeout_minutes", MINUTES)) as wait_for_all:
             read_data(job)
             begin(folder, results)
@@ -143,9 +145,10 @@ def starting_point(cfg: DictConfig, folder: Path, interrupted: bool) -> tuple[Di
         config["trainer"]["precision"] = agreed("precision", precision)
         say(f"precision: {config['trainer']['precision']} ({why})")
     if cfg.trainer.get("threads") == "auto":
-        threads, why = chosen_threads(config["trainer"])
-        config["trainer"]["threads"] = int(agreed("threads", str(threads)))
-        say(f"threads: {config['trainer']['threads']} ({why})")
+        known = saved_config(ckpt).get("trainer", {}).get("threads") if ckpt else None
+        threads, why = (known, "from the checkpoint") if known else chosen_threads(config["trainer"])
+        config["trainer"]["threads"] = threads
+        say(f"threads: {threads or 'unchanged'} ({why})")
     components.leave_out_others(config)
     return OmegaConf.create(config), ckpt
 

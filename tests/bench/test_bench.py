@@ -19,7 +19,7 @@ from inception_zoo.architecture.nets import ZOO
 from inception_zoo.architecture.plan import make_plan
 from inception_zoo.bench import command, speedruns, targets
 from inception_zoo.bench.contenders import CASES, Contender, case_of, contenders
-from inception_zoo.bench.machine import all_reduce_seconds, provenance
+from inception_zoo.bench.machine import Disturbance, all_reduce_seconds, provenance
 from inception_zoo.bench.memory import largest_batch, saved_bytes
 from inception_zoo.bench.options import Options
 from inception_zoo.bench.projection import H100, Failures, all_reduce, per_step, project, projected
@@ -107,13 +107,38 @@ def test_only_ratios_within_a_run_are_compared():
     for results, speeds in ((old, (2.0, 1.0)), (new, (40.0, 10.0))):  # the new machine is 10 to 20 times as fast
         for label, speed in zip(("inception_zoo", "timm tuned"), speeds, strict=True):
             results.put(f"training/net/{label}", Figure("images/s", [speed, speed, speed]))
-            results.put(f"training/net outside convolutions/{label}", Figure("s/image", [speed, speed * 1.5, speed]))
+            results.put(
+                f"training/net outside convolutions/{label}",
+                Figure("s/image", [speed * (3 if results is old and label != "inception_zoo" else 1)] * 3),
+            )
     assert [row[1:] for row in compared(new, old)] == [
         ("timm tuned", "2.000", "4.000", "4.000 to 4.000", "better"),
-        ("timm tuned", "2.000", "4.000", "4.000 to 4.000", "worse"),
+        ("timm tuned", "0.667", "4.000", "4.000 to 4.000", "worse"),
     ]
     new.put("training/net/timm tuned", Figure("images/s", [10.0, 40.0, 20.0]))
     assert next(compared(new, old))[-1] == "no difference shown"
+    for results in (old, new):
+        results.put("memory/net/saved/plain", Figure("bytes/image", [10.0]))
+        results.put("memory/net/saved/lean", Figure("bytes/image", [5.0]))
+        results.put("profile/net Python and calls/timm tuned", Figure("s/image", [-1.0, 2.0]))
+    assert [row[-1] for row in compared(new, old)][2:] == ["in MiB/image: not a ratio"] * 2
+
+
+def test_the_worst_verdict_of_several_pairs_counts():
+    figures = {"a": Figure("x", [1.11, 1.12, 1.13]), "b": Figure("x", [0.9, 1.13, 1.4]), "c": Figure("x", [1.0], share=0.9)}
+    assert Target("", ">=", 1.1, [("a", None), ("b", None)]).verdict(figures) == "undecided"
+    assert Target("", ">=", 1.1, [("a", None), ("c", None)]).verdict(figures) == "missed"
+    figures["d"] = Figure("images/s", [5.0, 10.0, 20.0], share=0.5)
+    assert Target("", ">=", 0.85, [("d", SHARE)]).verdict(figures) == "undecided"
+
+
+def test_cpu_seconds_of_other_programs_are_noticed(monkeypatch):
+    seconds, clock = iter([100.0, 103.0]), iter([0.0, 10.0])
+    monkeypatch.setattr("inception_zoo.bench.machine._cpu_seconds", lambda: next(seconds))
+    monkeypatch.setattr("inception_zoo.bench.machine._gemm", lambda *args: 1e12)
+    monkeypatch.setattr("inception_zoo.bench.machine.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("inception_zoo.bench.machine.os.sched_getaffinity", lambda process: {0, 1})
+    assert Disturbance().words() == ["other programs used 15% of the CPU time"]
 
 
 def test_older_results_are_those_of_the_same_kind_of_machine(tmp_path):

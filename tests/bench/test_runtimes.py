@@ -9,7 +9,7 @@ from inception_zoo.bench.options import Options
 
 
 def test_every_runtime_serves_the_network_that_it_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda model, options: model)  # it takes minutes
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)  # it takes minutes
     case, logits = case_of("googlenet_bn", 3, 64), {}
     for label, serve in runtimes._runtimes(case, tmp_path):
         with torch.inference_mode():

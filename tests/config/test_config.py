@@ -19,7 +19,7 @@ from inception_zoo.config.rules import kind_of
 from inception_zoo.data import Augmentation, ImageData
 from inception_zoo.errors import TREE
 from inception_zoo.runs.results import reason_of
-from inception_zoo.training.components import build_logit_loss, build_loss
+from inception_zoo.training.components import NOT_LIGHTNINGS, build_logit_loss, build_loss
 
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -82,7 +82,7 @@ def test_every_option_composes_and_instantiates(group, option, composed, tmp_pat
         return  # the groups that a recipe selects are tested here one by one
     node = cfg[group]
     if group == "trainer":
-        options = {key: value for key, value in node.items() if key != "timeout_minutes"}  # for `training.machines`
+        options = {key: value for key, value in node.items() if key not in NOT_LIGHTNINGS}
         assert instantiate(options, precision="32-true", logger=False).max_epochs == node.max_epochs
     elif group in ("callbacks", "logger"):
         assert all(instantiate(child) for child in node.values())

@@ -490,7 +490,7 @@ def test_nothing_is_kept_out_of_sight(name, memory):
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lean_keeps_no_copy_of_the_weights(dtype):
-    """1x1 convolutions with the same input share joined weights, and autocast casts all weights: both are made again."""
+    """1x1 convolutions with the same input share joined weights, and autocast casts all weights: both are recomputed."""
     model = built("inception_v3", "lean", aux=False).train()
     alive, own = [], {weights.untyped_storage()._cdata for weights in model.parameters()}
     for count in (2, 3):

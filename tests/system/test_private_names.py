@@ -113,6 +113,7 @@ USES = [
     ("runs/study.py", "optuna.Study._thread_local", "the sampler reads all trials again, as in `Study.ask`"),
     # PyTorch
     ("describe/saved_bytes.py", "torch.UntypedStorage._cdata", "identity of a storage: shared memory counts once"),
+    ("bench/profile.py", "torch.utils._python_dispatch.TorchDispatchMode", "base class: it sees every call of an operator"),
     ("network/autograd/dispatch.py", "torch._C", "the next name"),
     ("network/autograd/dispatch.py", "torch._C._are_functorch_transforms_active", "torch.func needs plain modules"),
     ("network/autograd/dispatch.py", "torch._C._functorch", "the next name: gradients of several outputs at once?"),

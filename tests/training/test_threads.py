@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from conftest import SMALL
 
+from inception_zoo.errors import ZooError
 from inception_zoo.system import threads
-from inception_zoo.training.threads import AGAIN, WINDOW, Threads
+from inception_zoo.training.threads import AGAIN, WINDOW, Threads, chosen_threads
 
 
 @pytest.fixture(autouse=True)
@@ -61,46 +61,86 @@ def steps(callback, trainer, clock, seconds, count):
         trainer.global_step += 1
 
 
-def test_slow_steps_lead_to_another_test_and_a_quiet_machine_to_the_first_number(monkeypatch, caplog):
-    clock, found = SimpleNamespace(now=0.0), {"best": 4}
-    monkeypatch.setattr("inception_zoo.training.threads.time.perf_counter", lambda: clock.now)
-    monkeypatch.setattr("inception_zoo.training.threads.fastest_threads", lambda most, dtype: (found["best"], "measured"))
-    set_to = []
-    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    trainer = SimpleNamespace(global_step=0, precision="bf16-mixed")
-    callback = Threads(4, adapts=True)
+@pytest.fixture
+def watched(monkeypatch):
+    """A clock, a trainer, the number that the next test finds, and the numbers that were set."""
+    state = SimpleNamespace(now=0.0, best=4, set_to=[], tests=0)
+
+    def fastest(most, dtype):
+        state.tests += 1
+        return state.best, "measured"
+
+    monkeypatch.setattr("inception_zoo.training.threads.time.perf_counter", lambda: state.now)
+    monkeypatch.setattr("inception_zoo.training.threads.fastest_threads", fastest)
+    monkeypatch.setattr(torch, "set_num_threads", state.set_to.append)
+    return state, SimpleNamespace(global_step=0, precision="bf16-mixed")
+
+
+def test_slow_steps_lead_to_another_test_and_a_quiet_machine_to_all_threads(watched, caplog):
+    state, trainer = watched
+    callback = Threads(4, most=4)
     callback.setup(trainer, None, "fit")
-    steps(callback, trainer, clock, 0.1, WINDOW)
-    steps(callback, trainer, clock, 0.14, WINDOW)  # not slow enough
-    assert set_to == [4] and not caplog.records
-    found["best"] = 2
-    steps(callback, trainer, clock, 0.4, WINDOW)
-    assert set_to == [4, 2]
+    steps(callback, trainer, state, 0.1, WINDOW)
+    steps(callback, trainer, state, 0.14, WINDOW)  # not slow enough
+    assert state.set_to == [4] and not caplog.records
+    state.best = 2
+    steps(callback, trainer, state, 0.4, WINDOW)
+    assert state.set_to == [4, 2]
     assert caplog.messages == ["steps take 270 ms instead of 100; continuing with trainer.threads=2 instead of 4 (measured)"]
-    steps(callback, trainer, clock, 0.2, AGAIN // 2)
-    assert set_to == [4, 2]
-    found["best"] = 4
-    steps(callback, trainer, clock, 0.2, AGAIN // 2)
-    assert set_to == [4, 2, 4] and caplog.messages[1:] == ["continuing with trainer.threads=4 instead of 2 (measured)"]
+    state.best = 4
+    steps(callback, trainer, state, 0.2, AGAIN // 2)
+    assert state.set_to == [4, 2]
+    steps(callback, trainer, state, 0.2, AGAIN // 2)
+    assert state.set_to == [4, 2, 4] and caplog.messages[1:] == ["continuing with trainer.threads=4 instead of 2 (measured)"]
 
 
-@pytest.mark.parametrize(("count", "adapts"), [(1, True), (4, False)])
-def test_one_thread_and_a_fixed_number_are_never_tested_again(count, adapts, monkeypatch):
-    clock, trainer = SimpleNamespace(now=0.0), SimpleNamespace(global_step=0, precision="32-true")
-    monkeypatch.setattr("inception_zoo.training.threads.time.perf_counter", lambda: clock.now)
-    monkeypatch.setattr("inception_zoo.training.threads.fastest_threads", None)
-    callback = Threads(count, adapts)
-    steps(callback, trainer, clock, 0.1, WINDOW)
-    steps(callback, trainer, clock, 9.0, 3 * WINDOW)
+def test_steps_that_are_slow_for_another_reason_are_tested_once(watched, caplog):
+    state, trainer = watched
+    callback = Threads(4, most=4)
+    steps(callback, trainer, state, 0.1, 2 * WINDOW)
+    steps(callback, trainer, state, 0.3, 5 * AGAIN)  # larger images, for example
+    assert state.tests <= 2 and not caplog.records
 
 
-def test_a_resumed_job_keeps_its_number_of_threads(zoo, tmp_path):
-    first = zoo(*SMALL, "logger=none", "trainer.threads=auto", "hydra.run.dir=job")
+def test_a_job_that_began_with_few_threads_tests_again(watched):
+    state, trainer = watched
+    steps(Threads(1, most=4), trainer, state, 0.1, WINDOW)
+    assert state.set_to == [4]
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 1), (4, None)])
+def test_one_thread_and_a_fixed_number_are_never_tested_again(count, most, watched):
+    state, trainer = watched
+    callback = Threads(count, most)
+    steps(callback, trainer, state, 0.1, WINDOW)
+    steps(callback, trainer, state, 9.0, 3 * WINDOW)
+    assert state.tests == 0
+
+
+def trainer_node(**changes):
+    return {"devices": 1, "num_nodes": 1, "accelerator": "cpu", "precision": "32-true", **changes}
+
+
+def test_the_test_is_for_cpus_and_for_processes_that_the_job_starts(monkeypatch):
+    monkeypatch.setattr("inception_zoo.training.threads.fastest_threads", lambda most, dtype: (most, "measured"))
+    monkeypatch.setattr("inception_zoo.training.threads.most_threads", lambda processes: 8 // processes)
+    assert [chosen_threads(trainer_node(devices=devices))[0] for devices in (1, 2, "auto")] == [8, 4, 8]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_threads(trainer_node())[0] == 8
+    assert chosen_threads(trainer_node(accelerator="auto"))[0] is chosen_threads(trainer_node(accelerator="gpu"))[0] is None
+    for name, value, changes in (("SLURM_NTASKS", "2", {}), ("TORCHELASTIC_RUN_ID", "a", {}), ("UNUSED", "", {"num_nodes": 2})):
+        with monkeypatch.context() as patch, pytest.raises(ZooError, match="give the number of threads"):
+            patch.setenv(name, value)
+            chosen_threads(trainer_node(**changes))
+
+
+def test_a_resumed_job_keeps_its_number_of_threads(zoo):
+    words = "logger=none", "trainer.threads=auto", "trainer.accelerator=cpu", "hydra.run.dir=job"
+    first = zoo(*SMALL, *words)
     assert first.returncode == 0, first.stderr
     (count,) = re.findall(r"threads: (\d+) \(a convolution with BatchNorm takes", first.stdout)
-    again = zoo("ckpt=last", "trainer.max_epochs=2", "hydra.run.dir=job")
-    assert again.returncode == 0, again.stderr
-    assert yaml.safe_load((tmp_path / "job/.hydra/resolved.yaml").read_text())["trainer"]["threads"] == int(count)
+    again = zoo("ckpt=last", "trainer.max_epochs=2", *words)
+    assert again.returncode == 0 and f"threads: {count} (from the checkpoint)" in again.stdout, again.stderr
 
 
 def test_a_number_of_threads_is_that_of_the_job_and_of_no_later_one(zoo, tmp_path):

@@ -277,6 +277,7 @@ ELSEWHERE = {  # function that opens a path without `opened` → why it may
     "system/atomic_files.py:is_whole_zip": "after `read_checkpoint`, which opens the same file",
     "system/terminal.py:leave_lost_terminal": "the null device",
     "system/devices.py": "a file of /proc",
+    "system/threads.py": "a file of /sys",
     "bench/": "files that the user names, or that its own jobs have written",
     "network/kernels/__init__.py": "source code of this package, and /proc/cpuinfo",
     "report/page.py": "style and scripts of this package",

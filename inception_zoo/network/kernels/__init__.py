@@ -107,7 +107,14 @@ SIGNATURES = {
 TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "a": ctypes.POINTER(ctypes.c_long), "i": ctypes.c_int, "f": ctypes.c_float}
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Tensor | Axis | float | None) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | Axis | float | None) -> None:
+    """Run a kernel of `SIGNATURES`.
+
+    Args:
+        name: Key of `SIGNATURES`.
+        dtype: Dtype of the feature maps.
+        *arguments: Tensors of any shape, sizes of an axis, and numbers, as the kernel takes them.
+    """
     _function(name, dtype)(*map(_in_c, arguments))
 
 
@@ -180,7 +187,7 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> tuple[Tensor, Ten
     running = [norm.running_mean, norm.running_var] if norm.track_running_stats else [None, None]
     numbers = [_in_float(each) for each in (norm.weight, norm.bias, *running)]
     momentum, kept = norm.momentum or 0, numbers[2:]
-    _call("batch_norm", x.dtype, x, _stride(x), *_rows(x), *numbers[:2], norm.eps, relu, y, affine, *kept, momentum)
+    call("batch_norm", x.dtype, x, _stride(x), *_rows(x), *numbers[:2], norm.eps, relu, y, affine, *kept, momentum)
     for each, new in zip(running, kept, strict=True):
         if each is not None and new is not None and each is not new:
             each.copy_(new)
@@ -209,7 +216,7 @@ def normalize(x: Tensor, affine: Tensor, relu: bool, out: Tensor | None = None) 
         Feature maps (N, C, H, W).
     """
     y = _empty(x, *x.shape[2:]) if out is None else out
-    _call("normalize", x.dtype, x, _stride(x), *_rows(x), affine[0], affine[1], relu, y, _stride(y))
+    call("normalize", x.dtype, x, _stride(x), *_rows(x), affine[0], affine[1], relu, y, _stride(y))
     return y
 
 
@@ -230,7 +237,7 @@ def batch_norm_backward(g: Tensor, x: Tensor, affine: Tensor, relu: bool, gx: Te
         g = g.to(x.dtype).contiguous(memory_format=torch.channels_last)
     gweight, gbias = _numbers(2, x.shape[1])
     assert gx.stride() == x.stride()
-    _call("batch_norm_backward", x.dtype, g, _stride(g), x, _stride(x), *_rows(x), affine, relu, gx, gweight, gbias)
+    call("batch_norm_backward", x.dtype, g, _stride(g), x, _stride(x), *_rows(x), affine, relu, gx, gweight, gbias)
     return gweight, gbias
 
 
@@ -247,7 +254,7 @@ def max_pool(x: Tensor, h: Axis, w: Axis) -> tuple[Tensor, Tensor]:
     """
     y = _empty(x, h[1], w[1])
     which = torch.empty_like(y, dtype=torch.uint8)
-    _call("max_pool", x.dtype, x, *x.shape[:2], h, w, y, which)
+    call("max_pool", x.dtype, x, *x.shape[:2], h, w, y, which)
     return y, which
 
 
@@ -255,7 +262,7 @@ def max_pool_backward(g: Tensor, which: Tensor, h: Axis, w: Axis) -> Tensor:
     """Return the gradient of x (N, C, H, W), for the gradient (N, C, H', W') and the positions (N, C, H', W') of `max_pool`."""
     g = g.contiguous(memory_format=torch.channels_last)
     gx = _empty(g, h[0], w[0])
-    _call("max_pool_backward", g.dtype, g, which, *g.shape[:2], h, w, gx)
+    call("max_pool_backward", g.dtype, g, which, *g.shape[:2], h, w, gx)
     return gx
 
 
@@ -272,7 +279,7 @@ def average_pool(x: Tensor, h: Axis, w: Axis, count_padding: bool) -> Tensor:
         Feature maps (N, C, H', W').
     """
     y = _empty(x, h[1], w[1])
-    _call("average_pool", x.dtype, x, *x.shape[:2], h, w, count_padding, y)
+    call("average_pool", x.dtype, x, *x.shape[:2], h, w, count_padding, y)
     return y
 
 
@@ -280,5 +287,5 @@ def average_pool_backward(g: Tensor, h: Axis, w: Axis, count_padding: bool) -> T
     """Return the gradient of x (N, C, H, W), for the gradient (N, C, H', W') of `average_pool`."""
     g = g.contiguous(memory_format=torch.channels_last)
     gx = _empty(g, h[0], w[0])
-    _call("average_pool_backward", g.dtype, g, *g.shape[:2], h, w, count_padding, gx)
+    call("average_pool_backward", g.dtype, g, *g.shape[:2], h, w, count_padding, gx)
     return gx
