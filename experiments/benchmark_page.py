@@ -92,7 +92,7 @@ def write_page(results: Results, targets: Sequence[Target], folder: Path) -> Non
         if section == "roofline":
             text += [" ".join(ASSUMED.split()), ""]
         runs = sorted({results.run_of[name] for name in figures if name.startswith(f"{section}/")})
-        text += [*(f"{provenance_line(results.runs[number])}." for number in runs), ""]
+        text += [*(f"{provenance_line(results.runs[number], section)}." for number in runs), ""]
     (folder / "README.md").write_text("\n".join(text))
 
 

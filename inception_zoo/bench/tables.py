@@ -151,10 +151,11 @@ def table(title: str, columns: Row, every: Iterable[Row]) -> Table:
     return made
 
 
-def provenance_line(run: Mapping) -> str:
-    """Return hardware, versions, commit, date and rounds in one line."""
+def provenance_line(run: Mapping, section: str = "") -> str:
+    """Return hardware, versions, commit, date and rounds in one line, and what disturbed a section; all sections if empty."""
     hardware, versions = run["hardware"], run["versions"]
     device = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     names = ", ".join(f"{name} {number}" for name, number in versions.items())
     facts = f"{device}, {hardware['threads']} threads; {names}; commit {run['commit']}; {run['date']}; rounds: {run['rounds']}"
-    return "; ".join([facts, *(f"another user of the machine: {each}" for each in run.get(DISTURBED, ()))])
+    disturbed = [f"shared or throttled machine: {each}" for each in run.get(DISTURBED, ()) if each.startswith(section)]
+    return "; ".join([facts, *disturbed])

@@ -72,6 +72,21 @@ def test_cpu_precision_follows_the_measurement(fp32, bf16, chosen, monkeypatch):
     assert precision == chosen and f"{fp32 / bf16:.2f} times" in why
 
 
+@pytest.mark.parametrize(("small", "chosen", "sizes"), [(0.3, "bf16-mixed", {128, 1024}), (0.02, "32-true", {128})])
+def test_a_small_product_only_tells_whether_bf16_is_emulated(small, chosen, sizes, monkeypatch):
+    seen = set()
+
+    def seconds(dtype, size):
+        seen.add(size)
+        return 1.0 if dtype == torch.float32 else 1 / {128: small, 1024: 3.0}[size]
+
+    monkeypatch.setattr("inception_zoo.system.devices._matmul_seconds", seconds)
+    bf16_gain.cache_clear()
+    precision, _ = auto_precision("cpu")
+    bf16_gain.cache_clear()
+    assert precision == chosen and seen == sizes
+
+
 @pytest.mark.parametrize(("gain", "dtype"), [(0.01, torch.float32), (2.0, torch.bfloat16)])
 def test_muon_orthogonalizes_in_what_the_cpu_is_fast_at(gain, dtype, monkeypatch):
     monkeypatch.setattr("inception_zoo.training.muon.bf16_gain", lambda: gain)
