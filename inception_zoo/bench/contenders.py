@@ -17,6 +17,7 @@ from inception_zoo.architecture.plan import Plan, make_plan
 from inception_zoo.bench.tutorial import Tutorial
 from inception_zoo.errors import ZooError, did_you_mean
 from inception_zoo.models import create_model
+from inception_zoo.network.autograd.segments import SaveInput
 from inception_zoo.network.inception import Inception
 from inception_zoo.system.devices import auto_precision
 
@@ -105,7 +106,7 @@ class Contender:
     def label(self) -> str:
         """Name in the figures: the library, ``LIBRARY tuned``, or our memory mode."""
         if self.library != OURS:
-            return f"{self.library} tuned" if self.tuned else self.library  # `recompute` is named by `memory.label`
+            return f"{self.library} tuned" if self.tuned else self.library  # `memory` adds `recompute`
         return str(self.choices["memory"]) if "memory" in self.choices else OURS
 
     @property
@@ -199,20 +200,7 @@ def _recomputing(model: nn.Module, share: float) -> nn.Module:
 
 
 def _recomputed(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return checkpoint(forward, _Saved.apply(x), use_reentrant=False)
-
-
-class _Saved(torch.autograd.Function):
-    """The identity. It saves its input as others do, so that the input of a checkpoint is counted; the checkpoint keeps it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    return checkpoint(forward, SaveInput.apply(x), use_reentrant=False)
 
 
 def _peer(library: str, name: str) -> nn.Module:

@@ -19,10 +19,10 @@ from inception_zoo.bench.options import Options
 from inception_zoo.bench.tables import TIME
 from inception_zoo.bench.turns import Figure, Measured, in_turns
 from inception_zoo.errors import ZooError
+from inception_zoo.network import kernels
 from inception_zoo.network.inception import Inception
 from inception_zoo.serving import export, quantize
 from inception_zoo.serving.folding import fuse
-from inception_zoo.system.programs import find_program
 from inception_zoo.system.terminal import tell
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes that outlive the compilation
@@ -85,7 +85,7 @@ def _runtimes(case: Case, folder: Path) -> Iterator[tuple[str, Serve]]:
         yield f"{library} onnxruntime", _onnx(_peer_exported(peer, case, folder / f"{case.name}-{library}.onnx"))
         peer = peer.to(fast)
         yield f"{library} tuned", _at(peer, fast)
-        if find_program(os.environ.get("CXX", ""), "g++", "clang++"):
+        if kernels.find_compiler():
             yield f"{library} compiled", _at(torch.compile(peer, dynamic=False, options={"freezing": True}), fast)
         else:
             tell(f"no C++ compiler found: leaving out '{library} compiled'")

@@ -68,7 +68,7 @@ def compared(new: Results, old: Results) -> Iterator[Row]:
         before, ours = old.figures.get(name), f"{group}/{OURS[0]}"
         if before is None or min(*before.values, *figure.values) <= 0 or label == OURS[0]:
             continue
-        if label.startswith(OURS[0]) or not {ours} <= new.figures.keys() & old.figures.keys():
+        if label.startswith(OURS[0]) or ours not in new.figures or ours not in old.figures:
             values = (number(each, figure.unit) for each in (before.median, figure.median))
             yield group, label, *values, _interval(figure), f"in {unit(figure)}: not a ratio"
             continue

@@ -72,7 +72,7 @@ def segments(plan: Plan, size: Size) -> list[list[str]]:
     return [group for group in groups if group]
 
 
-class _SaveInput(torch.autograd.Function):
+class SaveInput(torch.autograd.Function):
     """``y = x``. Saves x with `save_for_backward`, so that saved-tensor hooks see it; `checkpoint` alone hides it from them."""
 
     @staticmethod
@@ -88,5 +88,5 @@ class _SaveInput(torch.autograd.Function):
 
 def segment(run: nn.Module, x: Tensor) -> Tensor:
     """Return ``run(x)``, feature maps (N, K, H', W'), for `x` (N, C, H, W); save only `x` and recompute the rest."""
-    y = checkpoint(run, _SaveInput.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), Snapshot(run)))
+    y = checkpoint(run, SaveInput.apply(x), use_reentrant=False, context_fn=lambda: (nullcontext(), Snapshot(run)))
     return forget(y)  # its recipe would keep tensors that are to be recomputed

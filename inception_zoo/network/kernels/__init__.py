@@ -68,7 +68,7 @@ def library() -> ctypes.CDLL | None:
     """Return the compiled kernels; None without a compiler, if compilation fails, or if they are switched off."""
     if os.environ.get(SWITCH) == "0" or platform.system() != "Linux":
         return None
-    compiler = find_program(os.environ.get("CXX", ""), "g++", "clang++")
+    compiler = find_compiler()
     if compiler is None:
         log.info("no C++ compiler found: training uses PyTorch's operators, which are slower on CPUs")
         return None
@@ -85,6 +85,11 @@ def library() -> ctypes.CDLL | None:
         why = words[0] if words else "?"
         log.warning("the CPU kernels cannot be compiled (%s): using PyTorch's operators, which are slower", why)
         return None
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler: that of the environment variable CXX, g++ or clang++; None without one."""
+    return find_program(os.environ.get("CXX", ""), "g++", "clang++")
 
 
 def _fingerprint(compiler: str) -> str:
